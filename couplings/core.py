@@ -1,0 +1,225 @@
+"""The contract of an invertible map, and the chain that composes them.
+
+    forward(x, context=None) -> (z, log_det)      log_det = log|det dz/dx|, (B,), nats per sample
+    inverse(z, context=None) -> (x, log_det)      log_det = log|det dx/dz|, (B,)
+
+Tensors in, tensors out; `log_det` is always float32 or wider, in the direction evaluated.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "Chain",
+    "Inverse",
+    "Invertible",
+    "Shape",
+    "ShapeError",
+    "constant_log_det",
+    "sum_log_det",
+]
+
+Shape = tuple[int, ...]
+
+
+class ShapeError(ValueError):
+    """A tensor or a neighbouring map does not have the shape a map was built for."""
+
+
+def sum_log_det(elementwise: Tensor) -> Tensor:
+    """Sum (B, ...) elementwise log-derivatives to (B,), in float32 or wider."""
+    wide = torch.promote_types(elementwise.dtype, torch.float32)
+    return elementwise.flatten(1).sum(1, dtype=wide)
+
+
+def constant_log_det(x: Tensor, value: float | Tensor) -> Tensor:
+    """The same log-determinant for every sample of x: (B,), in float32 or wider."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.as_tensor(value, dtype=wide, device=x.device).expand(x.shape[0])
+
+
+class Invertible(nn.Module, ABC):
+    """Base of every map. A new map implements two methods and calls `super().__init__`:
+
+    - `_forward(x, context)` MUST return z (B, *out_shape) and log|det dz/dx| (B,);
+    - `_inverse(z, context)` MUST return x (B, *in_shape) and log|det dx/dz| (B,).
+
+    Both may rely on the shapes, which are checked here. `couplings.testing.assert_invertible`
+    holds a map against the contract.
+
+    Args:
+        in_shape: shape of one sample, without the batch dimension.
+        out_shape: shape of one latent; default: as `in_shape`.
+        context_features: width of the conditional input (B, context_features); 0: none is used.
+
+    Raises:
+        ShapeError: the two shapes do not hold the same number of dimensions.
+    """
+
+    # Constants kept in float64 however the module is cast, and cast where they are used: a rotation
+    # rounded to float32 is no longer orthogonal, and .double() could not bring it back.
+    float64_buffers: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        in_shape: Iterable[int],
+        out_shape: Iterable[int] | None = None,
+        context_features: int = 0,
+    ) -> None:
+        super().__init__()
+        self.in_shape: Shape = tuple(in_shape)
+        self.out_shape: Shape = self.in_shape if out_shape is None else tuple(out_shape)
+        self.context_features = context_features
+        if _size(self.in_shape) != _size(self.out_shape):
+            raise ShapeError(
+                f"{type(self).__name__}: an invertible map keeps the number of dimensions; "
+                f"got {self.in_shape} -> {self.out_shape}"
+            )
+
+    @property
+    def dims(self) -> int:
+        """Number of dimensions of one sample."""
+        return _size(self.in_shape)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z and log|det dz/dx| (B,) of x (B, *in_shape)."""
+        self._check(x, self.in_shape, context)
+        return self._forward(x, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x and log|det dx/dz| (B,) of z (B, *out_shape)."""
+        self._check(z, self.out_shape, context)
+        return self._inverse(z, context)
+
+    @abstractmethod
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
+
+    @abstractmethod
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
+
+    def _check(self, x: Tensor, shape: Shape, context: Tensor | None) -> None:
+        if x.shape[1:] != shape or x.dim() == 0:
+            raise ShapeError(
+                f"{type(self).__name__}: expected input of shape (B, {_inner(shape)}), "
+                f"got {tuple(x.shape)}"
+            )
+        if not x.is_floating_point():
+            raise ShapeError(
+                f"{type(self).__name__}: expected a floating-point tensor, got {x.dtype}; "
+                "convert with .float()"
+            )
+        if self.context_features:
+            self._check_context(x, context)
+
+    def _check_context(self, x: Tensor, context: Tensor | None) -> None:
+        expected = (x.shape[0], self.context_features)
+        if context is None or context.shape != expected:
+            got = "none" if context is None else str(tuple(context.shape))
+            raise ShapeError(
+                f"{type(self).__name__}: expected context of shape {expected}, got {got}"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        masters = {name: getattr(self, name) for name in self.float64_buffers}
+        super()._apply(fn, recurse)
+        for name, master in masters.items():
+            setattr(self, name, master.to(getattr(self, name).device))
+        return self
+
+    def extra_repr(self) -> str:
+        """Shapes, for `print(map)`."""
+        change = "" if self.in_shape == self.out_shape else f" -> {self.out_shape}"
+        return f"{self.in_shape}{change}"
+
+
+class Chain(Invertible):
+    """f_n ∘ … ∘ f_1: the log-determinants add up; shapes are checked when the chain is built.
+
+    Args:
+        stages: the maps, first applied first. All receive the same context.
+
+    Raises:
+        ShapeError: a stage does not take what the one before it gives (both are named).
+    """
+
+    def __init__(self, stages: Iterable[Invertible]) -> None:
+        stages = list(stages)
+        if not stages:
+            raise ShapeError("Chain: expected at least one stage, got none")
+        for position, (before, after) in enumerate(zip(stages, stages[1:], strict=False), start=1):
+            if before.out_shape != after.in_shape:
+                raise ShapeError(
+                    f"Chain: stage {position} ({type(after).__name__}) takes {after.in_shape}, but "
+                    f"stage {position - 1} ({type(before).__name__}) gives {before.out_shape}"
+                )
+        super().__init__(
+            stages[0].in_shape, stages[-1].out_shape, max(s.context_features for s in stages)
+        )
+        self.stages = nn.ModuleList(stages)
+
+    @classmethod
+    def grow(cls, shape: Shape, factories: Iterable[Callable[[Shape], Invertible]]) -> Chain:
+        """Build stage by stage, each factory called with the shape that the one before it gives.
+
+        Raises:
+            ShapeError: a factory refuses its shape; the message names its position and that shape.
+        """
+        stages: list[Invertible] = []
+        for position, make in enumerate(factories):
+            try:
+                stages.append(make(shape))
+            except ValueError as error:
+                raise ShapeError(f"Chain: stage {position}, built for {shape}: {error}") from error
+            shape = stages[-1].out_shape
+        return cls(stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __iter__(self) -> Iterator[Invertible]:
+        return iter(self.stages)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Invertible:
+        return self.stages[index]  # type: ignore[return-value]
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        total = constant_log_det(x, 0.0)
+        for stage in self:
+            x, log_det = stage(x, context)
+            total = total + log_det
+        return x, total
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        total = constant_log_det(z, 0.0)
+        for position in reversed(range(len(self))):
+            z, log_det = self[position].inverse(z, context)
+            total = total + log_det
+        return z, total
+
+
+class Inverse(Invertible):
+    """The same map, run the other way round."""
+
+    def __init__(self, of: Invertible) -> None:
+        super().__init__(of.out_shape, of.in_shape, of.context_features)
+        self.of = of
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.of.inverse(x, context)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.of.forward(z, context)
+
+
+def _size(shape: Shape) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _inner(shape: Shape) -> str:
+    return ", ".join(map(str, shape))
