@@ -89,13 +89,11 @@ class Invertible(nn.Module, ABC):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z and log|det dz/dx| (B,) of x (B, *in_shape)."""
-        self._check(x, self.in_shape, context)
-        return self._forward(x, context)
+        return self._forward(x, self._check(x, self.in_shape, context))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x and log|det dx/dz| (B,) of z (B, *out_shape)."""
-        self._check(z, self.out_shape, context)
-        return self._inverse(z, context)
+        return self._inverse(z, self._check(z, self.out_shape, context))
 
     @abstractmethod
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
@@ -103,7 +101,7 @@ class Invertible(nn.Module, ABC):
     @abstractmethod
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
 
-    def _check(self, x: Tensor, shape: Shape, context: Tensor | None) -> None:
+    def _check(self, x: Tensor, shape: Shape, context: Tensor | None) -> Tensor | None:
         if x.shape[1:] != shape or x.dim() == 0:
             raise ShapeError(
                 f"{type(self).__name__}: expected input of shape (B, {_inner(shape)}), "
@@ -114,16 +112,17 @@ class Invertible(nn.Module, ABC):
                 f"{type(self).__name__}: expected a floating-point tensor, got {x.dtype}; "
                 "convert with .float()"
             )
-        if self.context_features:
-            self._check_context(x, context)
+        # A chain hands its context to every stage: one that takes none must not see it.
+        return self._check_context(x, context) if self.context_features else None
 
-    def _check_context(self, x: Tensor, context: Tensor | None) -> None:
+    def _check_context(self, x: Tensor, context: Tensor | None) -> Tensor:
         expected = (x.shape[0], self.context_features)
         if context is None or context.shape != expected:
             got = "none" if context is None else str(tuple(context.shape))
             raise ShapeError(
                 f"{type(self).__name__}: expected context of shape {expected}, got {got}"
             )
+        return context
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         masters = {name: getattr(self, name) for name in self.float64_buffers}
@@ -145,7 +144,8 @@ class Chain(Invertible):
         stages: the maps, first applied first. All receive the same context.
 
     Raises:
-        ShapeError: a stage does not take what the one before it gives (both are named).
+        ShapeError: a stage does not take what the one before it gives (both are named), or the
+            stages want contexts of several widths.
     """
 
     def __init__(self, stages: Iterable[Invertible]) -> None:
@@ -158,9 +158,10 @@ class Chain(Invertible):
                     f"Chain: stage {position} ({type(after).__name__}) takes {after.in_shape}, but "
                     f"stage {position - 1} ({type(before).__name__}) gives {before.out_shape}"
                 )
-        super().__init__(
-            stages[0].in_shape, stages[-1].out_shape, max(s.context_features for s in stages)
-        )
+        widths = sorted({s.context_features for s in stages} - {0})
+        if len(widths) > 1:
+            raise ShapeError(f"Chain: expected one width of context for all stages, got {widths}")
+        super().__init__(stages[0].in_shape, stages[-1].out_shape, max(widths, default=0))
         self.stages = nn.ModuleList(stages)
 
     @classmethod

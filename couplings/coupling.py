@@ -28,8 +28,9 @@ class Coupling(Invertible):
         shape: (C, H, W) or (F,); at least two channels.
         conditioner: makes the network from (passive shape, output channels, context width).
         univariate: the map of each active number.
-        active: which half is transformed; of an odd number of channels the smaller half.
+        active: which half is transformed.
         context_features: width of the context handed to the network.
+        active_channels: how many are transformed; default ⌊C/2⌋.
 
     Raises:
         ShapeError: fewer than two channels, so that one half would be empty.
@@ -42,9 +43,10 @@ class Coupling(Invertible):
         univariate: Univariate | None = None,
         active: Literal["first", "second"] = "second",
         context_features: int = 0,
+        active_channels: int | None = None,
     ) -> None:
         super().__init__(shape, context_features=context_features)
-        self.active_channels = _half_of(type(self).__name__, shape)
+        self.active_channels = active_channels or _half_of(type(self).__name__, shape)
         self.active = active
         self.univariate: Univariate = univariate or Affine()
         passive = (shape[0] - self.active_channels, *shape[1:])
@@ -82,9 +84,12 @@ def two_sided_coupling(
 
     This is FrEIA's GLOWCouplingBlock; one such block is two affine couplings.
     """
+    first = _half_of("two_sided_coupling", shape)
     return Chain(
-        Coupling(shape, conditioner, univariate, active, context_features)
-        for active in ("first", "second")
+        [
+            Coupling(shape, conditioner, univariate, "first", context_features, first),
+            Coupling(shape, conditioner, univariate, "second", context_features, shape[0] - first),
+        ]
     )
 
 

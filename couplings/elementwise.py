@@ -52,7 +52,7 @@ class PiecewiseLinear(Invertible):
         self.values = values.to(self.values)
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        flat = x.flatten(1)
+        flat = x.flatten(1).contiguous()
         piece = torch.bucketize(flat, self.knots[1:-1].to(x.dtype))
         start, value, slope = self._pieces(piece, x.dtype)
         z = value + (flat - start) * slope

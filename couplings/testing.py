@@ -60,9 +60,10 @@ def autograd_log_det(function, x: Tensor, context: Tensor | None = None) -> Tens
 
 
 def randomize(module: nn.Module, generator: torch.Generator, scale: float = 0.3) -> nn.Module:
-    """Add scale · N(0, 1) to every parameter: no map stays the identity that it starts as."""
+    """Add scale · N(0, 1) to every trained parameter: no map stays the identity it starts as."""
     with torch.no_grad():
-        for parameter in module.parameters():
+        # FrEIA keeps its fixed matrices as parameters that need no gradient.
+        for parameter in filter(lambda p: p.requires_grad, module.parameters()):
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.add_(scale * noise.to(parameter))
     return module

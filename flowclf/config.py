@@ -1,0 +1,206 @@
+"""One typed configuration of a run, from defaults, preset, file and `--set`, in this order."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from typing import Any
+
+import yaml
+from pydantic import SerializeAsAny, ValidationError
+
+from couplings.core import Shape
+from flowclf.errors import UserError
+from flowclf.settings import DataSettings, Section, TrainSettings
+from flowclf.systems import SYSTEMS, System, find_system
+
+__all__ = ["RunConfig", "make_config", "make_settings", "parse_assignments", "preset_names"]
+
+Nested = dict[str, Any]
+RUN_SECTIONS = ("data", "train")
+
+
+class RunConfig(Section):
+    """Everything that defines a training run."""
+
+    system: str
+    dataset: str
+    preset: str
+    seed: int
+    data: DataSettings
+    train: TrainSettings
+    model: SerializeAsAny[Section]
+
+    def to_dict(self) -> Nested:
+        """Plain values for YAML, with the sections of the model at the top level."""
+        plain = self.model_dump(mode="json")
+        return plain | plain.pop("model")
+
+
+def make_config(
+    system: str,
+    dataset: str,
+    shape: Shape,
+    *,
+    preset: str | None = None,
+    seed: int = 0,
+    beta: float | None = None,
+    overrides: Iterable[Nested] = (),
+) -> RunConfig:
+    """Defaults, then the preset, then each of the overrides, then β̃.
+
+    Args:
+        system: a name of `flowclf systems`.
+        dataset: name of the data, which picks the preset.
+        shape: shape of one sample, which picks the preset where the name has none.
+        preset: another preset than that.
+        seed: of everything random in the run.
+        beta: β̃.
+        overrides: nested settings, e.g. {"train": {"epochs": 5}}.
+
+    Raises:
+        UserError: unknown system, preset or key; a value of the wrong type or out of range.
+    """
+    spec = find_system(system)
+    preset = preset or default_preset(system, dataset, shape)
+    layers = [load_preset(system, preset), *overrides]
+    if beta is not None:
+        layers.append(_beta_override(system, spec, beta))
+    merged = merge(layers)
+    run = {name: merged.pop(name, {}) for name in RUN_SECTIONS}
+    return RunConfig(
+        system=system,
+        dataset=dataset,
+        preset=preset,
+        seed=seed,
+        data=_validate(DataSettings, run["data"], "data."),
+        train=_validate(TrainSettings, run["train"], "train."),
+        model=_validate(spec.settings, merged),
+    )
+
+
+def make_settings(
+    system: str, shape: Shape, preset: str | None, beta: float | None, overrides: Nested
+) -> Section:
+    """The settings of a system's model alone, without a run around it."""
+    for name in RUN_SECTIONS:
+        if name in overrides:
+            raise UserError(
+                f"{name!r} belongs to a run, not to a model: expected one of "
+                f"{', '.join(find_system(system).settings.model_fields)}"
+            )
+    config = make_config(system, "", shape, preset=preset, beta=beta, overrides=[overrides])
+    return config.model
+
+
+def parse_assignments(assignments: Iterable[str]) -> Nested:
+    """["train.epochs=5"] to {"train": {"epochs": 5}}; values are read as YAML.
+
+    Raises:
+        UserError: an assignment without "=", or a value that is not YAML.
+    """
+    return merge(_parse_assignment(text) for text in assignments)
+
+
+def merge(layers: Iterable[Mapping[str, Any]]) -> Nested:
+    """Nested dictionaries, later ones winning key by key.
+
+    A section whose `kind` changes starts anew: the fields of another kind do not apply to it.
+    """
+    result: Nested = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = result.get(key)
+            if isinstance(value, Mapping) and isinstance(old, dict):
+                changed = "kind" in value and value["kind"] != old.get("kind", value["kind"])
+                result[key] = dict(value) if changed else merge([old, value])
+            else:
+                result[key] = merge([value]) if isinstance(value, Mapping) else value
+    return result
+
+
+def preset_names(system: str) -> list[str]:
+    """The presets of a system."""
+    folder = resources.files("flowclf") / "presets" / system
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir())
+
+
+def load_preset(system: str, name: str) -> Nested:
+    """The differences from the defaults that a preset makes.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    if name not in preset_names(system):
+        raise UserError(
+            f"{system} has no preset {name!r}; choose one of: {', '.join(preset_names(system))}"
+        )
+    text = (resources.files("flowclf") / "presets" / system / f"{name}.yaml").read_text("utf-8")
+    return yaml.safe_load(text) or {}
+
+
+def default_preset(system: str, dataset: str, shape: Shape) -> str:
+    """The preset named like the data, else the one for its kind."""
+    if dataset in preset_names(system):
+        return dataset
+    if dataset in ("fashion-mnist", "omniglot"):
+        return "mnist"
+    return "image" if len(shape) == 3 else "table"
+
+
+def _beta_override(name: str, spec: System, beta: float) -> Nested:
+    if spec.beta is None:
+        with_beta = ", ".join(name for name, system in SYSTEMS.items() if system.beta)
+        raise UserError(f"{name} has no information-bottleneck beta; systems with one: {with_beta}")
+    section, field = spec.beta
+    return {section: {field: beta}}
+
+
+def _parse_assignment(text: str) -> Nested:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"expected --set key=value, got {text!r}")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {key}: expected a YAML value, got {value!r}") from None
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def _validate(settings: type[Section], values: Nested, prefix: str = "") -> Any:
+    try:
+        return settings.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, settings, prefix)) from None
+
+
+def _explain(error: ValidationError, settings: type[Section], prefix: str) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    known = setting_names(settings)
+    key = prefix + ".".join(part for part in path if part not in ("conv", "mlp", "paper"))
+    if first["type"] == "extra_forbidden":
+        full = [prefix + name for name in known]
+        close = difflib.get_close_matches(key, full, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(full)}"
+        return f"unknown setting {key!r}{hint}"
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first.get('input')!r}"
+
+
+def setting_names(settings: type[Section], prefix: str = "") -> list[str]:
+    """All dotted names below a section, of every kind where there are several."""
+    names: list[str] = []
+    for name, field in settings.model_fields.items():
+        sections = [t for t in _types(field.annotation) if issubclass(t, Section)]
+        nested = [n for s in sections for n in setting_names(s, f"{prefix}{name}.")]
+        names += nested or [prefix + name]
+    return list(dict.fromkeys(names))
+
+
+def _types(annotation: Any) -> list[type]:
+    if isinstance(annotation, type):
+        return [annotation]
+    return [t for a in getattr(annotation, "__args__", ()) for t in _types(a)]

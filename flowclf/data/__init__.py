@@ -1,0 +1,26 @@
+"""Data sets: known ones by name, the user's own by path, and augmentation.
+
+`load_dataset("mnist")` gives a `Dataset` of two `Split`s; whatever is wrong with the files is a
+`flowclf.errors.UserError` in one line.
+"""
+
+from flowclf.data.augment import KINDS as AUGMENTATIONS
+from flowclf.data.augment import Augmentation, make_augmentation
+from flowclf.data.dataset import Dataset, Split, hold_out, subset
+from flowclf.data.load import DATASETS, DatasetInfo, load_dataset, locate
+from flowclf.data.source import DataSource
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "Augmentation",
+    "DataSource",
+    "Dataset",
+    "DatasetInfo",
+    "Split",
+    "hold_out",
+    "load_dataset",
+    "locate",
+    "make_augmentation",
+    "subset",
+]

@@ -1,0 +1,119 @@
+"""Random changes of a batch of images that leave its classes as they are.
+
+Every kind returns whole grey levels, as the files hold them: likelihoods rely on one noise
+distribution between the levels.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from flowclf.errors import UserError
+
+__all__ = ["KINDS", "Augmentation", "make_augmentation"]
+
+Augmentation = Callable[[Tensor, Generator], Tensor]
+
+KINDS = ("none", "shift", "flip-crop", "paper-cifar")
+"""What `make_augmentation` knows."""
+
+
+def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> Augmentation | None:
+    """A function of grey levels (B, C, H, W), any dtype, and a generator; None for `none`.
+
+    It returns float32 grey levels (B, C, H, W) within 0..levels-1, each sample changed by its own
+    random parameters, all drawn from the generator (whose device need not be the batch's).
+
+    - `shift`: by up to 1 pixel in each direction; edge values move in.
+    - `flip-crop`: mirrored left to right or not; shifted by up to 4 pixels, edge values move in.
+    - `paper-cifar`: as IB-INN was trained on CIFAR. Mirrored or not; brightness and contrast
+      times 0.9 to 1.1, saturation times 0.95 to 1.05; rotated by up to 12 degrees (nearest
+      pixel, edge values padded by 8); shifted by up to 2 pixels.
+
+    Raises:
+        UserError: an unknown kind, or one that `shape` does not allow.
+    """
+    if kind not in KINDS:
+        raise UserError(f"expected an augmentation out of {', '.join(KINDS)}, got {kind!r}")
+    if kind == "none":
+        return None
+    if len(shape) != 3 or levels is None:
+        raise UserError(
+            f"expected images for the augmentation {kind!r}, got rows of {shape}; use 'none'"
+        )
+    if kind == "paper-cifar" and shape[0] != 3:
+        raise UserError(
+            f"expected RGB images for 'paper-cifar', got {shape[0]} channels; use 'flip-crop'"
+        )
+    made = {"shift": _shift, "flip-crop": _flip_crop, "paper-cifar": _paper_cifar(levels)}
+    return made[kind]
+
+
+def _shift(x: Tensor, generator: Generator) -> Tensor:
+    return _random_crop(_pad(x.float(), 1), 2, generator)
+
+
+def _flip_crop(x: Tensor, generator: Generator) -> Tensor:
+    return _random_crop(_pad(_random_flip(x.float(), generator), 4), 8, generator)
+
+
+def _paper_cifar(levels: int) -> Augmentation:
+    def augment(x: Tensor, generator: Generator) -> Tensor:
+        jittered = _jitter(_random_flip(x.float(), generator), levels, generator)
+        rotated = _rotate(_pad(jittered, 8), 12.0, generator)
+        # 32 + 2·8 = 48 rotated; the centre 36 of it is free of corners from outside.
+        return _random_crop(rotated[:, :, 6:-6, 6:-6], 4, generator)
+
+    return augment
+
+
+def _uniform(x: Tensor, low: float, high: float, generator: Generator) -> Tensor:
+    drawn = torch.rand(len(x), generator=generator, device=generator.device)
+    return (low + (high - low) * drawn).to(x.device)
+
+
+def _pad(x: Tensor, margin: int) -> Tensor:
+    return F.pad(x, (margin,) * 4, mode="replicate")
+
+
+def _random_flip(x: Tensor, generator: Generator) -> Tensor:
+    flipped = _uniform(x, 0, 1, generator) < 0.5
+    return torch.where(flipped[:, None, None, None], x.flip(-1), x)
+
+
+def _random_crop(x: Tensor, slack: int, generator: Generator) -> Tensor:
+    """(B, C, H - slack, W - slack) at offsets 0..slack, both included."""
+    top, left = torch.randint(
+        slack + 1, (2, len(x)), generator=generator, device=generator.device
+    ).to(x.device)
+    height, width = x.shape[2] - slack, x.shape[3] - slack
+    # One view (B, C, slack + 1, slack + 1, height, width) of all crops; each sample takes one.
+    crops = x.unfold(2, height, 1).unfold(3, width, 1)
+    return crops[torch.arange(len(x), device=x.device), :, top, left]
+
+
+def _jitter(x: Tensor, levels: int, generator: Generator) -> Tensor:
+    from kornia.enhance import (
+        adjust_brightness_accumulative,
+        adjust_contrast_with_mean_subtraction,
+        adjust_saturation_with_gray_subtraction,
+    )
+
+    brightness, contrast, saturation = (
+        _uniform(x, 1 - spread, 1 + spread, generator) for spread in (0.1, 0.1, 0.05)
+    )
+    unit = x / (levels - 1)
+    unit = adjust_brightness_accumulative(unit, brightness)
+    unit = adjust_contrast_with_mean_subtraction(unit, contrast)
+    unit = adjust_saturation_with_gray_subtraction(unit, saturation)
+    return torch.round(unit * (levels - 1))
+
+
+def _rotate(x: Tensor, degrees: float, generator: Generator) -> Tensor:
+    from kornia.geometry.transform import rotate
+
+    angles = _uniform(x, -degrees, degrees, generator)
+    rotated: Tensor = rotate(x, angles, mode="nearest", padding_mode="border")
+    return rotated

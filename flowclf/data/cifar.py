@@ -1,0 +1,194 @@
+"""CIFAR-10 and CIFAR-100: binary or Python batches, unpacked or in the official archives."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flowclf.data.archive import MOST_BYTES, read_members
+from flowclf.data.catalog import FILES, OfficialFile
+from flowclf.data.class_names import CIFAR10, CIFAR100
+from flowclf.data.dataset import Dataset, Split, validate
+from flowclf.data.pickled import read_pickled_batch
+from flowclf.data.source import DataSource, find_in
+from flowclf.errors import UserError
+
+__all__ = ["find_cifar10", "find_cifar100", "load_cifar10", "load_cifar100", "read_records"]
+
+_PIXELS = 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One published form of the data; `label_bytes` is None for pickles."""
+
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    label_bytes: int | None
+
+    @property
+    def archive(self) -> OfficialFile:
+        return FILES[self.folder][0]
+
+    @property
+    def members(self) -> dict[str, str]:
+        return {f"{self.folder}/{name}": name for name in (*self.train, self.test)}
+
+    def parse(self, content: bytes, where: str) -> Split:
+        if self.label_bytes is not None:
+            return read_records(content, self.label_bytes, where)
+        pixels, labels = read_pickled_batch(content, where)
+        return _to_split(pixels, labels)
+
+
+_CIFAR10 = (
+    _Form(
+        "cifar-10-batches-bin",
+        tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        "test_batch.bin",
+        label_bytes=1,
+    ),
+    _Form(
+        "cifar-10-batches-py",
+        tuple(f"data_batch_{i}" for i in range(1, 6)),
+        "test_batch",
+        label_bytes=None,
+    ),
+)
+_CIFAR100 = (
+    _Form("cifar-100-binary", ("train.bin",), "test.bin", label_bytes=2),
+    _Form("cifar-100-python", ("train",), "test", label_bytes=None),
+)
+
+
+def load_cifar10(source: DataSource) -> Dataset:
+    """CIFAR-10: 50,000 and 10,000 images (3, 32, 32); a part of the train batches is accepted."""
+    return _load("cifar10", _CIFAR10, CIFAR10, source)
+
+
+def load_cifar100(source: DataSource) -> Dataset:
+    """CIFAR-100 with its 100 fine labels: 50,000 and 10,000 images (3, 32, 32)."""
+    return _load("cifar100", _CIFAR100, CIFAR100, source)
+
+
+def find_cifar10(source: DataSource) -> Path | None:
+    """The folder or archive that `load_cifar10` would read, or None."""
+    place = _find(_CIFAR10, source)
+    return place.path if place else None
+
+
+def find_cifar100(source: DataSource) -> Path | None:
+    """The folder or archive that `load_cifar100` would read, or None."""
+    place = _find(_CIFAR100, source)
+    return place.path if place else None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one form was found: a folder of batches, or an archive."""
+
+    form: _Form
+    path: Path
+    notices: tuple[str, ...] = ()
+
+    def batches(self) -> Iterator[tuple[str, bytes]]:
+        if self.path.is_dir():
+            return _read_folder(self.path, self.form)
+        members = self.form.members
+        return ((members[name], data) for name, data in read_members(self.path, members))
+
+
+def _find(forms: tuple[_Form, ...], source: DataSource) -> _Place | None:
+    for root in source.roots():
+        for form in forms:
+            for folder in (root / form.folder, root):
+                if _holds(folder, form):
+                    return _Place(form, folder)
+        for form in forms:
+            if found := find_in(root, form.folder, form.archive):
+                return _Place(form, found.path, found.notices)
+    return None
+
+
+def _holds(folder: Path, form: _Form) -> bool:
+    trains = any((folder / name).is_file() for name in form.train)
+    return trains and (folder / form.test).is_file()
+
+
+def _load(
+    name: str, forms: tuple[_Form, ...], class_names: tuple[str, ...], source: DataSource
+) -> Dataset:
+    place = _find(forms, source)
+    if place is None:
+        found = source.fetch(forms[0].folder, forms[0].archive)
+        place = _Place(forms[0], found.path, found.notices)
+    parts = _parse(place.batches(), place)
+    train = [parts[batch] for batch in place.form.train if batch in parts]
+    if not train or place.form.test not in parts:
+        raise UserError(
+            f"{place.path}: expected {place.form.test} and {place.form.train[0]} in it, got "
+            f"{', '.join(parts) or 'neither'}; fetch the official archive"
+        )
+    data = Dataset(name, _joined(train), parts[place.form.test], class_names, levels=256)
+    return validate(_with_notices(data, place, len(train)))
+
+
+def _parse(batches: Iterable[tuple[str, bytes]], place: _Place) -> dict[str, Split]:
+    return {name: place.form.parse(data, f"{place.path}: {name}") for name, data in batches}
+
+
+def _with_notices(data: Dataset, place: _Place, found: int) -> Dataset:
+    notices = place.notices
+    rows, total = len(data.train), len(place.form.train)
+    if found < total:
+        notices += (f"{found} of {total} training batches found: {rows:,} images",)
+    elif rows != 50_000:
+        notices += (f"expected 50,000 training images, found {rows:,}",)
+    if len(data.test) != 10_000:
+        notices += (f"expected 10,000 test images, found {len(data.test):,}",)
+    return Dataset(data.name, data.train, data.test, data.class_names, data.levels, notices)
+
+
+def _read_folder(folder: Path, form: _Form) -> Iterator[tuple[str, bytes]]:
+    for name in (*form.train, form.test):
+        path = folder / name
+        if path.is_file():
+            _check_size(path)
+            yield name, path.read_bytes()
+
+
+def _check_size(path: Path) -> None:
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise UserError(
+            f"{path}: expected a CIFAR batch of at most {MOST_BYTES:,} bytes, got {size:,}; "
+            "fetch the official file"
+        )
+
+
+def read_records(content: bytes, label_bytes: int, where: str) -> Split:
+    """Records of `label_bytes` labels (the last counts) and 3072 bytes of RGB planes.
+
+    Raises:
+        UserError: the content is not a whole, positive number of records.
+    """
+    record = label_bytes + _PIXELS
+    if not content or len(content) % record:
+        raise UserError(
+            f"{where}: expected a whole number of {record}-byte records, got {len(content):,} "
+            f"bytes ({len(content) % record} left over); fetch it again"
+        )
+    table = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
+    return _to_split(table[:, label_bytes:], table[:, label_bytes - 1].astype(np.int64))
+
+
+def _to_split(pixels: np.ndarray, labels: np.ndarray) -> Split:
+    images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
+    return Split(images, torch.from_numpy(labels))
+
+
+def _joined(parts: list[Split]) -> Split:
+    return Split(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))

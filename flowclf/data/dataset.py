@@ -1,0 +1,181 @@
+"""What a data set is: two labelled splits, and what must hold for any of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from flowclf.errors import UserError
+
+__all__ = ["Dataset", "Split", "hold_out", "subset", "validate"]
+
+_SHOWN = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples with their labels.
+
+    Args:
+        x: images as uint8 grey levels (N, C, H, W), or a table as float32 (N, F).
+        y: int64 class numbers (N,).
+
+    Raises:
+        UserError: x and y differ in length.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise UserError(
+                f"expected one label per row, got {len(self.x)} rows and {len(self.y)} labels; "
+                "make x and y equally long"
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: Tensor | slice) -> Self:
+        """The rows at `indices` (int64 or bool tensor, or a slice), in that order."""
+        return type(self)(self.x[indices], self.y[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named data set with its official (or the user's) train and test split.
+
+    Args:
+        name: how messages and result files call it.
+        train, test: the two splits, of equal sample shape.
+        class_names: the K names, in the order of the class numbers.
+        levels: grey levels of an image, values 0..levels-1 (256 for 8 bits); None for a table.
+        notices: one line each about what is not as it officially is, to show to the user.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    levels: int | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an image, (F,) of a table's row."""
+        return tuple(self.train.x.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        """The number K of classes."""
+        return len(self.class_names)
+
+    @property
+    def is_image(self) -> bool:
+        return self.train.x.ndim == 4
+
+
+def validate(data: Dataset) -> Dataset:
+    """`data` itself, once everything that training relies on has been checked.
+
+    Raises:
+        UserError: an empty split, shapes that differ, a value that is not finite or not a grey
+            level, fewer than two classes, or labels that are not 0..K-1 with each in train.
+    """
+    for which, split in (("train", data.train), ("test", data.test)):
+        _check_kind(split)
+        _check_values(f"{data.name}: {which}", split.x, data.levels)
+    if data.train.x.shape[1:] != data.test.x.shape[1:]:
+        raise UserError(
+            f"{data.name}: expected train and test samples of one shape, got {data.shape} and "
+            f"{tuple(data.test.x.shape[1:])}; convert one to the other's shape"
+        )
+    _check_labels(data)
+    return data
+
+
+def _check_kind(split: Split) -> None:
+    kind = (split.x.ndim, split.x.dtype)
+    assert kind in {(4, torch.uint8), (2, torch.float32)}, kind
+    assert split.y.ndim == 1, split.y.shape
+    assert split.y.dtype == torch.int64, split.y.dtype
+
+
+def _check_values(where: str, x: Tensor, levels: int | None) -> None:
+    if x.numel() == 0:
+        raise UserError(f"{where}: expected at least one row and one value, got {tuple(x.shape)}")
+    if x.is_floating_point():
+        _check_finite(where, x)
+    elif levels is not None and int(x.max()) >= levels:
+        raise UserError(
+            f"{where}: expected grey levels 0..{levels - 1}, got {int(x.max())}; rescale the images"
+        )
+
+
+def _check_finite(where: str, x: Tensor) -> None:
+    bad = ~torch.isfinite(x)
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
+        raise UserError(
+            f"{where}: expected finite numbers, got {int(bad.sum())} NaN or infinite values "
+            f"(first at row {row}, column {column}); remove or fill them"
+        )
+
+
+def _check_labels(data: Dataset) -> None:
+    if data.classes < 2:
+        raise UserError(
+            f"{data.name}: expected at least 2 classes, got {data.classes}; add the other class"
+        )
+    wanted = list(range(data.classes))
+    found = torch.unique(data.train.y).tolist()
+    if found != wanted:
+        raise UserError(
+            f"{data.name}: expected the train labels 0..{data.classes - 1}, each at least once, "
+            f"got {_shown(found)}; renumber the labels from 0 without gaps"
+        )
+    strange = sorted(set(torch.unique(data.test.y).tolist()) - set(wanted))
+    if strange:
+        raise UserError(
+            f"{data.name}: expected test labels within 0..{data.classes - 1} as in train, "
+            f"got also {_shown(strange)}; remove these rows or add such rows to train"
+        )
+
+
+def _shown(labels: Sequence[int]) -> str:
+    listed = ", ".join(str(label) for label in labels[:_SHOWN])
+    return listed if len(labels) <= _SHOWN else f"{listed}, … ({len(labels)} different)"
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Split off a validation part: (train, val), stratified by class, rows in their old order.
+
+    Each class gives `fraction` of its rows, rounded, but keeps at least one; the global
+    generator is not touched, and equal seeds give equal splits.
+
+    Raises:
+        UserError: `fraction` is not in [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"expected a held-out fraction in [0, 1), got {fraction}; try 0.1")
+    generator = torch.Generator().manual_seed(seed)
+    held = torch.zeros(len(split), dtype=torch.bool)
+    for label in torch.unique(split.y):
+        rows = (split.y == label).nonzero()[:, 0]
+        count = min(round(fraction * len(rows)), len(rows) - 1)
+        held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+    return split.take(~held), split.take(held)
+
+
+def subset(split: Split, n: int) -> Split:
+    """The first `n` rows (all of them if there are fewer).
+
+    Raises:
+        UserError: `n` is below 1.
+    """
+    if n < 1:
+        raise UserError(f"expected a subset of at least 1 row, got {n}")
+    return split.take(slice(n))

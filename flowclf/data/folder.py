@@ -1,0 +1,112 @@
+"""The user's own pictures: `train/CLASS/*.png` and `test/CLASS/*.png`."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flowclf.data.dataset import Dataset, Split, validate
+from flowclf.data.pictures import decode
+from flowclf.errors import UserError
+
+__all__ = ["load_folder"]
+
+_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp"}
+
+_Pixels = npt.NDArray[np.uint8]
+
+
+def load_folder(path: Path) -> Dataset:
+    """A data set from PNG, JPEG or BMP files; the class names are the folders' names, sorted.
+
+    All pictures must have one size, and all be grey (images (1, H, W)) or all coloured
+    (images (3, H, W)). Hidden files are ignored.
+
+    Raises:
+        UserError: a class without pictures or in one split alone, or a picture that is damaged,
+            too large, or differs from the first.
+    """
+    files = {part: _pictures_by_class(path / part) for part in ("train", "test")}
+    names = tuple(files["train"])
+    _check_same_classes(path, names, tuple(files["test"]))
+    first = next(iter(files["train"].values()))[0]
+    model = _read(first)
+    train, test = (_to_split(files[part], first, model) for part in ("train", "test"))
+    return validate(Dataset(path.name, train, test, names, levels=256, notices=_ignored(path)))
+
+
+def _pictures_by_class(folder: Path) -> dict[str, list[Path]]:
+    classes = sorted(p for p in folder.iterdir() if _visible_dir(p)) if folder.is_dir() else []
+    if not classes:
+        raise UserError(
+            f"expected class folders {folder / 'CLASS'}, got none; sort the pictures into "
+            "train/CLASS/ and test/CLASS/"
+        )
+    return {each.name: _pictures(each) for each in classes}
+
+
+def _visible_dir(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if _is_picture(path))
+    if not found:
+        raise UserError(
+            f"{folder}: expected at least one .png, .jpg or .bmp picture of this class, got none; "
+            "add one or remove the folder"
+        )
+    return found
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _ENDINGS and not path.name.startswith(".") and path.is_file()
+
+
+def _check_same_classes(path: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
+    lone = sorted(set(train) ^ set(test))
+    if lone:
+        side = "train" if lone[0] in train else "test"
+        raise UserError(
+            f"{path}: expected the same classes in train and test, got {lone[0]!r} in {side} alone "
+            f"({len(lone)} such in all); add or remove its folder"
+        )
+
+
+def _ignored(path: Path) -> tuple[str, ...]:
+    strange = sum(
+        not _is_picture(file) and not file.name.startswith(".") and file.is_file()
+        for part in ("train", "test")
+        for file in (path / part).glob("*/*")
+    )
+    return (f"{strange} files that are not .png, .jpg or .bmp are ignored",) if strange else ()
+
+
+def _to_split(files: dict[str, list[Path]], first: Path, model: _Pixels) -> Split:
+    images, labels = [], []
+    for number, pictures in enumerate(files.values()):
+        for picture in pictures:
+            images.append(_matching(picture, first, model))
+            labels.append(number)
+    return Split(torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64))
+
+
+def _matching(path: Path, first: Path, model: _Pixels) -> _Pixels:
+    pixels = _read(path)
+    if pixels.shape != model.shape:
+        raise UserError(
+            f"{path}: expected {_describe(model)} as {first.name} has, got {_describe(pixels)}; "
+            "give all pictures one size and mode"
+        )
+    return pixels
+
+
+def _read(path: Path) -> _Pixels:
+    pixels = np.asarray(decode(path, str(path)), dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _describe(pixels: _Pixels) -> str:
+    channels, height, width = pixels.shape
+    return f"{width}×{height} {'grey' if channels == 1 else 'RGB'}"

@@ -1,0 +1,116 @@
+"""MNIST's idx format, and the two data sets that are published in it."""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowclf.data.catalog import FILES
+from flowclf.data.dataset import Dataset, Split, validate
+from flowclf.data.source import DataSource
+from flowclf.errors import UserError
+
+__all__ = ["load_fashion_mnist", "load_mnist", "read_idx", "read_labelled"]
+
+_FASHION_NAMES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+_UBYTE = 8
+# Deflate cannot do better, so that no header makes us reserve more memory than its file can fill.
+_MOST_INFLATION = 1032
+
+
+def load_mnist(source: DataSource) -> Dataset:
+    """MNIST: 60,000 and 10,000 images (1, 28, 28)."""
+    return _load("mnist", tuple("0123456789"), source)
+
+
+def load_fashion_mnist(source: DataSource) -> Dataset:
+    """Fashion-MNIST: 60,000 and 10,000 images (1, 28, 28)."""
+    return _load("fashion-mnist", _FASHION_NAMES, source)
+
+
+def _load(name: str, class_names: tuple[str, ...], source: DataSource) -> Dataset:
+    found = [source.fetch(name, file) for file in FILES[name]]
+    train_x, train_y, test_x, test_y = (each.path for each in found)
+    notices = tuple(notice for each in found for notice in each.notices)
+    train, test = read_labelled(train_x, train_y), read_labelled(test_x, test_y)
+    return validate(Dataset(name, train, test, class_names, levels=256, notices=notices))
+
+
+def read_labelled(images: Path, labels: Path) -> Split:
+    """Images (N, 1, H, W) with their labels (N,), from two idx files.
+
+    Raises:
+        UserError: a file is damaged, or the two differ in length.
+    """
+    x, y = read_idx(images, ndim=3), read_idx(labels, ndim=1)
+    if len(x) != len(y):
+        raise UserError(
+            f"{images.name} and {labels.name}: expected as many labels as images, got {len(x)} "
+            f"images and {len(y)} labels; put files of one data set together"
+        )
+    return Split(x.unsqueeze(1), y.to(torch.int64))
+
+
+def read_idx(path: Path, ndim: int) -> Tensor:
+    """The uint8 array of `ndim` dimensions in an idx file, gzipped if its name ends in `.gz`.
+
+    Raises:
+        UserError: anything but exactly one intact array of unsigned bytes.
+    """
+    try:
+        with _open(path) as stream:
+            shape = _read_header(stream, path, ndim)
+            expected = math.prod(shape)
+            _check_declared(expected, path)
+            content = stream.read(expected + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"{path}: expected an intact gzip file, got a damaged one "
+            f"({type(error).__name__}); fetch it again"
+        ) from error
+    _check_size(content, expected, path)
+    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(shape).copy())
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def _read_header(stream: BinaryIO, path: Path, ndim: int) -> tuple[int, ...]:
+    magic, expected = stream.read(4), bytes((0, 0, _UBYTE, ndim))
+    if magic != expected:
+        raise UserError(
+            f"{path}: expected an idx file of unsigned bytes in {ndim} dimensions (magic "
+            f"{expected.hex()}), got magic {magic.hex() or 'nothing'}; fetch it again"
+        )
+    sizes = stream.read(4 * ndim)
+    if len(sizes) < 4 * ndim:
+        raise UserError(f"{path}: expected {ndim} dimensions, got the end of file; fetch it again")
+    return tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, 4 * ndim, 4))
+
+
+def _check_declared(expected: int, path: Path) -> None:
+    inflation = _MOST_INFLATION if path.suffix == ".gz" else 1
+    if expected > path.stat().st_size * inflation:
+        raise UserError(
+            f"{path}: expected {expected:,} bytes as its header says, got a file too short to hold "
+            "them; fetch it again"
+        )
+    if expected == 0:
+        raise UserError(f"{path}: expected at least one value, got an empty array")
+
+
+def _check_size(content: bytes, expected: int, path: Path) -> None:
+    if len(content) != expected:
+        got = f"{len(content):,}" if len(content) < expected else "more"
+        raise UserError(
+            f"{path}: expected {expected:,} bytes after the header, got {got}; fetch it again"
+        )

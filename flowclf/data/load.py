@@ -1,0 +1,135 @@
+"""The table of known data sets, and the one way to load any data set."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowclf.data.catalog import FILES
+from flowclf.data.cifar import find_cifar10, find_cifar100, load_cifar10, load_cifar100
+from flowclf.data.dataset import Dataset
+from flowclf.data.digits import find_digits, load_digits
+from flowclf.data.folder import load_folder
+from flowclf.data.idx import load_fashion_mnist, load_mnist
+from flowclf.data.npz import load_npz
+from flowclf.data.omniglot import load_omniglot
+from flowclf.data.source import DataSource
+from flowclf.errors import UserError
+
+__all__ = ["DATASETS", "DatasetInfo", "load_dataset", "locate"]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is loaded.
+
+    Args:
+        name: its key in `DATASETS`, and what `--data` takes.
+        summary: one line for a table.
+        shape: (C, H, W) of a sample.
+        classes: how many.
+        train_size, test_size: rows of the official (or our fixed) splits.
+        folder: below a data root, where its files are looked for; empty if it needs none.
+        load: reads it.
+        find: where `load` would read it, or None; never downloads.
+    """
+
+    name: str
+    summary: str
+    shape: tuple[int, ...]
+    classes: int
+    train_size: int
+    test_size: int
+    folder: str
+    load: Callable[[DataSource], Dataset]
+    find: Callable[[DataSource], Path | None]
+
+
+def _find_all(folder: str) -> Callable[[DataSource], Path | None]:
+    def find(source: DataSource) -> Path | None:
+        found = [source.find(folder, file) for file in FILES[folder]]
+        first = found[0]
+        return first.path.parent if first and all(found) else None
+
+    return find
+
+
+DATASETS: dict[str, DatasetInfo] = {
+    "digits": DatasetInfo(
+        "digits", "handwritten digits of scikit-learn, no download",
+        (1, 8, 8), 10, 1_347, 450, "", load_digits, find_digits,
+    ),
+    "mnist": DatasetInfo(
+        "mnist", "handwritten digits",
+        (1, 28, 28), 10, 60_000, 10_000, "mnist", load_mnist, _find_all("mnist"),
+    ),
+    "fashion-mnist": DatasetInfo(
+        "fashion-mnist", "articles of clothing",
+        (1, 28, 28), 10, 60_000, 10_000, "fashion-mnist", load_fashion_mnist,
+        _find_all("fashion-mnist"),
+    ),
+    "cifar10": DatasetInfo(
+        "cifar10", "photographs of vehicles and animals",
+        (3, 32, 32), 10, 50_000, 10_000, "cifar-10-batches-bin", load_cifar10, find_cifar10,
+    ),
+    "cifar100": DatasetInfo(
+        "cifar100", "photographs, the 100 fine classes",
+        (3, 32, 32), 100, 50_000, 10_000, "cifar-100-binary", load_cifar100, find_cifar100,
+    ),
+    "omniglot": DatasetInfo(
+        "omniglot", "characters of 50 alphabets, the alphabet is the class",
+        (1, 28, 28), 50, 24_345, 8_115, "omniglot", load_omniglot, _find_all("omniglot"),
+    ),
+}  # fmt: skip
+
+
+def load_dataset(name_or_path: str, data_dir: Path | None = None, download: bool = True) -> Dataset:
+    """A known data set, or the user's own from an `.npz` file or a folder of pictures.
+
+    A known name goes before a path of the same spelling; write `./mnist` for a folder mnist.
+    Files are looked for in `data_dir`, $FLOWCLF_DATA and the user's cache, then downloaded into
+    the cache if `download` allows it.
+
+    Raises:
+        UserError: no such name or path, files that are missing, damaged or not as expected.
+    """
+    known = DATASETS.get(name_or_path)
+    if known:
+        return known.load(DataSource(data_dir, download))
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return load_folder(path.resolve())
+    if path.is_file():
+        return _load_file(path)
+    raise UserError(_unknown(name_or_path))
+
+
+def locate(name: str, data_dir: Path | None = None) -> Path | None:
+    """The folder (or archive) where a known data set lies complete enough to load, or None.
+
+    Never downloads, and does not read the data.
+
+    Raises:
+        UserError: `name` is not a known data set.
+    """
+    if name not in DATASETS:
+        raise UserError(_unknown(name))
+    return DATASETS[name].find(DataSource(data_dir, download=False))
+
+
+def _load_file(path: Path) -> Dataset:
+    if path.suffix.lower() != ".npz":
+        raise UserError(
+            f"{path}: expected an .npz file or a folder with train/CLASS/ and test/CLASS/, got "
+            f"{path.suffix or 'no'} file ending; convert the data with numpy.savez"
+        )
+    return load_npz(path)
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return (
+        f"expected a known data set ({', '.join(DATASETS)}) or an existing .npz file or folder, "
+        f"got {name!r}{hint}, which is neither; correct the name or the path"
+    )

@@ -1,0 +1,103 @@
+"""CIFAR's Python batches, read without running anything that a pickle asks for."""
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowclf.errors import UserError
+
+__all__ = ["read_pickled_batch"]
+
+
+class _Array:
+    """Stands in for numpy's array: it keeps the state and gives numpy no chance to act on it."""
+
+    def __init__(self, *args: object) -> None:
+        self.state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+    def to_bytes_array(self) -> npt.NDArray[np.uint8]:
+        _, shape, dtype, column_major, raw = self.state
+        if dtype.code != "u1":
+            raise ValueError(f"array of {dtype.code}")
+        content = raw.encode("latin1") if isinstance(raw, str) else raw
+        flat = np.frombuffer(content, dtype=np.uint8)
+        return flat.reshape(shape, order="F" if column_major else "C")
+
+
+class _Dtype:
+    """Stands in for numpy's dtype, whose real state could make it read arbitrary memory."""
+
+    def __init__(self, code: str, *flags: object) -> None:
+        self.code = code
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")
+
+
+_ALLOWED: dict[tuple[str, str], object] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _latin1,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise _Refused(repr(f"{module}.{name}")) from None
+
+
+class _Refused(Exception):
+    """The pickle asks for something that no CIFAR batch needs."""
+
+
+def read_pickled_batch(
+    content: bytes, where: str
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Pixels (N, 3072) and labels (N,) of a pickled batch; the fine labels of CIFAR-100.
+
+    Raises:
+        UserError: it is damaged, not a CIFAR batch, or asks for any other Python object.
+    """
+    try:
+        batch = _Unpickler(io.BytesIO(content), encoding="latin1").load()
+        pixels = batch["data"].to_bytes_array()
+        labels = batch["labels"] if "labels" in batch else batch["fine_labels"]
+        numbers = np.array(labels, dtype=np.int64)
+    except _Refused as error:
+        raise UserError(
+            f"{where}: expected a pickle of plain arrays, got one that asks for {error}; "
+            "do not trust this file, fetch the official one"
+        ) from error
+    # A damaged pickle can fail in any way at all.
+    except Exception as error:
+        raise UserError(
+            f"{where}: expected a CIFAR batch, got a damaged or different pickle "
+            f"({type(error).__name__}); fetch the official one"
+        ) from error
+    return _checked(pixels, numbers, where)
+
+
+def _checked(
+    pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], where: str
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    if pixels.ndim != 2 or pixels.shape[1] != 3072 or labels.shape != pixels.shape[:1]:
+        raise UserError(
+            f"{where}: expected pixels N×3072 with N labels, got {pixels.shape} and "
+            f"{labels.shape}; fetch the official file"
+        )
+    return pixels, labels

@@ -1,0 +1,78 @@
+"""Decodes one untrusted picture file to 8-bit grey or RGB."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from flowclf.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["MOST_PIXELS", "decode"]
+
+MOST_PIXELS = 2**24
+"""16.7 million: more is taken for a decompression bomb."""
+_FORMATS = ("PNG", "JPEG", "BMP")
+
+
+def decode(file: Path | BinaryIO, where: str, most_pixels: int = MOST_PIXELS) -> "Image":
+    """The picture in mode L or RGB.
+
+    1-bit, 16-bit and grey-with-alpha pictures become L (16 bits lose the lower 8); all others
+    become RGB, without their alpha channel.
+
+    Raises:
+        UserError: it is no intact PNG, JPEG or BMP file, or has more than `most_pixels` pixels.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as image:
+                _check_size(image.size, where, most_pixels)
+                # Decoding stops at the last pixel and so misses wrong checksums and a lost end.
+                image.verify()
+            with Image.open(_rewound(file), formats=_FORMATS) as image:
+                return _to_grey_or_rgb(image)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{where}: expected at most {most_pixels:,} pixels, got many more; remove or shrink it"
+        ) from error
+    except UserError:
+        raise
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and others.
+    except Exception as error:
+        raise UserError(
+            f"{where}: expected a readable PNG, JPEG or BMP picture, got {type(error).__name__}; "
+            "replace or remove it"
+        ) from error
+
+
+def _rewound(file: Path | BinaryIO) -> Path | BinaryIO:
+    if not isinstance(file, Path):
+        file.seek(0)
+    return file
+
+
+def _check_size(size: tuple[int, int], where: str, most_pixels: int) -> None:
+    if size[0] * size[1] > most_pixels:
+        raise UserError(
+            f"{where}: expected at most {most_pixels:,} pixels, got {size[0]}×{size[1]}; "
+            "remove or shrink it"
+        )
+
+
+def _to_grey_or_rgb(image: "Image") -> "Image":
+    from PIL import Image
+
+    if image.mode in ("1", "L", "LA"):
+        return image.convert("L")
+    if image.mode.startswith("I"):
+        high = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(high.clip(0, 255).astype(np.uint8))
+    # Straight from P to RGB, Pillow warns about transparent palettes.
+    return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")

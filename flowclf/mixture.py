@@ -1,0 +1,200 @@
+"""The latent mixture: class-conditional Gaussians q(z|y), written once for every system."""
+
+from __future__ import annotations
+
+from math import log, pi
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from flowclf.errors import UserError
+
+__all__ = ["GaussianMixture", "equidistant_means"]
+
+Covariance = Literal["unit", "shared", "per-class"]
+Means = Literal["learned", "frozen"]
+Weights = Literal["uniform", "empirical", "learned"]
+
+
+class GaussianMixture(nn.Module):
+    """q(z) = Σ_k w_k N(z; μ_k, Σ_k) with diagonal Σ_k; all densities normalised, in nats.
+
+        log q(z|k) = -½ Σ_d [ (z_d - μ_kd)² / σ²_kd + log σ²_kd + log 2π ]
+
+    What all classes share (‖z‖² above all) is kept out of the class scores, so that the posterior
+    stays exact in float32 when ‖z‖² is 10⁴ and the classes differ by 1. Memory O(B·K + K·D).
+
+    Args:
+        classes: K.
+        dims: D.
+        means: learned, or frozen at their initial values (set others with `set_means`).
+        covariance: unit, one learned diagonal for all classes, or one a class.
+        weights: uniform, empirical (`set_weights`), or learned logits.
+        distance: initial distance between any two means.
+        generator: where the means come from when D < K.
+
+    IB-INN (Ardizzone et al. 2020), Eqs. 3-4, is the case of unit covariance.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        dims: int,
+        *,
+        means: Means = "learned",
+        covariance: Covariance = "unit",
+        weights: Weights = "uniform",
+        distance: float = 5.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.classes, self.dims, self.covariance = classes, dims, covariance
+        initial = equidistant_means(classes, dims, distance, generator)
+        self.means = nn.Parameter(initial, requires_grad=means == "learned")
+        rows = {"unit": 0, "shared": 1, "per-class": classes}[covariance]
+        self.log_var = nn.Parameter(torch.zeros(rows, dims))
+        self.weight_logits = nn.Parameter(torch.zeros(classes), requires_grad=weights == "learned")
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log w_k, (K,)."""
+        return self.weight_logits.log_softmax(0)
+
+    def log_prob_given_class(self, z: Tensor) -> Tensor:
+        """log q(z|k), (B, D) to (B, K), nats."""
+        with _full_precision(z):
+            return self._scores(z) + self._common(z)[:, None]
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z) = log Σ_k w_k q(z|k), (B, D) to (B,), nats."""
+        with _full_precision(z):
+            return (self._scores(z) + self.log_weights).logsumexp(1) + self._common(z)
+
+    def log_posterior(self, z: Tensor, *, learn_weights: bool = True) -> Tensor:
+        """log q(k|z), (B, D) to (B, K), by Bayes' rule.
+
+        Args:
+            z: latents.
+            learn_weights: let gradients reach the class weights.
+        """
+        with _full_precision(z):
+            weights = self.log_weights if learn_weights else self.log_weights.detach()
+            return (self._scores(z) + weights).log_softmax(1)
+
+    def sample(
+        self, y: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """z = μ_y + temperature · σ_y · ε for labels y (B,), (B, D).
+
+        Raises:
+            UserError: a label out of range or a negative temperature.
+        """
+        self._check_labels(y)
+        if not temperature >= 0:
+            raise UserError(f"expected temperature >= 0, got {temperature}")
+        shape = (len(y), self.dims)
+        noise = torch.randn(shape, generator=generator, device=self.means.device)
+        return self.means[y] + temperature * self._std()[y] * noise.to(self.means.dtype)
+
+    @torch.no_grad()
+    def set_means(self, means: Tensor) -> None:
+        """Replace the means (K, D).
+
+        Raises:
+            UserError: another shape, or a number that is not finite.
+        """
+        if means.shape != self.means.shape or not bool(means.isfinite().all()):
+            raise UserError(
+                f"expected finite means of shape {tuple(self.means.shape)}, "
+                f"got shape {tuple(means.shape)}"
+            )
+        self.means.copy_(means)
+
+    @torch.no_grad()
+    def set_weights(self, counts: Tensor) -> None:
+        """Set w_k proportional to the label counts (K,), all positive."""
+        if counts.shape != (self.classes,) or not bool((counts > 0).all()):
+            raise UserError(f"expected {self.classes} positive class counts, got {counts.tolist()}")
+        self.weight_logits.copy_(counts.to(self.weight_logits).log())
+
+    def fit_means(self, z: Tensor, y: Tensor) -> None:
+        """Set each mean to the average of its class's latents: z (N, D), y (N,).
+
+        Raises:
+            UserError: a class without a sample.
+        """
+        self._check_labels(y)
+        counts = y.bincount(minlength=self.classes)
+        if not bool(counts.all()):
+            missing = (counts == 0).nonzero().flatten().tolist()
+            raise UserError(f"expected a sample of every class, got none of {missing}")
+        sums = torch.zeros_like(self.means).index_add_(0, y, z.detach().to(self.means))
+        self.set_means(sums / counts[:, None])
+
+    def mean_distance(self) -> Tensor:
+        """Average distance between two means, 0-dim (IB-INN's "delta mu")."""
+        return torch.pdist(self.means).mean()
+
+    def _scores(self, z: Tensor) -> Tensor:
+        """log q(z|k) less what all classes share, (B, K)."""
+        centre = self.means.detach().mean(0)
+        z, means = z - centre, self.means - centre
+        if self.covariance == "unit":
+            return z @ means.T - 0.5 * means.square().sum(1)
+        precision = (-self.log_var).exp()
+        linear = z @ (means * precision).T - 0.5 * (means.square() * precision).sum(1)
+        if self.covariance == "shared":
+            return linear
+        quadratic = 0.5 * z.square() @ (precision - precision.mean(0)).T
+        return linear - quadratic - 0.5 * self.log_var.sum(1)
+
+    def _common(self, z: Tensor) -> Tensor:
+        """The part of log q(z|k) that all classes share, (B,)."""
+        z = z - self.means.detach().mean(0)
+        if self.covariance == "unit":
+            return -0.5 * (z.square().sum(1) + self.dims * log(2 * pi))
+        square = z.square() @ (-self.log_var).exp().mean(0)
+        log_var = self.log_var.sum() if self.covariance == "shared" else 0.0
+        return -0.5 * (square + log_var + self.dims * log(2 * pi))
+
+    def _std(self) -> Tensor:
+        if self.covariance == "unit":
+            return torch.ones_like(self.means)
+        return (0.5 * self.log_var).exp().expand(self.classes, self.dims)
+
+    def _check_labels(self, y: Tensor) -> None:
+        wrong = (y < 0) | (y >= self.classes)
+        if y.is_floating_point() or bool(wrong.any()):
+            raise UserError(
+                f"expected integer labels 0..{self.classes - 1}, got "
+                f"{y.dtype if y.is_floating_point() else y[wrong][0].item()}"
+            )
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print(mixture)`."""
+        return f"classes={self.classes}, dims={self.dims}, covariance={self.covariance}"
+
+
+def equidistant_means(
+    classes: int, dims: int, distance: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """K points in D dimensions, any two of them `distance` apart (on average, where D < K).
+
+    As in IB-INN's code: scaled identities side by side, means[:, jK:(j+1)K] = s·I, and zeros in
+    the last D mod K columns; ours has s = distance / sqrt(2 ⌊D/K⌋), so the distance is exact (the
+    code's ⌊2D/K⌋ makes it 4.96 for CIFAR-100). Where D < K no such points exist: random directions.
+    """
+    repeats = dims // classes
+    if repeats == 0:
+        points = torch.randn(classes, dims, generator=generator, dtype=torch.float64)
+        return (points * distance / torch.pdist(points).mean()).float()
+    means = torch.zeros(classes, dims)
+    blocks = torch.eye(classes).repeat(1, repeats)
+    means[:, : repeats * classes] = blocks * distance / (2 * repeats) ** 0.5
+    return means
+
+
+def _full_precision(z: Tensor) -> torch.autocast:
+    # Log-likelihoods are thousands of nats: in bfloat16 the classes would not differ.
+    return torch.autocast(z.device.type, enabled=False)

@@ -1,0 +1,50 @@
+"""The default network for tables: two-sided dense couplings and rotations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from couplings import MLP, Chain, Conditioner, Flatten, Rotation, SoftClamp, two_sided_coupling
+from couplings.core import Shape
+from couplings.univariate import Affine
+
+__all__ = ["mlp_network"]
+
+
+def mlp_network(
+    shape: Shape,
+    generator: torch.Generator,
+    *,
+    blocks: int = 4,
+    hidden: Sequence[int] = (64,),
+    dropout: float = 0.0,
+    batch_norm: bool = False,
+    clamp: SoftClamp | None = None,
+    context_features: int = 0,
+) -> Chain:
+    """`blocks` x [rotation, two-sided dense coupling] on the flattened input.
+
+    Args:
+        shape: any shape with at least two dimensions in all.
+        generator: where weights and rotations come from.
+        blocks: number of two-sided couplings.
+        hidden: hidden widths of their networks.
+        dropout, batch_norm: in these networks.
+        clamp: of all log-scales.
+        context_features: width of the conditional input.
+    """
+    dense: Conditioner = partial(
+        MLP, generator=generator, hidden=hidden, dropout=dropout, batch_norm=batch_norm
+    )
+    coupling = partial(
+        two_sided_coupling,
+        conditioner=dense,
+        univariate=Affine(clamp or SoftClamp(limit=1.0, gain=1.0)),
+        context_features=context_features,
+    )
+    return Chain.grow(
+        shape, [Flatten, *[partial(Rotation, generator=generator), coupling] * blocks]
+    )

@@ -1,0 +1,119 @@
+"""IB-INN's networks as the authors' code has them (Ardizzone et al. 2020, Sec. 7 and code).
+
+CIFAR: 8 blocks, downsampling, 24, downsampling, 24, DCT, permutation, one two-sided dense coupling:
+11.16 M parameters. MNIST: Haar, 24, downsampling, 24, DCT, permutation, dense coupling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import pi
+
+import torch
+
+from couplings import (
+    DCT,
+    MLP,
+    Affine,
+    Chain,
+    ConvNet,
+    Coupling,
+    DownsamplingCoupling,
+    Flatten,
+    Haar,
+    Invertible,
+    Permutation,
+    Rotation,
+    SoftClamp,
+    two_sided_coupling,
+)
+from couplings.core import Shape
+
+__all__ = ["paper_network"]
+
+CONV = Affine(SoftClamp(limit=0.7, gain=0.1, form="tanh"))
+DOWN = Affine(SoftClamp(limit=0.7, gain=0.2, form="tanh"))
+# FrEIA's clamp of 2, with its 2/π rounded to 0.636.
+DENSE = Affine(SoftClamp(limit=2 * 0.636 * pi / 2, gain=1 / 2, form="atan"))
+DCT_SCALE = 0.5
+
+Factory = Callable[[Shape], Invertible]
+
+
+def paper_network(
+    shape: Shape, generator: torch.Generator, *, variant: str, actnorm: str = "learned"
+) -> Chain:
+    """The network of `paper-cifar10`, `paper-cifar100` (variant "cifar") or `paper-mnist`.
+
+    Args:
+        shape: (3, 32, 32) or (1, 28, 28); other sizes with H, W divisible by 4 work too.
+        generator: where weights, rotations and the permutation come from.
+        variant: "cifar" or "mnist".
+        actnorm: "learned" scale and offset after each rotation (code of the published version), or
+            "fixed" scale and no offset (the draft).
+    """
+    conv = partial(
+        ConvNet, generator=generator, norm_eps=1e-4, norm_momentum=0.999, zero_last=False
+    )
+    if variant == "cifar":
+        scale = 0.75
+        first: list[Factory] = [
+            *_blocks(8, 16, 0.0, scale, conv, generator, leading_relu=False),
+            _downsampling(32, conv),
+        ]
+    else:
+        scale = 0.80
+        first = [Haar]
+    stages = [
+        *first,
+        *_blocks(24, 32, 0.0, scale, conv, generator),
+        _downsampling(64, conv),
+        *_blocks(24, 64, 0.25, scale, conv, generator),
+        partial(DCT, scale=DCT_SCALE),
+        partial(Flatten, channels_last=True),
+        partial(Permutation, generator=generator),
+        partial(two_sided_coupling, conditioner=_dense(generator), univariate=DENSE),
+    ]
+    chain = Chain.grow(shape, stages)
+    if actnorm == "fixed":
+        _freeze_actnorm(chain)
+    return chain
+
+
+def _blocks(
+    count: int,
+    width: int,
+    dropout: float,
+    scale: float,
+    conv: Callable[..., ConvNet],
+    generator: torch.Generator,
+    leading_relu: bool = True,
+) -> list[Factory]:
+    """Coupling and rotation, `count` times; the very first network sees its input unrectified."""
+    stages: list[Factory] = []
+    for index in range(count):
+        relu = leading_relu or index > 0
+        net = partial(conv, width=width, dropout=dropout, leading_relu=relu)
+        stages.append(partial(Coupling, conditioner=net, univariate=CONV))
+        stages.append(partial(Rotation, generator=generator, scale=scale))
+    return stages
+
+
+def _downsampling(width: int, conv: Callable[..., ConvNet]) -> Factory:
+    return partial(
+        DownsamplingCoupling,
+        strided=partial(conv, width=width, stride=2),
+        conditioner=partial(conv, width=width),
+        univariate=DOWN,
+    )
+
+
+def _dense(generator: torch.Generator) -> Callable[..., MLP]:
+    return partial(MLP, generator=generator, hidden=(1024,), dropout=0.5, gain=0.1, zero_last=False)
+
+
+def _freeze_actnorm(chain: Chain) -> None:
+    for stage in chain:
+        if isinstance(stage, Rotation):
+            stage.requires_grad_(False)

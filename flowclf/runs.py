@@ -1,0 +1,179 @@
+"""A run is a folder that explains itself: config, metrics, weights, figures, summary."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from couplings.core import Shape
+from flowclf.config import RunConfig, make_config
+from flowclf.errors import UserError
+from flowclf.files import write_json, write_text, write_yaml
+
+__all__ = ["DataFacts", "Run", "new_run_folder"]
+
+VERSIONS = ("flowclf", "torch", "numpy", "lightning")
+# What config.yaml says beside the settings.
+META = ("system", "dataset", "preset", "seed", "data_facts", "versions", "commit")
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a model must know of its data to be built: stored with the run."""
+
+    shape: Shape
+    levels: int | None
+    class_names: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Names of the files of one run."""
+
+    folder: Path
+
+    @property
+    def config_file(self) -> Path:
+        """Complete settings, versions and commit."""
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON line an evaluation."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def weights_file(self) -> Path:
+        """The trained model."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """All that resuming needs."""
+        return self.folder / "checkpoint" / "state.pt"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures."""
+        return self.folder / "figures"
+
+    @property
+    def summary_file(self) -> Path:
+        """The result: system, data, seed, seconds and test metrics."""
+        return self.folder / "summary.json"
+
+    def write_config(self, config: RunConfig, facts: DataFacts) -> None:
+        """config.yaml."""
+        document = config.to_dict() | {
+            "data_facts": {
+                "shape": list(facts.shape),
+                "levels": facts.levels,
+                "class_names": list(facts.class_names),
+            },
+            "versions": {name: version(name) for name in VERSIONS},
+            "commit": git_commit(),
+        }
+        write_yaml(self.config_file, document)
+
+    def read_config(self) -> tuple[RunConfig, DataFacts]:
+        """What `write_config` wrote.
+
+        Raises:
+            UserError: the folder is not a run, or its config.yaml is damaged.
+        """
+        document = self._read_document()
+        try:
+            facts = document["data_facts"]
+            data = DataFacts(tuple(facts["shape"]), facts["levels"], tuple(facts["class_names"]))
+            config = make_config(
+                document["system"],
+                document["dataset"],
+                data.shape,
+                preset=document["preset"],
+                seed=document["seed"],
+                overrides=[{k: v for k, v in document.items() if k not in META}],
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{self.config_file} is damaged: {error} is missing or wrong") from None
+        return config, data
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """One more line of metrics.jsonl."""
+        lines = [*self.read_metrics(), row]
+        write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        if self.metrics_file.exists():
+            for line in self.metrics_file.read_text("utf-8").splitlines():
+                yield json.loads(line)
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop lines that an interrupted run wrote after its checkpoint."""
+        kept = [row for row in self.read_metrics() if row["step"] <= step]
+        write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """summary.json."""
+        write_json(self.summary_file, summary)
+
+    def read_summary(self) -> dict[str, Any]:
+        """What `write_summary` wrote; empty where the run has not ended."""
+        if not self.summary_file.exists():
+            return {}
+        summary: dict[str, Any] = json.loads(self.summary_file.read_text("utf-8"))
+        return summary
+
+    def _read_document(self) -> dict[str, Any]:
+        if not self.config_file.is_file():
+            raise UserError(
+                f"expected a run folder with a config.yaml, got {self.folder}; "
+                "`flowclf train` makes one"
+            )
+        try:
+            document = yaml.safe_load(self.config_file.read_text("utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            document = None
+        if not isinstance(document, dict):
+            raise UserError(f"{self.config_file} is damaged: it is not a YAML mapping")
+        return document
+
+
+def new_run_folder(out: Path | None, name: str) -> Path:
+    """`out`, or the next free runs/NAME-001; nothing is created.
+
+    Raises:
+        UserError: `out` holds something already.
+    """
+    if out is None:
+        taken = (Path("runs") / f"{name}-{number:03d}" for number in range(1, 1000))
+        return next(path for path in taken if not path.exists())
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"expected --out to name a new or empty folder, but {out} is not empty; "
+            f"choose another, or go on with --resume {out}"
+        )
+    return out
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, or None outside of one."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

@@ -1,0 +1,144 @@
+"""The typed settings of a run: every field that `--set` reaches, with its default and reason."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = [
+    "ConvSettings",
+    "DataSettings",
+    "MLPSettings",
+    "MixtureSettings",
+    "NoiseSettings",
+    "PaperSettings",
+    "PreprocessSettings",
+    "Section",
+    "TrainSettings",
+    "NetworkSettings",
+]
+
+
+def as_sequence(value: Any) -> Any:
+    """6 or "6,6" on the command line mean (6,) and (6, 6)."""
+    if isinstance(value, str):
+        return [part for part in value.split(",") if part]
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Positive = Annotated[int, Field(gt=0)]
+Widths = Annotated[tuple[Positive, ...], BeforeValidator(as_sequence)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Settings are immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
+
+
+class PreprocessSettings(Section):
+    """The fitted first stage of the encoder."""
+
+    # Fraction of the way from standardised to normal marginals; images only. More of it: better
+    # bits/dim, but dequantisation noise grows in the pixels that hardly vary.
+    marginal: Annotated[float, Field(ge=0, le=1)] = 0.3
+    floor: Annotated[float, Field(gt=0, le=1)] = 0.1  # least std, as a fraction of the largest
+    per: Literal["dim", "channel", "range"] = "dim"
+
+
+class NoiseSettings(Section):
+    """What is added to x before it is encoded."""
+
+    uniform: Weight = 1.0  # in grey levels; 1 makes log-probabilities a bound on the discrete ones
+    sigma: Weight = 0.0  # in units of 255 grey levels, or of each feature's standard deviation
+
+
+class ClampSettings(Section):
+    """Soft clamp of the log-scales."""
+
+    limit: Annotated[float, Field(gt=0)] = 1.0
+    gain: Annotated[float, Field(gt=0)] = 1.0
+    form: Literal["tanh", "atan"] = "tanh"
+
+
+class ConvSettings(Section):
+    """Convolutional couplings, for images."""
+
+    kind: Literal["conv"] = "conv"
+    blocks: Widths = (6,)  # couplings at each resolution
+    width: Widths = (32,)  # hidden channels at each resolution
+    dense_blocks: Annotated[int, Field(ge=0)] = 1
+    dense_hidden: Widths = (256,)
+    dropout: Fraction = 0.0
+    batch_norm: bool = True
+    clamp: ClampSettings = ClampSettings()
+
+
+class MLPSettings(Section):
+    """Fully connected couplings, for tables and small images."""
+
+    kind: Literal["mlp"] = "mlp"
+    blocks: Positive = 4
+    hidden: Widths = (64,)
+    dropout: Fraction = 0.0
+    batch_norm: bool = False
+    clamp: ClampSettings = ClampSettings()
+
+
+class PaperSettings(Section):
+    """IB-INN's networks as their code has them; `variant` picks the data set they are for."""
+
+    kind: Literal["paper"] = "paper"
+    variant: Literal["cifar", "mnist"] = "cifar"
+    actnorm: Literal["learned", "fixed"] = "learned"  # published version; "fixed": the draft
+
+
+NetworkSettings = Annotated[ConvSettings | MLPSettings | PaperSettings, Field(discriminator="kind")]
+
+
+class MixtureSettings(Section):
+    """The latent mixture."""
+
+    means: Literal["learned", "frozen"] = "learned"
+    covariance: Literal["unit", "shared", "per-class"] = "unit"
+    weights: Literal["uniform", "empirical", "learned"] = "uniform"
+    distance: Annotated[float, Field(gt=0)] = 5.0
+
+
+class DataSettings(Section):
+    """What is trained on."""
+
+    validation: Fraction = 0.0  # share of the training set held out
+    train_size: Positive | None = None  # use only the first n training samples
+    test_size: Positive | None = None
+    augment: Literal["none", "shift", "flip-crop", "paper-cifar"] = "none"
+
+
+class TrainSettings(Section):
+    """The loop."""
+
+    epochs: Positive = 30
+    batch_size: Positive = 128
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    momentum: Fraction = 0.9  # sgd; beta1 of adamw
+    weight_decay: Weight = 0.0
+    means_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # learning rate of the means, relative
+    means_momentum: Fraction = 0.9
+    weights_momentum: Fraction = 0.9
+    schedule: Literal["cosine", "one-cycle", "milestones", "constant"] = "one-cycle"
+    warmup: Fraction = 0.05  # share of the run in which the rate rises (cosine, one-cycle)
+    milestones: Annotated[
+        tuple[Fraction, ...], BeforeValidator(as_sequence)
+    ] = ()  # shares of the run after which the rate falls tenfold
+    clip_norm: Annotated[float, Field(gt=0)] = 8.0
+    norm_passes: Annotated[int, Field(ge=0)] = 1  # re-estimate BatchNorm statistics at the end
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    compile: bool = False
+    threads: Positive | None = None  # CPU threads; small networks are faster on one
+    evaluate_every: Positive = 5  # epochs, on the validation set
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    cpu_seconds: Annotated[float, Field(gt=0)] | None = None  # end by CPU time instead of epochs

@@ -1,0 +1,8 @@
+"""Training: the loop, its batches, its optimiser, its checkpoints."""
+
+from flowclf.training.guard import TrainingDiverged
+from flowclf.training.interrupt import Interrupted
+from flowclf.training.loop import Trained, train
+from flowclf.training.progress import progress_bar
+
+__all__ = ["Interrupted", "Trained", "TrainingDiverged", "progress_bar", "train"]

@@ -1,0 +1,238 @@
+"""The training loop, visible, on lightning.fabric."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flowclf.build import save_weights
+from flowclf.classifier import GenerativeClassifier
+from flowclf.config import RunConfig
+from flowclf.data import Augmentation, Dataset, Split, hold_out, make_augmentation, subset
+from flowclf.evaluation import evaluate
+from flowclf.runs import DataFacts, Run
+from flowclf.seeding import derive_seed, private_rng
+from flowclf.systems import find_system
+from flowclf.training.batches import Batches
+from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
+from flowclf.training.guard import check_finite
+from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
+from flowclf.training.norm import reestimate_batch_norm
+from flowclf.training.optimizer import make_optimizer, schedule_factor, set_learning_rates
+from flowclf.training.progress import Report, silent
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+__all__ = ["Trained", "train"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, and what its training took."""
+
+    model: GenerativeClassifier
+    seconds: float
+    summary: dict[str, Any]
+
+
+def train(
+    config: RunConfig,
+    dataset: Dataset,
+    run: Run | None = None,
+    *,
+    device: str = "auto",
+    devices: int = 1,
+    resume: bool = False,
+    report: Report = silent,
+) -> Trained:
+    """Train a system on a data set, and evaluate it on the test split.
+
+    Args:
+        config: everything that defines the run.
+        dataset: what is trained on; the test split is used at the end only.
+        run: the folder that records it; None: nothing is written.
+        device: auto, cpu or cuda.
+        devices: number of processes (DDP above 1).
+        resume: go on from the run's checkpoint.
+        report: shows progress.
+
+    Raises:
+        UserError: settings that do not fit the data.
+        TrainingDiverged: a loss that is not finite; the last good checkpoint is kept.
+        Interrupted: by Ctrl-C; the checkpoint is saved.
+    """
+    fabric = launch_fabric(config, device, devices)
+    training, validation, test = splits(config, dataset)
+    model = fresh_model(config, dataset, training)
+    facts = DataFacts(dataset.shape, dataset.levels, dataset.class_names)
+    if run and not resume and fabric.is_global_zero:
+        run.write_config(config, facts)
+    augment = make_augmentation(config.data.augment, dataset.shape, dataset.levels)
+    with stop_on_signal() as stop:
+        loop = Loop(config, fabric, model, training, validation, augment, run, report, stop)
+        seconds = loop.run_all(resume)
+    results = evaluate(model, test, seed=config.seed)
+    summary = {
+        "system": config.system,
+        "data": config.dataset,
+        "preset": config.preset,
+        "seed": config.seed,
+        "seconds": round(seconds, 3),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "device": str(fabric.device),
+        "test": results,
+    }
+    if run and fabric.is_global_zero:
+        save_weights(model, run.weights_file)
+        run.write_summary(summary)
+    return Trained(model, seconds, summary)
+
+
+class Loop:
+    """The state of one training, step by step."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        fabric: Fabric,
+        model: GenerativeClassifier,
+        training: Split,
+        validation: Split,
+        augment: Augmentation | None,
+        run: Run | None,
+        report: Report,
+        stop: StopFlag,
+    ) -> None:
+        settings = config.train
+        self.config, self.settings, self.fabric, self.model = config, settings, fabric, model
+        self.validation, self.run, self.report, self.stop = validation, run, report, stop
+        optimizer = make_optimizer(model, settings)
+        self.module, self.optimizer = fabric.setup(model, optimizer)
+        self.module.mark_forward_method("loss")
+        if settings.compile:
+            model.encoder.network.compile()
+        on_device = Split(training.x.to(fabric.device), training.y.to(fabric.device))
+        self.batches = Batches(
+            on_device,
+            settings.batch_size,
+            config.seed,
+            augment,
+            model.perturb,
+            fabric.global_rank,
+            fabric.world_size,
+        )
+        self.steps = settings.epochs * self.batches.per_epoch
+
+    def run_all(self, resume: bool) -> float:
+        """All steps that are left, then the final statistics; seconds of training in all."""
+        first, before = self._restore() if resume else (0, 0.0)
+        start, cpu_start = time.perf_counter() - before, time.process_time()
+        saved = time.perf_counter()
+        if not resume:
+            self._save(0, 0.0)
+        for step in range(first, self.steps):
+            progress = step / self.steps
+            if self.settings.cpu_seconds is not None:
+                progress = (time.process_time() - cpu_start) / self.settings.cpu_seconds
+                if progress >= 1:
+                    break
+            self._step(step, progress)
+            done = step + 1
+            if done % (self.batches.per_epoch * self.settings.evaluate_every) == 0:
+                self._validate(done)
+            seconds = time.perf_counter() - start
+            due = time.perf_counter() - saved > 60 * self.settings.checkpoint_minutes
+            if due or self.stop.raised:
+                self._save(done, seconds)
+                saved = time.perf_counter()
+            if self.stop.raised:
+                raise Interrupted(f"stopped after step {done} of {self.steps}")
+        self._finish()
+        seconds = time.perf_counter() - start
+        self._save(self.steps, seconds)
+        return seconds
+
+    def _step(self, step: int, progress: float) -> None:
+        self.module.train()
+        set_learning_rates(self.optimizer, schedule_factor(self.settings, progress))
+        x, y = self.batches.at(step)
+        seed = derive_seed(self.config.seed, "dropout", step, self.fabric.global_rank)
+        with private_rng(seed, self.fabric.device):
+            terms = self.module.loss(x, y)
+            self.optimizer.zero_grad()
+            self.fabric.backward(terms["total"])
+        norm = self.fabric.clip_gradients(
+            self.module,
+            self.optimizer,
+            max_norm=self.settings.clip_norm,
+            error_if_nonfinite=False,
+        )
+        terms = {name: value.detach() for name, value in terms.items()}
+        check_finite(self.model, terms, norm, step, x)
+        self.optimizer.step()
+        self.report(step, self.steps, step // self.batches.per_epoch, terms)
+
+    def _finish(self) -> None:
+        seed = derive_seed(self.config.seed, "norm")
+        with private_rng(seed, self.fabric.device):
+            reestimate_batch_norm(self.model, self.batches, self.steps, self.settings.norm_passes)
+        self.model.eval()
+
+    def _validate(self, done: int) -> None:
+        if self.run is None or len(self.validation) == 0 or not self.fabric.is_global_zero:
+            return
+        results = evaluate(self.model, self.validation, seed=self.config.seed)
+        epoch = done // self.batches.per_epoch
+        self.run.append_metrics({"step": done, "epoch": epoch, "validation": results})
+
+    def _save(self, step: int, seconds: float) -> None:
+        if self.run is not None and self.fabric.is_global_zero:
+            path = self.run.checkpoint_file
+            save_checkpoint(path, self.model, self.optimizer.optimizer, step, seconds)
+
+    def _restore(self) -> tuple[int, float]:
+        assert self.run is not None, "resuming needs a run folder"
+        step, seconds = load_checkpoint(
+            self.run.checkpoint_file, self.model, self.optimizer.optimizer, self.fabric.device
+        )
+        if self.fabric.is_global_zero:
+            self.run.keep_metrics_until(step)
+        return step, seconds
+
+
+def launch_fabric(config: RunConfig, device: str, devices: int) -> Fabric:
+    """Fabric on the device asked for, launched."""
+    from lightning.fabric import Fabric
+
+    strategy = "ddp" if devices > 1 else "auto"
+    with warnings.catch_warnings():
+        # Fabric advises on hardware that was deliberately not chosen.
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        fabric = Fabric(
+            accelerator=device,
+            strategy=strategy,
+            devices=devices,
+            precision=config.train.precision,
+        )
+        fabric.launch()
+    return fabric
+
+
+def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
+    """Training, validation and test split as the settings say."""
+    data = config.data
+    training = subset(dataset.train, data.train_size) if data.train_size else dataset.train
+    test = subset(dataset.test, data.test_size) if data.test_size else dataset.test
+    training, validation = hold_out(training, data.validation, config.seed)
+    return training, validation, test
+
+
+def fresh_model(config: RunConfig, dataset: Dataset, training: Split) -> GenerativeClassifier:
+    """The untrained model with its statistics fitted to the training split."""
+    system = find_system(config.system)
+    model = system.build(dataset.shape, dataset.classes, dataset.levels, config.model, config.seed)
+    model.fit_statistics(training.x, training.y)
+    return model

@@ -1,0 +1,76 @@
+"""Optimiser, parameter groups and learning-rate schedule, from the settings."""
+
+from __future__ import annotations
+
+from math import cos, pi
+from typing import Any
+
+import torch
+
+from flowclf.classifier import GenerativeClassifier
+from flowclf.settings import TrainSettings
+
+__all__ = ["make_optimizer", "schedule_factor", "set_learning_rates"]
+
+FINAL_FACTOR = 1e-3
+WARMUP_FACTOR = 0.05
+
+
+def make_optimizer(model: GenerativeClassifier, settings: TrainSettings) -> torch.optim.Optimizer:
+    """SGD or AdamW with three groups: the network, the means, the rest of the mixture.
+
+    Weight decay is the network's alone, as in IB-INN's code.
+    """
+    mixture = model.mixture
+    others = [p for p in mixture.parameters() if p is not mixture.means]
+    in_mixture = set(mixture.parameters())
+    network = [p for p in model.parameters() if p not in in_mixture]
+    groups = [
+        _group(network, settings.lr, settings.weight_decay, settings.momentum),
+        _group(
+            [mixture.means], settings.lr * settings.means_lr_factor, 0.0, settings.means_momentum
+        ),
+        _group(others, settings.lr, 0.0, settings.weights_momentum),
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw":
+        for group in groups:
+            group["betas"] = (group.pop("momentum"), 0.99)
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups)
+
+
+def schedule_factor(settings: TrainSettings, progress: float) -> float:
+    """Factor on the learning rate at a share of the run, 0 <= progress < 1.
+
+    cosine, one-cycle: linear warm-up, then half a cosine down to 1/1000 (cosine: without
+    warm-up); milestones: 0.1 to the number of milestones passed; constant: 1.
+    """
+    if settings.schedule == "constant":
+        return 1.0
+    if settings.schedule == "milestones":
+        return 0.1 ** sum(progress >= milestone for milestone in settings.milestones)
+    warmup = settings.warmup if settings.schedule == "one-cycle" else 0.0
+    if progress < warmup:
+        return WARMUP_FACTOR + (1 - WARMUP_FACTOR) * progress / warmup
+    phase = (progress - warmup) / (1 - warmup)
+    return FINAL_FACTOR + (1 - FINAL_FACTOR) * 0.5 * (1 + cos(pi * phase))
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Each group's initial rate times the factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+def _group(
+    parameters: list[torch.nn.Parameter], lr: float, weight_decay: float, momentum: float
+) -> dict[str, Any]:
+    trained = [p for p in parameters if p.requires_grad]
+    return {
+        "params": trained,
+        "lr": lr,
+        "initial_lr": lr,
+        "weight_decay": weight_decay,
+        "momentum": momentum,
+    }

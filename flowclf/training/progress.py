@@ -1,0 +1,92 @@
+"""What is shown while training runs: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import log
+from typing import Protocol
+
+from torch import Tensor
+
+__all__ = ["Report", "progress_bar", "silent"]
+
+LOG_LINES = 10
+SMOOTHING = 0.95
+
+
+class Report(Protocol):
+    """Called after each step with its number, their total, the epoch and the loss terms."""
+
+    def __call__(self, step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None: ...
+
+
+def silent(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
+    """Show nothing."""
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[Report]:
+    """A bar with running averages of the terms, on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    averages = _Averages()
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield _LineReport(averages)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:3.0f}%"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[terms]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(name, total=None, terms="")
+
+        def report(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
+            averages.add(terms)
+            shown = f"epoch {epoch + 1}  {averages}"
+            progress.update(task, completed=step + 1, total=steps, terms=shown)
+
+        yield report
+
+
+class _LineReport:
+    def __init__(self, averages: _Averages) -> None:
+        self.averages, self.start = averages, time.perf_counter()
+
+    def __call__(self, step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
+        self.averages.add(terms)
+        if (step + 1) % max(1, steps // LOG_LINES) == 0:
+            seconds = time.perf_counter() - self.start
+            print(
+                f"{seconds:7.1f} s  step {step + 1}/{steps}  epoch {epoch + 1}  {self.averages}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class _Averages:
+    """Exponential averages of the terms, shown with the rate also in bits per dimension."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            old = self.values.get(name, float(value))
+            self.values[name] = SMOOTHING * old + (1 - SMOOTHING) * float(value)
+
+    def __str__(self) -> str:
+        shown = dict(self.values)
+        accuracy = shown.pop("accuracy", None)
+        rate = shown.get("rate_per_dim")
+        parts = [f"{name} {value:.3f}" for name, value in shown.items()]
+        parts += [] if accuracy is None else [f"accuracy {100 * accuracy:.1f}%"]
+        parts += [] if rate is None else [f"bits/dim {rate / log(2):.3f}"]
+        return "  ".join(parts)

@@ -1,0 +1,324 @@
+"""The table of cases that every contract test runs over, and how a case is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+import pytest
+import torch
+from FrEIA.framework import GraphINN, InputNode, Node, OutputNode, SequenceINN
+from FrEIA.modules import (
+    AllInOneBlock,
+    GLOWCouplingBlock,
+    HaarDownsampling,
+    IRevNetDownsampling,
+    PermuteRandom,
+)
+from nflows.transforms import (
+    CompositeTransform,
+    LULinear,
+    PiecewiseRationalQuadraticCouplingTransform,
+)
+from torch import Tensor, nn
+
+from couplings import (
+    DCT,
+    MLP,
+    Affine,
+    Chain,
+    Conditioner,
+    ConvNet,
+    Coupling,
+    DownsamplingCoupling,
+    ElementwiseAffine,
+    Flatten,
+    Haar,
+    Inverse,
+    Invertible,
+    Permutation,
+    PiecewiseLinear,
+    Rotation,
+    SoftClamp,
+    SpaceToDepth,
+    two_sided_coupling,
+)
+from couplings.interop import FromFrEIA, FromNFlows, ToFrEIA, ToNFlows
+from couplings.testing import randomize
+
+torch.set_num_threads(1)
+
+CONTEXT = 3
+ATAN = Affine(SoftClamp(2.0, 0.5, "atan"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to make a map, and what may be asked of it."""
+
+    make: Callable[[torch.Generator], Invertible]
+    tolerance: float = 1e-9
+    picklable: bool = True
+
+    def build(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Invertible:
+        """In eval mode, with random weights and random BatchNorm statistics."""
+        generator = torch.Generator().manual_seed(seed)
+        map_ = self.make(generator).to(dtype).eval()
+        randomize(map_, generator)
+        for name, buffer in map_.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(generator=generator)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 2.0, generator=generator)
+        return map_
+
+
+def draw_inputs(
+    map_: Invertible, batch: int = 2, dtype: torch.dtype = torch.float64, seed: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    """A point of the map's input space and a context, where it takes one."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = partial(torch.randn, dtype=dtype, generator=generator)
+    width = map_.context_features
+    return draw(batch, *map_.in_shape), draw(batch, width) if width else None
+
+
+def mlp(generator: torch.Generator, **options: object) -> Conditioner:
+    return partial(MLP, generator=generator, hidden=(8,), **options)  # type: ignore[arg-type]
+
+
+def conv(generator: torch.Generator, **options: object) -> Conditioner:
+    return partial(ConvNet, generator=generator, width=6, **options)  # type: ignore[arg-type]
+
+
+def strided(generator: torch.Generator) -> Conditioner:
+    return conv(generator, stride=2, leading_relu=True)
+
+
+def elementwise_affine(generator: torch.Generator) -> Invertible:
+    scale = torch.rand(3, 1, 1, generator=generator) + 0.5
+    return ElementwiseAffine((3, 2, 2), torch.randn(3, 2, 2, generator=generator), scale)
+
+
+def piecewise_linear(shape: tuple[int, ...]) -> Callable[[torch.Generator], Invertible]:
+    def make(generator: torch.Generator) -> Invertible:
+        steps = torch.rand(torch.Size(shape).numel(), 5, generator=generator) + 0.1
+        return PiecewiseLinear(shape, torch.tensor([-1.0, -0.3, 0.0, 0.4, 1.0]), steps.cumsum(1))
+
+    return make
+
+
+def long_chain(generator: torch.Generator) -> Invertible:
+    g = generator
+    return Chain.grow(
+        (1, 8, 8),
+        [
+            SpaceToDepth,
+            lambda shape: two_sided_coupling(shape, conv(g, leading_relu=True)),
+            lambda shape: Rotation(shape, g, scale=0.75),
+            lambda shape: DownsamplingCoupling(shape, strided(g), conv(g), ATAN),
+            lambda shape: Coupling(shape, conv(g), context_features=CONTEXT),
+            lambda shape: DCT(shape, scale=0.5),
+            lambda shape: Inverse(Chain([Haar((4, 4, 4), scale=0.5)])),
+            lambda shape: Flatten(shape, channels_last=True),
+            lambda shape: Permutation(shape, g),
+            lambda shape: Coupling(shape, mlp(g), ATAN, "first", CONTEXT),
+        ],
+    )
+
+
+# FrEIA and nflows call a subnetwork's constructor with widths, not with shapes.
+def mlp_of_width(generator: torch.Generator) -> Callable[[int, int], nn.Module]:
+    return lambda inputs, outputs: mlp(generator)((inputs,), outputs, 0)
+
+
+def conv_of_width(generator: torch.Generator) -> Callable[[int, int], nn.Module]:
+    return lambda inputs, outputs: conv(generator)((inputs, 4, 4), outputs, 0)
+
+
+def spline_coupling(context: int) -> Callable[[torch.Generator], Invertible]:
+    def make(generator: torch.Generator) -> Invertible:
+        def net(inputs: int, outputs: int) -> nn.Module:
+            module = mlp(generator)((inputs,), outputs, context)
+            # nflows scales the softmax by it, and warns where it is missing.
+            module.hidden_features = 8  # type: ignore[assignment]
+            return module
+
+        transform = PiecewiseRationalQuadraticCouplingTransform(
+            [1, 0, 1, 0, 0], net, num_bins=4, tails="linear", tail_bound=1.5
+        )
+        return FromNFlows(transform, (5,), context_features=context)
+
+    return make
+
+
+def freia(
+    block: Callable[..., nn.Module],
+    shape: tuple[int, ...],
+    subnet: Callable[[torch.Generator], Callable[[int, int], nn.Module]] | None = None,
+    context_features: int = 0,
+    **options: object,
+) -> Callable[[torch.Generator], Invertible]:
+    def make(generator: torch.Generator) -> Invertible:
+        nets = {} if subnet is None else {"subnet_constructor": subnet(generator)}
+        seed = int(torch.randint(1000, (), generator=generator))
+        return FromFrEIA.build(
+            block, shape, seed=seed, context_features=context_features, **nets, **options
+        )
+
+    return make
+
+
+def coupling_in_sequence(generator: torch.Generator) -> Invertible:
+    inn = SequenceINN(2, 4, 4)
+    inn.append(ToFrEIA, make=lambda shape: Coupling(shape, conv(generator)))
+    inn.append(HaarDownsampling)
+    inn.append(
+        ToFrEIA,
+        cond=0,
+        cond_shape=(CONTEXT,),
+        make=lambda shape: Coupling(shape, conv(generator), context_features=CONTEXT),
+    )
+    return FromFrEIA(inn, (2, 4, 4), CONTEXT)
+
+
+def coupling_in_graph(generator: torch.Generator) -> Invertible:
+    start = InputNode(4)
+    make = partial(Coupling, conditioner=mlp(generator))
+    middle = Node(start, ToFrEIA, {"make": make})
+    graph = GraphINN([start, middle, OutputNode(middle)])
+    return FromFrEIA(graph, (4,))
+
+
+def coupling_in_composite(generator: torch.Generator) -> Invertible:
+    coupling = Coupling((4,), mlp(generator), context_features=CONTEXT)
+    return FromNFlows(
+        CompositeTransform([ToNFlows(coupling), LULinear(4)]), (4,), context_features=CONTEXT
+    )
+
+
+OWN = {
+    "Coupling (second active)": Case(lambda g: Coupling((4, 4, 2), conv(g))),
+    "Coupling (first active)": Case(lambda g: Coupling((4, 4, 2), conv(g), active="first")),
+    "Coupling (atan)": Case(lambda g: Coupling((4, 2, 2), conv(g), ATAN)),
+    "Coupling (3 channels)": Case(lambda g: Coupling((3, 2, 2), conv(g))),
+    "Coupling (3 channels, first)": Case(lambda g: Coupling((3, 2, 2), conv(g), ATAN, "first")),
+    "Coupling (no BatchNorm)": Case(lambda g: Coupling((4, 2, 2), conv(g, batch_norm=False))),
+    "Coupling (Dropout2d)": Case(lambda g: Coupling((4, 2, 2), conv(g, dropout=0.5))),
+    "Coupling (image, context)": Case(
+        lambda g: Coupling((4, 2, 2), conv(g), context_features=CONTEXT)
+    ),
+    "Coupling (features)": Case(lambda g: Coupling((6,), mlp(g))),
+    "Coupling (5 features)": Case(lambda g: Coupling((5,), mlp(g), ATAN, "first")),
+    "Coupling (features, BatchNorm)": Case(lambda g: Coupling((4,), mlp(g, batch_norm=True))),
+    "Coupling (features, Dropout)": Case(lambda g: Coupling((4,), mlp(g, dropout=0.5))),
+    "Coupling (features, context)": Case(
+        lambda g: Coupling((4,), mlp(g), context_features=CONTEXT)
+    ),
+    "two_sided_coupling": Case(lambda g: two_sided_coupling((5, 2, 2), conv(g))),
+    "two_sided_coupling (context)": Case(
+        lambda g: two_sided_coupling((5,), mlp(g), ATAN, context_features=CONTEXT)
+    ),
+    "DownsamplingCoupling (2 channels)": Case(
+        lambda g: DownsamplingCoupling((2, 4, 4), strided(g), conv(g))
+    ),
+    "DownsamplingCoupling (3 channels, context)": Case(
+        lambda g: DownsamplingCoupling((3, 4, 2), strided(g), conv(g), ATAN, CONTEXT)
+    ),
+    "Rotation (image)": Case(lambda g: Rotation((5, 2, 3), g)),
+    "Rotation (features)": Case(lambda g: Rotation((6,), g)),
+    "Rotation (scale 0.75)": Case(lambda g: Rotation((4, 2, 2), g, scale=0.75)),
+    "Permutation (image)": Case(lambda g: Permutation((5, 2, 2), g)),
+    "Permutation (features)": Case(lambda g: Permutation((7,), g)),
+    "ElementwiseAffine": Case(elementwise_affine),
+    "PiecewiseLinear (features)": Case(piecewise_linear((8,))),
+    "PiecewiseLinear (image)": Case(piecewise_linear((3, 2, 2))),
+    "SpaceToDepth": Case(lambda g: SpaceToDepth((3, 4, 4))),
+    "SpaceToDepth (3 x 1, not square)": Case(lambda g: SpaceToDepth((2, 6, 2), (3, 1))),
+    "Haar": Case(lambda g: Haar((2, 4, 4))),
+    "Haar (scale 0.5, not square)": Case(lambda g: Haar((3, 2, 4), scale=0.5)),
+    "DCT": Case(lambda g: DCT((2, 4, 4))),
+    "DCT (scale 0.5, not square)": Case(lambda g: DCT((2, 3, 5), scale=0.5)),
+    "Flatten": Case(lambda g: Flatten((2, 3, 4))),
+    "Flatten (channels last)": Case(lambda g: Flatten((2, 3, 4), channels_last=True)),
+    "Inverse": Case(lambda g: Inverse(DownsamplingCoupling((2, 4, 4), strided(g), conv(g)))),
+    "Inverse (context)": Case(
+        lambda g: Inverse(Coupling((4,), mlp(g), ATAN, context_features=CONTEXT))
+    ),
+    "Chain of many": Case(long_chain),
+}
+
+ADAPTERS = {
+    "FrEIA AllInOneBlock": Case(freia(AllInOneBlock, (4, 4, 4), conv_of_width), picklable=False),
+    # FrEIA draws the rotation and stores it in float32: .double() does not make it orthogonal.
+    "FrEIA AllInOneBlock (soft)": Case(
+        freia(AllInOneBlock, (6,), mlp_of_width, permute_soft=True),
+        tolerance=1e-5,
+        picklable=False,
+    ),
+    "FrEIA AllInOneBlock (GIN)": Case(
+        freia(AllInOneBlock, (5,), mlp_of_width, gin_block=True), picklable=False
+    ),
+    "FrEIA AllInOneBlock (image, context)": Case(
+        freia(AllInOneBlock, (4, 4, 4), conv_of_width, CONTEXT), picklable=False
+    ),
+    "FrEIA GLOWCouplingBlock": Case(
+        freia(GLOWCouplingBlock, (5, 4, 4), conv_of_width), picklable=False
+    ),
+    "FrEIA GLOWCouplingBlock (features, context)": Case(
+        freia(GLOWCouplingBlock, (5,), mlp_of_width, CONTEXT), picklable=False
+    ),
+    "FrEIA IRevNetDownsampling": Case(freia(IRevNetDownsampling, (2, 4, 4))),
+    "FrEIA HaarDownsampling": Case(freia(HaarDownsampling, (2, 4, 2))),
+    "FrEIA HaarDownsampling (rebalance 0.5)": Case(
+        freia(HaarDownsampling, (2, 4, 4), rebalance=0.5)
+    ),
+    "ToFrEIA in SequenceINN": Case(coupling_in_sequence),
+    "ToFrEIA in GraphINN": Case(coupling_in_graph),
+    "nflows spline coupling": Case(spline_coupling(0)),
+    "nflows spline coupling (context)": Case(spline_coupling(CONTEXT)),
+    "nflows LULinear": Case(lambda g: FromNFlows(LULinear(5), (5,))),
+    "ToNFlows in CompositeTransform": Case(coupling_in_composite),
+    # Its permutation is no part of the state: the seed alone brings it back.
+    "FrEIA PermuteRandom": Case(lambda g: FromFrEIA.build(PermuteRandom, (5,), seed=3)),
+}
+
+CASES = OWN | ADAPTERS
+
+
+@cache
+def tables() -> dict[str, dict[str, Case]]:
+    """The cases that each fixture runs over."""
+    maps = {name: case.build() for name, case in CASES.items()}
+    return {
+        "case": CASES,
+        "own_case": OWN,
+        "image_case": {n: CASES[n] for n, m in maps.items() if len(m.in_shape) == 3},
+        "conditional_case": {n: CASES[n] for n, m in maps.items() if m.context_features},
+        "picklable_case": {n: case for n, case in CASES.items() if case.picklable},
+    }
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with an argument `case`, `own_case`, … runs once for every case of that table."""
+    for fixture in metafunc.fixturenames:
+        if fixture.endswith("case"):
+            table = tables()[fixture]
+            metafunc.parametrize(fixture, list(table.values()), ids=list(table))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def inputs() -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """`draw_inputs`, for test files that cannot import this one."""
+    return draw_inputs

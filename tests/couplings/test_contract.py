@@ -1,0 +1,305 @@
+"""Every map of the table against the contract, and wrong maps against the checker."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from couplings import MLP, Affine, Coupling, Invertible, ShapeError
+from couplings.testing import ContractError, assert_invertible, randomize
+
+Inputs = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def both_ways(map_: Invertible, x: Tensor, context: Tensor | None = None) -> list[Tensor]:
+    """z, log_det, and x and log_det of another latent."""
+    latent = x.flip(0).reshape(len(x), *map_.out_shape)
+    return [*map_(x, context), *map_.inverse(latent, context)]
+
+
+def assert_same(got: list[Tensor], expected: list[Tensor], **tolerance: float) -> None:
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)  # type: ignore[arg-type]
+
+
+def test_inverse_and_log_dets_are_exact(case: Any, inputs: Inputs) -> None:
+    map_ = case.build()
+    assert_invertible(map_, *inputs(map_, batch=2), tolerance=case.tolerance)
+
+
+def test_no_map_of_the_table_is_the_identity(case: Any, inputs: Inputs) -> None:
+    map_ = case.build()
+    x, context = inputs(map_)
+    z, _ = map_(x, context)
+    assert z.shape != x.shape or not torch.allclose(z, x)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16 autocast"])
+def test_log_det_is_wide(case: Any, inputs: Inputs, autocast: bool) -> None:
+    map_ = case.build(dtype=torch.float32)
+    x, context = inputs(map_, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        _, log_det, _, inverse_log_det = both_ways(map_, x, context)
+    for value in (log_det, inverse_log_det):
+        assert value.shape == (len(x),)
+        assert value.dtype == torch.float32
+
+
+def test_empty_batch(case: Any, inputs: Inputs) -> None:
+    map_ = case.build()
+    x, context = inputs(map_, batch=0)
+    z, log_det, back, inverse_log_det = both_ways(map_, x, context)
+    assert z.shape == (0, *map_.out_shape)
+    assert back.shape == (0, *map_.in_shape)
+    assert log_det.shape == inverse_log_det.shape == (0,)
+
+
+def test_samples_do_not_mix(case: Any, inputs: Inputs) -> None:
+    map_ = case.build()
+    x, context = inputs(map_, batch=3)
+    alone = map_(x[:1], None if context is None else context[:1])
+    together = map_(x, context)
+    assert_same(list(alone), [together[0][:1], together[1][:1]])
+
+
+def test_non_contiguous_input(case: Any, inputs: Inputs) -> None:
+    map_ = case.build()
+    x, context = inputs(map_, batch=3)
+    strided = torch.stack((x, -x), dim=-1)[..., 0]
+    assert not strided.is_contiguous()
+    assert_same(both_ways(map_, strided, context), both_ways(map_, x, context))
+    reversed_ = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    assert_same(both_ways(map_, reversed_, context), both_ways(map_, x, context))
+
+
+def test_channels_last_input(image_case: Any, inputs: Inputs) -> None:
+    map_ = image_case.build()
+    x, context = inputs(map_)
+    z, _ = map_(x, context)
+    x_last = x.to(memory_format=torch.channels_last)
+    z_last = z.to(memory_format=torch.channels_last) if z.dim() == 4 else z
+    assert_same(list(map_(x_last, context)), list(map_(x, context)))
+    assert_same(list(map_.inverse(z_last, context)), list(map_.inverse(z, context)))
+
+
+def test_the_input_is_not_written_to(case: Any, inputs: Inputs) -> None:
+    map_ = case.build()
+    x, context = inputs(map_)
+    x_before, z = x.clone(), x.clone().reshape(len(x), *map_.out_shape)
+    map_(x, context)
+    map_.inverse(z, context)
+    assert_same([x, z.flatten(1)], [x_before, x_before.flatten(1)], rtol=0, atol=0)
+
+
+def test_gradients_reach_every_parameter(own_case: Any, inputs: Inputs) -> None:
+    map_ = own_case.build()
+    z, log_det = map_(*inputs(map_))
+    if not list(map_.parameters()):
+        return
+    ((z**2).sum() - log_det.sum()).backward()
+    assert [name for name, p in map_.named_parameters() if p.grad is None] == []
+
+
+def test_gradients_reach_the_inputs_both_ways(case: Any, inputs: Inputs) -> None:
+    map_ = case.build()
+    x, context = inputs(map_)
+    z = x.reshape(len(x), *map_.out_shape).clone()
+    for run, value in ((map_.forward, x), (map_.inverse, z)):
+        wanted = [value] if context is None else [value, context]
+        wanted = [tensor.clone().requires_grad_() for tensor in wanted]
+        out, log_det = run(*wanted)
+        gradients = torch.autograd.grad((out**2).sum() - log_det.sum(), wanted)
+        assert all(bool((g != 0).any()) for g in gradients)
+
+
+def test_deepcopy(case: Any, inputs: Inputs) -> None:
+    map_ = case.build()
+    x, context = inputs(map_)
+    assert_same(both_ways(copy.deepcopy(map_), x, context), both_ways(map_, x, context))
+
+
+def test_pickle(picklable_case: Any, inputs: Inputs) -> None:
+    map_ = picklable_case.build()
+    x, context = inputs(map_)
+    again = pickle.loads(pickle.dumps(map_))
+    assert_same(both_ways(again, x, context), both_ways(map_, x, context))
+
+
+def test_state_dict_restores_the_map(case: Any, inputs: Inputs) -> None:
+    map_ = case.build(seed=0)
+    file = io.BytesIO()
+    torch.save(map_.state_dict(), file)
+    file.seek(0)
+    other = case.build(seed=5)
+    other.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    x, context = inputs(map_)
+    assert_same(both_ways(other, x, context), both_ways(map_, x, context), rtol=0, atol=0)
+
+
+def test_construction_leaves_the_global_generators_alone(case: Any) -> None:
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    case.build()
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert str(np.random.get_state()) == str(numpy_state)  # noqa: NPY002
+
+
+def test_the_seed_makes_the_map(case: Any, inputs: Inputs) -> None:
+    x, context = inputs(case.build())
+    one, same = (both_ways(case.build(seed=2), x, context) for _ in range(2))
+    assert_same(one, same, rtol=0, atol=0)
+
+
+def test_cast_to_float32_and_back_stays_invertible(own_case: Any, inputs: Inputs) -> None:
+    map_ = own_case.build().float().double()
+    assert_invertible(map_, *inputs(map_), tolerance=1e-9)
+
+
+def test_compiles_without_graph_breaks(own_case: Any, inputs: Inputs) -> None:
+    map_ = own_case.build()
+    x, context = inputs(map_)
+    expected = both_ways(map_, x, context)
+    torch._dynamo.reset()
+    compiled = torch.compile(both_ways, fullgraph=True, backend="eager")
+    assert_same(compiled(map_, x, context), expected)
+
+
+def test_wrong_shape(case: Any, inputs: Inputs) -> None:
+    map_ = case.build()
+    x, context = inputs(map_)
+    for run, shape in ((map_.forward, map_.in_shape), (map_.inverse, map_.out_shape)):
+        inner = ", ".join(map(str, shape))
+        wrong = x.new_zeros(2, shape[0] + 1, *shape[1:])
+        with pytest.raises(ShapeError) as error:
+            run(wrong, context)
+        assert f"expected input of shape (B, {inner}), got {tuple(wrong.shape)}" in str(error.value)
+        with pytest.raises(ShapeError, match="expected input of shape"):
+            run(wrong[0], context)
+
+
+def test_wrong_dtype(case: Any, inputs: Inputs) -> None:
+    map_ = case.build()
+    x, context = inputs(map_)
+    with pytest.raises(ShapeError, match=r"expected a floating-point tensor, got torch\.int64"):
+        map_(x.long(), context)
+
+
+def test_missing_or_misshaped_context(conditional_case: Any, inputs: Inputs) -> None:
+    map_ = conditional_case.build()
+    x, context = inputs(map_)
+    assert context is not None
+    for run, value in ((map_.forward, x), (map_.inverse, x.reshape(-1, *map_.out_shape))):
+        with pytest.raises(ShapeError, match=r"expected context of shape \(2, 3\), got none"):
+            run(value)
+        with pytest.raises(ShapeError, match=r"context of shape \(2, 3\), got \(2, 2\)"):
+            run(value, context[:, :2])
+        with pytest.raises(ShapeError, match=r"context of shape \(2, 3\), got \(1, 3\)"):
+            run(value, context[:1])
+
+
+def test_context_changes_the_output(conditional_case: Any, inputs: Inputs) -> None:
+    map_ = conditional_case.build()
+    x, context = inputs(map_)
+    assert context is not None
+    assert not torch.allclose(map_(x, context)[0], map_(x, context + 1)[0])
+
+
+class DoubledLogDet(Coupling):
+    """Both directions agree with one another, and are both wrong."""
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        z, log_det = super()._forward(x, context)
+        return z, 2 * log_det
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, log_det = super()._inverse(z, context)
+        return x, 2 * log_det
+
+
+class WrongSignOfInverse(Coupling):
+    """The inverse reports the forward direction's log_det."""
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, log_det = super()._inverse(z, context)
+        return x, -log_det
+
+
+class ColumnLogDet(Coupling):
+    """log_det (B, 1), which would broadcast to (B, B) where it is added."""
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        z, log_det = super()._forward(x, context)
+        return z, log_det[:, None]
+
+
+class HalfLogDet(Coupling):
+    """log_det in float16."""
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, log_det = super()._inverse(z, context)
+        return x, log_det.half()
+
+
+class ShiftedInverse(Coupling):
+    """An inverse that is off by a constant, which no log_det can see."""
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, log_det = super()._inverse(z, context)
+        return x + 1e-6, log_det
+
+
+class NotANumber(Coupling):
+    """A log_det that compares as neither larger nor smaller."""
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        z, log_det = super()._forward(x, context)
+        return z, log_det * torch.nan
+
+
+def coupling_of(cls: type[Coupling]) -> Coupling:
+    generator = torch.Generator().manual_seed(0)
+
+    def conditioner(shape: tuple[int, ...], outputs: int, context: int) -> MLP:
+        return MLP(shape, outputs, context, generator=generator, hidden=(8,))
+
+    map_ = cls((4,), conditioner, Affine()).double()
+    randomize(map_, generator, scale=1.0)
+    return map_
+
+
+def test_the_checker_accepts_the_right_coupling(inputs: Inputs) -> None:
+    map_ = coupling_of(Coupling)
+    assert_invertible(map_, *inputs(map_))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (DoubledLogDet, "forward's log_det is off"),
+        (WrongSignOfInverse, "inverse's log_det is off"),
+        (ColumnLogDet, r"forward: expected log_det of shape \(2,\) .*, got \(2, 1\)"),
+        (HalfLogDet, "inverse: expected log_det .* in torch.float16"),
+        (ShiftedInverse, r"inverse\(forward\(x\)\) is off by 1e-06"),
+        (NotANumber, "off by nan"),
+    ],
+)
+def test_the_checker_rejects(wrong: type[Coupling], message: str, inputs: Inputs) -> None:
+    map_ = coupling_of(wrong)
+    with pytest.raises(ContractError, match=message):
+        assert_invertible(map_, *inputs(map_))
+
+
+def test_a_round_trip_cannot_see_the_doubled_log_det(inputs: Inputs) -> None:
+    map_ = coupling_of(DoubledLogDet)
+    x, _ = inputs(map_)
+    z, log_det = map_(x)
+    back, inverse_log_det = map_.inverse(z)
+    torch.testing.assert_close(back, x)
+    torch.testing.assert_close(inverse_log_det, -log_det)

@@ -1,0 +1,161 @@
+"""Chain, Inverse and the checks that the base class makes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from couplings import (
+    DCT,
+    MLP,
+    Chain,
+    ConvNet,
+    Coupling,
+    DownsamplingCoupling,
+    Flatten,
+    Inverse,
+    Invertible,
+    Permutation,
+    Rotation,
+    ShapeError,
+    SpaceToDepth,
+)
+from couplings.core import constant_log_det, sum_log_det
+from couplings.testing import autograd_log_det, randomize
+
+
+def conditional(generator: torch.Generator, context_features: int) -> Coupling:
+    def conditioner(shape: tuple[int, ...], outputs: int, context: int) -> MLP:
+        return MLP(shape, outputs, context, generator=generator, zero_last=False)
+
+    return Coupling((4,), conditioner, context_features=context_features).double()
+
+
+def test_chain_names_both_stages_that_do_not_fit() -> None:
+    with pytest.raises(ShapeError) as error:
+        Chain([SpaceToDepth((3, 4, 4)), DCT((3, 4, 4))])
+    message = "stage 1 (DCT) takes (3, 4, 4), but stage 0 (SpaceToDepth) gives (12, 2, 2)"
+    assert message in str(error.value)
+
+
+def test_chain_takes_at_least_one_stage() -> None:
+    with pytest.raises(ShapeError, match="expected at least one stage, got none"):
+        Chain([])
+    with pytest.raises(ShapeError, match="expected at least one stage"):
+        Chain.grow((3, 4, 4), [])
+
+
+def test_chain_refuses_contexts_of_two_widths(generator: torch.Generator) -> None:
+    stages = [conditional(generator, 2), conditional(generator, 3)]
+    with pytest.raises(ShapeError, match=r"one width of context for all stages, got \[2, 3\]"):
+        Chain(stages)
+
+
+def test_chain_hides_the_context_from_stages_that_take_none(generator: torch.Generator) -> None:
+    plain, with_context = conditional(generator, 0), conditional(generator, 3)
+    chain = Chain([plain, with_context])
+    x, context = torch.randn(2, 4).double(), torch.randn(2, 3).double()
+    z, log_det = chain(x, context)
+    middle, first = plain(x)
+    expected, second = with_context(middle, context)
+    torch.testing.assert_close((z, log_det), (expected, first + second))
+    torch.testing.assert_close(chain.inverse(z, context)[0], x)
+
+
+def test_grow_names_the_position_that_fails() -> None:
+    with pytest.raises(ShapeError) as error:
+        Chain.grow((3, 6, 6), [SpaceToDepth, SpaceToDepth])
+    assert "Chain: stage 1, built for (12, 3, 3): SpaceToDepth: expected height" in str(error.value)
+
+
+def test_grow_hands_on_the_shapes(generator: torch.Generator) -> None:
+    chain = Chain.grow(
+        (3, 4, 4), [SpaceToDepth, Flatten, lambda shape: Permutation(shape, generator)]
+    )
+    assert [stage.in_shape for stage in chain] == [(3, 4, 4), (12, 2, 2), (48,)]
+    assert (chain.in_shape, chain.out_shape, chain.dims, len(chain)) == ((3, 4, 4), (48,), 48, 3)
+    assert isinstance(chain[1], Flatten)
+
+
+def test_log_dets_of_a_chain_add_up(generator: torch.Generator) -> None:
+    stages = [Rotation((4,), generator) for _ in range(3)]
+    for stage in stages:
+        randomize(stage, generator)
+    x = torch.randn(2, 4, generator=generator)
+    total = sum(float(stage.log_scale.detach().sum()) for stage in stages)
+    torch.testing.assert_close(Chain(stages)(x)[1], torch.full((2,), total))
+    torch.testing.assert_close(Chain(stages).inverse(x)[1], torch.full((2,), -total))
+
+
+def test_inverse_swaps_shapes_and_directions() -> None:
+    map_ = SpaceToDepth((1, 2, 2))
+    turned = Inverse(map_)
+    assert (turned.in_shape, turned.out_shape) == ((4, 1, 1), (1, 2, 2))
+    z = torch.randn(2, 4, 1, 1)
+    assert torch.equal(turned(z)[0], map_.inverse(z)[0])
+    assert torch.equal(Inverse(turned)(map_.inverse(z)[0])[0], z)
+
+
+def test_a_map_keeps_the_number_of_dimensions() -> None:
+    class Wider(Invertible):
+        def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+            raise NotImplementedError
+
+        _inverse = _forward
+
+    with pytest.raises(ShapeError, match=r"Wider: .* got \(4,\) -> \(5,\)"):
+        Wider((4,), (5,))
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 4, 4)])
+def test_one_channel_cannot_be_coupled(shape: tuple[int, ...], generator: torch.Generator) -> None:
+    def conditioner(shape: tuple[int, ...], outputs: int, context: int) -> ConvNet:
+        return ConvNet(shape, outputs, context, generator=generator)
+
+    with pytest.raises(ShapeError, match="Coupling: expected at least 2 channels") as error:
+        Coupling(shape, conditioner)
+    assert "put SpaceToDepth or Haar before it" in str(error.value)
+    with pytest.raises(ShapeError, match="DownsamplingCoupling: .* put SpaceToDepth or Haar"):
+        DownsamplingCoupling(shape, conditioner, conditioner)
+
+
+def test_downsampling_refuses_an_odd_height(generator: torch.Generator) -> None:
+    def conditioner(shape: tuple[int, ...], outputs: int, context: int) -> ConvNet:
+        return ConvNet(shape, outputs, context, generator=generator)
+
+    with pytest.raises(ShapeError, match=r"divisible by \(2, 2\), got shape \(1, 5, 4\)"):
+        DownsamplingCoupling((2, 5, 4), conditioner, conditioner)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_log_dets_are_summed_in_float32_or_wider(dtype: torch.dtype) -> None:
+    wide = torch.promote_types(dtype, torch.float32)
+    # 0.001 · 10000 summed in bfloat16 would stop growing near 0.5.
+    values = torch.full((2, 100, 100), 1e-3, dtype=dtype)
+    total = sum_log_det(values)
+    assert total.dtype == wide
+    torch.testing.assert_close(total, torch.full((2,), 1e4, dtype=wide) * values[0, 0, 0].to(wide))
+    constant = constant_log_det(values, 0.1)
+    assert constant.dtype == wide
+    assert constant.tolist() == [torch.tensor(0.1, dtype=wide).item()] * 2
+
+
+def test_autograd_log_det_of_a_known_matrix() -> None:
+    matrix = torch.tensor([[2.0, 1.0], [1.0, -3.0]], dtype=torch.float64)
+    x = torch.randn(3, 2, dtype=torch.float64)
+    got = autograd_log_det(lambda v, _: v @ matrix.T, x)
+    torch.testing.assert_close(got, torch.full((3,), 7.0, dtype=torch.float64).log())
+
+
+def test_randomize_leaves_fixed_parameters_alone(generator: torch.Generator) -> None:
+    layer = torch.nn.Linear(2, 2)
+    layer.bias.requires_grad_(False)
+    weight, bias = layer.weight.detach().clone(), layer.bias.clone()
+    randomize(layer, generator)
+    assert torch.equal(layer.bias, bias)
+    assert not torch.equal(layer.weight, weight)
+
+
+def test_repr_shows_the_shapes() -> None:
+    assert "(3, 4, 4) -> (12, 2, 2)" in repr(SpaceToDepth((3, 4, 4)))

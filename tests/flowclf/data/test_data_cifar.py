@@ -1,0 +1,158 @@
+"""CIFAR in all its published forms, made small; whole, partial and damaged."""
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from flowclf.data.cifar import find_cifar10, load_cifar10, load_cifar100, read_records
+from flowclf.data.class_names import CIFAR10, CIFAR100
+from flowclf.data.source import DataSource
+from flowclf.errors import UserError
+
+
+def _pixels(rows: int, seed: int) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (rows, 3072), dtype=np.uint8)
+
+
+def _records(pixels: npt.NDArray[np.uint8], coarse: bool = False) -> bytes:
+    labels = np.arange(len(pixels), dtype=np.uint8)[:, None]
+    extra = [np.full_like(labels, 77)] if coarse else []
+    return np.hstack([*extra, labels, pixels]).tobytes()
+
+
+def _binary_files(batches: int) -> dict[str, bytes]:
+    files = {f"data_batch_{i + 1}.bin": _records(_pixels(10, seed=i)) for i in range(batches)}
+    return files | {"test_batch.bin": _records(_pixels(10, seed=9))}
+
+
+def _pickled_files(batches: int) -> dict[str, bytes]:
+    seeds = {f"data_batch_{i + 1}": i for i in range(batches)} | {"test_batch": 9}
+    made = {n: {"data": _pixels(10, s), "labels": list(range(10))} for n, s in seeds.items()}
+    return {name: pickle.dumps(batch, protocol=2) for name, batch in made.items()}
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def _tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def _source(root: Path) -> DataSource:
+    return DataSource(root, download=False)
+
+
+def _lay_out(form: str, root: Path, batches: int) -> None:
+    binary, pickled = _binary_files(batches), _pickled_files(batches)
+    if form == "bin":
+        _write(root / "cifar-10-batches-bin", binary)
+    elif form == "bin flat":
+        _write(root, binary)
+    elif form == "py":
+        _write(root / "cifar-10-batches-py", pickled)
+    elif form == "bin.tar.gz":
+        inside = {f"cifar-10-batches-bin/{n}": c for n, c in binary.items()}
+        _tar(root / "cifar-10-binary.tar.gz", inside | {"../outside": b"!", "/etc/x": b"!"})
+    else:
+        inside = {f"./cifar-10-batches-py/{n}": c for n, c in pickled.items()}
+        _tar(root / "cifar-10-python.tar.gz", inside)
+
+
+@pytest.mark.parametrize("form", ["bin", "bin flat", "py", "bin.tar.gz", "py.tar.gz"])
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_every_form_holds_the_same(tmp_path: Path, form: str) -> None:
+    _lay_out(form, tmp_path, batches=5)
+    data = load_cifar10(_source(tmp_path))
+    wanted = np.concatenate([_pixels(10, seed=i) for i in range(5)]).reshape(-1, 3, 32, 32)
+    assert np.array_equal(data.train.x.numpy(), wanted)
+    assert np.array_equal(data.test.x.numpy().reshape(-1, 3072), _pixels(10, seed=9))
+    assert data.train.y.tolist() == list(range(10)) * 5
+    assert "expected 50,000 training images, found 50" in data.notices
+    assert find_cifar10(_source(tmp_path)) is not None
+
+
+def test_a_part_of_the_batches_is_accepted_with_a_notice(tmp_path: Path) -> None:
+    _lay_out("bin", tmp_path, batches=3)
+    data = load_cifar10(_source(tmp_path))
+    assert data.notices[0] == "3 of 5 training batches found: 30 images"
+    assert len(data.train) == 30
+
+
+def test_cifar100_uses_the_fine_label(tmp_path: Path) -> None:
+    content = _records(_pixels(100, seed=0), coarse=True)
+    _write(tmp_path / "cifar-100-binary", {"train.bin": content, "test.bin": content})
+    data = load_cifar100(_source(tmp_path))
+    assert data.train.y.tolist() == list(range(100))
+    assert data.classes == 100
+
+
+def test_cifar100_pickles_use_the_fine_label(tmp_path: Path) -> None:
+    batch = {"data": _pixels(100, 0), "fine_labels": list(range(100)), "coarse_labels": [0] * 100}
+    content = pickle.dumps(batch, protocol=2)
+    _write(tmp_path / "cifar-100-python", {"train": content, "test": content})
+    assert load_cifar100(_source(tmp_path)).train.y.tolist() == list(range(100))
+
+
+@pytest.mark.parametrize("size", [0, 3072, 3074, 30731])
+def test_records_must_be_whole(size: int) -> None:
+    with pytest.raises(UserError, match="whole number of 3073-byte records.*x.bin|x.bin.*3073"):
+        read_records(bytes(size), label_bytes=1, where="x.bin")
+
+
+def test_a_damaged_batch_is_named(tmp_path: Path) -> None:
+    _lay_out("bin", tmp_path, batches=2)
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"data_batch_2\.bin.*30,729 bytes \(3072 left over\)"):
+        load_cifar10(_source(tmp_path))
+
+
+def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
+    _lay_out("bin.tar.gz", tmp_path, batches=5)
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(UserError, match="intact .tar.gz, got a damaged one"):
+        load_cifar10(_source(tmp_path))
+
+
+def test_an_archive_without_the_test_batch_is_refused(tmp_path: Path) -> None:
+    files = {f"cifar-10-batches-bin/{n}": c for n, c in _binary_files(1).items() if "test" not in n}
+    _tar(tmp_path / "cifar-10-binary.tar.gz", files)
+    with pytest.raises(UserError, match=r"expected test_batch\.bin and .*got data_batch_1\.bin"):
+        load_cifar10(_source(tmp_path))
+
+
+def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as tar:
+        link = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    with pytest.raises(UserError, match="plain file, got a link"):
+        load_cifar10(_source(tmp_path))
+
+
+def test_class_names() -> None:
+    assert (len(CIFAR10), len(set(CIFAR100))) == (10, 100)
+    assert list(CIFAR100) == sorted(CIFAR100)
+
+
+def test_cifar10(real: Path) -> None:
+    data = load_cifar10(_source(real))
+    assert data.shape == (3, 32, 32)
+    assert len(data.train) % 10_000 == 0
+    assert torch.bincount(data.test.y).tolist() == [1_000] * 10
+    if len(data.train) < 50_000:
+        assert "of 5 training batches found" in data.notices[-1]

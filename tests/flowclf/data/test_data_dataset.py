@@ -1,0 +1,117 @@
+"""Splits, data sets, and what is refused before training could stumble over it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from flowclf.data.dataset import Dataset, Split, hold_out, subset, validate
+from flowclf.errors import UserError
+
+
+def _split(labels: list[int], x: torch.Tensor | None = None) -> Split:
+    rows = torch.zeros(len(labels), 2) if x is None else x
+    return Split(rows, torch.tensor(labels, dtype=torch.int64))
+
+
+def _table(train: Split, test: Split | None = None, classes: int = 2) -> Dataset:
+    names = tuple("abcdefghijklmnopqrst"[:classes])
+    return Dataset("mine", train, _split([0, 1]) if test is None else test, names)
+
+
+def test_a_sound_data_set_passes_and_tells_its_shape() -> None:
+    images = torch.zeros(4, 3, 5, 6, dtype=torch.uint8)
+    split = _split([0, 1, 0, 1], images)
+    data = validate(Dataset("mine", split, split, ("a", "b"), levels=256))
+    assert (data.shape, data.classes, data.is_image) == ((3, 5, 6), 2, True)
+    table = _table(_split([0, 1]))
+    assert (table.shape, table.is_image) == ((2,), False)
+
+
+def test_take_keeps_rows_and_labels_together() -> None:
+    split = Split(torch.arange(4.0)[:, None], torch.tensor([0, 1, 2, 3]))
+    assert split.take(torch.tensor([2, 0])).y.tolist() == [2, 0]
+    assert split.take(slice(1, 3)).x[:, 0].tolist() == [1.0, 2.0]
+    assert len(subset(split, 3)) == 3
+    assert len(subset(split, 9)) == 4
+
+
+BAD_DATA = {
+    "gap in labels": (_table(_split([0, 2])), r"train labels 0\.\.1.*got 0, 2"),
+    "missing class": (_table(_split([0, 1]), classes=3), r"train labels 0\.\.2.*got 0, 1"),
+    "negative": (_table(_split([-1, 1])), "got -1, 1"),
+    "many labels": (_table(_split(list(range(1, 21)))), r"12, … \(20 different\)"),
+    "one class": (_table(_split([0, 0]), classes=1), "at least 2 classes, got 1"),
+    "strange test label": (_table(_split([0, 1]), _split([1, 7])), "got also 7"),
+    "empty test": (_table(_split([0, 1]), _split([])), "mine: test: expected at least one row"),
+    "shapes": (
+        _table(_split([0, 1]), _split([0], torch.zeros(1, 3))),
+        r"one shape, got \(2,\) and \(3,\)",
+    ),
+    "NaN": (
+        _table(_split([0, 1], torch.tensor([[0.0, 1.0], [0.0, float("nan")]]))),
+        r"mine: train: .*got 1 NaN or infinite values \(first at row 1, column 1\)",
+    ),
+    "infinite test": (
+        _table(_split([0, 1]), _split([0], torch.full((1, 2), float("inf")))),
+        r"mine: test: .*got 2 .*row 0, column 0",
+    ),
+    "too bright": (
+        Dataset(
+            "mine",
+            *(_split([0, 1], torch.full((2, 1, 1, 1), 17, dtype=torch.uint8)),) * 2,
+            ("a", "b"),
+            levels=17,
+        ),
+        r"grey levels 0\.\.16, got 17",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_validation_says_what_is_wrong(case: str) -> None:
+    data, message = BAD_DATA[case]
+    with pytest.raises(UserError, match=message) as caught:
+        validate(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_and_labels_must_be_equally_many() -> None:
+    with pytest.raises(UserError, match="got 3 rows and 2 labels"):
+        Split(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_hold_out_is_stratified_and_repeatable() -> None:
+    labels = [0] * 80 + [1] * 20
+    split = _split(labels, torch.arange(200.0).reshape(100, 2))
+    train, val = hold_out(split, 0.25, seed=3)
+    assert torch.bincount(val.y).tolist() == [20, 5]
+    assert torch.bincount(train.y).tolist() == [60, 15]
+    assert torch.cat([train.x, val.x]).unique().numel() == 200
+    assert torch.equal(hold_out(split, 0.25, seed=3)[1].x, val.x)
+    assert not torch.equal(hold_out(split, 0.25, seed=4)[1].x, val.x)
+
+
+def test_hold_out_of_nothing_and_of_almost_everything() -> None:
+    split = _split([0, 1, 1, 1])
+    train, val = hold_out(split, 0.0, seed=0)
+    assert (len(train), len(val)) == (4, 0)
+    train, _ = hold_out(split, 0.99, seed=0)
+    assert sorted(train.y.tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
+def test_hold_out_refuses_fractions_outside_its_range(fraction: float) -> None:
+    with pytest.raises(UserError, match="fraction in"):
+        hold_out(_split([0, 1]), fraction, seed=0)
+
+
+def test_subset_of_no_rows_is_refused() -> None:
+    with pytest.raises(UserError, match="at least 1 row, got 0"):
+        subset(_split([0, 1]), 0)
+
+
+def test_data_sets_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        _table(_split([0, 1])).name = "other"  # type: ignore[misc]

@@ -1,0 +1,150 @@
+"""Folders of pictures in every mode, and one clear line for each way they can be wrong."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowclf.data.folder import load_folder
+from flowclf.errors import UserError
+
+
+def _picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (6, 4), grey: int = 9) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, grey).convert(mode).save(path)
+
+
+def _tree(root: Path, mode: str = "RGB", ending: str = "png") -> Path:
+    for part in ("train", "test"):
+        for number, name in enumerate(("cat", "ant")):
+            _picture(root / part / name / f"1.{ending}", mode, grey=100 * number)
+    return root
+
+
+def test_classes_are_sorted_and_colours_come_first(tmp_path: Path) -> None:
+    data = load_folder(_tree(tmp_path / "mine"))
+    assert (data.name, data.class_names) == ("mine", ("ant", "cat"))
+    assert (data.shape, data.levels, data.notices) == ((3, 4, 6), 256, ())
+    assert data.train.y.tolist() == [0, 1]
+    assert data.train.x[:, 0, 0, 0].tolist() == [100, 0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"),
+    [("1", 1), ("L", 1), ("LA", 1), ("P", 3), ("RGB", 3), ("RGBA", 3)],
+)
+def test_modes(tmp_path: Path, mode: str, channels: int) -> None:
+    data = load_folder(_tree(tmp_path, mode))
+    assert data.shape == (channels, 4, 6)
+
+
+def test_sixteen_bits_keep_the_upper_eight(tmp_path: Path) -> None:
+    _tree(tmp_path, "L")
+    deep = np.full((4, 6), 0xABCD, dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "train" / "ant" / "1.png")
+    assert load_folder(tmp_path).train.x[0].unique().tolist() == [0xAB]
+
+
+def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path) -> None:
+    _tree(tmp_path)
+    picture = Image.new("P", (6, 4))
+    picture.info["transparency"] = bytes([0, 128, 255])
+    picture.save(tmp_path / "train" / "ant" / "2.png", transparency=bytes([0, 128, 255]))
+    assert len(load_folder(tmp_path).train) == 3
+
+
+@pytest.mark.parametrize("ending", ["jpg", "JPEG", "bmp", "PNG"])
+def test_endings(tmp_path: Path, ending: str) -> None:
+    assert len(load_folder(_tree(tmp_path, ending=ending)).train) == 2
+
+
+def test_other_files_are_ignored_and_counted(tmp_path: Path) -> None:
+    _tree(tmp_path)
+    for name in ("notes.txt", ".DS_Store"):
+        (tmp_path / "train" / "ant" / name).write_text("!")
+    (tmp_path / "train" / ".cache").mkdir()
+    assert load_folder(tmp_path).notices == ("1 files that are not .png, .jpg or .bmp are ignored",)
+
+
+def _empty_class(root: Path) -> None:
+    (root / "train" / "ant" / "1.png").unlink()
+
+
+def _no_test(root: Path) -> None:
+    for path in (root / "test").iterdir():
+        path.rename(root / "train" / f"test-{path.name}")
+
+
+def _extra_class(root: Path) -> None:
+    _picture(root / "test" / "dog" / "1.png")
+
+
+def _odd_size(root: Path) -> None:
+    _picture(root / "test" / "cat" / "odd.png", size=(7, 4))
+
+
+def _odd_mode(root: Path) -> None:
+    _picture(root / "train" / "cat" / "odd.png", mode="L")
+
+
+def _unreadable(root: Path) -> None:
+    (root / "train" / "cat" / "odd.png").write_bytes(b"no picture")
+
+
+def _truncated(root: Path) -> None:
+    path = root / "train" / "cat" / "1.png"
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def _bomb(root: Path) -> None:
+    _picture(root / "train" / "cat" / "odd.png", mode="1", size=(5000, 5000))
+
+
+def _bigger_bomb(root: Path) -> None:
+    size = struct.pack(">II5B", 20_000, 10_000, 1, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", size) + _chunk(b"IDAT", b"")
+    (root / "train" / "cat" / "odd.png").write_bytes(content)
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+
+def _disguised(root: Path) -> None:
+    path = root / "train" / "cat" / "odd.png"
+    Image.new("L", (6, 4)).save(path, format="GIF")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "empty class": (_empty_class, "ant: expected at least one .png.* got none"),
+    "no test": (_no_test, "expected class folders .*test/CLASS, got none"),
+    "extra class": (_extra_class, "same classes in train and test, got 'dog' in test alone"),
+    "odd size": (_odd_size, r"odd\.png: expected 6×4 RGB as 1\.png has, got 7×4 RGB"),
+    "odd mode": (_odd_mode, r"odd\.png: expected 6×4 RGB as 1\.png has, got 6×4 grey"),
+    "unreadable": (_unreadable, r"odd\.png: expected a readable PNG.*UnidentifiedImageError"),
+    "truncated": (_truncated, r"cat.1\.png: expected a readable PNG"),
+    "bomb": (_bomb, r"odd\.png: expected at most 16,777,216 pixels, got 5000×5000"),
+    "bigger bomb": (_bigger_bomb, r"odd\.png: expected at most 16,777,216 pixels, got many more"),
+    "GIF in disguise": (_disguised, r"odd\.png: expected a readable PNG"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_one_clear_line(tmp_path: Path, case: str) -> None:
+    damage, message = DAMAGE[case]
+    damage(_tree(tmp_path))
+    with pytest.raises(UserError, match=message) as caught:
+        load_folder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_class_is_not_enough(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        _picture(tmp_path / part / "cat" / "1.png")
+    with pytest.raises(UserError, match="at least 2 classes, got 1"):
+        load_folder(tmp_path)

@@ -1,0 +1,88 @@
+"""The idx parser on whole and damaged files, and MNIST and Fashion-MNIST themselves."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowclf.data.idx import load_fashion_mnist, load_mnist, read_idx, read_labelled
+from flowclf.data.source import DataSource
+from flowclf.errors import UserError
+
+
+def idx(*shape: int, content: bytes, kind: int = 8) -> bytes:
+    head = bytes((0, 0, kind, len(shape)))
+    return head + struct.pack(f">{len(shape)}I", *shape) + content
+
+
+WHOLE = idx(2, 2, 3, content=bytes(range(12)))
+SQUASHED = gzip.compress(WHOLE)
+
+
+@pytest.mark.parametrize(("name", "content"), [("x", WHOLE), ("x.gz", SQUASHED)])
+def test_reads_plain_and_gzipped(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert read_idx(path, ndim=3).tolist() == torch.arange(12).reshape(2, 2, 3).tolist()
+
+
+DAMAGED = {
+    "truncated": ("x", WHOLE[:-1], "12 bytes as its header says, got a file too short|got 11"),
+    "truncated header": ("x", WHOLE[:9], "expected 3 dimensions, got the end"),
+    "trailing": ("x", WHOLE + b"!", "expected 12 bytes after the header, got more"),
+    "empty file": ("x", b"", "got magic nothing"),
+    "wrong magic": ("x", b"PK\3\4" + WHOLE, "got magic 504b0304"),
+    "floats": ("x", idx(2, 2, 3, content=bytes(48), kind=13), "unsigned bytes.*magic 00000d03"),
+    "too few dimensions": ("x", idx(2, content=b"ab"), "3 dimensions"),
+    "empty array": ("x", idx(0, 2, 3, content=b""), "empty array"),
+    "truncated gz": ("x.gz", SQUASHED[:-9], "intact gzip file, got a damaged one"),
+    "gz of too few": ("x.gz", gzip.compress(WHOLE[:-1]), "expected 12 bytes.*got 11"),
+    "gz with trailing": ("x.gz", gzip.compress(WHOLE + b"!"), "got more"),
+    "flipped bit": ("x.gz", SQUASHED[:-6] + b"?" + SQUASHED[-5:], "BadGzipFile"),
+    "no gzip": ("x.gz", WHOLE, "intact gzip file"),
+    "rubbish inside": ("x.gz", SQUASHED[:10] + b"\xff" * 20, "got a damaged one \\(error"),
+    "absurd size": ("x.gz", gzip.compress(idx(2**31, 2**31, 2**31, content=b"")), "too short"),
+    "bomb": ("x.gz", gzip.compress(idx(1, 1, 1, content=bytes(2**22))), "got more"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, case: str) -> None:
+    name, content, message = DAMAGED[case]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_idx(path, ndim=3)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_must_be_as_many_as_images(tmp_path: Path) -> None:
+    (tmp_path / "images").write_bytes(WHOLE)
+    (tmp_path / "labels").write_bytes(idx(3, content=b"abc"))
+    with pytest.raises(UserError, match="got 2 images and 3 labels"):
+        read_labelled(tmp_path / "images", tmp_path / "labels")
+
+
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_mnist(real: Path) -> None:
+    data = load_mnist(DataSource(real, download=False))
+    assert tuple(data.train.x.shape) == (60_000, 1, 28, 28)
+    assert tuple(data.test.x.shape) == (10_000, 1, 28, 28)
+    assert data.train.y[:5].tolist() == [5, 0, 4, 1, 9]
+    assert data.test.y[:5].tolist() == [7, 2, 1, 0, 4]
+    assert (data.train.x.dtype, data.levels, data.notices) == (torch.uint8, 256, ())
+
+
+def test_fashion_mnist_from_a_root_of_its_own(real: Path) -> None:
+    data = load_fashion_mnist(DataSource(real / "fashion-mnist", download=False))
+    assert (len(data.train), len(data.test), data.class_names[9]) == (60_000, 10_000, "Ankle boot")
+    assert data.train.y[:3].tolist() == [9, 0, 0]
+    assert torch.bincount(data.train.y).tolist() == [6_000] * 10
+
+
+def test_mnist_does_not_take_fashion_mnist_for_its_own(real: Path) -> None:
+    with pytest.raises(UserError, match="found no such file"):
+        load_mnist(DataSource(real / "fashion-mnist", download=False))

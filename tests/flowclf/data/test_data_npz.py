@@ -1,0 +1,132 @@
+"""The user's arrays: what is accepted, and one clear line for what is not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flowclf.data.npz import load_npz
+from flowclf.errors import UserError
+
+Y = np.array([0, 1, 2, 0])
+
+
+def _save(path: Path, **changes: Any) -> Path:
+    arrays: dict[str, Any] = {
+        "x_train": np.arange(12.0).reshape(4, 3),
+        "y_train": Y,
+        "x_test": np.zeros((2, 3)),
+        "y_test": np.array([2, 1]),
+    }
+    arrays |= changes
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+    return path
+
+
+def _images(*shape: int) -> dict[str, Any]:
+    x = np.arange(int(np.prod((4, *shape)))).astype(np.uint8).reshape(4, *shape)
+    return {"x_train": x, "x_test": x[:2]}
+
+
+def test_a_table_becomes_float32(tmp_path: Path) -> None:
+    data = load_npz(_save(tmp_path / "mine.npz"))
+    assert (data.name, data.shape, data.classes, data.levels) == ("mine.npz", (3,), 3, None)
+    assert data.train.x.dtype == torch.float32
+    assert data.train.x[1].tolist() == [3.0, 4.0, 5.0]
+    assert data.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float16, np.float32, bool])
+def test_tables_of_any_number(tmp_path: Path, dtype: type) -> None:
+    data = load_npz(_save(tmp_path / "x.npz", x_train=np.ones((4, 3), dtype=dtype)))
+    assert data.train.x.tolist() == [[1.0] * 3] * 4
+
+
+def test_grey_images(tmp_path: Path) -> None:
+    data = load_npz(_save(tmp_path / "x.npz", **_images(5, 6)))
+    assert (data.shape, data.levels) == ((1, 5, 6), 256)
+    assert data.train.x[0, 0, 1, 0] == 6
+
+
+def test_colour_images_get_their_channels_first(tmp_path: Path) -> None:
+    images = _images(5, 6, 3)
+    data = load_npz(_save(tmp_path / "x.npz", **images))
+    assert data.shape == (3, 5, 6)
+    assert data.train.x[0, 2, 4, 1] == images["x_train"][0, 4, 1, 2]
+
+
+def test_labels_may_be_a_column_of_any_integer(tmp_path: Path) -> None:
+    data = load_npz(_save(tmp_path / "x.npz", y_train=Y[:, None].astype(np.uint8)))
+    assert data.train.y.tolist() == Y.tolist()
+
+
+def test_medmnist_names_and_unused_arrays(tmp_path: Path) -> None:
+    x, path = _images(5, 5), tmp_path / "x.npz"
+    np.savez(
+        path, train_images=x["x_train"], train_labels=Y[:, None], test_images=x["x_test"],
+        test_labels=Y[:2, None], val_images=x["x_test"],
+    )  # fmt: skip
+    assert load_npz(path).notices == ("array 'val_images' is not used",)
+
+
+BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
+    "missing": (
+        {"y_test": None},
+        "expected the arrays .*got 'x_train', 'y_train', 'x_test'; rename",
+    ),
+    "objects": ({"x_train": np.array([[None]])}, "x_train as an array of numbers, got Python obj"),
+    "complex": ({"x_train": np.ones((4, 3), complex)}, "table of numbers, got complex128"),
+    "words": ({"x_train": np.full((4, 3), "a")}, "table of numbers, got <U1"),
+    "float images": ({"x_train": np.ones((4, 3, 3))}, "got float64; multiply by 255 and cast"),
+    "int images": ({"x_train": np.ones((4, 3, 3), int)}, "got int64; cast to uint8"),
+    "channels first": (_images(3, 9, 9), r"channels last.*got 4×3×9×9; move them with"),
+    "flat": ({"x_train": np.ones(4)}, "expected x as .*got 4; reshape"),
+    "lengths": ({"y_train": Y[:3]}, "got 4 rows and 3 labels"),
+    "float labels": ({"y_train": Y.astype(float)}, "labels as integers 0..K-1, got float64"),
+    "one-hot": ({"y_train": np.eye(4, dtype=int)}, r"one label a row.*got 4×4; use argmax"),
+    "gap": ({"y_train": np.array([0, 1, 3, 3])}, r"train labels 0\.\.2.*got 0, 1, 3"),
+    "from one": ({"y_train": Y + 1}, "got 1, 2, 3; renumber the labels from 0"),
+    "huge": ({"y_train": np.array([0, 1, 2, 2**40])}, r"train labels 0\.\.3.*1099511627776"),
+    "test labels": ({"y_test": np.array([0, 5])}, "got also 5"),
+    "NaN": ({"x_test": np.array([[0, 0, 0], [0, np.nan, 0]])}, "test: .*row 1, column 1"),
+    "beyond float32": ({"x_train": np.full((4, 3), 1e300)}, "train: .*got 12 NaN or infinite"),
+    "widths": ({"x_test": np.zeros((2, 4))}, r"one shape, got \(3,\) and \(4,\)"),
+    "image and table": ({"x_test": _images(3, 3)["x_test"]}, "one shape"),
+    "no rows": ({"x_test": np.zeros((0, 3)), "y_test": Y[:0]}, "test: expected at least one row"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_bad_arrays_are_one_clear_line(tmp_path: Path, case: str) -> None:
+    changes, message = BAD_ARRAYS[case]
+    with pytest.raises(UserError, match=message) as caught:
+        load_npz(_save(tmp_path / "x.npz", **changes))
+    assert "\n" not in str(caught.value)
+    assert "x.npz" in str(caught.value) or case == "lengths"
+
+
+def test_files_that_are_no_npz(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    for content in (b"", b"rubbish", b"PK\3\4rubbish"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="x.npz: expected an"):
+            load_npz(path)
+    with path.open("wb") as stream:
+        np.save(stream, np.ones(3))
+    with pytest.raises(UserError, match="got one array"):
+        load_npz(path)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    path = _save(tmp_path / "x.npz")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match="intact .npz, got BadZipFile"):
+        load_npz(path)
+
+
+def test_breastmnist(real: Path) -> None:
+    data = load_npz(real / "medmnist" / "breastmnist.npz")
+    assert (len(data.train), len(data.test), data.shape) == (546, 156, (1, 28, 28))
+    assert data.notices == ("array 'val_images' is not used", "array 'val_labels' is not used")

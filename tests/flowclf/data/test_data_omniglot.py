@@ -1,0 +1,105 @@
+"""Omniglot's zips, made small and damaged, and the real ones."""
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flowclf.data.omniglot import load_omniglot, read_drawings
+from flowclf.data.source import DataSource
+from flowclf.errors import UserError
+
+
+def _png(side: int = 105) -> bytes:
+    """Paper with ink in the upper left 15×15, which is 4×4 resized pixels."""
+    bits = np.ones((side, side), dtype=bool)
+    bits[:15, :15] = False
+    stream = io.BytesIO()
+    Image.fromarray(bits).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def _name(alphabet: str, drawer: int, part: str = "background") -> str:
+    return f"images_{part}/{alphabet}/character01/0123_{drawer:02d}.png"
+
+
+def test_ink_is_white_and_other_members_are_ignored(tmp_path: Path) -> None:
+    members = {_name("Greek", 16): _png(), "../up.png": b"!", "images_background/": b""}
+    (drawing,) = read_drawings(_zip(tmp_path / "x.zip", members))
+    assert (drawing.alphabet, drawer := drawing.drawer) == ("Greek", 16), drawer
+    assert drawing.pixels.shape == (28, 28)
+    assert (drawing.pixels[:4, :4] == 255).all()
+    assert drawing.pixels.astype(int).sum() == 255 * 16
+
+
+def test_drawers_make_the_split(tmp_path: Path) -> None:
+    image = _png()
+    for part, alphabets in (("background", range(30)), ("evaluation", range(30, 50))):
+        members = {_name(f"A{a:02d}", d, part): image for a in alphabets for d in (1, 15, 16, 20)}
+        _zip(tmp_path / f"images_{part}.zip", members)
+    data = load_omniglot(DataSource(tmp_path, download=False))
+    assert (len(data.train), len(data.test), data.classes) == (100, 100, 50)
+    assert data.class_names[30] == "A30"
+    assert data.notices[-1] == "expected 32,460 images, found 200"
+
+
+DAMAGED = {
+    "not a zip": (b"PK nothing", "intact zip, got a damaged one"),
+    "not a picture": ({_name("Greek", 1): b"no png"}, "readable PNG.*UnidentifiedImageError"),
+    "half a picture": ({_name("Greek", 1): _png()[:80]}, "readable PNG"),
+    "wrong size": ({_name("Greek", 1): _png(28)}, "expected 105×105 pixels, got 28×28"),
+    "huge picture": ({_name("Greek", 1): _png(500)}, "at most 11,025 pixels, got 500×500"),
+    "bomb": ({_name("Greek", 1): bytes(2**17)}, "at most 65,536 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damage_is_one_clear_line(tmp_path: Path, case: str) -> None:
+    content, message = DAMAGED[case]
+    path = tmp_path / "x.zip"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        _zip(path, content)
+    with pytest.raises(UserError, match=message) as caught:
+        list(read_drawings(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_corrupt_member_is_refused(tmp_path: Path) -> None:
+    path = _zip(tmp_path / "x.zip", {_name("Greek", 1): _png()})
+    content = bytearray(path.read_bytes())
+    (name_length,) = struct.unpack("<H", content[26:28])
+    content[30 + name_length + 20] ^= 0xFF
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="intact zip, got a damaged one"):
+        list(read_drawings(path))
+
+
+def test_a_lacking_alphabet_is_refused(tmp_path: Path) -> None:
+    for part in ("background", "evaluation"):
+        _zip(tmp_path / f"images_{part}.zip", {_name("Greek", 1, part): _png()})
+    with pytest.raises(UserError, match="expected 50 alphabets in the two zip files, got 1"):
+        load_omniglot(DataSource(tmp_path, download=False))
+
+
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_omniglot(real: Path) -> None:
+    data = load_omniglot(DataSource(real, download=False))
+    assert len(data.train) + len(data.test) == 32_460
+    assert (len(data.test), data.shape, data.classes) == (1_623 * 5, (1, 28, 28), 50)
+    assert torch.equal(torch.bincount(data.train.y), 3 * torch.bincount(data.test.y))
+    assert 5 < float(data.train.x.float().mean()) < 50
