@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,10 +16,19 @@ from flowclf.errors import UserError
 from flowclf.settings import DataSettings, Section, TrainSettings
 from flowclf.systems import SYSTEMS, System, find_system
 
-__all__ = ["RunConfig", "make_config", "make_settings", "parse_assignments", "preset_names"]
+__all__ = [
+    "RunConfig",
+    "make_config",
+    "make_settings",
+    "parse_assignments",
+    "preset_names",
+    "read_settings",
+]
 
 Nested = dict[str, Any]
 RUN_SECTIONS = ("data", "train")
+# What a run's config.yaml says beside the settings.
+RECORDED = ("data_facts", "versions", "commit")
 
 
 class RunConfig(Section):
@@ -101,6 +111,23 @@ def parse_assignments(assignments: Iterable[str]) -> Nested:
         UserError: an assignment without "=", or a value that is not YAML.
     """
     return merge(_parse_assignment(text) for text in assignments)
+
+
+def read_settings(path: Path) -> Nested:
+    """Settings from a YAML file: sections, and perhaps system, preset and seed of a run.
+
+    Raises:
+        UserError: no such file, or not a YAML mapping.
+    """
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"expected a YAML mapping of settings in {path}, got {document!r}")
+    return {key: value for key, value in document.items() if key not in RECORDED}
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> Nested:

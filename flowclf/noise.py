@@ -44,7 +44,7 @@ class Noise(nn.Module):
     def dequantize(
         self, x: Tensor, generator: torch.Generator | None = None, width: float = 1.0
     ) -> Tensor:
-        """x + U[0, width) for integer x; floating x as it is. For true bits/dim nothing but this."""
+        """x + U[0, width) for integer x, floating x as it is: the noise of true bits/dim."""
         if x.is_floating_point():
             return x.to(self.unit.dtype)
         x = x.to(self.unit.dtype)

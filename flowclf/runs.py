@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
 from couplings.core import Shape
-from flowclf.config import RunConfig, make_config
+from flowclf.config import RECORDED, RunConfig, make_config
+from flowclf.data import Dataset
 from flowclf.errors import UserError
 from flowclf.files import write_json, write_text, write_yaml
 
 __all__ = ["DataFacts", "Run", "new_run_folder"]
 
 VERSIONS = ("flowclf", "torch", "numpy", "lightning")
-# What config.yaml says beside the settings.
-META = ("system", "dataset", "preset", "seed", "data_facts", "versions", "commit")
+NAMES = ("system", "dataset", "preset", "seed")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class DataFacts:
     shape: Shape
     levels: int | None
     class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Self:
+        """Those of a data set."""
+        return cls(dataset.shape, dataset.levels, dataset.class_names)
 
     @property
     def classes(self) -> int:
@@ -103,7 +108,7 @@ class Run:
                 data.shape,
                 preset=document["preset"],
                 seed=document["seed"],
-                overrides=[{k: v for k, v in document.items() if k not in META}],
+                overrides=[{k: v for k, v in document.items() if k not in (*NAMES, *RECORDED)}],
             )
         except (KeyError, TypeError) as error:
             raise UserError(f"{self.config_file} is damaged: {error} is missing or wrong") from None

@@ -34,7 +34,7 @@ def private_rng(seed: int, device: torch.device) -> Iterator[None]:
     """Run what can only draw from torch's global generator (dropout), and put that back after."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             torch.cuda.default_generators[device.index or 0].manual_seed(seed)
         yield

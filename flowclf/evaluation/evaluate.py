@@ -103,11 +103,11 @@ def calibration_suite(p: Predictions) -> dict[str, Any]:
 
 def likelihood_suite(p: Predictions) -> dict[str, Any]:
     """True bits/dim and mean log q(x); beside them IB-INN's own L_X/d. None without a density."""
-    has_density, has_paper = p.log_prob is not None, p.paper_rate_per_dim is not None
+    paper = p.paper_rate_per_dim
     return {
-        "bits_per_dim": metrics.bits_per_dim(p.log_prob, p.dims) if has_density else None,
-        "log_prob_nats": float(p.log_prob.double().mean()) if has_density else None,
-        "paper_rate_per_dim_nats": float(p.paper_rate_per_dim.mean()) if has_paper else None,
+        "bits_per_dim": None if p.log_prob is None else metrics.bits_per_dim(p.log_prob, p.dims),
+        "log_prob_nats": None if p.log_prob is None else float(p.log_prob.double().mean()),
+        "paper_rate_per_dim_nats": None if paper is None else float(paper.double().mean()),
     }
 
 

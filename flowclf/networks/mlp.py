@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 
-from couplings import MLP, Chain, Conditioner, Flatten, Rotation, SoftClamp, two_sided_coupling
+from couplings import (
+    MLP,
+    Chain,
+    Conditioner,
+    Flatten,
+    Invertible,
+    Rotation,
+    SoftClamp,
+    two_sided_coupling,
+)
 from couplings.core import Shape
 from couplings.univariate import Affine
 
@@ -45,6 +54,5 @@ def mlp_network(
         univariate=Affine(clamp or SoftClamp(limit=1.0, gain=1.0)),
         context_features=context_features,
     )
-    return Chain.grow(
-        shape, [Flatten, *[partial(Rotation, generator=generator), coupling] * blocks]
-    )
+    block: list[Callable[[Shape], Invertible]] = [partial(Rotation, generator=generator), coupling]
+    return Chain.grow(shape, [Flatten, *block * blocks])

@@ -65,7 +65,7 @@ def paper_network(
     else:
         scale = 0.80
         first = [Haar]
-    stages = [
+    stages: list[Factory] = [
         *first,
         *_blocks(24, 32, 0.0, scale, conv, generator),
         _downsampling(64, conv),

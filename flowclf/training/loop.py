@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from flowclf.build import save_weights
 from flowclf.classifier import GenerativeClassifier
@@ -31,10 +35,11 @@ __all__ = ["Trained", "train"]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, and what its training took."""
+    """A trained model, the splits it was trained and tested on, and the run's summary."""
 
     model: GenerativeClassifier
-    seconds: float
+    training: Split
+    test: Split
     summary: dict[str, Any]
 
 
@@ -67,28 +72,17 @@ def train(
     fabric = launch_fabric(config, device, devices)
     training, validation, test = splits(config, dataset)
     model = fresh_model(config, dataset, training)
-    facts = DataFacts(dataset.shape, dataset.levels, dataset.class_names)
-    if run and not resume and fabric.is_global_zero:
-        run.write_config(config, facts)
     augment = make_augmentation(config.data.augment, dataset.shape, dataset.levels)
-    with stop_on_signal() as stop:
+    with stop_on_signal() as stop, cpu_threads(config.train.threads):
         loop = Loop(config, fabric, model, training, validation, augment, run, report, stop)
+        if run and not resume and fabric.is_global_zero:
+            run.write_config(config, DataFacts.of(dataset))
         seconds = loop.run_all(resume)
-    results = evaluate(model, test, seed=config.seed)
-    summary = {
-        "system": config.system,
-        "data": config.dataset,
-        "preset": config.preset,
-        "seed": config.seed,
-        "seconds": round(seconds, 3),
-        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "device": str(fabric.device),
-        "test": results,
-    }
+        summary = summarise(config, model, test, seconds)
     if run and fabric.is_global_zero:
         save_weights(model, run.weights_file)
         run.write_summary(summary)
-    return Trained(model, seconds, summary)
+    return Trained(model, training, test, summary)
 
 
 class Loop:
@@ -170,6 +164,7 @@ class Loop:
             max_norm=self.settings.clip_norm,
             error_if_nonfinite=False,
         )
+        assert norm is not None
         terms = {name: value.detach() for name, value in terms.items()}
         check_finite(self.model, terms, norm, step, x)
         self.optimizer.step()
@@ -219,6 +214,33 @@ def launch_fabric(config: RunConfig, device: str, devices: int) -> Fabric:
         )
         fabric.launch()
     return fabric
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with that many CPU threads, and as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def summarise(
+    config: RunConfig, model: GenerativeClassifier, test: Split, seconds: float
+) -> dict[str, Any]:
+    """What summary.json says."""
+    return {
+        "system": config.system,
+        "data": config.dataset,
+        "preset": config.preset,
+        "seed": config.seed,
+        "seconds": round(seconds, 3),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "device": str(model.mixture.means.device),
+        "test": evaluate(model, test, seed=config.seed),
+    }
 
 
 def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:

@@ -1,0 +1,39 @@
+"""The recorded rows: one CSV a bench, beside this file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flowclf.files import write_text
+from flowclf.runs import git_commit
+
+__all__ = ["append_rows"]
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def append_rows(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Add rows with date, machine, versions and commit; the first row's keys are the columns."""
+    facts = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "flowclf": version("flowclf"),
+        "commit": git_commit() or "",
+    }
+    path = FOLDER / name
+    old = path.read_text("utf-8") if path.exists() else ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*rows[0], *facts], lineterminator="\n")
+    if not old:
+        writer.writeheader()
+    writer.writerows({**row, **facts} for row in rows)
+    write_text(path, old + text.getvalue())

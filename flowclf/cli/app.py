@@ -1,0 +1,85 @@
+"""The verbs, and what becomes of errors: one line and status 2 for the user's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from flowclf.cli import bench, evaluate, generate, listing, train
+from flowclf.errors import UserError
+
+__all__ = ["app", "main"]
+
+USER_MISTAKE, FAILURE = 2, 1
+
+app = typer.Typer(
+    name="flowclf",
+    help="Train, evaluate and look into generative classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("sample")(generate.sample)
+app.command("interpolate")(generate.interpolate)
+app.command("systems")(listing.systems)
+app.command("datasets")(listing.datasets)
+app.command("bench")(bench.bench)
+
+# typer brings its own click; the base of its usage errors is found through one it exports.
+UsageErrors: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    """Train, evaluate and look into generative classifiers."""
+    if show:
+        from importlib.metadata import version
+
+        print(version("flowclf"))
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 success, 2 the user's mistake, 1 anything else."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    try:
+        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except UsageErrors as error:
+        return fail(error.format_message(), USER_MISTAKE)
+    except typer.Abort:
+        return fail("stopped", FAILURE)
+    except BrokenPipeError:
+        return FAILURE
+    except Exception as error:
+        return known_error(error)
+    return status if isinstance(status, int) else 0
+
+
+def known_error(error: Exception) -> int:
+    """One line for what a user can mend; anything else is ours, and keeps its traceback."""
+    from couplings import ShapeError
+    from flowclf.training import Interrupted, TrainingDiverged
+
+    if isinstance(error, UserError | ShapeError):
+        return fail(str(error), USER_MISTAKE)
+    if isinstance(error, Interrupted | TrainingDiverged | OSError):
+        return fail(str(error), FAILURE)
+    raise error
+
+
+def fail(message: str, status: int) -> int:
+    """Print the message to standard error; the status."""
+    print(f"flowclf: {message}", file=sys.stderr)
+    return status

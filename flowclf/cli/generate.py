@@ -1,0 +1,85 @@
+"""`flowclf sample` and `flowclf interpolate`: pictures out of a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flowclf.cli.output import print_json
+from flowclf.cli.train import Device
+from flowclf.errors import UserError
+
+if TYPE_CHECKING:
+    from flowclf.runs import DataFacts
+
+__all__ = ["interpolate", "sample"]
+
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.")]
+Seed = Annotated[int, typer.Option(help="Of the draws.")]
+Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where to look for data first.")]
+
+
+def sample(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")],
+    per_class: Annotated[int, typer.Option(help="Samples of each class.", min=1)] = 8,
+    temperature: Annotated[float, typer.Option(help="Spread around the means.", min=0)] = 0.7,
+    seed: Seed = 0,
+    device: Where = Device.auto,
+    as_json: AsJson = False,
+) -> None:
+    """Draw images of every class."""
+    from flowclf.build import load
+    from flowclf.figures import sample_figure, save_figure
+    from flowclf.figures.run import class_samples
+    from flowclf.runs import Run
+    from flowclf.training.task import pick_device
+
+    facts = Run(run).read_config()[1]
+    levels = _levels(facts)
+    images = class_samples(load(run, pick_device(device)), per_class, temperature, seed)
+    save_figure(sample_figure(images, facts.class_names, levels), out)
+    _done(out, as_json)
+
+
+def interpolate(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")],
+    pairs: Annotated[int, typer.Option(help="Pairs of test images.", min=1)] = 8,
+    steps: Annotated[int, typer.Option(help="Images in a row.", min=2)] = 9,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    device: Where = Device.auto,
+    as_json: AsJson = False,
+) -> None:
+    """Walk from one test image to another on a straight line in latent space."""
+    from flowclf.figures import interpolation_figure, save_figure
+    from flowclf.figures.run import interpolation_strips
+    from flowclf.runs import Run
+    from flowclf.training.task import load_task
+
+    levels = _levels(Run(run).read_config()[1])
+    task = load_task(run, data_dir, device)
+    strips = interpolation_strips(task.model, task.test, pairs, steps, seed)
+    save_figure(interpolation_figure(strips, levels), out)
+    _done(out, as_json)
+
+
+def _levels(facts: DataFacts) -> int:
+    if facts.levels is None:
+        raise UserError(
+            "expected a run on images, got one on a table; in Python: "
+            "flowclf.load(RUN).sample(y) and .interpolate(x0, x1, steps)"
+        )
+    return facts.levels
+
+
+def _done(out: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"figure": str(out)})
+    else:
+        print(f"figure   {out}")

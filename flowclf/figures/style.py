@@ -1,0 +1,45 @@
+"""One look for all pictures: colour-blind-safe, readable in print, no global state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowclf.errors import UserError
+from flowclf.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["class_colors", "new_figure", "save_figure"]
+
+# Paul Tol's "muted" scheme and a black: distinguishable with every common colour blindness.
+COLORS = (
+    "#332288", "#88ccee", "#44aa99", "#117733", "#999933",
+    "#ddcc77", "#cc6677", "#882255", "#aa4499", "#000000",
+)  # fmt: skip
+FORMATS = (".png", ".pdf", ".svg")
+DPI = 150
+
+
+def class_colors(classes: int) -> list[str]:
+    """One colour a class, in a fixed order; they repeat beyond ten."""
+    return [COLORS[k % len(COLORS)] for k in range(classes)]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, without touching matplotlib's global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure whole, in the format of the path's ending.
+
+    Raises:
+        UserError: another ending than .png, .pdf or .svg.
+    """
+    if path.suffix not in FORMATS:
+        raise UserError(f"expected a file ending in {', '.join(FORMATS)}, got {path.name!r}")
+    write_whole(path, lambda part: figure.savefig(part, dpi=DPI))

@@ -1,0 +1,57 @@
+"""A finished run, ready to be looked at: its model, its settings, its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from flowclf.build import load
+from flowclf.classifier import GenerativeClassifier
+from flowclf.config import RunConfig
+from flowclf.data import Dataset, Split, load_dataset
+from flowclf.errors import UserError
+from flowclf.runs import Run
+from flowclf.training.loop import splits
+
+__all__ = ["Task", "load_task", "pick_device"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a trained run was about."""
+
+    config: RunConfig
+    model: GenerativeClassifier
+    dataset: Dataset
+    training: Split
+    test: Split
+
+
+def load_task(folder: Path, data_dir: Path | None = None, device: str = "auto") -> Task:
+    """The model of a run and the data it was trained on.
+
+    Raises:
+        UserError: not a finished run, or data that are gone or changed.
+    """
+    config, facts = Run(folder).read_config()
+    model = load(folder, pick_device(device))
+    dataset = load_dataset(config.dataset, data_dir)
+    if (dataset.shape, dataset.class_names) != (facts.shape, facts.class_names):
+        raise UserError(f"{config.dataset} is no longer the data that {folder} was trained on")
+    training, _, test = splits(config, dataset)
+    return Task(config, model, dataset, training, test)
+
+
+def pick_device(name: str) -> str:
+    """auto, cpu or cuda to a torch device.
+
+    Raises:
+        UserError: cuda where there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("expected a CUDA device for --device cuda, found none; use --device cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
