@@ -49,7 +49,8 @@ class PiecewiseLinear(Invertible):
             )
         if not bool((self.knots.diff() > 0).all() and (values.diff(dim=1) > 0).all()):
             raise ValueError("PiecewiseLinear: expected strictly increasing knots and values")
-        self.values = values.to(self.values)
+        # Memory of its own: a state_dict cannot be loaded into an expanded tensor.
+        self.values = values.to(self.values).clone()
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         flat = x.flatten(1).contiguous()

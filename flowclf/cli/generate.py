@@ -33,7 +33,7 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Draw images of every class."""
-    from flowclf.build import load
+    from flowclf.models import load
     from flowclf.figures import sample_figure, save_figure
     from flowclf.figures.run import class_samples
     from flowclf.runs import Run

@@ -21,7 +21,7 @@ from couplings import (
     SpaceToDepth,
     two_sided_coupling,
 )
-from couplings.core import Shape
+from couplings.core import Shape, ShapeError
 from couplings.univariate import Affine, Univariate
 
 __all__ = ["conv_network", "squeeze_factor"]
@@ -59,6 +59,10 @@ def conv_network(
         clamp: of all log-scales.
         context_features: width of the conditional input.
     """
+    if len(shape) != 3:
+        raise ShapeError(
+            f"a conv network takes images (C, H, W), got shape {shape}; use network.kind=mlp"
+        )
     widths = [width] * len(blocks) if isinstance(width, int) else list(width)
     univariate = Affine(clamp or SoftClamp(limit=1.0, gain=1.0))
     factories: list[Factory] = []

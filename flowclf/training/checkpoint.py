@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flowclf.build import check_architecture
+from flowclf.models import check_architecture
 from flowclf.classifier import GenerativeClassifier
 from flowclf.errors import UserError
 from flowclf.files import write_whole

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flowclf.build import save_weights
+from flowclf.models import save_weights
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Augmentation, Dataset, Split, hold_out, make_augmentation, subset

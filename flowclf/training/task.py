@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from flowclf.build import load
+from flowclf.models import load
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split, load_dataset

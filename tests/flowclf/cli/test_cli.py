@@ -1,0 +1,290 @@
+"""The command line: what it prints, what it leaves behind, and what becomes of mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowclf.cli.app import run
+
+QUICK = (
+    "--set", "network={kind: mlp, blocks: 1, hidden: [16]}",
+    "--set", "data.train_size=1200", "--set", "data.test_size=60", "--epochs", "1",
+)  # fmt: skip
+
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(autouse=True)
+def in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert run(["train", "ib-inn", "--out", str(folder), *QUICK, "--device", "cpu"]) == 0
+    return folder
+
+
+def table_arrays() -> Arrays:
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = rng.normal(size=(120, 4)) + 3 * np.eye(4)[y]
+    return {"x_train": x[:90], "y_train": y[:90], "x_test": x[90:], "y_test": y[90:]}
+
+
+def stderr_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("flowclf: ")
+    return lines[0]
+
+
+def test_help_is_quick_to_ask_for() -> None:
+    code = (
+        "import sys; from flowclf.cli.app import run; run(['--help']); run(['train', '--help']);"
+        "bad = {'torch', 'lightning', 'matplotlib', 'sklearn', 'ray'} & set(sys.modules);"
+        "sys.exit(f'imported {bad}' if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_train_json_is_one_document_and_the_run_is_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", "ib-inn", "--beta", "2", "--seed", "3", *QUICK, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    folder = Path(result["run"])
+    assert folder == Path("runs/ib-inn-digits-001")
+    assert (result["system"], result["data"], result["seed"]) == ("ib-inn", "digits", 3)
+    assert {"accuracy", "ece", "bits_per_dim"} <= result["test"].keys()
+    assert [row["system"] for row in result["baselines"]] == ["QDA", "logistic regression"]
+    assert "beta: 2.0" in (folder / "config.yaml").read_text()
+    for name in ("metrics.jsonl", "model.safetensors", "summary.json", "checkpoint/state.pt"):
+        assert (folder / name).exists() or name == "metrics.jsonl"
+    assert all(Path(path).stat().st_size > 1000 for path in result["figures"])
+
+
+def test_evaluate_agrees_with_the_summary(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", str(trained), "--json", "--device", "cpu"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    summary = json.loads((trained / "summary.json").read_text())["test"]
+    assert {name: result[name] for name in summary} == summary
+
+
+def test_evaluate_prints_a_table_and_obeys_the_suites(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", str(trained)]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("accuracy", "ece", "bits_per_dim", "accuracy of 7"))
+    assert run(["evaluate", str(trained), "--suite", "calibration", "--json"]) == 0
+    assert "bits_per_dim" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["sample", "--per-class", "2"], ["interpolate", "--pairs", "3", "--steps", "4"]]
+)
+def test_pictures_are_written(
+    trained: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb, *options = arguments
+    assert run([verb, str(trained), *options, "--out", "new/picture.png", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"figure": "new/picture.png"}
+    with Image.open("new/picture.png") as picture:
+        assert picture.width > 100
+
+
+@pytest.mark.parametrize("verb", ["systems", "datasets"])
+def test_listings(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([verb]) == 0
+    assert run([verb, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "ib-inn" in out or "fashion-mnist" in out
+
+
+def test_a_table_of_the_users_own(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("own.npz", **table_arrays())
+    assert run(["train", "ib-inn", "--data", "own.npz", "--epochs", "20", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["test"]["accuracy"] > 0.8
+    assert run(["evaluate", result["run"], "--json"]) == 0
+    capsys.readouterr()
+    assert run(["sample", result["run"], "--out", "grid.png"]) == 2
+    assert "on a table" in stderr_line(capsys)
+
+
+def test_a_folder_of_images(capsys: pytest.CaptureFixture[str]) -> None:
+    image_folder(Path("own"), classes=3)
+    assert run(["train", "ib-inn", "--data", "own", "--epochs", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["preset"] == "image"
+
+
+def test_a_config_file_and_a_runs_own_config_can_be_trained_again(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--config", str(trained / "config.yaml"), "--out", "again", "--json"]
+    assert run(["train", "ib-inn", *options, "--device", "cpu"]) == 0
+    again = json.loads(capsys.readouterr().out)["test"]
+    assert again == json.loads((trained / "summary.json").read_text())["test"]
+
+
+def image_folder(root: Path, classes: int, empty: str | None = None) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for k in range(classes):
+            folder = root / split / f"c{k}"
+            folder.mkdir(parents=True)
+            for n in range(0 if folder.name == empty and split == "train" else 4):
+                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{n}.png")
+
+
+def broken_table(change: Callable[[Arrays], object]) -> Callable[[], str]:
+    def make() -> str:
+        arrays = table_arrays()
+        change(arrays)
+        np.savez("bad.npz", **arrays)
+        return "bad.npz"
+
+    return make
+
+
+def corrupt_mnist() -> str:
+    folder = Path("data/mnist")
+    folder.mkdir(parents=True)
+    for name in ("train", "t10k"):
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03\0\0\0\x05")
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x05\0\0\0\0\0")
+    return "mnist"
+
+
+def empty_class() -> str:
+    image_folder(Path("own"), classes=3, empty="c1")
+    return "own"
+
+
+BAD_DATA: dict[str, tuple[Callable[[], str], str]] = {
+    "no such name": (lambda: "mnits", "mnist"),
+    "corrupt idx": (corrupt_mnist, "idx3"),
+    "an empty class": (empty_class, "c1"),
+    "labels with a gap": (broken_table(lambda a: a.update(y_train=2 * a["y_train"])), "labels"),
+    "float labels": (broken_table(lambda a: a.update(y_train=a["y_train"] + 0.5)), "label"),
+    "NaN": (broken_table(lambda a: a["x_train"].__setitem__((5, 2), np.nan)), "NaN"),
+    "a missing array": (broken_table(lambda a: a.pop("y_test")), "y_test"),
+    "pickled objects": (broken_table(lambda a: a.update(x_train=np.array([{}], object))), "npz"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_gets_one_line_and_leaves_nothing(
+    case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, word = BAD_DATA[case]
+    data = make()
+    monkeypatch.delenv("FLOWCLF_DATA", raising=False)
+    Path("data").mkdir(exist_ok=True)
+    assert run(["train", "ib-inn", "--data", data, "--data-dir", "data", "--out", "out"]) == 2
+    assert word in stderr_line(capsys)
+    assert not Path("out").exists()
+    assert not Path("runs").exists()
+
+
+BAD_OPTIONS = {
+    "unknown system": (["train", "ib-in"], "ib-inn"),
+    "planned system": (["train", "vae"], "not written yet"),
+    "no system": (["train"], "flowclf systems"),
+    "unknown verb": (["trian"], "trian"),
+    "unknown option": (["train", "ib-inn", "--bata", "1"], "--bata"),
+    "unknown key": (["train", "ib-inn", "--set", "network.widht=3"], "did you mean"),
+    "no value": (["train", "ib-inn", "--set", "network.width"], "key=value"),
+    "wrong type": (["train", "ib-inn", "--set", "train.epochs=many"], "train.epochs"),
+    "out of range": (["train", "ib-inn", "--set", "train.lr=-1"], "train.lr"),
+    "negative beta": (["train", "ib-inn", "--beta", "-1"], "beta"),
+    "beta not a number": (["train", "ib-inn", "--beta", "x"], "--beta"),
+    "unknown preset": (["train", "ib-inn", "--preset", "huge"], "huge"),
+    "unknown device": (["train", "ib-inn", "--device", "tpu"], "tpu"),
+    "no config file": (["train", "ib-inn", "--config", "none.yaml"], "none.yaml"),
+    "conv on a table": (["train", "ib-inn", "--data", "t.npz", "--set", "network={kind: conv}"], "image"),
+    "images augmented as tables": (["train", "ib-inn", "--set", "data.augment=paper-cifar"], "RGB"),
+    "not a run": (["evaluate", "."], "config.yaml"),
+    "no folder": (["sample", "nowhere", "--out", "a.png"], "nowhere"),
+    "resume nothing": (["train", "--resume", "nowhere"], "nowhere"),
+    "bench": (["bench", "mnist99"], "mnist14"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_options_get_one_line_and_leave_nothing(
+    case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez("t.npz", **table_arrays())
+    arguments, word = BAD_OPTIONS[case]
+    assert run(arguments) == 2
+    assert word in stderr_line(capsys)
+    assert [path.name for path in Path().iterdir()] == ["t.npz"]
+
+
+def test_bad_use_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_folder = str(trained)
+    cases = [
+        (["evaluate", run_folder, "--suite", "accuracy,magic"], "magic"),
+        (["sample", run_folder, "--out", "a.bmp"], ".png"),
+        (["interpolate", run_folder, "--pairs", "900", "--out", "a.png"], "pairs"),
+        (["train", "ib-inn", "--out", run_folder], "--resume"),
+        (["train", "ib-inn", "--resume", run_folder], "--resume alone"),
+    ]
+    for arguments, word in cases:
+        assert run(arguments) == 2
+        assert word in stderr_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "word"),
+    [
+        ("model.safetensors", b"", "damaged"),
+        ("model.safetensors", b"\x10" * 100, "damaged"),
+        ("config.yaml", b"system: [", "damaged"),
+        ("config.yaml", b"system: ib-inn\n", "damaged"),
+    ],
+)
+def test_a_damaged_run_is_refused(
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    content: bytes,
+    word: str,
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / file).write_bytes(content)
+    assert run(["evaluate", str(copy)]) == 2
+    assert word in stderr_line(capsys)
+
+
+def test_weights_of_another_architecture_are_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    text = (copy / "config.yaml").read_text().replace("- 16\n", "- 17\n")
+    (copy / "config.yaml").write_text(text)
+    assert run(["evaluate", str(copy)]) == 2
+    assert "another architecture" in stderr_line(capsys)

@@ -1,0 +1,213 @@
+"""The loop: it learns, it resumes bit for bit, it stops where numbers stop being finite."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import flowclf
+from flowclf.config import RunConfig, make_config, merge
+from flowclf.data import Dataset, load_dataset
+from flowclf.errors import UserError
+from flowclf.runs import Run
+from flowclf.training import Interrupted, TrainingDiverged, train
+from flowclf.training.progress import Report
+
+SMALL = {
+    "network": {"kind": "mlp", "blocks": 2, "hidden": [32], "dropout": 0.2, "batch_norm": True},
+    "data": {"train_size": 400, "test_size": 100, "validation": 0.1, "augment": "shift"},
+    "train": {"epochs": 3, "batch_size": 50, "evaluate_every": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+def small_config(digits: Dataset, **sections: object) -> RunConfig:
+    return make_config("ib-inn", "digits", digits.shape, overrides=[merge([SMALL, sections])])
+
+
+def signal_at(step: int) -> Report:
+    def report(at: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
+        if at == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return report
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return flowclf.load(run.folder).state_dict()
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_training_lowers_the_loss_and_classifies(digits: Dataset) -> None:
+    totals: list[float] = []
+
+    def report(at: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
+        totals.append(float(terms["total"]))
+
+    config = small_config(digits, data={"train_size": 1000}, train={"epochs": 12, "lr": 5e-3})
+    trained = train(config, digits, report=report, device="cpu")
+    assert np.mean(totals[-10:]) < 0.6 * np.mean(totals[:10])
+    assert trained.summary["test"]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("step", [0, 9, 16])
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    digits: Dataset, tmp_path: Path, step: int
+) -> None:
+    config = small_config(digits)
+    whole, broken = Run(tmp_path / "whole"), Run(tmp_path / "broken")
+    train(config, digits, whole, device="cpu")
+    with pytest.raises(Interrupted, match=f"step {step + 1} of 21"):
+        train(config, digits, broken, device="cpu", report=signal_at(step))
+    assert not broken.weights_file.exists()
+    train(config, digits, broken, device="cpu", resume=True)
+    assert_equal(weights(whole), weights(broken))
+    assert list(whole.read_metrics()) == list(broken.read_metrics())
+    results = [run.read_summary()["test"] for run in (whole, broken)]
+    assert results[0] == results[1]
+
+
+def test_resuming_a_finished_run_changes_nothing(digits: Dataset, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    train(small_config(digits), digits, run, device="cpu")
+    before = weights(run)
+    train(small_config(digits), digits, run, device="cpu", resume=True)
+    assert_equal(before, weights(run))
+
+
+def test_one_seed_gives_one_model_and_another_seed_another(digits: Dataset) -> None:
+    def model(seed: int) -> dict[str, Tensor]:
+        config = make_config("ib-inn", "digits", digits.shape, seed=seed, overrides=[SMALL])
+        return train(config, digits, device="cpu").model.state_dict()
+
+    assert_equal(model(0), model(0))
+    assert not torch.equal(model(0)["mixture.means"], model(1)["mixture.means"])
+
+
+def test_global_random_states_are_left_alone(digits: Dataset, tmp_path: Path) -> None:
+    before = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()
+    train(small_config(digits), digits, Run(tmp_path / "run"), device="cpu")
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert str(before[1]) == str(np.random.get_state(legacy=False))
+    assert before[2] == random.getstate()
+
+
+def test_a_run_folder_explains_itself(digits: Dataset, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    config = small_config(digits)
+    trained = train(config, digits, run, device="cpu")
+    assert run.read_config()[0] == config
+    assert "torch:" in run.config_file.read_text()
+    summary = json.loads(run.summary_file.read_text())
+    assert {"system", "data", "seed", "seconds", "test"} <= summary.keys()
+    assert {"accuracy", "ece", "bits_per_dim"} <= summary["test"].keys()
+    rows = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert_equal(trained.model.state_dict(), weights(run))
+    assert [path.name for path in run.folder.rglob("*.part*")] == []
+
+
+@pytest.mark.parametrize(
+    ("train_settings", "match"),
+    [
+        ({"optimizer": "sgd", "lr": 1e12, "clip_norm": 1e12}, r"step \d+: loss term .*total"),
+        ({"optimizer": "adamw", "lr": 1e30}, r"step \d+: .* is not finite"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run(
+    digits: Dataset, tmp_path: Path, train_settings: dict[str, object], match: str
+) -> None:
+    run = Run(tmp_path / "run")
+    with pytest.raises(TrainingDiverged, match=match) as caught:
+        train(small_config(digits, train=train_settings), digits, run, device="cpu")
+    assert "max |z|" in str(caught.value)
+    assert "the first stage that is not finite" in str(caught.value)
+    assert not run.weights_file.exists()
+    state = torch.load(run.checkpoint_file, weights_only=True)["model"]
+    assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "milestones", "constant"])
+def test_every_optimizer_and_schedule_trains(
+    digits: Dataset, optimizer: str, schedule: str
+) -> None:
+    settings = {"optimizer": optimizer, "schedule": schedule, "milestones": [0.5], "epochs": 1}
+    summary = train(small_config(digits, train=settings), digits, device="cpu").summary
+    assert 0 <= summary["test"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("settings", [{"precision": "bf16-mixed"}, {"precision": "64-true"}])
+def test_other_precisions_train(digits: Dataset, settings: dict[str, object]) -> None:
+    config = small_config(digits, train=settings | {"epochs": 1})
+    assert np.isfinite(train(config, digits, device="cpu").summary["test"]["bits_per_dim"])
+
+
+def test_batch_norm_statistics_are_those_of_the_final_weights(digits: Dataset) -> None:
+    models = [
+        train(small_config(digits, train={"norm_passes": n}), digits, device="cpu").model
+        for n in (0, 1)
+    ]
+    for name, value in models[0].state_dict().items():
+        same = torch.equal(value, models[1].state_dict()[name])
+        assert same == ("running_" not in name and "num_batches" not in name), name
+
+
+def test_checkpoints_of_another_architecture_are_refused(digits: Dataset, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    train(small_config(digits, train={"epochs": 1}), digits, run, device="cpu")
+    wider = small_config(digits, network={"hidden": [64]})
+    with pytest.raises(UserError, match=r"another architecture: expected \(64"):
+        train(wider, digits, run, device="cpu", resume=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: path.write_bytes(b"not a checkpoint"),
+        lambda path: torch.save({"model": {}}, path),
+        lambda path: path.unlink(),
+    ],
+)
+def test_damaged_checkpoints_are_refused_in_one_line(
+    digits: Dataset, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    run, config = Run(tmp_path / "run"), small_config(digits, train={"epochs": 1})
+    train(config, digits, run, device="cpu")
+    damage(run.checkpoint_file)
+    with pytest.raises(UserError) as caught:
+        train(config, digits, run, device="cpu", resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_cannot_run_code(digits: Dataset, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    run, config = Run(tmp_path / "run"), small_config(digits, train={"epochs": 1})
+    train(config, digits, run, device="cpu")
+    torch.save({"model": Evil()}, run.checkpoint_file)
+    with pytest.raises(UserError, match="damaged"):
+        train(config, digits, run, device="cpu", resume=True)
+    assert not (tmp_path / "pwned").exists()
