@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from flowclf.errors import NoExactDensity, UserError
 
 if TYPE_CHECKING:
-    from flowclf.models import build, load
     from flowclf.classifier import GenerativeClassifier
     from flowclf.config import make_config
     from flowclf.data import load_dataset
     from flowclf.evaluation import evaluate
+    from flowclf.models import build, load
     from flowclf.training import train
 
 # Loaded when first used: torch takes seconds, and `flowclf --help` does not need it.

@@ -209,9 +209,13 @@ def _explain(error: ValidationError, settings: type[Section], prefix: str) -> st
     path = [str(part) for part in first["loc"]]
     known = setting_names(settings)
     key = prefix + ".".join(part for part in path if part not in ("conv", "mlp", "paper"))
+    key = key.removesuffix(".")
     if first["type"] == "extra_forbidden":
         full = [prefix + name for name in known]
-        close = difflib.get_close_matches(key, full, n=1)
+        if any(name == key or name.startswith(f"{key}.") for name in full):
+            return f"{key} is no setting of kind {path[-2]!r}"
+        sections = [] if prefix else [*RUN_SECTIONS, *settings.model_fields]
+        close = difflib.get_close_matches(key, full + sections, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(full)}"
         return f"unknown setting {key!r}{hint}"
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first.get('input')!r}"

@@ -53,7 +53,7 @@ class GaussianMixture(nn.Module):
         initial = equidistant_means(classes, dims, distance, generator)
         self.means = nn.Parameter(initial, requires_grad=means == "learned")
         rows = {"unit": 0, "shared": 1, "per-class": classes}[covariance]
-        self.log_var = nn.Parameter(torch.zeros(rows, dims))
+        self.log_var = nn.Parameter(torch.zeros(rows, dims), requires_grad=rows > 0)
         self.weight_logits = nn.Parameter(torch.zeros(classes), requires_grad=weights == "learned")
 
     @property

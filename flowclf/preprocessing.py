@@ -67,6 +67,8 @@ def fit_preprocess(
         preprocess.set(mean, std)
     elif isinstance(preprocess, PiecewiseLinear):
         knots = preprocess.knots
+        if per == "range":
+            mean = std = (knots[-1:] - 1) / 2
         mean, std = (v.expand(preprocess.in_shape).reshape(-1, 1) for v in (mean, std))
         standardised = (knots - mean) / std
         normal = fit_marginals(x.flatten(1), knots)

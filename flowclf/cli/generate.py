@@ -33,9 +33,9 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Draw images of every class."""
-    from flowclf.models import load
     from flowclf.figures import sample_figure, save_figure
     from flowclf.figures.run import class_samples
+    from flowclf.models import load
     from flowclf.runs import Run
     from flowclf.training.task import pick_device
 

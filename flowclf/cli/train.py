@@ -63,7 +63,7 @@ def train(
     for notice in dataset.notices:
         message(f"note: {notice}")
     trained = _train(settings, dataset, run, device, devices, resume is not None)
-    if trained is None:
+    if not trained.main_process:
         return
     rows = _rows(trained, dataset, baselines)
     _report(run, dataset, trained, rows, as_json)
@@ -131,7 +131,7 @@ def _new_run(config: RunConfig, out: Path | None) -> Run:
 
 def _train(
     config: RunConfig, dataset: Dataset, run: Run, device: Device, devices: int, resume: bool
-) -> Trained | None:
+) -> Trained:
     from flowclf.training import Interrupted, TrainingDiverged, progress_bar, train
 
     try:

@@ -33,13 +33,13 @@ def expected_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15)
 
     Guo et al., "On calibration of modern neural networks", ICML 2017, Eq. 3.
     """
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
-    # Float64: a confidence of one must not round into another bin.
-    error = multiclass_calibration_error(
-        log_posterior.double().exp(), y, num_classes=log_posterior.shape[1], n_bins=bins
-    )
-    return float(error)
+    # Float64: a confidence of one must not round into another bin. Bins are closed on the right.
+    confidence, predicted = log_posterior.double().exp().max(1)
+    edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype)[1:-1]
+    excess = (predicted == y).double() - confidence
+    summed = torch.zeros(bins, dtype=confidence.dtype)
+    summed.index_add_(0, torch.bucketize(confidence, edges), excess)
+    return float(summed.abs().sum() / len(y))
 
 
 def negative_log_posterior(log_posterior: Tensor, y: Tensor) -> float:

@@ -23,6 +23,7 @@ from couplings import (
 )
 from couplings.core import Shape, ShapeError
 from couplings.univariate import Affine, Univariate
+from flowclf.errors import UserError
 
 __all__ = ["conv_network", "squeeze_factor"]
 
@@ -63,10 +64,17 @@ def conv_network(
         raise ShapeError(
             f"a conv network takes images (C, H, W), got shape {shape}; use network.kind=mlp"
         )
-    widths = [width] * len(blocks) if isinstance(width, int) else list(width)
+    widths = [width] if isinstance(width, int) else list(width)
+    if len(widths) == 1:
+        widths *= len(blocks)
+    if len(widths) != len(blocks):
+        raise UserError(
+            f"expected one width, or one a level as blocks has, got {len(widths)} widths and "
+            f"blocks at {len(blocks)} levels"
+        )
     univariate = Affine(clamp or SoftClamp(limit=1.0, gain=1.0))
     factories: list[Factory] = []
-    current = shape
+    current: Shape = tuple(shape)
     for count, hidden in zip(blocks, widths, strict=True):
         factor = squeeze_factor(current)
         if factor != (1, 1):

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from flowclf.models import check_architecture
 from flowclf.classifier import GenerativeClassifier
 from flowclf.errors import UserError
 from flowclf.files import write_whole
+from flowclf.models import check_architecture
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flowclf.models import save_weights
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Augmentation, Dataset, Split, hold_out, make_augmentation, subset
 from flowclf.evaluation import evaluate
+from flowclf.models import save_weights
 from flowclf.runs import DataFacts, Run
 from flowclf.seeding import derive_seed, private_rng
 from flowclf.systems import find_system
@@ -35,12 +35,16 @@ __all__ = ["Trained", "train"]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, the splits it was trained and tested on, and the run's summary."""
+    """A trained model, the splits it was trained and tested on, and the run's summary.
+
+    `main_process` is false in all processes but the first of a distributed run.
+    """
 
     model: GenerativeClassifier
     training: Split
     test: Split
     summary: dict[str, Any]
+    main_process: bool = True
 
 
 def train(
@@ -82,7 +86,7 @@ def train(
     if run and fabric.is_global_zero:
         save_weights(model, run.weights_file)
         run.write_summary(summary)
-    return Trained(model, training, test, summary)
+    return Trained(model, training, test, summary, fabric.is_global_zero)
 
 
 class Loop:
@@ -102,7 +106,8 @@ class Loop:
     ) -> None:
         settings = config.train
         self.config, self.settings, self.fabric, self.model = config, settings, fabric, model
-        self.validation, self.run, self.report, self.stop = validation, run, report, stop
+        self.validation, self.run, self.stop = validation, run, stop
+        self.report = report if fabric.is_global_zero else silent
         optimizer = make_optimizer(model, settings)
         self.module, self.optimizer = fabric.setup(model, optimizer)
         self.module.mark_forward_method("loss")

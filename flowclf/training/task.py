@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from flowclf.models import load
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split, load_dataset
 from flowclf.errors import UserError
+from flowclf.models import load
 from flowclf.runs import Run
 from flowclf.training.loop import splits
 

@@ -1,0 +1,253 @@
+"""Presets, overrides and messages: what a user types, and what comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flowclf import build
+from flowclf.config import (
+    RunConfig,
+    default_preset,
+    make_config,
+    make_settings,
+    merge,
+    parse_assignments,
+    preset_names,
+    read_settings,
+)
+from flowclf.errors import UserError
+from flowclf.systems import PLANNED, SYSTEMS, find_system
+
+SHAPES = {
+    "digits": (1, 8, 8),
+    "image": (3, 12, 10),
+    "mnist": (1, 28, 28),
+    "mnist14": (1, 14, 14),
+    "table": (5,),
+}
+
+
+def configure(
+    *assignments: str, dataset: str = "digits", shape: tuple[int, ...] = (1, 8, 8), **options: Any
+) -> RunConfig:
+    return make_config("ib-inn", dataset, shape, overrides=[parse_assignments(assignments)], **options)
+
+
+@pytest.mark.parametrize("preset", preset_names("ib-inn"))
+def test_every_preset_is_valid_and_can_be_built(preset: str) -> None:
+    shape = SHAPES.get(preset, (3, 32, 32) if "cifar" in preset else (1, 28, 28))
+    config = make_config("ib-inn", "", shape, preset=preset)
+    assert config.preset == preset
+    model = build("ib-inn", shape=shape, classes=4, preset=preset)
+    assert model.settings == config.model
+    assert model.mixture.dims == model.dims
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shape", "preset"),
+    [
+        ("digits", (1, 8, 8), "digits"),
+        ("mnist14", (1, 14, 14), "mnist14"),
+        ("fashion-mnist", (1, 28, 28), "mnist"),
+        ("omniglot", (1, 28, 28), "mnist"),
+        ("mine", (3, 64, 64), "image"),
+        ("mine", (7,), "table"),
+    ],
+)
+def test_the_preset_follows_the_data(dataset: str, shape: tuple[int, ...], preset: str) -> None:
+    assert default_preset("ib-inn", dataset, shape) == preset
+    assert configure(dataset=dataset, shape=shape).preset == preset
+
+
+MISTAKES = {
+    "train.epoch=3": "unknown setting 'train.epoch'; did you mean train.epochs?",
+    "network.blocs=3": "unknown setting 'network.blocs'; did you mean network.blocks?",
+    "trian.epochs=3": "unknown setting 'trian'; did you mean train?",
+    "mixtur.means=frozen": "unknown setting 'mixtur'; did you mean mixture?",
+    "network.width=3": "network.width is no setting of kind 'mlp'",
+    "train.qqq=3": "unknown setting 'train.qqq'; known: train.epochs, train.batch_size, ",
+    "train.epochs=many": "train.epochs: input should be a valid integer, ",
+    "train.epochs=1.5": "train.epochs: input should be a valid integer, ",
+    "train.epochs=0": "train.epochs: input should be greater than 0, got 0",
+    "train=3": "train: input should be a valid dictionary or instance of TrainSettings, got 3",
+    "train.lr=-1": "train.lr: input should be greater than 0, got -1",
+    "objective.beta=-1": "objective.beta: input should be greater than or equal to 0, got -1",
+    "objective.beta=.nan": "objective.beta: input should be greater than or equal to 0, got nan",
+    "objective.label_smoothing=1": "objective.label_smoothing: input should be less than 1, got 1",
+    "network.kind=resnet": "network: input tag 'resnet' ",
+    "network.hidden=64,x": "network.hidden.1: input should be a valid integer, ",
+    "mixture.covariance=full": "mixture.covariance: input should be 'unit', 'shared' or 'per-class'",
+}
+
+
+@pytest.mark.parametrize("assignment", MISTAKES)
+def test_a_mistake_is_told_in_one_line(assignment: str) -> None:
+    with pytest.raises(UserError) as caught:
+        configure(assignment)
+    assert str(caught.value).startswith(MISTAKES[assignment])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.epochs", "expected --set key=value, got 'train.epochs'"),
+        ("=3", "expected --set key=value, got '=3'"),
+        ("train.epochs={", "--set train.epochs: expected a YAML value, got '{'"),
+    ],
+)
+def test_what_is_no_assignment_is_refused(assignment: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_assignments([assignment])
+    assert str(caught.value) == message
+
+
+def test_assignments_nest_and_read_yaml() -> None:
+    parsed = parse_assignments(
+        ["train.epochs=5", "train.compile=true", "network.clamp.limit=0.5", "train.cpu_seconds="]
+    )
+    assert parsed == {
+        "train": {"epochs": 5, "compile": True, "cpu_seconds": None},
+        "network": {"clamp": {"limit": 0.5}},
+    }
+    assert parse_assignments(["train.epochs=5", "train.epochs=6"]) == {"train": {"epochs": 6}}
+
+
+@pytest.mark.parametrize("text", ["6,6", "[6, 6]", "'6,6'"])
+def test_a_list_may_be_typed_with_commas(text: str) -> None:
+    config = configure("network.kind=conv", f"network.blocks={text}")
+    assert config.model.network.blocks == (6, 6)
+
+
+def test_a_lone_number_is_a_list_of_one() -> None:
+    assert configure("network.hidden=32").model.network.hidden == (32,)
+    assert configure("train.milestones=0.5,0.75").train.milestones == (0.5, 0.75)
+
+
+def test_numbers_as_people_write_them() -> None:
+    config = configure("train.lr=1e-3", "objective.beta=.inf")
+    assert config.train.lr == 1e-3
+    assert config.model.objective.beta == inf
+
+
+@pytest.mark.parametrize("assignments", [["kind=conv", "blocks=2,2"], ["blocks=2,2", "kind=conv"]])
+def test_another_kind_of_network_drops_the_fields_of_the_preset(assignments: list[str]) -> None:
+    assert configure().model.network.kind == "mlp"
+    assert configure().model.network.hidden == (256,)
+    network = configure(*(f"network.{text}" for text in assignments)).model.network
+    assert network.kind == "conv"
+    assert network.blocks == (2, 2)
+    assert network.dropout == 0.0  # 0.3 in the preset, for the other kind
+
+
+def test_the_same_kind_keeps_them() -> None:
+    network = configure("network.kind=mlp", "network.blocks=2").model.network
+    assert (network.blocks, network.hidden, network.dropout) == (2, (256,), 0.3)
+
+
+def test_later_layers_win_key_by_key() -> None:
+    layers = [{"a": {"b": 1, "c": 2}, "d": 1}, {"a": {"b": 3}}, {"d": {"e": 1}}]
+    assert merge(layers) == {"a": {"b": 3, "c": 2}, "d": {"e": 1}}
+    assert layers[0] == {"a": {"b": 1, "c": 2}, "d": 1}
+
+
+def test_beta_wins_over_all_layers() -> None:
+    assert configure("objective.beta=2").model.objective.beta == 2
+    assert configure("objective.beta=2", beta=5.0).model.objective.beta == 5
+    assert configure(beta=inf).model.objective.beta == inf
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        [],
+        ["objective.beta=.inf", "train.milestones=0.5,0.75"],
+        ["network.kind=conv", "network.blocks=1,2", "network.width=8,16", "mixture.means=frozen"],
+        ["network.kind=paper", "network.variant=mnist"],
+    ],
+)
+def test_a_configuration_survives_yaml(assignments: list[str]) -> None:
+    config = configure(*assignments, seed=3)
+    document = yaml.safe_load(yaml.safe_dump(config.to_dict()))
+    names = {key: document.pop(key) for key in ("system", "dataset", "preset", "seed")}
+    again = make_config(shape=(1, 8, 8), overrides=[document], **names)
+    assert again == config
+    assert again.to_dict() == config.to_dict()
+
+
+def test_the_document_is_complete() -> None:
+    document = configure().to_dict()
+    assert {"system", "dataset", "preset", "seed", "data", "train"} < document.keys()
+    assert document.keys() > set(SYSTEMS["ib-inn"].settings.model_fields)
+    assert document["objective"] == {"beta": 8.0, "label_smoothing": 0.0}
+
+
+def test_a_system_without_beta_refuses_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = dataclasses.replace(SYSTEMS["ib-inn"], beta=None)
+    monkeypatch.setitem(SYSTEMS, "vae", without)
+    monkeypatch.setattr("flowclf.config.preset_names", lambda system: ["digits"])
+    monkeypatch.setattr("flowclf.config.load_preset", lambda system, name: {})
+    assert make_config("vae", "digits", (1, 8, 8)).system == "vae"
+    with pytest.raises(UserError, match="vae has no information-bottleneck beta.*: ib-inn$"):
+        make_config("vae", "digits", (1, 8, 8), beta=1.0)
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_planned_system_says_so(name: str) -> None:
+    if name in SYSTEMS:
+        pytest.skip("written since")
+    with pytest.raises(UserError, match=f"'{name}' is planned, but not written yet; choose one of"):
+        find_system(name)
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(UserError, match="'ib-in' is not a system; choose one of: ib-inn"):
+        find_system("ib-in")
+    with pytest.raises(UserError, match="no preset 'mnost'; choose one of: digits, .*mnist"):
+        configure(preset="mnost")
+
+
+def test_a_model_alone_has_no_run_sections() -> None:
+    settings = make_settings("ib-inn", (5,), None, 2.0, {"mixture": {"distance": 3.0}})
+    assert settings.mixture.distance == 3  # type: ignore[attr-defined]
+    assert settings.objective.beta == 2  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="'train' belongs to a run, not to a model"):
+        build("ib-inn", shape=(5,), classes=2, train={"epochs": 3})
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (), (1, 2, 3, 4)])
+def test_shapes_are_images_or_rows(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"expected shape \(C, H, W\) or \(F,\)"):
+        build("ib-inn", shape=shape, classes=2)
+
+
+def test_settings_are_immutable() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        configure().train.epochs = 3
+
+
+def test_a_file_of_settings_leaves_out_what_a_run_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("train: {epochs: 2}\nversions: {torch: x}\ncommit: y\ndata_facts: {}\n")
+    assert read_settings(path) == {"train": {"epochs": 2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "is not YAML"), ("- 1", "expected a YAML mapping"), (None, "cannot read")],
+)
+def test_a_file_that_is_no_mapping_is_refused(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_settings(path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,115 @@
+"""Seeds that depend on everything they name, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from flowclf.files import write_json, write_text, write_whole, write_yaml
+from flowclf.seeding import derive_seed, generator_for, private_rng
+
+CPU = torch.device("cpu")
+
+
+def test_a_seed_depends_on_every_argument() -> None:
+    seeds = [
+        derive_seed(0, "noise"),
+        derive_seed(1, "noise"),
+        derive_seed(0, "order"),
+        derive_seed(0, "noise", 0),
+        derive_seed(0, "noise", 1),
+        derive_seed(0, "noise", 0, 1),
+        derive_seed(0, "noise", 1, 0),
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(3, "noise", 5, 7) == derive_seed(3, "noise", 5, 7)
+
+
+def test_a_generator_is_fresh_each_time() -> None:
+    first, again, other = (generator_for(0, "noise", step) for step in (1, 1, 2))
+    draw = torch.rand(3, generator=first)
+    assert torch.equal(draw, torch.rand(3, generator=again))
+    assert not torch.equal(draw, torch.rand(3, generator=other))
+
+
+def test_private_random_numbers_are_reproducible_and_leave_no_trace() -> None:
+    before = torch.get_rng_state()
+    draws = []
+    for seed in (1, 1, 2):
+        with private_rng(seed, CPU):
+            draws.append(torch.rand(3))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_private_random_numbers_leave_no_trace_after_an_error() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="inside"), private_rng(1, CPU):
+        torch.rand(3)
+        raise RuntimeError("inside")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_whole_and_its_folder_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    write_text(path, "größer")
+    assert path.read_text("utf-8") == "größer"
+    write_text(path, "anew")
+    assert path.read_text("utf-8") == "anew"
+    assert names(path.parent) == ["b.txt"]
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model.png"
+    path.write_text("old")
+
+    def write(part: Path) -> None:
+        part.write_text("new")
+        assert part.parent == path.parent
+        assert part.suffix == ".png"
+        assert path.read_text() == "old"
+
+    write_whole(path, write)
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["model.png"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_text("old")
+
+    def fail(part: Path) -> None:
+        part.write_text("half")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        write_whole(path, fail)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["model.bin"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_has_no_word_for_what_is_not_a_number(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "summary.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": [value]})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert names(tmp_path) == ["summary.json"]
+
+
+def test_yaml_keeps_order_and_letters(tmp_path: Path) -> None:
+    write_yaml(tmp_path / "c.yaml", {"z": 1, "a": "ä"})
+    text = (tmp_path / "c.yaml").read_text("utf-8")
+    assert text == "z: 1\na: ä\n"
+    assert yaml.safe_load(text) == {"z": 1, "a": "ä"}
