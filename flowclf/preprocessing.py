@@ -15,6 +15,8 @@ from couplings.core import Shape
 
 __all__ = ["fit_marginals", "fit_preprocess", "level_knots", "make_preprocess"]
 
+CHUNK = 4096  # rows at a time: the training set is never copied as a whole
+
 Per = Literal["dim", "channel", "range"]
 
 
@@ -61,8 +63,7 @@ def fit_preprocess(
     """
     if per == "range" and not marginal:
         return
-    quantised = not x.is_floating_point()
-    mean, std = _moments(x.double() + 0.5 * quantised, floor, per)
+    mean, std = _moments(x, floor, per)
     if isinstance(preprocess, ElementwiseAffine):
         preprocess.set(mean, std)
     elif isinstance(preprocess, PiecewiseLinear):
@@ -111,20 +112,39 @@ def fit_marginals(x: Tensor, knots: Tensor, pseudo_counts: float = 1.0) -> Tenso
 
 
 def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:
-    axes = [0] if per == "dim" else [0, *range(2, x.dim())]
-    mean, std = x.mean(axes, keepdim=True)[0], x.std(axes, keepdim=True, correction=0)[0]
-    largest = std.max()
-    return mean, std.clamp_min(float(floor * largest) if largest > 0 else 1.0)
+    """Mean and floored standard deviation of each dimension or channel, (C, H, W) or (C, 1, 1)."""
+    mean, variance = _moments_per_dim(x)
+    if per == "channel" and mean.dim() > 1:
+        axes = list(range(1, mean.dim()))
+        centre = mean.mean(axes, keepdim=True)
+        variance = (variance + (mean - centre).square()).mean(axes, keepdim=True)
+        mean = centre
+    std = variance.sqrt()
+    largest = float(std.max())
+    return mean, std.clamp_min(floor * largest if largest > 0 else 1.0)
+
+
+def _moments_per_dim(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the first dimension, float64; integers at the middle of their level."""
+    middle = 0.0 if x.is_floating_point() else 0.5
+    chunks = x.split(CHUNK)
+    zero = torch.zeros(x.shape[1:], dtype=torch.float64)
+    mean = sum((c.sum(0, dtype=torch.float64) for c in chunks), zero) / len(x)
+    square = sum(((c.double() - mean).square().sum(0) for c in chunks), zero) / len(x)
+    return mean + middle, square
 
 
 def _bin_probabilities(x: Tensor, knots: Tensor, pseudo_counts: float) -> Tensor:
-    bins = len(knots) - 1
-    index = torch.bucketize(x.double() + 0.5, knots[1:-1])
-    dims = index.shape[1]
-    flat = index + bins * torch.arange(dims)
-    counts = flat.flatten().bincount(minlength=dims * bins).view(dims, bins)
+    bins, dims = len(knots) - 1, x.shape[1]
+    levels = torch.arange(int(knots[-1])) + 0.5
+    bin_of_level = torch.bucketize(levels.double(), knots[1:-1])
+    offsets = bins * torch.arange(dims)
+    counts = torch.zeros(dims * bins, dtype=torch.float64)
+    for chunk in x.split(CHUNK):
+        index = bin_of_level[chunk.long()] + offsets
+        counts += index.flatten().bincount(minlength=dims * bins)
     smoothing = pseudo_counts * knots.diff() / (knots[-1] - knots[0])
-    return (counts + smoothing) / (len(x) + pseudo_counts)
+    return (counts.view(dims, bins) + smoothing) / (len(x) + pseudo_counts)
 
 
 def _marginal_value(v: Tensor, p: Tensor) -> Tensor:

@@ -126,8 +126,8 @@ class Run:
                 yield json.loads(line)
 
     def keep_metrics_until(self, step: int) -> None:
-        """Drop lines that an interrupted run wrote after its checkpoint."""
-        kept = [row for row in self.read_metrics() if row["step"] <= step]
+        """Drop what an interrupted run wrote after its checkpoint, and the final evaluation."""
+        kept = [r for r in self.read_metrics() if r["step"] <= step and "test" not in r]
         write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write_summary(self, summary: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def mlp_network(
     """`blocks` x [rotation, two-sided dense coupling] on the flattened input.
 
     Args:
-        shape: any shape with at least two dimensions in all.
+        shape: any; a single number gets an affine map.
         generator: where weights and rotations come from.
         blocks: number of two-sided couplings.
         hidden: hidden widths of their networks.
@@ -45,14 +45,17 @@ def mlp_network(
         clamp: of all log-scales.
         context_features: width of the conditional input.
     """
+    mix: Callable[[Shape], Invertible] = partial(Rotation, generator=generator)
+    if torch.Size(shape).numel() == 1:
+        # A single number cannot be coupled to another: what is left is an affine map.
+        return Chain.grow(shape, [Flatten, mix])
     dense: Conditioner = partial(
         MLP, generator=generator, hidden=hidden, dropout=dropout, batch_norm=batch_norm
     )
-    coupling = partial(
+    coupling: Callable[[Shape], Invertible] = partial(
         two_sided_coupling,
         conditioner=dense,
         univariate=Affine(clamp or SoftClamp(limit=1.0, gain=1.0)),
         context_features=context_features,
     )
-    block: list[Callable[[Shape], Invertible]] = [partial(Rotation, generator=generator), coupling]
-    return Chain.grow(shape, [Flatten, *block * blocks])
+    return Chain.grow(shape, [Flatten, *[mix, coupling] * blocks])

@@ -85,6 +85,9 @@ def train(
         summary = summarise(config, model, test, seconds)
     if run and fabric.is_global_zero:
         save_weights(model, run.weights_file)
+        run.append_metrics(
+            {"step": loop.steps, "epoch": config.train.epochs, "test": summary["test"]}
+        )
         run.write_summary(summary)
     return Trained(model, training, test, summary, fabric.is_global_zero)
 

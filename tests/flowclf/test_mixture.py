@@ -257,7 +257,9 @@ def test_initial_means_are_those_of_the_authors(classes: int, dims: int, side: f
     used = dims // classes * classes
     assert means.shape == (classes, dims)
     assert_close(means.max().item(), side, rtol=0, atol=5e-5)
-    assert torch.equal(means[:, :used].reshape(classes, -1, classes)[:, 3], means[:, 3 * classes:][:, :classes])
+    assert torch.equal(
+        means[:, :used].reshape(classes, -1, classes)[:, 3], means[:, 3 * classes :][:, :classes]
+    )
     assert not means[:, used:].any()
     assert_close(means.norm(dim=1), torch.full((classes,), 3.5355), rtol=0, atol=1e-4)
     assert_close(torch.pdist(means), torch.full((classes * (classes - 1) // 2,), 5.0))
@@ -334,9 +336,7 @@ def test_the_posterior_can_leave_the_weights_alone(generator: torch.Generator) -
 
 
 @every_covariance
-def test_autocast_does_not_reach_the_densities(
-    covariance: str, generator: torch.Generator
-) -> None:
+def test_autocast_does_not_reach_the_densities(covariance: str, generator: torch.Generator) -> None:
     mixture = make_mixture(covariance, dtype=torch.float32)
     z = latents(generator).bfloat16()
     for method in ("log_prob", "log_prob_given_class", "log_posterior"):

@@ -1,0 +1,271 @@
+"""The common face on small IB-INNs: densities that integrate to one, in the data's own units."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import log, pi
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from couplings import Chain
+from couplings.testing import assert_invertible, randomize
+from flowclf import build
+from flowclf.classifier import GenerativeClassifier
+from flowclf.encoders import Encoding
+from flowclf.errors import NoExactDensity, UserError
+
+K = 3
+IMAGES: dict[str, dict[str, Any]] = {
+    "conv": {"kind": "conv", "blocks": [1, 1], "width": [4], "dense_hidden": [8]},
+    "mlp": {"kind": "mlp", "blocks": 2, "hidden": [8]},
+    "paper": {"kind": "paper", "variant": "mnist"},
+}
+EXACT = {"rtol": 0, "atol": 1e-9}
+
+
+def make_model(
+    shape: tuple[int, ...], network: dict[str, Any], scale: float = 0.3, **settings: Any
+) -> GenerativeClassifier:
+    """Random weights in float64, eval mode; the first stage is not fitted yet."""
+    model = build("ib-inn", shape=shape, classes=K, seed=2, network=network, **settings)
+    model = model.double().eval()
+    generator = torch.Generator().manual_seed(3)
+    randomize(model.encoder, generator, scale)
+    randomize(model.mixture, generator, 0.3)
+    return model
+
+
+def draw_images(shape: tuple[int, ...], count: int = 40) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
+    return x, torch.arange(count) % K
+
+
+@cache
+def image_model(kind: str) -> GenerativeClassifier:
+    shape = (1, 8, 8)
+    # The paper's 48 blocks shrink by 0.8 each: large random weights would ruin the inverse.
+    model = make_model(shape, IMAGES[kind], 0.05 if kind == "paper" else 0.3)
+    model.fit_statistics(*draw_images(shape))
+    return model
+
+
+def draw_table(count: int = 200) -> tuple[Tensor, Tensor]:
+    """Two columns of very different units."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    return x * torch.tensor([0.02, 30.0]) + torch.tensor([5.0, -7.0]), torch.arange(count) % K
+
+
+@cache
+def table_model(covariance: str = "per-class", weights: str = "learned") -> GenerativeClassifier:
+    model = make_model(
+        (2,),
+        {"kind": "mlp", "blocks": 2, "hidden": [16]},
+        mixture={"covariance": covariance, "weights": weights},
+    )
+    model.fit_statistics(*draw_table())
+    return model
+
+
+every_kind = pytest.mark.parametrize("kind", IMAGES)
+
+
+@torch.no_grad()
+def grid(model: GenerativeClassifier, points: int = 700) -> tuple[Tensor, float]:
+    """Points of a rectangle that holds (nearly) all samples of the model, and a cell's area."""
+    y = torch.arange(30_000) % K
+    samples = model.sample(y, generator=torch.Generator().manual_seed(0))
+    low, high = samples.min(0).values, samples.max(0).values
+    low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
+    axes = [torch.linspace(float(a), float(b), points).double() for a, b in zip(low, high, strict=True)]
+    return torch.cartesian_prod(*axes), float(((high - low) / (points - 1)).prod())
+
+
+@pytest.mark.parametrize("covariance", ["unit", "per-class"])
+def test_densities_integrate_to_one(covariance: str) -> None:
+    model = table_model(covariance)
+    x, area = grid(model)
+    with torch.no_grad():
+        assert float(model.log_prob(x).exp().sum() * area) == pytest.approx(1, abs=1e-3)
+        for k in range(K):
+            given_class = model.log_prob(x, torch.full((len(x),), k))
+            assert float(given_class.exp().sum() * area) == pytest.approx(1, abs=1e-3)
+
+
+def joint(model: GenerativeClassifier, x: Tensor) -> Tensor:
+    """log q(x|k) + log w_k, (B, K), from `log_prob(x, y)` alone."""
+    rows = [model.log_prob(x, torch.full((len(x),), k)) for k in range(K)]
+    return torch.stack(rows, dim=1) + model.mixture.log_weights
+
+
+@pytest.mark.parametrize("weights", ["uniform", "learned"])
+@pytest.mark.parametrize("covariance", ["unit", "shared", "per-class"])
+def test_marginal_and_posterior_follow_from_the_class_densities(
+    covariance: str, weights: str
+) -> None:
+    model, (x, _) = table_model(covariance, weights), draw_table()
+    assert_close(model.log_prob(x), joint(model, x).logsumexp(1), **EXACT)
+    assert_close(model.log_posterior(x), joint(model, x).log_softmax(1), **EXACT)
+    assert torch.equal(model.predict(x), joint(model, x).argmax(1))
+
+
+def test_empirical_weights_come_from_the_labels() -> None:
+    model = make_model((2,), {"kind": "mlp"}, mixture={"weights": "empirical"})
+    x, y = draw_table(8)
+    model.fit_statistics(x, y)
+    assert_close(model.mixture.log_weights.exp(), torch.tensor([3.0, 3.0, 2.0]).double() / 8)
+
+
+@pytest.mark.parametrize("units", [1000.0, torch.tensor([1e-3, 50.0])])
+def test_densities_follow_the_units_of_the_data(units: float | Tensor) -> None:
+    """log q(cx) = log q(x) - Σ log c, for models fitted in either unit."""
+    c = torch.as_tensor(units).double().expand(2)
+    (x, y), models = draw_table(), []
+    for data in (x, c * x):
+        models.append(make_model((2,), {"kind": "mlp", "blocks": 2}))
+        models[-1].fit_statistics(data, y)
+    given, scaled = models
+    expected = given.log_prob(x) - c.log().sum()
+    assert_close(scaled.log_prob(c * x), expected, rtol=1e-9, atol=1e-9)
+    assert_close(scaled.log_prob(c * x, y), given.log_prob(x, y) - c.log().sum(), rtol=1e-9, atol=0)
+    assert_close(scaled.log_posterior(c * x), given.log_posterior(x), rtol=1e-9, atol=1e-9)
+
+
+@every_kind
+def test_the_whole_encoder_has_an_exact_log_det(kind: str) -> None:
+    model = image_model(kind)
+    encoder = model.encoder
+    x = draw_images(model.shape, 1)[0] + 0.3137
+    assert_invertible(Chain([encoder.preprocess, encoder.network]), x.double(), tolerance=1e-9)
+
+
+@every_kind
+def test_latents_and_data_belong_together(kind: str) -> None:
+    model = image_model(kind)
+    x = draw_images(model.shape)[0].double() + 0.5
+    z = model.encode(x).z
+    assert z.shape == (40, 64)
+    assert_close(model.decode(z), x, rtol=0, atol=1e-7)
+    assert_close(model.encode(model.decode(z)).z, z, rtol=1e-8, atol=1e-8)
+
+
+def test_encoding_adds_the_log_dets_of_both_stages() -> None:
+    model = image_model("conv")
+    x = draw_images(model.shape)[0].double() + 0.5
+    u, first = model.encoder.preprocess(x)
+    z, second = model.encoder.network(u)
+    encoding = model.encode(x)
+    assert encoding.log_det is not None
+    assert torch.equal(encoding.z, z)
+    assert_close(encoding.log_det, first + second)
+    assert float(first.detach().abs().min()) > 1
+    assert float(second.detach().abs().min()) > 1e-3
+
+
+def test_samples_are_decoded_draws_from_their_classes() -> None:
+    model = image_model("conv")
+    y = torch.tensor([2, 0, 0, 1])
+
+    def seeded() -> torch.Generator:
+        return torch.Generator().manual_seed(7)
+
+    x = model.sample(y, 0.5, seeded())
+    assert x.shape == (4, *model.shape)
+    assert not x.requires_grad
+    assert_close(model.encode(x).z, model.mixture.sample(y, 0.5, seeded()), rtol=0, atol=1e-6)
+    modes = model.sample(y, temperature=0.0)
+    assert_close(model.encode(modes).z, model.mixture.means[y], rtol=0, atol=1e-6)
+    assert torch.equal(model.predict(modes), y)
+    with pytest.raises(UserError, match=r"0\.\.2, got 3"):
+        model.sample(torch.tensor([3]))
+
+
+def test_interpolation_runs_from_one_to_the_other() -> None:
+    model = image_model("conv")
+    x = draw_images(model.shape)[0]
+    strip = model.interpolate(x[:3], x[3:6], 5)
+    assert strip.shape == (5, 3, *model.shape)
+    assert_close(strip[0], x[:3].double() + 0.5, rtol=0, atol=1e-7)
+    assert_close(strip[-1], x[3:6].double() + 0.5, rtol=0, atol=1e-7)
+    z0, z1 = model.encode(x[:3]).z, model.encode(x[3:6]).z
+    assert_close(model.encode(strip[1]).z, 0.75 * z0 + 0.25 * z1, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "steps"), [(2, 1), (1, 3)])
+def test_impossible_interpolations_are_refused(count: int, steps: int) -> None:
+    x = draw_images((1, 8, 8), 4)[0]
+    with pytest.raises(UserError, match=rf"at least 2 steps, got .*{steps} steps"):
+        image_model("conv").interpolate(x[:2], x[2 : 2 + count], steps)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_an_integer_stands_for_the_middle_of_its_grey_level(dtype: torch.dtype) -> None:
+    model, (x, y) = image_model("conv"), draw_images((1, 8, 8))
+    middle = x.double() + 0.5
+    x = x.to(dtype)
+    assert torch.equal(model.encode(x).z, model.encode(middle).z)
+    assert torch.equal(model.log_prob(x, y), model.log_prob(middle, y))
+    assert torch.equal(model.log_posterior(x), model.log_posterior(middle))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 9), (2, 3, 8, 8), (1, 8, 8), (2, 64)])
+def test_another_shape_is_refused_with_both_shapes(shape: tuple[int, ...]) -> None:
+    model = image_model("conv")
+    message = rf"\(B, 1, 8, 8\), got \({', '.join(map(str, shape))}\)"
+    for method in (model.encode, model.log_prob, model.log_posterior, model.predict):
+        with pytest.raises(UserError, match=message):
+            method(torch.zeros(shape))
+
+
+def test_the_elbo_of_an_exact_density_is_the_density() -> None:
+    model, (x, _) = table_model(), draw_table()
+    assert torch.equal(model.elbo(x), model.log_prob(x))
+
+
+@every_kind
+def test_the_papers_rate_is_in_standardised_units_without_the_constant(kind: str) -> None:
+    """L_X/d = [-log Σ w_k exp(-½‖z - μ_k‖²) - J]/d, J of the network alone."""
+    model = image_model(kind)
+    x = draw_images(model.shape)[0].double() + 0.5
+    z, log_det = model.encoder.network(model.encoder.preprocess(x)[0])
+    squares = (z[:, None] - model.mixture.means).square().sum(2)
+    mixture = (model.mixture.log_weights - squares / 2).logsumexp(1)
+    expected = -(mixture + log_det) / model.dims
+    assert_close(model.paper_rate_per_dim(x), expected, **EXACT)
+    scales = model.encoder.preprocess(x)[1] / model.dims
+    derived = -model.log_prob(x) / model.dims - log(2 * pi) / 2 + scales
+    assert_close(expected, derived, **EXACT)
+
+
+def test_sizes_and_classes() -> None:
+    model = image_model("conv")
+    assert (model.shape, model.dims, model.classes) == ((1, 8, 8), 64, K)
+
+
+class Blurred(nn.Module):
+    """An encoder that knows no log-determinant."""
+
+    def forward(self, x: Tensor) -> Encoding:
+        return Encoding(x.mean(1, keepdim=True).expand_as(x))
+
+
+def test_without_an_exact_density_log_prob_names_the_elbo() -> None:
+    exact, (x, y) = table_model(), draw_table()
+
+    class Lossy(GenerativeClassifier):
+        def loss(self, x: Tensor, y: Tensor, generator: Any = None) -> dict[str, Tensor]:
+            raise NotImplementedError
+
+        def fit_statistics(self, x: Tensor, y: Tensor) -> None:
+            raise NotImplementedError
+
+    model = Lossy((2,), Blurred(), exact.mixture, exact.noise)  # type: ignore[arg-type]
+    assert model.log_posterior(x).shape == (len(x), K)
+    for arguments in ((x,), (x, y)):
+        with pytest.raises(NoExactDensity, match=r"Lossy has no exact log_prob.*elbo\(x\)"):
+            model.log_prob(*arguments)
