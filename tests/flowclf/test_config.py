@@ -35,9 +35,8 @@ BASE = {
 def configure(
     *assignments: str, dataset: str = "digits", shape: tuple[int, ...] = (1, 8, 8), **options: Any
 ) -> RunConfig:
-    return make_config(
-        "ib-inn", dataset, shape, overrides=[parse_assignments(assignments)], **options
-    )
+    overrides = [BASE, parse_assignments(assignments)]
+    return make_config("ib-inn", dataset, shape, overrides=overrides, **options)
 
 
 @pytest.mark.parametrize("preset", preset_names("ib-inn"))
@@ -83,7 +82,7 @@ MISTAKES = {
     "objective.label_smoothing=1": "objective.label_smoothing: input should be less than 1, got 1",
     "network.kind=resnet": "network: input tag 'resnet' ",
     "network.hidden=64,x": "network.hidden.1: input should be a valid integer, ",
-    "mixture.covariance=full": "mixture.covariance: input should be 'unit', 'shared' or 'per-class'",
+    "mixture.means=fixed": "mixture.means: input should be 'learned' or 'frozen', got 'fixed'",
 }
 
 

@@ -67,6 +67,13 @@ def test_a_confidence_of_one_shares_the_bin_of_those_just_below() -> None:
     assert expected_calibration_error(log_posterior, y) == pytest.approx(expected, abs=1e-6)
 
 
+def test_bins_are_closed_on_the_right() -> None:
+    """Of two bins the lower one holds 0.5: a right guess there and a wrong one at 0.75 add up."""
+    log_posterior = torch.tensor([[0.5, 0.5], [0.75, 0.25]], dtype=torch.float64).log()
+    y = torch.tensor([0, 1])
+    assert expected_calibration_error(log_posterior, y, bins=2) == pytest.approx((0.5 + 0.75) / 2)
+
+
 @pytest.mark.parametrize("classes", [2, 10])
 def test_a_calibrated_predictor_has_no_calibration_error(
     classes: int, generator: torch.Generator

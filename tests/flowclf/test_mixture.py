@@ -257,9 +257,8 @@ def test_initial_means_are_those_of_the_authors(classes: int, dims: int, side: f
     used = dims // classes * classes
     assert means.shape == (classes, dims)
     assert_close(means.max().item(), side, rtol=0, atol=5e-5)
-    assert torch.equal(
-        means[:, :used].reshape(classes, -1, classes)[:, 3], means[:, 3 * classes :][:, :classes]
-    )
+    for block in means[:, :used].split(classes, dim=1):
+        assert torch.equal(block, means.max() * torch.eye(classes))
     assert not means[:, used:].any()
     assert_close(means.norm(dim=1), torch.full((classes,), 3.5355), rtol=0, atol=1e-4)
     assert_close(torch.pdist(means), torch.full((classes * (classes - 1) // 2,), 5.0))

@@ -1,0 +1,262 @@
+"""Evaluation of models whose results are known, and the baselines against scipy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import log, sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from flowclf import build
+from flowclf.classifier import GenerativeClassifier
+from flowclf.data import Split
+from flowclf.errors import NoExactDensity, UserError
+from flowclf.evaluation import SUITES, evaluate, predict_split
+from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows
+from flowclf.evaluation.metrics import expected_calibration_error
+from flowclf.seeding import generator_for
+
+K = 3
+NETWORK = {"kind": "conv", "blocks": [1], "width": [4], "dense_hidden": [8], "dropout": 0.5}
+
+
+def images(generator: torch.Generator, count: int = 30) -> Split:
+    x = torch.randint(0, 256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    return Split(x, torch.arange(count) % K)
+
+
+def image_model(split: Split) -> GenerativeClassifier:
+    model = build("ib-inn", shape=(1, 4, 4), classes=K, network=NETWORK)
+    model.fit_statistics(split.x, split.y)
+    return model
+
+
+def test_results_are_those_of_the_model(generator: torch.Generator) -> None:
+    """With floats there is no noise; more rows than one batch takes."""
+    x = torch.randn(1100, 2, generator=generator)
+    split = Split(x, torch.arange(1100) % K)
+    model = build("ib-inn", shape=(2,), classes=K).eval()
+    log_prob = model.log_prob(x).detach().double()
+    correct = (model.predict(x) == split.y).double()
+    results = evaluate(model, split)
+    assert results["accuracy"] == pytest.approx(float(correct.mean()))
+    assert results["accuracy_per_class"][1] == pytest.approx(float(correct[split.y == 1].mean()))
+    assert results["log_prob_nats"] == pytest.approx(float(log_prob.mean()), rel=1e-6)
+    assert results["bits_per_dim"] == pytest.approx(float(-log_prob.mean()) / 2 / log(2), rel=1e-6)
+    per_sample = model.log_posterior(x).detach()[torch.arange(1100), split.y]
+    assert results["negative_log_posterior_nats"] == pytest.approx(-per_sample.mean().item())
+    torch.testing.assert_close(predict_split(model, split).log_prob, log_prob.float())
+
+
+def test_integers_get_noise_of_one_grey_level(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split).eval()
+    got = torch.tensor([evaluate(model, split, seed=s)["log_prob_nats"] for s in range(30)])
+
+    def own_draw() -> float:
+        noise = torch.rand(split.x.shape, generator=generator)
+        return model.log_prob(split.x.float() + noise).mean().item()
+
+    expected = torch.tensor([own_draw() for _ in range(30)])
+    error = sqrt(float(got.var() + expected.var()) / 30)
+    assert error > 0
+    assert abs(float(got.mean() - expected.mean())) < 5 * error
+
+
+def test_the_seed_decides_the_noise(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split)
+    first, again, other = (evaluate(model, split, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first["bits_per_dim"] != other["bits_per_dim"]
+    assert first["accuracy_per_class"] == other["accuracy_per_class"]
+    assert first["ece"] == other["ece"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_put_back(training: bool, generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split).train(training)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    results = evaluate(model, split)
+    assert {module.training for module in model.modules()} == {training}
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert results == evaluate(model.eval(), split)
+
+
+def test_the_mode_is_put_back_after_an_error(generator: torch.Generator) -> None:
+    model = image_model(images(generator)).train()
+    with pytest.raises(UserError, match="expected x of shape"):
+        evaluate(model, Split(torch.zeros(2, 1, 5, 5, dtype=torch.uint8), torch.tensor([0, 1])))
+    assert model.training
+
+
+def test_suites_can_be_picked(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split)
+    assert evaluate(model, split, ["calibration"]).keys() == {"ece", "negative_log_posterior_nats"}
+    assert evaluate(model, split, iter(SUITES)) == evaluate(model, split)
+    with pytest.raises(UserError, match="unknown suite 'colour'; choose from: accuracy, calib"):
+        evaluate(model, split, ["accuracy", "colour"])
+
+
+def test_an_empty_split_is_refused(generator: torch.Generator) -> None:
+    split = images(generator)
+    with pytest.raises(UserError, match="at least one sample to evaluate, got none"):
+        evaluate(image_model(split), split.take(slice(0)))
+
+
+class Told(GenerativeClassifier):
+    """Posteriors by a given function of x, and no density."""
+
+    def __init__(self, posterior: Callable[[Tensor], Tensor]) -> None:
+        plain = build("ib-inn", shape=(2,), classes=K)
+        super().__init__((2,), plain.encoder, plain.mixture, plain.noise)
+        self.posterior = posterior
+
+    def log_posterior(self, x: Tensor) -> Tensor:
+        return self.posterior(x).log_softmax(1)
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        raise NoExactDensity("use elbo(x)")
+
+    def loss(self, x: Tensor, y: Tensor, generator: Any = None) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def fit_statistics(self, x: Tensor, y: Tensor) -> None:
+        raise NotImplementedError
+
+
+def labelled_rows(count: int = 3000) -> Split:
+    """The first feature is the label."""
+    y = torch.arange(count) % K
+    return Split(torch.stack((y.float(), torch.zeros(count)), dim=1), y)
+
+
+def test_an_oracle_is_perfect_and_a_wrong_one_perfectly_wrong() -> None:
+    def sure(shift: int) -> Told:
+        return Told(lambda x: 100.0 * torch.eye(K)[(x[:, 0].long() + shift) % K])
+
+    right, wrong = (evaluate(sure(shift), labelled_rows()) for shift in (0, 1))
+    assert right["accuracy"] == 1
+    assert right["accuracy_per_class"] == [1, 1, 1]
+    assert right["ece"] == pytest.approx(0, abs=1e-9)
+    assert right["negative_log_posterior_nats"] == pytest.approx(0, abs=1e-9)
+    assert wrong["accuracy"] == 0
+    assert wrong["ece"] == pytest.approx(1, abs=1e-9)
+    assert wrong["negative_log_posterior_nats"] == pytest.approx(100)
+
+
+def test_random_logits_are_right_one_time_in_k(generator: torch.Generator) -> None:
+    split = labelled_rows()
+    model = Told(lambda x: 3 * torch.randn(len(x), K, generator=generator))
+    results = evaluate(model, split)
+    assert abs(results["accuracy"] - 1 / K) < 5 * sqrt(1 / K * (1 - 1 / K) / len(split))
+    assert results["negative_log_posterior_nats"] > log(K)
+    assert results["ece"] > 0.3
+
+
+def test_without_a_density_there_are_no_bits() -> None:
+    results = evaluate(Told(lambda x: torch.zeros(len(x), K)), labelled_rows())
+    names = ("bits_per_dim", "log_prob_nats", "paper_rate_per_dim_nats")
+    assert [results[name] for name in names] == [None, None, None]
+    assert results["negative_log_posterior_nats"] == pytest.approx(log(K))
+
+
+# Baselines.
+
+
+def gaussian_table(generator: torch.Generator, count: int, classes: int = K) -> Split:
+    """Classes of different means and covariances, columns of different units."""
+    y = torch.arange(count) % classes
+    x = torch.randn(count, 3, generator=generator) * (1.0 + y[:, None])
+    x[:, 1] += x[:, 0] * y
+    x += 3.0 * torch.eye(3)[y % 3]
+    return Split(x * torch.tensor([1.0, 0.01, 50.0]) + 7, y)
+
+
+def check_qda(
+    row: dict[str, Any],
+    train: np.ndarray,
+    y: Tensor,
+    test: np.ndarray,
+    test_y: Tensor,
+    units: float,
+) -> None:
+    """Against log w_k q(x|k) with covariances (1 - r) S + r I; `units`: Σ log of the arrays' units.
+
+    scikit-learn changed S from the unbiased to the maximum-likelihood estimate.
+    """
+    bits = []
+    for ddof in (0, 1):
+        joint = np.empty((len(test), K))
+        for k in range(K):
+            rows = train[y.numpy() == k]
+            covariance = (1 - QDA_REGULARISATION) * np.cov(rows.T, ddof=ddof)
+            covariance += QDA_REGULARISATION * np.eye(rows.shape[1])
+            density = multivariate_normal(rows.mean(0), covariance)
+            joint[:, k] = density.logpdf(test) + log(len(rows) / len(train))
+        bits.append((units - logsumexp(joint, axis=1).mean()) / test.shape[1] / log(2))
+    assert row["system"] == "QDA"
+    assert min(abs(row["bits_per_dim"] - value) for value in bits) < 1e-9
+    correct = joint.argmax(1) == test_y.numpy()
+    assert row["accuracy"] == pytest.approx(correct.mean(), abs=2 / len(test))
+
+
+def test_qda_of_a_table_is_that_of_scipy_in_the_units_of_the_data(
+    generator: torch.Generator,
+) -> None:
+    train, test = gaussian_table(generator, 150), gaussian_table(generator, 90)
+    x = train.x.double().numpy()
+    mean, std = x.mean(0), x.std(0)
+    qda, logistic = baseline_rows(train, test, None)
+    arrays = (x - mean) / std, train.y, (test.x.double().numpy() - mean) / std, test.y
+    check_qda(qda, *arrays, float(np.log(std).sum()))
+    assert logistic["system"] == "logistic regression"
+    assert logistic["bits_per_dim"] is None
+    assert 0.5 < logistic["accuracy"] <= 1
+    assert qda["seconds"] >= 0
+
+
+def test_qda_of_images_counts_in_grey_levels(generator: torch.Generator) -> None:
+    def draw(count: int) -> Split:
+        y = torch.arange(count) % K
+        x = (
+            100
+            + 40 * y[:, None, None, None]
+            + 20 * torch.randn(count, 1, 2, 2, generator=generator)
+        )
+        return Split(x.clamp(0, 255).to(torch.uint8), y)
+
+    train, test = draw(120), draw(60)
+
+    def noisy(split: Split) -> np.ndarray:
+        x = split.x.flatten(1).double()
+        noise = torch.rand(x.shape, generator=generator_for(0, "baselines"), dtype=x.dtype)
+        return ((x + noise) / 255).numpy()
+
+    qda, logistic = baseline_rows(train, test, 256)
+    check_qda(qda, noisy(train), train.y, noisy(test), test.y, 4 * log(255))
+    x, test_x = (split.x.flatten(1).double().numpy() / 255 for split in (train, test))
+    own = LogisticRegression(max_iter=200).fit(x, train.y).predict_log_proba(test_x)
+    assert logistic["ece"] == expected_calibration_error(torch.from_numpy(own), test.y)
+
+
+def test_qda_needs_more_samples_than_dimensions(generator: torch.Generator) -> None:
+    train, test = gaussian_table(generator, 9), gaussian_table(generator, 90)
+    assert [row["system"] for row in baseline_rows(train, test, None)] == ["logistic regression"]
+
+
+def test_two_classes_have_posteriors_as_more_have(generator: torch.Generator) -> None:
+    train, test = (gaussian_table(generator, n, classes=2) for n in (200, 100))
+    qda, logistic = baseline_rows(train, test, None)
+    assert qda["accuracy"] > 0.6
+    assert logistic["accuracy"] > 0.6
+    assert qda["ece"] < 0.2
