@@ -173,7 +173,7 @@ def default_preset(system: str, dataset: str, shape: Shape) -> str:
         return dataset
     if dataset in ("fashion-mnist", "omniglot"):
         return "mnist"
-    return "image" if len(shape) == 3 else "table"
+    return "image" if len(shape) == 3 else "mlp"
 
 
 def _beta_override(name: str, spec: System, beta: float) -> Nested:

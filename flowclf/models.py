@@ -37,7 +37,7 @@ def build(
         shape: (C, H, W) for images, (F,) for tables.
         classes: K.
         levels: grey levels of an image; default 256.
-        preset: default "image" or "table", by the shape.
+        preset: default "image" or "mlp", by the shape.
         beta: β̃, the weight of the decision.
         seed: of weights, rotations and permutations.
         settings: sections of the system's settings, e.g. network={"kind": "mlp", "blocks": 6}.

@@ -125,7 +125,7 @@ def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:
 
 
 def _moments_per_dim(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance over the first dimension, float64; integers at the middle of their level."""
+    """Mean and variance over the first dimension, float64; integers at mid-level."""
     middle = 0.0 if x.is_floating_point() else 0.5
     chunks = x.split(CHUNK)
     zero = torch.zeros(x.shape[1:], dtype=torch.float64)

@@ -18,7 +18,8 @@ __all__ = ["derive_seed", "generator_for", "private_rng"]
 
 def derive_seed(seed: int, stream: str, *position: int) -> int:
     """A 63-bit seed that depends on all arguments."""
-    entropy = (seed, crc32(stream.encode()), *position)
+    # The length ends it: numpy's SeedSequence would not tell (1,) from (1, 0).
+    entropy = (seed, crc32(stream.encode()), *position, len(position) + 1)
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -87,17 +87,23 @@ def _timed(name: str, task: _Task, fit: Callable[[_Task], Fit]) -> dict[str, Any
 
 
 def _qda(task: _Task) -> Fit:
-    """Quadratic discriminant analysis; scikit-learn leaves out the constant of its densities."""
+    """Quadratic discriminant analysis.
+
+    The joint densities are put together from the fitted parameters: scikit-learn gives only
+    posteriors, and for two classes only their log-odds.
+    """
     from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 
     x, test = task.arrays(noise=True)
     qda = QuadraticDiscriminantAnalysis(reg_param=QDA_REGULARISATION).fit(x, task.training.y)
-    scores = torch.from_numpy(qda.decision_function(test))
-    if scores.dim() == 1:
-        return _two_classes(scores), None
-    constant = -0.5 * task.dims * log(2 * pi)
-    constant -= float(np.log(np.broadcast_to(task.span, task.dims)).sum())
-    return scores.log_softmax(1), scores.logsumexp(1) + constant
+    joint = []
+    parameters = (qda.means_, qda.rotations_, qda.scalings_, qda.priors_)
+    for mean, rotation, variance, prior in zip(*parameters, strict=True):
+        square = ((test - mean) @ rotation) ** 2 / variance
+        joint.append(-0.5 * (square + np.log(2 * pi * variance)).sum(1) + log(prior))
+    scores = torch.from_numpy(np.stack(joint, axis=1))
+    log_det = float(np.log(np.broadcast_to(task.span, task.dims)).sum())
+    return scores.log_softmax(1), scores.logsumexp(1) - log_det
 
 
 def _logistic_regression(task: _Task) -> Fit:
@@ -110,8 +116,3 @@ def _logistic_regression(task: _Task) -> Fit:
         warnings.simplefilter("ignore")
         model.fit(x, task.training.y)
     return torch.from_numpy(model.predict_log_proba(test)), None
-
-
-def _two_classes(log_odds: Tensor) -> Tensor:
-    logsigmoid = torch.nn.functional.logsigmoid
-    return torch.stack((logsigmoid(-log_odds), logsigmoid(log_odds)), dim=1)

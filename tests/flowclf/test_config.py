@@ -24,7 +24,7 @@ from flowclf.config import (
 from flowclf.errors import UserError
 from flowclf.systems import PLANNED, SYSTEMS, find_system
 
-SHAPES = {"digits": (1, 8, 8), "image": (3, 12, 10), "mnist14": (1, 14, 14), "table": (5,)}
+SHAPES = {"digits": (1, 8, 8), "image": (3, 12, 10), "mnist14": (1, 14, 14), "mlp": (5,)}
 # On top of whatever the preset says, so that no test depends on a preset's numbers.
 BASE = {
     "network": {"kind": "mlp", "blocks": 4, "hidden": [256], "dropout": 0.3},
@@ -57,7 +57,7 @@ def test_every_preset_is_valid_and_can_be_built(preset: str) -> None:
         ("fashion-mnist", (1, 28, 28), "mnist"),
         ("omniglot", (1, 28, 28), "mnist"),
         ("mine", (3, 64, 64), "image"),
-        ("mine", (7,), "table"),
+        ("mine", (7,), "mlp"),
     ],
 )
 def test_the_preset_follows_the_data(dataset: str, shape: tuple[int, ...], preset: str) -> None:
