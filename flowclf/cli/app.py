@@ -50,9 +50,9 @@ def version(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 success, 2 the user's mistake, 1 anything else."""
-    # Threads that wait should sleep: spinning ones, the default, slow a step down tenfold and more
-    # as soon as anything else runs on the machine. Must be set before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait should soon sleep: spinning on, as is the default, slows a step tenfold and
+    # more once other programs want the cores. Must be set before torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(run(arguments))
 
 

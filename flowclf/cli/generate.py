@@ -33,11 +33,11 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Draw images of every class."""
+    from flowclf.devices import pick_device
     from flowclf.figures import sample_figure, save_figure
     from flowclf.figures.run import class_samples
     from flowclf.models import load
     from flowclf.runs import Run
-    from flowclf.training.task import pick_device
 
     facts = Run(run).read_config()[1]
     levels = _levels(facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from flowclf.cli.output import message, number, percent, print_json, print_table
 from flowclf.errors import UserError
 
 if TYPE_CHECKING:
+    from couplings.core import Shape
     from flowclf.config import RunConfig
     from flowclf.data import Dataset
     from flowclf.runs import Run
@@ -32,7 +34,10 @@ class Device(StrEnum):
 
 def train(
     system: Annotated[str | None, typer.Argument(help="A name of `flowclf systems`.")] = None,
-    data: Annotated[str, typer.Option(help="A known name, an .npz file or a folder.")] = "digits",
+    data: Annotated[
+        str | None,
+        typer.Option(help="A known name, an .npz file or a folder.", show_default="digits"),
+    ] = None,
     beta: Annotated[float | None, typer.Option(help="Weight of the decision.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     seed: Annotated[
@@ -52,13 +57,11 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train a system, evaluate it on the test set, and record the run in a folder."""
+    request = Request(system, data, beta, epochs, seed, preset, assignments or [], config)
     if resume is not None:
-        given = (system, beta, epochs, seed, out, preset, assignments, config)
-        run, settings, dataset = _resumed(resume, data_dir, given)
+        run, settings, dataset = _resumed(resume, out, data_dir, request)
     else:
-        settings, dataset = _settings(
-            system, data, beta, epochs, seed, preset, assignments or [], config, data_dir
-        )
+        settings, dataset = _settings(request, data_dir)
         run = _new_run(settings, out)
     for notice in dataset.notices:
         message(f"note: {notice}")
@@ -69,54 +72,67 @@ def train(
     _report(run, dataset, trained, rows, as_json)
 
 
-def _settings(
-    system: str | None,
-    data: str,
-    beta: float | None,
-    epochs: int | None,
-    seed: int | None,
-    preset: str | None,
-    assignments: list[str],
-    config: Path | None,
-    data_dir: Path | None,
-) -> tuple[RunConfig, Dataset]:
-    from flowclf.config import make_config, parse_assignments, read_settings
-    from flowclf.data import load_dataset
-    from flowclf.systems import find_system
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line; None where nothing was said."""
 
-    if system is None:
-        raise UserError("expected the name of a system, got none; see `flowclf systems`")
-    find_system(system)
-    overrides = [read_settings(config)] if config else []
-    stored = {key: overrides[0].pop(key) for key in RUN_KEYS if overrides and key in overrides[0]}
-    overrides.append(parse_assignments(assignments))
-    if epochs is not None:
-        overrides.append({"train": {"epochs": epochs}})
+    system: str | None
+    data: str | None
+    beta: float | None
+    epochs: int | None
+    seed: int | None
+    preset: str | None
+    assignments: list[str]
+    config: Path | None
+
+    def make(self, dataset: str, shape: Shape, base: dict[str, Any] | None = None) -> RunConfig:
+        """The configuration: on top of `base`, the file's settings, then those of the options."""
+        from flowclf.config import make_config, parse_assignments, read_settings
+
+        if self.system is None:
+            raise UserError("expected the name of a system, got none; see `flowclf systems`")
+        layers = [base or {}, read_settings(self.config) if self.config else {}]
+        names = {key: layer.pop(key) for layer in layers for key in RUN_KEYS if key in layer}
+        layers.append(parse_assignments(self.assignments))
+        if self.epochs is not None:
+            layers.append({"train": {"epochs": self.epochs}})
+        return make_config(
+            self.system,
+            dataset,
+            shape,
+            preset=self.preset or names.get("preset"),
+            seed=names.get("seed", 0) if self.seed is None else self.seed,
+            beta=self.beta,
+            overrides=layers,
+        )
+
+
+def _settings(request: Request, data_dir: Path | None) -> tuple[RunConfig, Dataset]:
+    from flowclf.data import load_dataset
+
+    name = request.data or "digits"
     # Settings before data: a misspelt key should not cost a download.
-    options: dict[str, Any] = {
-        "preset": preset or stored.get("preset"),
-        "seed": stored.get("seed", 0) if seed is None else seed,
-        "beta": beta,
-        "overrides": overrides,
-    }
-    make_config(system, data, (1, 28, 28), **options)
-    dataset = load_dataset(data, data_dir)
-    return make_config(system, data, dataset.shape, **options), dataset
+    request.make(name, (1, 28, 28))
+    dataset = load_dataset(name, data_dir)
+    return request.make(name, dataset.shape), dataset
 
 
 def _resumed(
-    folder: Path, data_dir: Path | None, given: tuple[Any, ...]
+    folder: Path, out: Path | None, data_dir: Path | None, request: Request
 ) -> tuple[Run, RunConfig, Dataset]:
+    """The run as it is; other settings on the command line must be those that it has."""
     from flowclf.data import load_dataset
     from flowclf.runs import Run
 
-    if any(value not in (None, []) for value in given):
-        raise UserError(
-            "expected --resume alone, got other settings too: a run goes on with its own; "
-            "for other settings train anew with --out"
-        )
     run = Run(folder)
     config, facts = run.read_config()
+    asked = replace(request, system=request.system or config.system)
+    wanted = asked.make(request.data or config.dataset, facts.shape, base=config.to_dict())
+    if wanted != config or out not in (None, folder):
+        raise UserError(
+            f"{folder} was started with other settings, and goes on with its own: leave out all "
+            "but --resume, or train anew with --out"
+        )
     dataset = load_dataset(config.dataset, data_dir)
     if (dataset.shape, dataset.class_names) != (facts.shape, facts.class_names):
         raise UserError(f"{config.dataset} is no longer the data that {folder} was trained on")

@@ -14,6 +14,7 @@ import torch
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Augmentation, Dataset, Split, hold_out, make_augmentation, subset
+from flowclf.devices import pick_device
 from flowclf.evaluation import evaluate
 from flowclf.models import save_weights
 from flowclf.runs import DataFacts, Run
@@ -215,7 +216,7 @@ def launch_fabric(config: RunConfig, device: str, devices: int) -> Fabric:
         # Fabric advises on hardware that was deliberately not chosen.
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
         fabric = Fabric(
-            accelerator=device,
+            accelerator=pick_device(device),
             strategy=strategy,
             devices=devices,
             precision=config.train.precision,

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split, load_dataset
+from flowclf.devices import pick_device
 from flowclf.errors import UserError
 from flowclf.models import load
 from flowclf.runs import Run
 from flowclf.training.loop import splits
 
-__all__ = ["Task", "load_task", "pick_device"]
+__all__ = ["Task", "load_task"]
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,3 @@ def load_task(folder: Path, data_dir: Path | None = None, device: str = "auto") 
         raise UserError(f"{config.dataset} is no longer the data that {folder} was trained on")
     training, _, test = splits(config, dataset)
     return Task(config, model, dataset, training, test)
-
-
-def pick_device(name: str) -> str:
-    """auto, cpu or cuda to a torch device.
-
-    Raises:
-        UserError: cuda where there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("expected a CUDA device for --device cuda, found none; use --device cpu")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flowclf.cli.app import run
@@ -223,6 +224,7 @@ BAD_OPTIONS = {
     "not a run": (["evaluate", "."], "config.yaml"),
     "no folder": (["sample", "nowhere", "--out", "a.png"], "nowhere"),
     "resume nothing": (["train", "--resume", "nowhere"], "nowhere"),
+    "no CUDA": (["train", "ib-inn", "--device", "cuda"], "cpu or auto"),
     "bench": (["bench", "mnist99"], "mnist14"),
 }  # fmt: skip
 
@@ -232,6 +234,8 @@ def test_bad_options_get_one_line_and_leave_nothing(
     case: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.savez("t.npz", **table_arrays())
+    if case == "no CUDA" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
     arguments, word = BAD_OPTIONS[case]
     assert run(arguments) == 2
     assert word in stderr_line(capsys)
@@ -245,7 +249,9 @@ def test_bad_use_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["sample", run_folder, "--out", "a.bmp"], ".png"),
         (["interpolate", run_folder, "--pairs", "900", "--out", "a.png"], "pairs"),
         (["train", "ib-inn", "--out", run_folder], "--resume"),
-        (["train", "ib-inn", "--resume", run_folder], "--resume alone"),
+        (["train", "--resume", run_folder, "--epochs", "7"], "other settings"),
+        (["train", "--resume", run_folder, "--data", "mnist"], "other settings"),
+        (["train", "--resume", run_folder, "--out", "elsewhere"], "other settings"),
     ]
     for arguments, word in cases:
         assert run(arguments) == 2
@@ -307,3 +313,13 @@ def test_ctrl_c_saves_and_resume_finishes(capsys: pytest.CaptureFixture[str]) ->
     assert Path("run/checkpoint/state.pt").exists()
     assert run(["evaluate", "run"]) == 2
     assert "--resume run" in stderr_line(capsys)
+
+
+@pytest.mark.parametrize("options", [[], ["ib-inn", "--data", "digits", "--epochs", "1"]])
+def test_a_finished_run_can_be_resumed_and_stays_what_it_is(
+    trained: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained / "model.safetensors").read_bytes()
+    assert run(["train", *options, "--resume", str(trained), "--json", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == str(trained)
+    assert (trained / "model.safetensors").read_bytes() == before
