@@ -45,7 +45,9 @@ class PreprocessSettings(Section):
     # Fraction of the way from standardised to normal marginals; images only. More of it: better
     # bits/dim, but dequantisation noise grows in the pixels that hardly vary.
     marginal: Annotated[float, Field(ge=0, le=1)] = 0.3
-    floor: Annotated[float, Field(gt=0, le=1)] = 0.1  # least std, as a fraction of the largest
+    floor: Annotated[float, Field(gt=0, le=1)] = (
+        0.1  # least std of a pixel, of the largest
+    )
     per: Literal["dim", "channel", "range"] = "dim"
 
 

@@ -22,7 +22,7 @@ SOURCES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-LOWEST = ["errors", "files", "settings", "seeding"]
+LOWEST = ["errors", "files", "settings", "seeding", "devices", "marginals"]
 LATENT = ["mixture", "encoders", "noise", "preprocessing", "objectives", "networks"]
 CORE = [*LATENT, "classifier"]
 UPPER = ["training", "evaluation", "figures", "bench", "cli", "sweeps"]

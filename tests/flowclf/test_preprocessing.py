@@ -12,7 +12,8 @@ from torch.testing import assert_close
 
 from couplings import ElementwiseAffine, Invertible, PiecewiseLinear
 from couplings.testing import assert_invertible
-from flowclf.preprocessing import Per, fit_marginals, fit_preprocess, level_knots, make_preprocess
+from flowclf.marginals import fit_marginals, level_knots
+from flowclf.preprocessing import Per, fit_preprocess, make_preprocess
 
 IMAGE = (2, 4, 4)
 
@@ -226,3 +227,16 @@ def test_many_levels_have_fine_knots_at_both_ends(levels: int) -> None:
     assert torch.equal(knots, levels - knots.flip(0))
     assert torch.equal(knots, knots.round())
     assert len(knots) < 20
+
+
+def test_features_of_a_table_keep_their_own_units_however_different(
+    generator: torch.Generator,
+) -> None:
+    units = torch.tensor([1e-9, 1.0, 1e9, 1.0], dtype=torch.float64)
+    x = torch.randn(50, 4, generator=generator, dtype=torch.float64) * units
+    x[:, 3] = 7.0
+    stage = make_preprocess((4,), None, 0.0).double()
+    fit_preprocess(stage, x, marginal=0.0, floor=0.1, per="dim")
+    z = stage(x)[0]
+    assert_close(z[:, :3].std(0, correction=0), torch.ones(3, dtype=torch.float64))
+    assert not z[:, 3].any()
