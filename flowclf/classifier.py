@@ -141,6 +141,5 @@ class GenerativeClassifier(nn.Module):
             raise UserError(
                 f"expected x of shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}"
             )
-        if x.is_floating_point():
-            return x
-        return x.to(self.mixture.means.dtype) + self.noise.uniform / 2
+        middle = 0.0 if x.is_floating_point() else self.noise.uniform / 2
+        return x.to(self.mixture.means.dtype) + middle

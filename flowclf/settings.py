@@ -45,9 +45,7 @@ class PreprocessSettings(Section):
     # Fraction of the way from standardised to normal marginals; images only. More of it: better
     # bits/dim, but dequantisation noise grows in the pixels that hardly vary.
     marginal: Annotated[float, Field(ge=0, le=1)] = 0.3
-    floor: Annotated[float, Field(gt=0, le=1)] = (
-        0.1  # least std of a pixel, of the largest
-    )
+    floor: Annotated[float, Field(gt=0, le=1)] = 0.1  # least std of a pixel, of the largest
     per: Literal["dim", "channel", "range"] = "dim"
 
 

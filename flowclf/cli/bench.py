@@ -11,35 +11,30 @@ from flowclf.errors import UserError
 
 __all__ = ["bench"]
 
-BENCHES = ("mnist14",)
-
 
 def bench(
-    name: Annotated[str, typer.Argument(help="mnist14: small MNIST in 75 CPU-seconds.")],
+    task: Annotated[str, typer.Argument(help="mnist14 (75 CPU-seconds a seed), digits or mnist.")],
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Measure on a fixed task, and append the rows to the results in the repository."""
-    if name not in BENCHES:
-        raise UserError(f"unknown bench {name!r}; choose from: {', '.join(BENCHES)}")
-    from flowclf.bench.mnist14 import COLUMNS, run_bench
+    """Train on a fixed task, and append the rows to the results kept beside the code."""
+    from flowclf.bench.classify import COLUMNS, TASKS, run_bench
 
+    if task not in TASKS:
+        raise UserError(f"unknown bench {task!r}; choose from: {', '.join(TASKS)}")
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise UserError(f"expected --seeds like 0,1,2, got {seeds!r}") from None
-    rows = run_bench(numbers)
+    rows = run_bench(task, numbers)
     if as_json:
         print_json(rows)
         return
-    table = [
-        (
-            str(r["seed"]),
-            percent(r["accuracy"]),
-            number(r["ece"], 4),
-            number(r["bits_per_dim"]),
-            number(r["cpu_seconds"], 1),
-        )
-        for r in rows
-    ]
-    print_table("14x14 MNIST, one thread", COLUMNS, table)
+    formats = {"accuracy": percent, "ece": lambda v: number(v, 4), "bits_per_dim": number}
+    formats["seconds"] = lambda v: number(v, 1)
+    table = [[formats.get(c, _plain)(row[c]) for c in COLUMNS] for row in rows]
+    print_table(task, COLUMNS, table)
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else str(value)
