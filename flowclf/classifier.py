@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from couplings.core import Shape
 from flowclf.encoders import Encoding, InvertibleEncoder
 from flowclf.errors import NoExactDensity, UserError
-from flowclf.mixture import GaussianMixture
+from flowclf.mixture import Around, GaussianMixture
 from flowclf.noise import Noise
 
 __all__ = ["GenerativeClassifier"]
@@ -94,9 +94,15 @@ class GenerativeClassifier(nn.Module):
         y: Tensor,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        around: Around = "means",
     ) -> Tensor:
-        """One x for each label of y (B,): decoded draws from N(μ_y, temperature² Σ_y)."""
-        return self.decode(self.mixture.sample(y, temperature, generator))
+        """One x for each label of y (B,): decoded draws from N(μ_y, temperature² Σ_y).
+
+        At temperature 1 these are draws from q(x|y). Around "data" they have the average latent of
+        the class's training samples as their centre, as in the authors' pictures: sharper images
+        where a large β̃ holds the latents off the means.
+        """
+        return self.decode(self.mixture.sample(y, temperature, generator, around))
 
     @torch.no_grad()
     def interpolate(self, x0: Tensor, x1: Tensor, steps: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import log, pi
 from typing import Literal
 
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 
 from flowclf.errors import UserError
 
-__all__ = ["GaussianMixture", "equidistant_means"]
+__all__ = ["Around", "GaussianMixture", "equidistant_means"]
 
 Covariance = Literal["unit", "shared", "per-class"]
 Means = Literal["learned", "frozen"]
 Weights = Literal["uniform", "empirical", "learned"]
+Around = Literal["means", "data"]
 
 
 class GaussianMixture(nn.Module):
@@ -35,7 +37,14 @@ class GaussianMixture(nn.Module):
         generator: where the means come from when D < K.
 
     IB-INN (Ardizzone et al. 2020), Eqs. 3-4, is the case of unit covariance.
+
+    Attributes:
+        means: μ, (K, D).
+        data_means: where the training latents of each class are on average, (K, D). A strong
+            decision term pushes them out beyond μ; `sample` can draw around either.
     """
+
+    data_means: Tensor
 
     def __init__(
         self,
@@ -52,6 +61,7 @@ class GaussianMixture(nn.Module):
         self.classes, self.dims, self.covariance = classes, dims, covariance
         initial = equidistant_means(classes, dims, distance, generator)
         self.means = nn.Parameter(initial, requires_grad=means == "learned")
+        self.register_buffer("data_means", initial.clone())
         rows = {"unit": 0, "shared": 1, "per-class": classes}[covariance]
         self.log_var = nn.Parameter(torch.zeros(rows, dims), requires_grad=rows > 0)
         self.weight_logits = nn.Parameter(torch.zeros(classes), requires_grad=weights == "learned")
@@ -83,9 +93,19 @@ class GaussianMixture(nn.Module):
             return (self._scores(z) + weights).log_softmax(1)
 
     def sample(
-        self, y: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+        self,
+        y: Tensor,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        around: Around = "means",
     ) -> Tensor:
-        """z = μ_y + temperature · σ_y · ε for labels y (B,), (B, D).
+        """z = centre_y + temperature · σ_y · ε for labels y (B,), (B, D).
+
+        Args:
+            y: labels.
+            temperature: 1 and `around` means: draws from q(z|y).
+            generator: on the mixture's device.
+            around: the centre: "means", or "data" for the averages of the training latents.
 
         Raises:
             UserError: a label out of range or a negative temperature.
@@ -93,9 +113,9 @@ class GaussianMixture(nn.Module):
         self._check_labels(y)
         if not temperature >= 0:
             raise UserError(f"expected temperature >= 0, got {temperature}")
-        shape = (len(y), self.dims)
-        noise = torch.randn(shape, generator=generator, device=self.means.device)
-        return self.means[y] + temperature * self._std()[y] * noise.to(self.means.dtype)
+        centres = self.means if around == "means" else self.data_means
+        noise = torch.empty_like(centres[y]).normal_(generator=generator)
+        return centres[y] + temperature * self._std()[y] * noise
 
     @torch.no_grad()
     def set_means(self, means: Tensor) -> None:
@@ -124,13 +144,24 @@ class GaussianMixture(nn.Module):
         Raises:
             UserError: a class without a sample.
         """
-        self._check_labels(y)
-        counts = y.bincount(minlength=self.classes)
+        self.set_means(self.class_averages([(z, y)]))
+
+    @torch.no_grad()
+    def class_averages(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """Average of each class's latents over batches of z (B, D) and y (B,): (K, D).
+
+        Raises:
+            UserError: a class without a sample.
+        """
+        sums, counts = torch.zeros_like(self.means), self.means.new_zeros(self.classes)
+        for z, y in batches:
+            self._check_labels(y)
+            sums.index_add_(0, y, z.to(sums))
+            counts += y.bincount(minlength=self.classes)
         if not bool(counts.all()):
             missing = (counts == 0).nonzero().flatten().tolist()
             raise UserError(f"expected a sample of every class, got none of {missing}")
-        sums = torch.zeros_like(self.means).index_add_(0, y, z.detach().to(self.means))
-        self.set_means(sums / counts[:, None])
+        return sums / counts[:, None]
 
     def mean_distance(self) -> Tensor:
         """Average distance between two means, 0-dim (IB-INN's "delta mu")."""

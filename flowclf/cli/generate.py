@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,11 +24,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 DataDir = Annotated[Path | None, typer.Option(help="Where to look for data first.")]
 
 
+class Around(StrEnum):
+    """What samples are drawn around."""
+
+    data = "data"
+    means = "means"
+
+
 def sample(
     run: RunFolder,
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")],
     per_class: Annotated[int, typer.Option(help="Samples of each class.", min=1)] = 8,
     temperature: Annotated[float, typer.Option(help="Spread around the means.", min=0)] = 0.7,
+    around: Annotated[
+        Around, typer.Option(help="Centre: averages of the training data, or the means.")
+    ] = Around.data,
     seed: Seed = 0,
     device: Where = Device.auto,
     as_json: AsJson = False,
@@ -41,7 +52,8 @@ def sample(
 
     facts = Run(run).read_config()[1]
     levels = _levels(facts)
-    images = class_samples(load(run, pick_device(device)), per_class, temperature, seed)
+    model = load(run, pick_device(device))
+    images = class_samples(model, per_class, temperature, seed, around.value)
     save_figure(sample_figure(images, facts.class_names, levels), out)
     _done(out, as_json)
 

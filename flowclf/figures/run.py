@@ -13,6 +13,7 @@ from flowclf.errors import UserError
 from flowclf.figures.images import sample_figure
 from flowclf.figures.latent import latent_figure
 from flowclf.figures.style import save_figure
+from flowclf.mixture import Around
 from flowclf.seeding import generator_for
 
 if TYPE_CHECKING:
@@ -39,12 +40,17 @@ def run_figures(
 
 
 def class_samples(
-    model: GenerativeClassifier, per_class: int, temperature: float, seed: int
+    model: GenerativeClassifier,
+    per_class: int,
+    temperature: float,
+    seed: int,
+    around: Around = "data",
 ) -> torch.Tensor:
     """(K, per_class, *shape): draws of every class."""
     device = model.mixture.means.device
     y = torch.arange(model.classes, device=device).repeat_interleave(per_class)
-    samples = model.sample(y, temperature, generator_for(seed, "sample", device=device))
+    generator = generator_for(seed, "sample", device=device)
+    samples = model.sample(y, temperature, generator, around)
     return samples.unflatten(0, (model.classes, per_class))
 
 
@@ -65,10 +71,21 @@ def interpolation_strips(
     """
     if len(test) < 2 * pairs:
         raise UserError(f"expected at most {len(test) // 2} pairs of test samples, got {pairs}")
-    order = torch.randperm(len(test), generator=generator_for(seed, "interpolate"))
-    first = order[:pairs]
-    # The nearest later sample of another class, so that something changes on the way.
-    second = [next((j for j in order[pairs:] if test.y[j] != test.y[i]), order[-1]) for i in first]
+    first, second = _pairs(test.y, pairs, generator_for(seed, "interpolate"))
     device = model.mixture.means.device
-    x0, x1 = (test.x[rows].to(device) for rows in (first, torch.stack(second)))
+    x0, x1 = (test.x[rows].to(device) for rows in (first, second))
     return model.interpolate(x0, x1, steps).transpose(0, 1)
+
+
+def _pairs(
+    y: torch.Tensor, pairs: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two tensors of row numbers, each row once, of different classes wherever that is possible."""
+    first, *rest = torch.randperm(len(y), generator=generator).split([pairs, len(y) - pairs])
+    free = rest[0].tolist()
+    second = []
+    for row in first.tolist():
+        other = next((r for r in free if y[r] != y[row]), free[0])
+        free.remove(other)
+        second.append(other)
+    return first, torch.tensor(second)

@@ -22,9 +22,9 @@ from flowclf.seeding import derive_seed, private_rng
 from flowclf.systems import find_system
 from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
+from flowclf.training.final import record_data_means, reestimate_batch_norm
 from flowclf.training.guard import check_finite
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
-from flowclf.training.norm import reestimate_batch_norm
 from flowclf.training.optimizer import make_optimizer, schedule_factor, set_learning_rates
 from flowclf.training.progress import Report, silent
 
@@ -184,6 +184,7 @@ class Loop:
         with private_rng(seed, self.fabric.device):
             reestimate_batch_norm(self.model, self.batches, self.steps, self.settings.norm_passes)
         self.model.eval()
+        record_data_means(self.model, self.batches.split)
 
     def _validate(self, done: int) -> None:
         if self.run is None or len(self.validation) == 0 or not self.fabric.is_global_zero:

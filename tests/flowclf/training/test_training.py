@@ -175,7 +175,19 @@ def test_batch_norm_statistics_are_those_of_the_final_weights(digits: Dataset) -
     ]
     for name, value in models[0].state_dict().items():
         same = torch.equal(value, models[1].state_dict()[name])
-        assert same == ("running_" not in name and "num_batches" not in name), name
+        follows = any(word in name for word in ("running_", "num_batches", "data_means"))
+        assert same != follows, name
+
+
+def test_data_means_are_the_average_latents_of_the_training_classes(digits: Dataset) -> None:
+    trained = train(small_config(digits), digits, device="cpu")
+    model, x, y = trained.model, trained.training.x, trained.training.y
+    with torch.no_grad():
+        z = model.encode(x).z
+    for k in range(10):
+        torch.testing.assert_close(model.mixture.data_means[k], z[y == k].mean(0))
+    sample = model.mixture.sample(torch.tensor([3]), temperature=0.0, around="data")
+    assert torch.equal(sample[0], model.mixture.data_means[3])
 
 
 def test_checkpoints_of_another_architecture_are_refused(digits: Dataset, tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Pictures show what they say: right places, right colours, nothing global touched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import flowclf
+from flowclf.data import Split, load_dataset
+from flowclf.errors import UserError
+from flowclf.figures import image_grid, latent_figure, plane_of_means, sample_figure, save_figure
+from flowclf.figures.run import class_samples, interpolation_strips, run_figures
+
+
+@pytest.fixture(scope="module")
+def model() -> flowclf.GenerativeClassifier:
+    return flowclf.build("ib-inn", shape=(1, 8, 8), classes=10, levels=17, preset="digits").eval()
+
+
+@pytest.fixture(scope="module")
+def test_split() -> Split:
+    return load_dataset("digits").test
+
+
+def test_a_grid_puts_row_and_column_where_they_belong() -> None:
+    images = torch.zeros(2, 3, 1, 4, 5)
+    images[1, 2, 0, 3, 4] = 255.9  # the last grey level, somewhere within it
+    images[0, 0] = 999.0
+    grid = image_grid(images, 256)
+    assert grid.shape == (2 * 5 - 1, 3 * 6 - 1, 3)
+    assert grid[8, 16].tolist() == [1, 1, 1]
+    assert grid[7, 16].tolist() == [0, 0, 0]
+    assert grid[:4, :5].min() == 1
+    assert grid[4].min() == 1  # the gap between the rows
+
+
+def test_a_colour_grid_keeps_its_channels() -> None:
+    images = torch.zeros(1, 1, 3, 2, 2)
+    images[0, 0, 2] = 16
+    assert image_grid(images, 17)[0, 0].tolist() == [0, 0, 1]
+
+
+def test_the_plane_holds_the_means_that_span_it() -> None:
+    means = torch.randn(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    centre, basis = plane_of_means(means)
+    flat = (means - centre) @ basis.T @ basis + centre
+    torch.testing.assert_close(flat, means)
+
+
+def test_interpolations_begin_and_end_at_test_images_of_different_classes(
+    model: flowclf.GenerativeClassifier, test_split: Split
+) -> None:
+    strips = interpolation_strips(model, test_split, pairs=20, steps=3, seed=0)
+    assert strips.shape == (20, 3, 1, 8, 8)
+    known = {tuple(x.flatten().tolist()): int(y) for x, y in pairs}
+    ends = [[tuple(s[i].floor().long().flatten().tolist()) for i in (0, -1)] for s in strips]
+    assert all(known[first] != known[last] for first, last in ends)
+    assert len({last for _, last in ends}) == 20
+
+
+def test_too_many_pairs_are_refused(model: flowclf.GenerativeClassifier, test_split: Split) -> None:
+    with pytest.raises(UserError, match="at most 225 pairs"):
+        interpolation_strips(model, test_split, pairs=226, steps=3, seed=0)
+
+
+def test_samples_follow_their_seed(model: flowclf.GenerativeClassifier) -> None:
+    one, same, other = (class_samples(model, 2, 0.7, seed) for seed in (0, 0, 1))
+    assert one.shape == (10, 2, 1, 8, 8)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_a_run_gets_both_figures_and_a_table_the_latent_one(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    model = flowclf.build("ib-inn", shape=data.shape, classes=10, levels=17, preset="digits")
+    paths = run_figures(model.eval(), data.test, data, tmp_path)
+    assert [path.name for path in paths] == ["samples.png", "latent.png"]
+    assert all(path.stat().st_size > 5000 for path in paths)
+
+
+def test_figures_are_written_whole_in_known_formats(tmp_path: Path) -> None:
+    z, y = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+    figure = latent_figure(z, y, torch.eye(4)[:2], ["a", "b"])
+    for name in ("f.png", "f.svg", "f.pdf"):
+        save_figure(figure, tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pdf", "f.png", "f.svg"]
+    with pytest.raises(UserError, match=r"\.png"):
+        save_figure(sample_figure(torch.zeros(1, 1, 1, 8, 8), ["a"], 17), tmp_path / "f.gif")
+
+
+def test_pyplot_is_never_loaded() -> None:
+    code = (
+        "import sys, torch; from flowclf.figures import *;"
+        "latent_figure(torch.eye(4), torch.arange(4) % 2, torch.eye(4)[:2], ['a', 'b']);"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
