@@ -56,7 +56,8 @@ def test_interpolations_begin_and_end_at_test_images_of_different_classes(
 ) -> None:
     strips = interpolation_strips(model, test_split, pairs=20, steps=3, seed=0)
     assert strips.shape == (20, 3, 1, 8, 8)
-    known = {tuple(x.flatten().tolist()): int(y) for x, y in pairs}
+    samples = zip(test_split.x, test_split.y, strict=True)
+    known = {tuple(x.flatten().tolist()): int(y) for x, y in samples}
     ends = [[tuple(s[i].floor().long().flatten().tolist()) for i in (0, -1)] for s in strips]
     assert all(known[first] != known[last] for first, last in ends)
     assert len({last for _, last in ends}) == 20
