@@ -11,8 +11,8 @@ from torch import Tensor
 from flowclf.figures.style import class_colors, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.patches import Circle
 
 __all__ = ["latent_figure", "plane_of_means"]
 
@@ -27,8 +27,9 @@ def plane_of_means(means: Tensor) -> tuple[Tensor, Tensor]:
 def latent_figure(z: Tensor, y: Tensor, means: Tensor, class_names: Sequence[str]) -> Figure:
     """Latents z (N, D) with labels y (N,), projected on the plane of the class means (K, D).
 
-    The circle around each mean has radius 2, where 86 % of a unit Gaussian's projection lies.
-    IB-INN (Ardizzone et al. 2020), Figure 7.
+    A cross is a class mean, with a circle of radius 2 around it, where 86 % of a unit Gaussian's
+    projection lies; the name stands at the average of the class's latents. The more the decision
+    weighed, the further out these lie. IB-INN (Ardizzone et al. 2020), Figure 7.
     """
     centre, basis = plane_of_means(means)
     points, centres = ((v - centre) @ basis.T for v in (z, means))
@@ -36,11 +37,9 @@ def latent_figure(z: Tensor, y: Tensor, means: Tensor, class_names: Sequence[str
     axes = figure.add_subplot()
     for k, color in enumerate(class_colors(len(class_names))):
         own = points[y == k]
-        axes.scatter(own[:, 0], own[:, 1], s=7, color=color, alpha=0.6, linewidths=0)
-        axes.add_patch(_circle(centres[k], color))
-        x, y_ = centres[k].tolist()
-        axes.scatter(x, y_, marker="X", s=60, color=color, edgecolors="white", zorder=3)
-        axes.annotate(class_names[k], (x, y_), xytext=(5, 5), textcoords="offset points")
+        axes.scatter(own[:, 0], own[:, 1], s=7, color=color, alpha=0.5, linewidths=0)
+        _mark_mean(axes, centres[k], color)
+        _write_name(axes, own.mean(0) if len(own) else centres[k], class_names[k], color)
     axes.set_aspect("equal")
     axes.set_xlabel("first direction of the class means")
     axes.set_ylabel("second direction")
@@ -48,7 +47,15 @@ def latent_figure(z: Tensor, y: Tensor, means: Tensor, class_names: Sequence[str
     return figure
 
 
-def _circle(centre: Tensor, color: str) -> Circle:
+def _mark_mean(axes: Axes, mean: Tensor, color: str) -> None:
     from matplotlib.patches import Circle
 
-    return Circle(tuple(centre.tolist()), 2.0, fill=False, color=color, linewidth=1)
+    x, y = mean.tolist()
+    axes.scatter(x, y, marker="X", s=60, color=color, edgecolors="white", zorder=3)
+    axes.add_patch(Circle((x, y), 2.0, fill=False, color=color, linewidth=0.7, alpha=0.6))
+
+
+def _write_name(axes: Axes, place: Tensor, name: str, color: str) -> None:
+    x, y = place.tolist()
+    box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": color, "alpha": 0.9}
+    axes.annotate(name, (x, y), ha="center", va="center", fontsize=8, bbox=box, zorder=4)
