@@ -5,6 +5,7 @@ distribution between the levels.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +48,9 @@ def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> 
         raise UserError(
             f"expected RGB images for 'paper-cifar', got {shape[0]} channels; use 'flip-crop'"
         )
-    made = {"shift": _shift, "flip-crop": _flip_crop, "paper-cifar": _paper_cifar(levels)}
-    return made[kind]
+    if kind == "paper-cifar":
+        return _paper_cifar(levels)
+    return {"shift": _shift, "flip-crop": _flip_crop}[kind]
 
 
 def _shift(x: Tensor, generator: Generator) -> Tensor:
@@ -60,6 +62,11 @@ def _flip_crop(x: Tensor, generator: Generator) -> Tensor:
 
 
 def _paper_cifar(levels: int) -> Augmentation:
+    if find_spec("kornia") is None:
+        raise UserError(
+            "the augmentation 'paper-cifar' needs kornia: pip install 'flowclf[augment]'"
+        )
+
     def augment(x: Tensor, generator: Generator) -> Tensor:
         jittered = _jitter(_random_flip(x.float(), generator), levels, generator)
         rotated = _rotate(_pad(jittered, 8), 12.0, generator)

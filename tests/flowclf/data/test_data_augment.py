@@ -113,3 +113,10 @@ def test_mistakes_are_named(
 ) -> None:
     with pytest.raises(UserError, match=message):
         make_augmentation(kind, shape, levels)
+
+
+def test_only_paper_cifar_needs_kornia(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowclf.data.augment.find_spec", lambda name: None)
+    assert make_augmentation("flip-crop", (3, 32, 32), 256) is not None
+    with pytest.raises(UserError, match=r"pip install 'flowclf\[augment\]'"):
+        make_augmentation("paper-cifar", (3, 32, 32), 256)
