@@ -7,9 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import log
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress
 
 __all__ = ["Report", "progress_bar", "silent"]
 
@@ -31,29 +35,44 @@ def silent(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
 def progress_bar(name: str) -> Iterator[Report]:
     """A bar with running averages of the terms, on standard error."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     averages = _Averages()
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield _LineReport(averages)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[terms]}"),
-    )
-    with Progress(*columns, console=console) as progress:
+    with _two_line_bar(console) as progress:
         task = progress.add_task(name, total=None, terms="")
 
         def report(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
             averages.add(terms)
-            shown = f"epoch {epoch + 1}  {averages}"
-            progress.update(task, completed=step + 1, total=steps, terms=shown)
+            progress.update(
+                task,
+                description=f"{name}  epoch {epoch + 1}",
+                completed=step + 1,
+                total=steps,
+                terms=str(averages),
+            )
 
         yield report
+
+
+def _two_line_bar(console: Console) -> Progress:
+    """A bar, and below it the terms: together they do not fit into 80 columns."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    class TwoLines(Progress):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            yield from (task.fields["terms"] for task in self.tasks)
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    return TwoLines(*columns, console=console)
 
 
 class _LineReport:
@@ -86,7 +105,7 @@ class _Averages:
         shown = dict(self.values)
         accuracy = shown.pop("accuracy", None)
         rate = shown.get("rate_per_dim")
-        parts = [f"{name} {value:.3f}" for name, value in shown.items()]
+        parts = [f"{name} {value:.2f}" for name, value in shown.items()]
         parts += [] if accuracy is None else [f"accuracy {100 * accuracy:.1f}%"]
-        parts += [] if rate is None else [f"bits/dim {rate / log(2):.3f}"]
+        parts += [] if rate is None else [f"bits/dim {rate / log(2):.2f}"]
         return "  ".join(parts)

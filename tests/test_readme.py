@@ -1,0 +1,47 @@
+"""What the README shows runs as it stands."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import flowclf
+from flowclf.cli.app import run
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), flags=re.DOTALL)
+    assert len(re.findall(r"^\S", code, flags=re.MULTILINE)) <= 10
+    make_config = flowclf.make_config
+
+    def quick(*arguments: Any, **options: Any) -> Any:
+        return make_config(*arguments, overrides=[{"train": {"epochs": 2}}], **options)
+
+    monkeypatch.setattr(flowclf, "make_config", quick, raising=False)
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, names)
+    assert printed.getvalue().count("tensor") == 3
+    assert names["images"].shape == (10, 1, 8, 8)
+    assert isinstance(names["model"].log_posterior(names["x"][:2]), torch.Tensor)
+
+
+def test_every_option_of_the_commands_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    block = README.read_text("utf-8").split("## The command line")[1].split("Your own data")[0]
+    lines = [line.split("#")[0] for line in block.splitlines() if line.startswith("    flowclf")]
+    commands = [command for line in lines for command in re.split(r"\s{4,}", line.strip())]
+    assert len(commands) >= 8
+    for command in commands:
+        _, verb, *words = shlex.split(command)
+        assert run([verb, "--help"]) == 0
+        help_text = capsys.readouterr().out
+        assert all(word in help_text for word in words if word.startswith("--")), command
