@@ -156,8 +156,10 @@ class GaussianMixture(nn.Module):
         sums, counts = torch.zeros_like(self.means), self.means.new_zeros(self.classes)
         for z, y in batches:
             self._check_labels(y)
-            sums.index_add_(0, y, z.to(sums))
-            counts += y.bincount(minlength=self.classes)
+            # A product, since adding by index is not deterministic on a GPU.
+            members = torch.nn.functional.one_hot(y, self.classes).to(sums)
+            sums += members.T @ z.to(sums)
+            counts += members.sum(0)
         if not bool(counts.all()):
             missing = (counts == 0).nonzero().flatten().tolist()
             raise UserError(f"expected a sample of every class, got none of {missing}")

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
-from flowclf.data import Augmentation, Dataset, Split, hold_out, make_augmentation, subset
-from flowclf.devices import pick_device
+from flowclf.data import Augmentation, Dataset, Split, make_augmentation
 from flowclf.evaluation import evaluate
 from flowclf.models import save_weights
 from flowclf.runs import DataFacts, Run
 from flowclf.seeding import derive_seed, private_rng
-from flowclf.systems import find_system
 from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
 from flowclf.training.final import record_data_means, reestimate_batch_norm
@@ -27,6 +20,7 @@ from flowclf.training.guard import check_finite
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
 from flowclf.training.optimizer import make_optimizer, schedule_factor, set_learning_rates
 from flowclf.training.progress import Report, silent
+from flowclf.training.setup import cpu_threads, fresh_model, launch_fabric, splits
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -208,35 +202,6 @@ class Loop:
         return step, seconds
 
 
-def launch_fabric(config: RunConfig, device: str, devices: int) -> Fabric:
-    """Fabric on the device asked for, launched."""
-    from lightning.fabric import Fabric
-
-    strategy = "ddp" if devices > 1 else "auto"
-    with warnings.catch_warnings():
-        # Fabric advises on hardware that was deliberately not chosen.
-        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-        fabric = Fabric(
-            accelerator=pick_device(device),
-            strategy=strategy,
-            devices=devices,
-            precision=config.train.precision,
-        )
-        fabric.launch()
-    return fabric
-
-
-@contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """Compute with that many CPU threads, and as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def summarise(
     config: RunConfig, model: GenerativeClassifier, test: Split, seconds: float
 ) -> dict[str, Any]:
@@ -251,20 +216,3 @@ def summarise(
         "device": str(model.mixture.means.device),
         "test": evaluate(model, test, seed=config.seed),
     }
-
-
-def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
-    """Training, validation and test split as the settings say."""
-    data = config.data
-    training = subset(dataset.train, data.train_size) if data.train_size else dataset.train
-    test = subset(dataset.test, data.test_size) if data.test_size else dataset.test
-    training, validation = hold_out(training, data.validation, config.seed)
-    return training, validation, test
-
-
-def fresh_model(config: RunConfig, dataset: Dataset, training: Split) -> GenerativeClassifier:
-    """The untrained model with its statistics fitted to the training split."""
-    system = find_system(config.system)
-    model = system.build(dataset.shape, dataset.classes, dataset.levels, config.model, config.seed)
-    model.fit_statistics(training.x, training.y)
-    return model

@@ -12,7 +12,7 @@ from flowclf.devices import pick_device
 from flowclf.errors import UserError
 from flowclf.models import load
 from flowclf.runs import Run
-from flowclf.training.loop import splits
+from flowclf.training.setup import splits
 
 __all__ = ["Task", "load_task"]
 

@@ -1,0 +1,67 @@
+"""What a training is made of: device and processes, splits, and the untrained model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from flowclf.classifier import GenerativeClassifier
+from flowclf.config import RunConfig
+from flowclf.data import Dataset, Split, hold_out, subset
+from flowclf.devices import pick_device
+from flowclf.systems import find_system
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+__all__ = ["cpu_threads", "fresh_model", "launch_fabric", "splits"]
+
+
+def launch_fabric(config: RunConfig, device: str, devices: int) -> Fabric:
+    """Fabric on the device asked for, launched."""
+    from lightning.fabric import Fabric
+
+    strategy = "ddp" if devices > 1 else "auto"
+    with warnings.catch_warnings():
+        # Fabric advises on hardware that was deliberately not chosen.
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        fabric = Fabric(
+            accelerator=pick_device(device),
+            strategy=strategy,
+            devices=devices,
+            precision=config.train.precision,
+        )
+        fabric.launch()
+    return fabric
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with that many CPU threads, and as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
+    """Training, validation and test split as the settings say."""
+    data = config.data
+    training = subset(dataset.train, data.train_size) if data.train_size else dataset.train
+    test = subset(dataset.test, data.test_size) if data.test_size else dataset.test
+    training, validation = hold_out(training, data.validation, config.seed)
+    return training, validation, test
+
+
+def fresh_model(config: RunConfig, dataset: Dataset, training: Split) -> GenerativeClassifier:
+    """The untrained model with its statistics fitted to the training split."""
+    system = find_system(config.system)
+    model = system.build(dataset.shape, dataset.classes, dataset.levels, config.model, config.seed)
+    model.fit_statistics(training.x, training.y)
+    return model
