@@ -13,6 +13,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split, hold_out, subset
 from flowclf.devices import pick_device
+from flowclf.errors import UserError
 from flowclf.systems import find_system
 
 if TYPE_CHECKING:
@@ -51,11 +52,21 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
-    """Training, validation and test split as the settings say."""
+    """Training, validation and test split as the settings say.
+
+    Raises:
+        UserError: a class of which no training sample is left.
+    """
     data = config.data
     training = subset(dataset.train, data.train_size) if data.train_size else dataset.train
     test = subset(dataset.test, data.test_size) if data.test_size else dataset.test
     training, validation = hold_out(training, data.validation, config.seed)
+    missing = set(range(dataset.classes)) - set(training.y.tolist())
+    if missing:
+        raise UserError(
+            f"expected training samples of every class, got none of {sorted(missing)} among "
+            f"{len(training)}; raise data.train_size"
+        )
     return training, validation, test
 
 

@@ -224,6 +224,7 @@ BAD_OPTIONS = {
     "not a run": (["evaluate", "."], "config.yaml"),
     "no folder": (["sample", "nowhere", "--out", "a.png"], "nowhere"),
     "resume nothing": (["train", "--resume", "nowhere"], "nowhere"),
+    "a class left out": (["train", "ib-inn", "--set", "data.train_size=5"], "data.train_size"),
     "no CUDA": (["train", "ib-inn", "--device", "cuda"], "cpu or auto"),
     "bench": (["bench", "mnist99"], "mnist14"),
 }  # fmt: skip
