@@ -13,7 +13,9 @@ from flowclf.errors import NoExactDensity, UserError
 from flowclf.mixture import Around, GaussianMixture
 from flowclf.noise import Noise
 
-__all__ = ["GenerativeClassifier"]
+__all__ = ["GenerativeClassifier", "class_latents"]
+
+BATCH_SIZE = 512
 
 
 class GenerativeClassifier(nn.Module):
@@ -149,3 +151,18 @@ class GenerativeClassifier(nn.Module):
             )
         middle = 0.0 if x.is_floating_point() else self.noise.uniform / 2
         return x.to(self.mixture.means.dtype) + middle
+
+
+@torch.no_grad()
+def class_latents(model: GenerativeClassifier, x: Tensor, y: Tensor) -> Tensor:
+    """Average noise-free latent of each class, (K, D), in eval mode, batch by batch.
+
+    Raises:
+        UserError: a class without a sample.
+    """
+    was_training = model.training
+    model.eval()
+    batches = zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True)
+    averages = model.mixture.class_averages((model.encode(xs).z, ys) for xs, ys in batches)
+    model.train(was_training)
+    return averages

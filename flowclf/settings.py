@@ -103,6 +103,9 @@ class MixtureSettings(Section):
     """The latent mixture."""
 
     means: Literal["learned", "frozen"] = "learned"
+    # "data": the untrained network's average latent of each class, which spares few dimensions
+    # from having to swap classes; "equidistant": IB-INN's pattern, `distance` apart.
+    start: Literal["equidistant", "data"] = "equidistant"
     covariance: Literal["unit", "shared", "per-class"] = "unit"
     weights: Literal["uniform", "empirical", "learned"] = "uniform"
     distance: Annotated[float, Field(gt=0)] = 5.0

@@ -21,7 +21,9 @@ def plane_of_means(means: Tensor) -> tuple[Tensor, Tensor]:
     """Centre (D,) and orthonormal basis (2, D) of the plane the means (K, D) spread in most."""
     centre = means.mean(0)
     _, _, basis = torch.linalg.svd(means - centre, full_matrices=False)
-    return centre, basis[:2]
+    # A single latent dimension spans no plane: its second direction is nothing.
+    rows = min(2, len(basis))
+    return centre, torch.nn.functional.pad(basis[:rows], (0, 0, 0, 2 - rows))
 
 
 def latent_figure(z: Tensor, y: Tensor, means: Tensor, class_names: Sequence[str]) -> Figure:

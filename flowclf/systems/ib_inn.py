@@ -15,7 +15,7 @@ from torch import Tensor
 
 from couplings import Invertible, SoftClamp
 from couplings.core import Shape
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier, class_latents
 from flowclf.encoders import InvertibleEncoder
 from flowclf.mixture import GaussianMixture
 from flowclf.networks import conv_network, mlp_network, paper_network
@@ -100,13 +100,15 @@ class IBInn(GenerativeClassifier):
         return -(self.log_prob(x) - log_det_preprocess) / self.dims - 0.5 * log(2 * pi)
 
     def fit_statistics(self, x: Tensor, y: Tensor) -> None:
-        """Fit the pre-processing, the unit of the noise, and empirical class weights."""
+        """Fit pre-processing and the unit of the noise; class weights and means if from data."""
         settings = self.settings
         fit_preprocess(self.encoder.preprocess, x, **settings.preprocess.model_dump())
         if x.is_floating_point():
             self.noise.set_unit(x.std(0, correction=0))
         if settings.mixture.weights == "empirical":
             self.mixture.set_weights(y.bincount(minlength=self.classes))
+        if settings.mixture.start == "data":
+            self.mixture.set_means(class_latents(self, x, y))
 
 
 def build_ib_inn(
@@ -124,9 +126,8 @@ def build_ib_inn(
     generator = torch.Generator().manual_seed(seed)
     preprocess = make_preprocess(shape, levels, settings.preprocess.marginal)
     encoder = InvertibleEncoder(preprocess, _network(shape, generator, settings.network))
-    mixture = GaussianMixture(
-        classes, encoder.network.dims, generator=generator, **settings.mixture.model_dump()
-    )
+    options = settings.mixture.model_dump(exclude={"start"})
+    mixture = GaussianMixture(classes, encoder.network.dims, generator=generator, **options)
     noise = Noise(
         shape, settings.noise.uniform, settings.noise.sigma, unit=levels - 1 if levels else 1.0
     )

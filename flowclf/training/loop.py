@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier, class_latents
 from flowclf.config import RunConfig
 from flowclf.data import Augmentation, Dataset, Split, make_augmentation
 from flowclf.evaluation import evaluate
@@ -15,9 +15,9 @@ from flowclf.runs import DataFacts, Run
 from flowclf.seeding import derive_seed, private_rng
 from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
-from flowclf.training.final import record_data_means, reestimate_batch_norm
 from flowclf.training.guard import check_finite
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
+from flowclf.training.norm import reestimate_batch_norm
 from flowclf.training.optimizer import make_optimizer, schedule_factor, set_learning_rates
 from flowclf.training.progress import Report, silent
 from flowclf.training.setup import cpu_threads, fresh_model, launch_fabric, splits
@@ -178,7 +178,8 @@ class Loop:
         with private_rng(seed, self.fabric.device):
             reestimate_batch_norm(self.model, self.batches, self.steps, self.settings.norm_passes)
         self.model.eval()
-        record_data_means(self.model, self.batches.split)
+        split = self.batches.split
+        self.model.mixture.data_means.copy_(class_latents(self.model, split.x, split.y))
 
     def _validate(self, done: int) -> None:
         if self.run is None or len(self.validation) == 0 or not self.fabric.is_global_zero:

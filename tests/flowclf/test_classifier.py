@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+import flowclf
 from couplings import Chain
 from couplings.testing import assert_invertible, randomize
 from flowclf import build
@@ -66,7 +67,7 @@ def table_model(covariance: str = "per-class", weights: str = "learned") -> Gene
     model = make_model(
         (2,),
         {"kind": "mlp", "blocks": 2, "hidden": [16]},
-        mixture={"covariance": covariance, "weights": weights},
+        mixture={"covariance": covariance, "weights": weights, "start": "equidistant"},
     )
     model.fit_statistics(*draw_table())
     return model
@@ -279,3 +280,14 @@ def test_without_an_exact_density_log_prob_names_the_elbo() -> None:
     for arguments in ((x,), (x, y)):
         with pytest.raises(NoExactDensity, match=r"Lossy has no exact log_prob.*elbo\(x\)"):
             model.log_prob(*arguments)
+
+
+def test_means_can_start_at_the_average_latents(generator: torch.Generator) -> None:
+    x = torch.randn(40, 3, generator=generator)
+    y = torch.arange(40) % 4
+    settings = {"mixture": {"start": "data"}}
+    model = flowclf.build("ib-inn", shape=(3,), classes=4, preset="mlp", **settings)
+    model.fit_statistics(x, y)
+    z = model.eval().encode(x).z
+    for k in range(4):
+        assert_close(model.mixture.means[k], z[y == k].mean(0))

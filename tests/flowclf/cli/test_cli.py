@@ -127,6 +127,14 @@ def test_a_table_of_the_users_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert "on a table" in stderr_line(capsys)
 
 
+def test_a_table_of_one_column(capsys: pytest.CaptureFixture[str]) -> None:
+    y = np.arange(200) % 2
+    x = np.random.default_rng(0).normal(size=(200, 1)) + 6 * y[:, None]
+    np.savez("one.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    assert run(["train", "ib-inn", "--data", "one.npz", "--epochs", "30", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test"]["accuracy"] > 0.95
+
+
 def test_a_folder_of_images(capsys: pytest.CaptureFixture[str]) -> None:
     image_folder(Path("own"), classes=3)
     assert run(["train", "ib-inn", "--data", "own", "--epochs", "1", "--json"]) == 0

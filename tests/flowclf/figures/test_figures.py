@@ -51,6 +51,12 @@ def test_the_plane_holds_the_means_that_span_it() -> None:
     torch.testing.assert_close(flat, means)
 
 
+def test_a_single_dimension_lies_on_a_line() -> None:
+    centre, basis = plane_of_means(torch.tensor([[1.0], [3.0], [8.0]]))
+    assert centre.tolist() == [4.0]
+    assert basis.abs().tolist() == [[1.0], [0.0]]
+
+
 def test_interpolations_begin_and_end_at_test_images_of_different_classes(
     model: flowclf.GenerativeClassifier, test_split: Split
 ) -> None:

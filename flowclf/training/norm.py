@@ -1,4 +1,4 @@
-"""What is computed over the training set once the weights are final."""
+"""BatchNorm statistics of the final weights, as averages over the training set."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import torch
 from torch import nn
 
 from flowclf.classifier import GenerativeClassifier
-from flowclf.data import Split
 from flowclf.training.batches import Batches
 
-__all__ = ["batch_norms", "reestimate_batch_norm", "record_data_means"]
-
-BATCH_SIZE = 512
+__all__ = ["batch_norms", "reestimate_batch_norm"]
 
 
 def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -45,11 +42,3 @@ def reestimate_batch_norm(
         model.encode(batches.at(step)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-
-
-@torch.no_grad()
-def record_data_means(model: GenerativeClassifier, split: Split) -> None:
-    """Store the average latent of each class, in eval mode and without noise, in the mixture."""
-    batches = zip(split.x.split(BATCH_SIZE), split.y.split(BATCH_SIZE), strict=True)
-    latents = ((model.encode(x).z, y) for x, y in batches)
-    model.mixture.data_means.copy_(model.mixture.class_averages(latents))
