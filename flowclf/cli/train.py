@@ -108,11 +108,12 @@ class Request:
 
 
 def _settings(request: Request, data_dir: Path | None) -> tuple[RunConfig, Dataset]:
-    from flowclf.data import load_dataset
+    from flowclf.data import DATASETS, load_dataset
 
     name = request.data or "digits"
-    # Settings before data: a misspelt key should not cost a download.
-    request.make(name, (1, 28, 28))
+    if name in DATASETS:
+        # Settings before data: a misspelt key should not cost a download.
+        request.make(name, DATASETS[name].shape)
     dataset = load_dataset(name, data_dir)
     return request.make(name, dataset.shape), dataset
 
@@ -196,9 +197,10 @@ def _report(
              "figures": [str(path) for path in figures]}
         )  # fmt: skip
         return
+    fitted = len(trained.training)
     table = [
         (
-            row["system"],
+            _label(row, fitted),
             percent(row["accuracy"]),
             number(row["ece"], 4),
             number(row["bits_per_dim"]),
@@ -211,3 +213,9 @@ def _report(
     print(f"run      {run.folder}")
     for path in figures:
         print(f"figure   {path}")
+
+
+def _label(row: dict[str, Any], fitted: int) -> str:
+    """The system's name, and the number of samples where it had fewer than ours."""
+    samples = row.get("samples", fitted)
+    return row["system"] if samples == fitted else f"{row['system']} ({samples:,} samples)"

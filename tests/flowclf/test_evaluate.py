@@ -260,3 +260,13 @@ def test_two_classes_have_posteriors_as_more_have(generator: torch.Generator) ->
     assert qda["accuracy"] > 0.6
     assert logistic["accuracy"] > 0.6
     assert qda["ece"] < 0.2
+
+
+def test_baselines_see_every_class_of_a_large_sorted_set(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    monkeypatch.setattr("flowclf.evaluation.baselines.MOST_SAMPLES", 60)
+    y = torch.arange(5).repeat_interleave(40)
+    split = Split(torch.randn(200, 3, generator=generator) + y[:, None], y)
+    rows = baseline_rows(split, split, None)
+    assert [row["samples"] for row in rows] == [60, 60]

@@ -118,7 +118,8 @@ def test_listings(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_table_of_the_users_own(capsys: pytest.CaptureFixture[str]) -> None:
     np.savez("own.npz", **table_arrays())
-    assert run(["train", "ib-inn", "--data", "own.npz", "--epochs", "20", "--json"]) == 0
+    options = ["--epochs", "20", "--set", "network.hidden=16"]
+    assert run(["train", "ib-inn", "--data", "own.npz", *options, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["test"]["accuracy"] > 0.8
     assert run(["evaluate", result["run"], "--json"]) == 0
