@@ -276,6 +276,7 @@ def test_bad_use_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("config.yaml", b"system: [", "damaged"),
         ("config.yaml", b"system: ib-inn\n", "damaged"),
     ],
+    ids=["empty weights", "no safetensors", "no YAML", "half a config"],
 )
 def test_a_damaged_run_is_refused(
     trained: Path,

@@ -18,10 +18,12 @@ def idx(*shape: int, content: bytes, kind: int = 8) -> bytes:
 
 
 WHOLE = idx(2, 2, 3, content=bytes(range(12)))
-SQUASHED = gzip.compress(WHOLE)
+SQUASHED = gzip.compress(WHOLE, mtime=0)
 
 
-@pytest.mark.parametrize(("name", "content"), [("x", WHOLE), ("x.gz", SQUASHED)])
+@pytest.mark.parametrize(
+    ("name", "content"), [("x", WHOLE), ("x.gz", SQUASHED)], ids=["plain", "gzipped"]
+)
 def test_reads_plain_and_gzipped(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
