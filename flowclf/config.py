@@ -27,7 +27,8 @@ __all__ = [
 
 Nested = dict[str, Any]
 RUN_SECTIONS = ("data", "train")
-# What a run's config.yaml says beside the settings.
+# What a run's config.yaml says beside the settings: what the run is called, and what is recorded.
+NAMES = ("system", "dataset", "preset", "seed")
 RECORDED = ("data_facts", "versions", "commit")
 
 

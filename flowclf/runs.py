@@ -13,15 +13,14 @@ from typing import Any, Self
 import yaml
 
 from couplings.core import Shape
-from flowclf.config import RECORDED, RunConfig, make_config
-from flowclf.data import Dataset
+from flowclf.config import NAMES, RECORDED, RunConfig, make_config
+from flowclf.data import Dataset, load_dataset
 from flowclf.errors import UserError
 from flowclf.files import write_json, write_text, write_yaml
 
 __all__ = ["DataFacts", "Run", "new_run_folder"]
 
 VERSIONS = ("flowclf", "torch", "numpy", "lightning")
-NAMES = ("system", "dataset", "preset", "seed")
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,20 @@ class Run:
         except (KeyError, TypeError) as error:
             raise UserError(f"{self.config_file} is damaged: {error} is missing or wrong") from None
         return config, data
+
+    def load_data(self, data_dir: Path | None = None) -> Dataset:
+        """The data that the run was trained on.
+
+        Raises:
+            UserError: data that are gone or changed.
+        """
+        config, facts = self.read_config()
+        dataset = load_dataset(config.dataset, data_dir)
+        if DataFacts.of(dataset) != facts:
+            raise UserError(
+                f"{config.dataset} is no longer the data that {self.folder} was trained on"
+            )
+        return dataset
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""

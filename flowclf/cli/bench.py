@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flowclf.cli.options import AsJson
 from flowclf.cli.output import number, percent, print_json, print_table
 from flowclf.errors import UserError
 
@@ -15,7 +16,7 @@ __all__ = ["bench"]
 def bench(
     task: Annotated[str, typer.Argument(help="mnist14 (75 CPU-seconds a seed), digits or mnist.")],
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train on a fixed task, and append the rows to the results kept beside the code."""
     from flowclf.bench.classify import COLUMNS, TASKS, run_bench

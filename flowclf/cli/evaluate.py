@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flowclf.cli.options import AsJson, DataDir, Device, RunFolder, Where
 from flowclf.cli.output import message, number, percent, print_json, print_table
-from flowclf.cli.train import Device
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    run: RunFolder,
     suite: Annotated[
         str, typer.Option(help="Suites, separated by commas.")
     ] = "accuracy,calibration,likelihood",
-    data_dir: Annotated[Path | None, typer.Option(help="Where to look for data first.")] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    data_dir: DataDir = None,
+    device: Where = Device.auto,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a trained run on its test set."""
     from flowclf.evaluation import evaluate as evaluate_model

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from flowclf.cli.options import AsJson, DataDir, Device, RunFolder, Where
 from flowclf.cli.output import print_json
-from flowclf.cli.train import Device
 from flowclf.errors import UserError
-
-if TYPE_CHECKING:
-    from flowclf.runs import DataFacts
 
 __all__ = ["interpolate", "sample"]
 
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.")]
 Seed = Annotated[int, typer.Option(help="Of the draws.")]
-Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DataDir = Annotated[Path | None, typer.Option(help="Where to look for data first.")]
 
 
 class Around(StrEnum):
@@ -51,7 +44,7 @@ def sample(
     from flowclf.runs import Run
 
     facts = Run(run).read_config()[1]
-    levels = _levels(facts)
+    levels = _levels(facts.levels)
     model = load(run, pick_device(device))
     images = class_samples(model, per_class, temperature, seed, around.value)
     save_figure(sample_figure(images, facts.class_names, levels), out)
@@ -71,23 +64,22 @@ def interpolate(
     """Walk from one test image to another on a straight line in latent space."""
     from flowclf.figures import interpolation_figure, save_figure
     from flowclf.figures.run import interpolation_strips
-    from flowclf.runs import Run
     from flowclf.training.task import load_task
 
-    levels = _levels(Run(run).read_config()[1])
-    task = load_task(run, data_dir, device)
+    task = load_task(run, data_dir, device.value)
+    levels = _levels(task.dataset.levels)
     strips = interpolation_strips(task.model, task.test, pairs, steps, seed)
     save_figure(interpolation_figure(strips, levels), out)
     _done(out, as_json)
 
 
-def _levels(facts: DataFacts) -> int:
-    if facts.levels is None:
+def _levels(levels: int | None) -> int:
+    if levels is None:
         raise UserError(
             "expected a run on images, got one on a table; in Python: "
             "flowclf.load(RUN).sample(y) and .interpolate(x0, x1, steps)"
         )
-    return facts.levels
+    return levels
 
 
 def _done(out: Path, as_json: bool) -> None:

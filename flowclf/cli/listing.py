@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
+from flowclf.cli.options import AsJson, DataDir
 from flowclf.cli.output import print_json, print_table
 
 __all__ = ["datasets", "systems"]
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def systems(as_json: AsJson = False) -> None:
@@ -37,7 +31,7 @@ def systems(as_json: AsJson = False) -> None:
 
 
 def datasets(
-    data_dir: Annotated[Path | None, typer.Option(help="Where to look first.")] = None,
+    data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """List the data sets known by name, and where they were found."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowclf.cli.options import AsJson, DataDir, Device, Where
 from flowclf.cli.output import message, number, percent, print_json, print_table
 from flowclf.errors import UserError
 
@@ -19,17 +19,7 @@ if TYPE_CHECKING:
     from flowclf.runs import Run
     from flowclf.training import Trained
 
-__all__ = ["Device", "train"]
-
-RUN_KEYS = ("system", "dataset", "preset", "seed")
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+__all__ = ["train"]
 
 
 def train(
@@ -43,7 +33,7 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Of everything random.", show_default="0")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    device: Where = Device.auto,
     devices: Annotated[int, typer.Option(help="Number of processes.", min=1)] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     preset: Annotated[str | None, typer.Option(help="A preset of the system.")] = None,
@@ -52,9 +42,9 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings in a YAML file.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where to look for data first.")] = None,
+    data_dir: DataDir = None,
     baselines: Annotated[bool, typer.Option(help="Also fit QDA and logistic regression.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a system, evaluate it on the test set, and record the run in a folder."""
     request = Request(system, data, beta, epochs, seed, preset, assignments or [], config)
@@ -87,12 +77,12 @@ class Request:
 
     def make(self, dataset: str, shape: Shape, base: dict[str, Any] | None = None) -> RunConfig:
         """The configuration: on top of `base`, the file's settings, then those of the options."""
-        from flowclf.config import make_config, parse_assignments, read_settings
+        from flowclf.config import NAMES, make_config, parse_assignments, read_settings
 
         if self.system is None:
             raise UserError("expected the name of a system, got none; see `flowclf systems`")
         layers = [base or {}, read_settings(self.config) if self.config else {}]
-        names = {key: layer.pop(key) for layer in layers for key in RUN_KEYS if key in layer}
+        names = {key: layer.pop(key) for layer in layers for key in NAMES if key in layer}
         layers.append(parse_assignments(self.assignments))
         if self.epochs is not None:
             layers.append({"train": {"epochs": self.epochs}})
@@ -122,7 +112,6 @@ def _resumed(
     folder: Path, out: Path | None, data_dir: Path | None, request: Request
 ) -> tuple[Run, RunConfig, Dataset]:
     """The run as it is; other settings on the command line must be those that it has."""
-    from flowclf.data import load_dataset
     from flowclf.runs import Run
 
     run = Run(folder)
@@ -134,10 +123,7 @@ def _resumed(
             f"{folder} was started with other settings, and goes on with its own: leave out all "
             "but --resume, or train anew with --out"
         )
-    dataset = load_dataset(config.dataset, data_dir)
-    if (dataset.shape, dataset.class_names) != (facts.shape, facts.class_names):
-        raise UserError(f"{config.dataset} is no longer the data that {folder} was trained on")
-    return run, config, dataset
+    return run, config, run.load_data(data_dir)
 
 
 def _new_run(config: RunConfig, out: Path | None) -> Run:

@@ -127,11 +127,12 @@ def _predict_batch(
     generator = generator_for(seed, "evaluate", start, device=device)
     noisy = model.noise.dequantize(x, generator)
     try:
-        log_prob = model.log_prob(noisy).cpu()
+        log_prob = model.log_prob(noisy)
     except NoExactDensity:
         return log_posterior, None, None
     paper = getattr(model, "paper_rate_per_dim", None)
-    return log_posterior, log_prob, paper(noisy).cpu() if paper else None
+    rate = paper(noisy, log_prob).cpu() if paper else None
+    return log_posterior, log_prob.cpu(), rate
 
 
 def _join(parts: tuple[Tensor | None, ...]) -> Tensor | None:

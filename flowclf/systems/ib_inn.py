@@ -90,14 +90,16 @@ class IBInn(GenerativeClassifier):
         accuracy = (log_posterior.argmax(1) == y).float().mean()
         return {**terms, "accuracy": accuracy}
 
-    def paper_rate_per_dim(self, x: Tensor) -> Tensor:
+    def paper_rate_per_dim(self, x: Tensor, log_prob: Tensor | None = None) -> Tensor:
         """L_X/d of the authors' code, (B,): standardised units, without the (d/2) log 2π.
 
-        Their number only: not a likelihood of the data. True bits/dim come from `log_prob`.
+        Their number only: not a likelihood of the data. True bits/dim come from `log_prob`, which
+        may be handed in where it is known, to save encoding x again.
         """
         x = self._as_float(x)
         _, log_det_preprocess = self.encoder.preprocess(x)
-        return -(self.log_prob(x) - log_det_preprocess) / self.dims - 0.5 * log(2 * pi)
+        log_prob = self.log_prob(x) if log_prob is None else log_prob
+        return -(log_prob - log_det_preprocess) / self.dims - 0.5 * log(2 * pi)
 
     def fit_statistics(self, x: Tensor, y: Tensor) -> None:
         """Fit pre-processing and the unit of the noise; class weights and means if from data."""

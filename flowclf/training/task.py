@@ -7,9 +7,8 @@ from pathlib import Path
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
-from flowclf.data import Dataset, Split, load_dataset
+from flowclf.data import Dataset, Split
 from flowclf.devices import pick_device
-from flowclf.errors import UserError
 from flowclf.models import load
 from flowclf.runs import Run
 from flowclf.training.setup import splits
@@ -34,10 +33,9 @@ def load_task(folder: Path, data_dir: Path | None = None, device: str = "auto") 
     Raises:
         UserError: not a finished run, or data that are gone or changed.
     """
-    config, facts = Run(folder).read_config()
+    run = Run(folder)
+    config, _ = run.read_config()
     model = load(folder, pick_device(device))
-    dataset = load_dataset(config.dataset, data_dir)
-    if (dataset.shape, dataset.class_names) != (facts.shape, facts.class_names):
-        raise UserError(f"{config.dataset} is no longer the data that {folder} was trained on")
+    dataset = run.load_data(data_dir)
     training, _, test = splits(config, dataset)
     return Task(config, model, dataset, training, test)
