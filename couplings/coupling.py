@@ -1,11 +1,10 @@
-"""Coupling: split, condition, map, merge. The univariate map and the conditioner are arguments."""
+"""Coupling: split, condition, map, join. The univariate map and the conditioner are arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from couplings.core import Chain, Invertible, Shape, ShapeError
@@ -55,23 +54,25 @@ class Coupling(Invertible):
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         passive, active = self._split(x)
-        active, log_det = self.univariate.forward(active, self.net(passive, context))
-        return self._merge(passive, active), log_det
+        parameters = self.net(passive, context)
+        return self.univariate.forward(active, parameters, passive, self._active_first)
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         passive, active = self._split(z)
-        active, log_det = self.univariate.inverse(active, self.net(passive, context))
-        return self._merge(passive, active), log_det
+        parameters = self.net(passive, context)
+        return self.univariate.inverse(active, parameters, passive, self._active_first)
+
+    @property
+    def _active_first(self) -> bool:
+        return self.active == "first"
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        size = self.active_channels
-        if self.active == "first":
-            return x[:, size:], x[:, :size]
-        return x[:, :-size], x[:, -size:]
-
-    def _merge(self, passive: Tensor, active: Tensor) -> Tensor:
-        halves = (active, passive) if self.active == "first" else (passive, active)
-        return torch.cat(halves, dim=1)
+        rest = x.shape[1] - self.active_channels
+        if self._active_first:
+            active, passive = x.split((self.active_channels, rest), dim=1)
+        else:
+            passive, active = x.split((rest, self.active_channels), dim=1)
+        return passive, active
 
 
 def two_sided_coupling(
@@ -93,7 +94,7 @@ def two_sided_coupling(
     )
 
 
-class DownsamplingCoupling(Invertible):
+class DownsamplingCoupling(Chain):
     """Learned, two-sided downsampling (IB-INN, Sec. 7): (C, H, W) -> (4C, H/2, W/2).
 
         x1, x2 = first ⌊C/2⌋ channels, the rest;   r = space-to-depth
@@ -118,34 +119,31 @@ class DownsamplingCoupling(Invertible):
         univariate: Univariate | None = None,
         context_features: int = 0,
     ) -> None:
-        self_name = type(self).__name__
-        first = _half_of(self_name, shape)
-        squeeze_first = SpaceToDepth((first, *shape[1:]))
-        squeeze_second = SpaceToDepth((shape[0] - first, *shape[1:]))
-        low = squeeze_first.out_shape[1:]
-        super().__init__(shape, (4 * shape[0], *low), context_features)
-        self.first = first
-        self.squeeze_first, self.squeeze_second = squeeze_first, squeeze_second
-        self.univariate: Univariate = univariate or Affine()
-        per_dim = self.univariate.parameters_per_dim
-        c1, c2 = squeeze_first.out_shape[0], squeeze_second.out_shape[0]
-        self.strided = strided((first, *shape[1:]), per_dim * c2, context_features)
-        self.net = conditioner((c2, *low), per_dim * c1, context_features)
+        first = _half_of(type(self).__name__, shape)
+        squeeze = SpaceToDepth(shape)
+        low, c1 = squeeze.out_shape, 4 * first
 
-    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        x1, x2 = x[:, : self.first], x[:, self.first :]
-        r1, r2 = self.squeeze_first(x1)[0], self.squeeze_second(x2)[0]
-        y2, log_det2 = self.univariate.forward(r2, self.strided(x1, context))
-        y1, log_det1 = self.univariate.forward(r1, self.net(y2, context))
-        return torch.cat((y1, y2), dim=1), log_det1 + log_det2
+        def at_full_resolution(_: Shape, outputs: int, context_features: int) -> nn.Module:
+            high = (first, *shape[1:])
+            return _Unsqueezed(high, strided(high, outputs, context_features))
 
-    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        y1, y2 = z[:, : 4 * self.first], z[:, 4 * self.first :]
-        r1, log_det1 = self.univariate.inverse(y1, self.net(y2, context))
-        x1 = self.squeeze_first.inverse(r1)[0]
-        r2, log_det2 = self.univariate.inverse(y2, self.strided(x1, context))
-        x2 = self.squeeze_second.inverse(r2)[0]
-        return torch.cat((x1, x2), dim=1), log_det1 + log_det2
+        rest = low[0] - c1
+        second = Coupling(low, at_full_resolution, univariate, "second", context_features, rest)
+        super().__init__(
+            [squeeze, second, Coupling(low, conditioner, univariate, "first", context_features, c1)]
+        )
+
+
+class _Unsqueezed(nn.Module):
+    """A network that sees its squeezed input (4C, H/2, W/2) as the image (C, H, W) it came from."""
+
+    def __init__(self, shape: Shape, net: nn.Module) -> None:
+        super().__init__()
+        self.squeeze, self.net = SpaceToDepth(shape), net
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        out: Tensor = self.net(self.squeeze.inverse(x)[0], context)
+        return out
 
 
 def _half_of(name: str, shape: Shape) -> int:

@@ -1,15 +1,20 @@
-"""The arithmetic of the maps as pure functions of tensors: the definition every op must meet."""
+"""The maps as pure functions of tensors. They choose between an operator and its definition.
+
+Eager mode runs the custom operators of `couplings.ops`; under torch.compile, torch.export and
+torch.func the plain formulas of `couplings.ops.reference` run instead (see `ops.dispatch`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import pi
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from couplings.core import sum_log_det
+from couplings.ops import affine as _registered  # noqa: F401
+from couplings.ops import reference
+from couplings.ops.dispatch import needs_reference
 
 __all__ = ["SoftClamp", "affine_couple", "affine_uncouple"]
 
@@ -40,20 +45,52 @@ class SoftClamp:
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Log-scale of the same shape as `raw`."""
-        if self.form == "tanh":
-            return self.limit * torch.tanh(self.gain * raw)
-        return (self.limit * 2 / pi) * torch.atan(self.gain * raw)
+        return reference.soft_clamp(raw, *self.arguments)
+
+    @property
+    def arguments(self) -> tuple[float, float, bool]:
+        """(limit, gain, whether atan), as the operators take them."""
+        return self.limit, self.gain, self.form == "atan"
 
 
-def affine_couple(x: Tensor, raw: Tensor, shift: Tensor, clamp: SoftClamp) -> tuple[Tensor, Tensor]:
-    """y = x · exp(s) + t with s = clamp(raw); log_det = Σ s over all but the batch, (B,)."""
-    log_scale = clamp(raw)
-    return x * log_scale.exp() + shift, sum_log_det(log_scale)
+def affine_couple(
+    active: Tensor,
+    parameters: Tensor,
+    clamp: SoftClamp,
+    passive: Tensor | None = None,
+    active_first: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """y_active = active · exp(s) + t with s = clamp(raw); log_det = Σ s over all but the batch.
+
+    Twice differentiable. Under autocast y has the wider dtype of the two inputs; log_det is
+    float32 or wider.
+
+    Args:
+        active: (B, A, ...).
+        parameters: (B, 2A, ...), all raw log-scales, then all shifts.
+        clamp: of the log-scale.
+        passive: (B, P, ...), copied into y beside the active half; None: y is the active half.
+        active_first: whether the active half comes first in y.
+
+    Returns:
+        y (B, A + P, ...) and log_det (B,), nats.
+    """
+    return _affine(active, parameters, passive, active_first, *clamp.arguments, False)
 
 
 def affine_uncouple(
-    y: Tensor, raw: Tensor, shift: Tensor, clamp: SoftClamp
+    active: Tensor,
+    parameters: Tensor,
+    clamp: SoftClamp,
+    passive: Tensor | None = None,
+    active_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """x = (y - t) · exp(-s) with s = clamp(raw); log_det = -Σ s, (B,)."""
-    log_scale = clamp(raw)
-    return (y - shift) * (-log_scale).exp(), -sum_log_det(log_scale)
+    """x_active = (active - t) · exp(-s), log_det = -Σ s: the inverse of `affine_couple`."""
+    return _affine(active, parameters, passive, active_first, *clamp.arguments, True)
+
+
+def _affine(*arguments: Any) -> tuple[Tensor, Tensor]:
+    plain = needs_reference()
+    operator = reference.affine_couple if plain else torch.ops.couplings.affine_couple
+    y, log_det, _ = operator(*arguments)
+    return y, log_det

@@ -17,14 +17,31 @@ __all__ = ["Affine", "Univariate"]
 
 
 class Univariate(Protocol):
-    """x (B, C, ...) and parameters (B, C · parameters_per_dim, ...) to y and log_det (B,)."""
+    """x (B, A, ...) and parameters (B, A · parameters_per_dim, ...) to y and log_det (B,).
+
+    A `passive` half (B, P, ...) is put beside y, behind it where `active_first`: y is then whole,
+    (B, A + P, ...), written in one go. `couplings.ops.reference.join` does it for a map that has
+    no operator of its own.
+    """
 
     @property
     def parameters_per_dim(self) -> int: ...
 
-    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self,
+        x: Tensor,
+        parameters: Tensor,
+        passive: Tensor | None = None,
+        active_first: bool = False,
+    ) -> tuple[Tensor, Tensor]: ...
 
-    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]: ...
+    def inverse(
+        self,
+        y: Tensor,
+        parameters: Tensor,
+        passive: Tensor | None = None,
+        active_first: bool = False,
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -37,12 +54,22 @@ class Affine:
     clamp: SoftClamp = field(default_factory=SoftClamp)
     parameters_per_dim: int = field(default=2, init=False)
 
-    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """y of x's shape and log|dy/dx| summed to (B,)."""
-        raw, shift = parameters.chunk(2, dim=1)
-        return affine_couple(x, raw, shift, self.clamp)
+    def forward(
+        self,
+        x: Tensor,
+        parameters: Tensor,
+        passive: Tensor | None = None,
+        active_first: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """y and log|dy/dx| summed to (B,)."""
+        return affine_couple(x, parameters, self.clamp, passive, active_first)
 
-    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """x of y's shape and log|dx/dy| summed to (B,)."""
-        raw, shift = parameters.chunk(2, dim=1)
-        return affine_uncouple(y, raw, shift, self.clamp)
+    def inverse(
+        self,
+        y: Tensor,
+        parameters: Tensor,
+        passive: Tensor | None = None,
+        active_first: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """x and log|dx/dy| summed to (B,)."""
+        return affine_uncouple(y, parameters, self.clamp, passive, active_first)

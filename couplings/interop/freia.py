@@ -140,7 +140,8 @@ class ToFrEIA(InvertibleModule):  # type: ignore[misc]  # FrEIA is not annotated
         (x,) = x_or_z
         context = c[0] if c else None
         out, log_det = self.map.inverse(x, context) if rev else self.map(x, context)
-        return (out,), log_det
+        # FrEIA's Haar transform scales in place what it is given; a backward may still need it.
+        return (out.clone() if rev else out,), log_det
 
     def output_dims(self, input_dims: Sequence[Shape]) -> list[Shape]:
         """The one output shape."""

@@ -124,7 +124,7 @@ def test_downsampling_refuses_an_odd_height(generator: torch.Generator) -> None:
     def conditioner(shape: tuple[int, ...], outputs: int, context: int) -> ConvNet:
         return ConvNet(shape, outputs, context, generator=generator)
 
-    with pytest.raises(ShapeError, match=r"divisible by \(2, 2\), got shape \(1, 5, 4\)"):
+    with pytest.raises(ShapeError, match=r"divisible by \(2, 2\), got shape \(2, 5, 4\)"):
         DownsamplingCoupling((2, 5, 4), conditioner, conditioner)
 
 

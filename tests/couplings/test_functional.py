@@ -59,10 +59,9 @@ def test_gradients(
     shape: tuple[int, ...],
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    tensors = [
-        torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
-        for _ in range(3)
-    ]
+    x = torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
+    parameters = torch.cat((x, x)).view(shape[0], -1, *shape[2:]).detach().requires_grad_()
+    tensors = [x, parameters]
     clamp = SoftClamp(1.2, 0.8, form)
     assert torch.autograd.gradcheck(lambda *t: function(*t, clamp), tensors)
     assert torch.autograd.gradgradcheck(lambda *t: function(*t, clamp), tensors)
@@ -71,10 +70,11 @@ def test_gradients(
 def test_affine_couple_is_its_formula() -> None:
     x, raw, shift = torch.randn(3, 2, 4, 3, 3, dtype=torch.float64)
     clamp = SoftClamp()
-    y, log_det = affine_couple(x, raw, shift, clamp)
+    parameters = torch.cat((raw, shift), dim=1)
+    y, log_det = affine_couple(x, parameters, clamp)
     torch.testing.assert_close(y, x * clamp(raw).exp() + shift)
     torch.testing.assert_close(log_det, clamp(raw).sum((1, 2, 3)))
-    back, inverse_log_det = affine_uncouple(y, raw, shift, clamp)
+    back, inverse_log_det = affine_uncouple(y, parameters, clamp)
     torch.testing.assert_close(back, x)
     torch.testing.assert_close(inverse_log_det, -log_det)
 

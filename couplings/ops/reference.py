@@ -1,0 +1,54 @@
+"""The operators' definitions in plain PyTorch, with which tests and benches compare."""
+
+from __future__ import annotations
+
+from math import pi
+
+import torch
+from torch import Tensor
+
+from couplings.ops.dispatch import widened
+
+__all__ = ["affine_couple", "join", "soft_clamp"]
+
+
+def soft_clamp(raw: Tensor, limit: float, gain: float, atan: bool) -> Tensor:
+    """limit · u(raw) with u = tanh(gain · raw), or (2/π) · atan(gain · raw)."""
+    return limit * _unit(raw, gain, atan)
+
+
+def affine_couple(
+    active: Tensor,
+    parameters: Tensor,
+    passive: Tensor | None,
+    active_first: bool,
+    limit: float,
+    gain: float,
+    atan: bool,
+    inverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, log_det (B,) and u(raw) of an affine coupling with the log-scale s = limit · u(raw).
+
+    y_active = active · e^s + t, or (active - t) · e^-s; log_det = ±Σ s. parameters (B, 2A, ...)
+    are raw, then t. y has the passive half beside it where one is given.
+    """
+    raw, shift = parameters.chunk(2, dim=1)
+    unit = _unit(raw.to(widened(raw.dtype)), gain, atan)
+    log_scale = limit * unit
+    if inverse:
+        y, log_det = (active - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
+    else:
+        y, log_det = active * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
+    y = y.to(torch.promote_types(active.dtype, parameters.dtype))
+    return join(passive, y, active_first), log_det, unit
+
+
+def _unit(raw: Tensor, gain: float, atan: bool) -> Tensor:
+    return (2 / pi) * torch.atan(gain * raw) if atan else torch.tanh(gain * raw)
+
+
+def join(passive: Tensor | None, active: Tensor, active_first: bool) -> Tensor:
+    """Both halves along dimension 1; the active one alone where there is no other."""
+    if passive is None:
+        return active
+    return torch.cat((active, passive) if active_first else (passive, active), dim=1)
