@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from couplings.core import Invertible, Shape, ShapeError, constant_log_det
+from couplings.functional import rotate, unrotate
 
 __all__ = ["ElementwiseAffine", "Permutation", "Rotation", "random_rotation"]
 
@@ -34,17 +35,10 @@ class Rotation(Invertible):
         self.offset = nn.Parameter(torch.zeros(shape[0]))
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        weight = self.log_scale.exp()[:, None] * self.rotation.to(self.log_scale.dtype)
-        return _mix(x, weight, self.offset), self._log_det(x)
+        return rotate(x, self.rotation, self.log_scale, self.offset)
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        inverse_scale = (-self.log_scale).exp()
-        weight = self.rotation.T.to(self.log_scale.dtype) * inverse_scale
-        return _mix(z, weight, -(weight @ self.offset)), -self._log_det(z)
-
-    def _log_det(self, x: Tensor) -> Tensor:
-        positions = self.dims // self.in_shape[0]
-        return constant_log_det(x, positions * self.log_scale.sum())
+        return unrotate(z, self.rotation, self.log_scale, self.offset)
 
 
 class Permutation(Invertible):
@@ -120,10 +114,3 @@ def random_rotation(size: int, generator: torch.Generator) -> Tensor:
     q = q * r.diagonal().sign()
     q[:, 0] *= torch.linalg.det(q).sign()
     return q
-
-
-def _mix(x: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
-    if x.dim() == 2:
-        return nn.functional.linear(x, weight, offset)
-    columns = x.flatten(2)
-    return torch.baddbmm(offset[:, None], weight.expand(len(x), -1, -1), columns).view_as(x)

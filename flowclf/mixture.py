@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from couplings.functional import MixtureDensities, mixture_log_prob
 from flowclf.errors import UserError
 
 __all__ = ["Around", "GaussianMixture", "equidistant_means"]
@@ -71,26 +72,34 @@ class GaussianMixture(nn.Module):
         """log w_k, (K,)."""
         return self.weight_logits.log_softmax(0)
 
-    def log_prob_given_class(self, z: Tensor) -> Tensor:
-        """log q(z|k), (B, D) to (B, K), nats."""
-        with _full_precision(z):
-            return self._scores(z) + self._common(z)[:, None]
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z) = log Σ_k w_k q(z|k), (B, D) to (B,), nats."""
-        with _full_precision(z):
-            return (self._scores(z) + self.log_weights).logsumexp(1) + self._common(z)
-
-    def log_posterior(self, z: Tensor, *, learn_weights: bool = True) -> Tensor:
-        """log q(k|z), (B, D) to (B, K), by Bayes' rule.
+    def densities(self, z: Tensor, *, learn_weights: bool = True) -> MixtureDensities:
+        """log q(z|k) (B, K), log q(z) (B,) and log q(k|z) (B, K) of z (B, D) at once, in nats.
 
         Args:
             z: latents.
-            learn_weights: let gradients reach the class weights.
+            learn_weights: let the posterior's gradients reach the class weights.
         """
-        with _full_precision(z):
-            weights = self.log_weights if learn_weights else self.log_weights.detach()
-            return (self._scores(z) + weights).log_softmax(1)
+        if self.covariance == "per-class":
+            return self._per_class_densities(z, learn_weights)
+        unit = mixture_log_prob(*self._whitened(z), self.log_weights, fixed_prior=not learn_weights)
+        if self.covariance == "unit":
+            return unit
+        volume = 0.5 * self.log_var.sum()
+        return MixtureDensities(
+            unit.log_prob_given_class - volume, unit.log_prob - volume, unit.log_posterior
+        )
+
+    def log_prob_given_class(self, z: Tensor) -> Tensor:
+        """log q(z|k), (B, D) to (B, K), nats."""
+        return self.densities(z).log_prob_given_class
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z) = log Σ_k w_k q(z|k), (B, D) to (B,), nats."""
+        return self.densities(z).log_prob
+
+    def log_posterior(self, z: Tensor, *, learn_weights: bool = True) -> Tensor:
+        """log q(k|z), (B, D) to (B, K), by Bayes' rule; see `densities`."""
+        return self.densities(z, learn_weights=learn_weights).log_posterior
 
     def sample(
         self,
@@ -169,27 +178,30 @@ class GaussianMixture(nn.Module):
         """Average distance between two means, 0-dim (IB-INN's "delta mu")."""
         return torch.pdist(self.means).mean()
 
-    def _scores(self, z: Tensor) -> Tensor:
-        """log q(z|k) less what all classes share, (B, K)."""
-        centre = self.means.detach().mean(0)
-        z, means = z - centre, self.means - centre
+    def _whitened(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents and means in units of the shared standard deviation."""
         if self.covariance == "unit":
-            return z @ means.T - 0.5 * means.square().sum(1)
-        precision = (-self.log_var).exp()
-        linear = z @ (means * precision).T - 0.5 * (means.square() * precision).sum(1)
-        if self.covariance == "shared":
-            return linear
-        quadratic = 0.5 * z.square() @ (precision - precision.mean(0)).T
-        return linear - quadratic - 0.5 * self.log_var.sum(1)
+            return z, self.means
+        scale = (-0.5 * self.log_var).exp()
+        return z.to(self.means.dtype) * scale, self.means * scale
 
-    def _common(self, z: Tensor) -> Tensor:
-        """The part of log q(z|k) that all classes share, (B,)."""
-        z = z - self.means.detach().mean(0)
-        if self.covariance == "unit":
-            return -0.5 * (z.square().sum(1) + self.dims * log(2 * pi))
-        square = z.square() @ (-self.log_var).exp().mean(0)
-        log_var = self.log_var.sum() if self.covariance == "shared" else 0.0
-        return -0.5 * (square + log_var + self.dims * log(2 * pi))
+    def _per_class_densities(self, z: Tensor, learn_weights: bool) -> MixtureDensities:
+        # Log-likelihoods are thousands of nats: in bfloat16 the classes would not differ.
+        with torch.autocast(z.device.type, enabled=False):
+            centre = self.means.detach().mean(0)
+            z, means = z - centre, self.means - centre
+            precision = (-self.log_var).exp()
+            shared = precision.mean(0)
+            linear = z @ (means * precision).T - 0.5 * (means.square() * precision).sum(1)
+            quadratic = 0.5 * z.square() @ (precision - shared).T
+            scores = linear - quadratic - 0.5 * self.log_var.sum(1)
+            common = -0.5 * (z.square() @ shared + self.dims * log(2 * pi))
+            weights = self.log_weights
+            prior = weights if learn_weights else weights.detach()
+            log_prob = (scores + weights).logsumexp(1) + common
+            return MixtureDensities(
+                scores + common[:, None], log_prob, (scores + prior).log_softmax(1)
+            )
 
     def _std(self) -> Tensor:
         if self.covariance == "unit":
@@ -226,8 +238,3 @@ def equidistant_means(
     blocks = torch.eye(classes).repeat(1, repeats)
     means[:, : repeats * classes] = blocks * distance / (2 * repeats) ** 0.5
     return means
-
-
-def _full_precision(z: Tensor) -> torch.autocast:
-    # Log-likelihoods are thousands of nats: in bfloat16 the classes would not differ.
-    return torch.autocast(z.device.type, enabled=False)

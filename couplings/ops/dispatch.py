@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["NAMESPACE", "define", "differentiable", "needs_reference", "widened"]
+__all__ = [
+    "NAMESPACE",
+    "define",
+    "differentiable",
+    "full_precision",
+    "needs_reference",
+    "widened",
+]
 
 NAMESPACE = "couplings"
 
@@ -56,6 +63,11 @@ def define(
 def widened(dtype: torch.dtype) -> torch.dtype:
     """The dtype to compute in, and of log-determinants: float32 or wider."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context in which autocast does not round: products here are part of the density."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _torch_func() -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import pi
+from math import log, pi
 
 import torch
 from torch import Tensor
 
-from couplings.ops.dispatch import widened
+from couplings.ops.dispatch import full_precision, widened
 
-__all__ = ["affine_couple", "join", "soft_clamp"]
+__all__ = ["mixture", "rotate", "affine_couple", "join", "soft_clamp"]
 
 
 def soft_clamp(raw: Tensor, limit: float, gain: float, atan: bool) -> Tensor:
@@ -52,3 +52,34 @@ def join(passive: Tensor | None, active: Tensor, active_first: bool) -> Tensor:
     if passive is None:
         return active
     return torch.cat((active, passive) if active_first else (passive, active), dim=1)
+
+
+def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool) -> Tensor:
+    """e^g · (R x) + o over the channels of x (B, C, ...), or Rᵀ ((x - o) · e^-g)."""
+    rotation = rotation.to(log_scale.dtype)
+    if inverse:
+        weight = rotation.T * (-log_scale).exp()
+        offset = -(weight @ offset)
+    else:
+        weight = log_scale.exp()[:, None] * rotation
+    with full_precision(x):
+        mixed = torch.einsum("dc,bc...->bd...", weight.to(x.dtype), x)
+        return mixed + offset.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+
+
+def mixture(
+    z: Tensor, means: Tensor, log_weights: Tensor, fixed_prior: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log N(z; μ_k, I) (B, K), log Σ_k w_k N(z; μ_k, I) (B,) and log q(k|z) (B, K).
+
+    ‖z - μ_k‖² = ‖z‖² - 2 z·μ_k + ‖μ_k‖² about the means' centre; the posterior sees the last two
+    terms only. With `fixed_prior` no gradient of the posterior reaches the weights.
+    """
+    with full_precision(z):
+        centre = means.detach().mean(0)
+        z, means = z - centre, means - centre
+        scores = z @ means.T - 0.5 * means.square().sum(1)
+        common = -0.5 * (z.square().sum(1) + z.shape[1] * log(2 * pi))
+        log_prob = (scores + log_weights).logsumexp(1) + common
+        prior = log_weights.detach() if fixed_prior else log_weights
+        return scores + common[:, None], log_prob, (scores + prior).log_softmax(1)

@@ -79,9 +79,9 @@ class IBInn(GenerativeClassifier):
         assert encoding.log_det is not None
         objective = self.settings.objective
         # The authors let the class weights learn from the rate alone.
-        log_posterior = self.mixture.log_posterior(encoding.z, learn_weights=False)
+        _, log_prob, log_posterior = self.mixture.densities(encoding.z, learn_weights=False)
         terms = ib_inn_loss(
-            self.mixture.log_prob(encoding.z) + encoding.log_det,
+            log_prob + encoding.log_det,
             log_posterior,
             smooth_labels(y, self.classes, objective.label_smoothing),
             self.dims,

@@ -1,0 +1,96 @@
+"""couplings::rotate against its definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from couplings import random_rotation
+from couplings.functional import rotate, unrotate
+from couplings.ops import reference
+from couplings.testing import assert_as_exact
+
+OPERATOR = torch.ops.couplings.rotate
+Function = Callable[..., Tensor]
+
+both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+
+
+def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor]:
+    """x, log-scale, offset; and the rotation."""
+    generator = torch.Generator().manual_seed(0)
+    rotation = random_rotation(shape[1], generator)
+    tensors = [
+        torch.randn(size, dtype=torch.float64, generator=generator)
+        for size in (shape, shape[1:2], shape[1:2])
+    ]
+    return [t.to(dtype).requires_grad_() for t in tensors], rotation
+
+
+def bound(function: Function, rotation: Tensor, inverse: bool) -> Callable[..., tuple[Tensor]]:
+    return lambda x, scale, offset: (function(x, rotation, scale, offset, inverse),)
+
+
+@both_ways
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2, 2)], ids=str)
+def test_derivatives_and_opcheck(shape: tuple[int, ...], inverse: bool) -> None:
+    (x, scale, offset), rotation = draw(shape)
+    torch.library.opcheck(OPERATOR, (x, rotation, scale, offset, inverse))
+    call = bound(OPERATOR, rotation, inverse)
+    assert torch.autograd.gradcheck(call, (x, scale, offset))
+    assert torch.autograd.gradgradcheck(call, (x, scale, offset))
+
+
+@both_ways
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(5, 7), (0, 3, 2, 2), (1, 2, 1, 1), (3, 12, 5, 7)], ids=str)
+def test_as_exact_as_the_definition(
+    shape: tuple[int, ...], dtype: torch.dtype, inverse: bool
+) -> None:
+    tensors, rotation = draw(shape, dtype)
+    call, plain = (bound(f, rotation, inverse) for f in (OPERATOR, reference.rotate))
+    assert_as_exact(call, plain, tensors)
+
+
+@both_ways
+def test_channels_last_and_strided_inputs(inverse: bool) -> None:
+    (x, scale, offset), rotation = draw((2, 3, 4, 5), torch.float32)
+    call, plain = (bound(f, rotation, inverse) for f in (OPERATOR, reference.rotate))
+    last = x.detach().contiguous(memory_format=torch.channels_last)
+    strided = torch.stack((x.detach(), x.detach()), dim=-1)[..., 0]
+    for laid_out in (last, strided):
+        assert_as_exact(call, plain, [laid_out.requires_grad_(), scale, offset])
+    assert call(last, scale, offset)[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_inverse_and_log_det() -> None:
+    (x, scale, offset), rotation = draw((2, 3, 4, 5))
+    z, log_det = rotate(x, rotation, scale, offset)
+    back, inverse_log_det = unrotate(z, rotation, scale, offset)
+    torch.testing.assert_close(back, x)
+    torch.testing.assert_close(log_det, (20 * scale.sum()).expand(2))
+    torch.testing.assert_close(inverse_log_det, -log_det)
+
+
+def test_autocast_does_not_round() -> None:
+    (x, scale, offset), rotation = draw((2, 3, 4, 5), torch.float32)
+    expected = rotate(x, rotation, scale, offset)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(rotate(x, rotation, scale, offset), expected)
+
+
+def test_transformations_go_through_the_definition() -> None:
+    (x, scale, offset), rotation = draw((3, 4, 2))
+    expected, _ = rotate(x, rotation, scale, offset)
+
+    def single(sample: Tensor) -> Tensor:
+        return rotate(sample[None], rotation, scale, offset)[0][0]
+
+    torch.testing.assert_close(torch.vmap(single)(x), expected)
+    _, slope = torch.func.jvp(single, (x[0],), (x[1],))
+    torch.testing.assert_close(slope, single(x[1]) - single(torch.zeros_like(x[1])))
+    compiled = torch.compile(rotate, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, rotation, scale, offset)[0], expected)
