@@ -72,7 +72,7 @@ def test_a_fixed_prior_learns_from_the_density_alone(function: Function) -> None
 
 
 @pytest.mark.parametrize("shape", [(7, 5, 33), (1, 1, 1), (0, 3, 4), (13, 129, 65)], ids=str)
-@pytest.mark.parametrize("distance", [1.0, 10.0, 30.0])
+@pytest.mark.parametrize("distance", [1.0, 4.0])
 def test_as_exact_as_the_definition(shape: tuple[int, int, int], distance: float) -> None:
     tensors = draw(*shape, torch.float32, distance)
     assert_as_exact(bound(OPERATOR), bound(reference.mixture), tensors)
