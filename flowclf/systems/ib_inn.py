@@ -15,10 +15,10 @@ from torch import Tensor
 
 from couplings import Invertible, SoftClamp
 from couplings.core import Shape
+from couplings.networks import conv_network, mlp_network, paper_network
 from flowclf.classifier import GenerativeClassifier, class_latents
 from flowclf.encoders import InvertibleEncoder
 from flowclf.mixture import GaussianMixture
-from flowclf.networks import conv_network, mlp_network, paper_network
 from flowclf.noise import Noise
 from flowclf.objectives import ib_inn_loss, smooth_labels
 from flowclf.preprocessing import fit_preprocess, make_preprocess

@@ -23,7 +23,7 @@ SOURCES = {
 }
 
 LOWEST = ["errors", "files", "settings", "seeding", "devices", "marginals"]
-LATENT = ["mixture", "encoders", "noise", "preprocessing", "objectives", "networks"]
+LATENT = ["mixture", "encoders", "noise", "preprocessing", "objectives"]
 CORE = [*LATENT, "classifier"]
 UPPER = ["training", "evaluation", "figures", "bench", "cli", "sweeps"]
 # What the modules of a floor must never import, at module level or inside a function.

@@ -1,9 +1,9 @@
-"""The ready networks: any size of image, the paper's numbers, and weights that the seed decides."""
+"""The systems' networks: the paper's numbers, and weights that the seed decides."""
 
 from __future__ import annotations
 
 import os
-from functools import cache, partial
+from functools import cache
 from math import log
 from pathlib import Path
 from typing import Any
@@ -14,112 +14,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from couplings import DCT, Chain, Invertible, Rotation
-from couplings.testing import assert_invertible, randomize
+from couplings import DCT, Chain, Rotation
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import load_dataset
-from flowclf.errors import UserError
-from flowclf.networks import conv_network, mlp_network, paper_network
-from flowclf.networks.conv import squeeze_factor
 from flowclf.seeding import private_rng
 
-SIZES = [(8, 8), (9, 9), (11, 13), (28, 28), (15, 8), (13, 12), (2, 3), (5, 5)]
 CIFAR = (3, 32, 32)
-
-small_conv = partial(conv_network, blocks=(1, 1), width=4, dense_hidden=(8,))
-
-
-def randomized(map_: Chain, generator: torch.Generator) -> Chain:
-    map_ = map_.double().eval()
-    randomize(map_, generator, 0.2)
-    return map_
-
-
-def assert_round_trip(map_: Invertible, generator: torch.Generator) -> None:
-    x = torch.randn(2, *map_.in_shape, generator=generator, dtype=torch.float64)
-    z, log_det = map_(x)
-    back, back_log_det = map_.inverse(z)
-    assert z.shape == (2, map_.dims)
-    assert_close(back, x, rtol=0, atol=1e-9)
-    assert_close(back_log_det, -log_det, rtol=1e-9, atol=1e-9)
-    assert float((z - x.flatten(1)).detach().abs().max()) > 0.1
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3])
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_any_image_becomes_a_vector_and_comes_back(
-    size: tuple[int, int], channels: int, generator: torch.Generator
-) -> None:
-    network = small_conv((channels, *size), generator)
-    assert network.out_shape == (channels * size[0] * size[1],)
-    assert_round_trip(randomized(network, generator), generator)
-
-
-@pytest.mark.parametrize("shape", [(1, 4, 4), (2, 3, 3), (1, 5, 7)])
-def test_log_dets_of_odd_images_are_exact(
-    shape: tuple[int, ...], generator: torch.Generator
-) -> None:
-    network = randomized(small_conv(shape, generator), generator)
-    x = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
-    assert_invertible(network, x, tolerance=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("shape", "factor"),
-    [
-        ((1, 28, 28), (2, 2)),
-        ((1, 9, 9), (3, 3)),
-        ((3, 15, 8), (3, 2)),
-        ((1, 13, 12), (1, 2)),
-        ((1, 11, 13), (11, 1)),
-        ((2, 11, 13), (1, 1)),
-        ((4, 2, 3), (1, 1)),
-        ((1, 2, 3), (2, 1)),
-    ],
-)
-def test_squeeze_factor(shape: tuple[int, ...], factor: tuple[int, int]) -> None:
-    assert squeeze_factor(shape) == factor
-
-
-def test_one_width_serves_all_levels(generator: torch.Generator) -> None:
-    def parameters(width: Any) -> int:
-        network = conv_network((1, 8, 8), generator, blocks=(1, 1), width=width)
-        return sum(p.numel() for p in network.parameters())
-
-    assert parameters(8) == parameters((8,)) == parameters((8, 8)) != parameters((8, 16))
-    for width in ((8, 8, 8), ()):
-        with pytest.raises(UserError, match=f"got {len(width)} widths and blocks at 2 levels"):
-            parameters(width)
-
-
-@pytest.mark.parametrize("features", [2, 3, 7])
-def test_tables_of_any_width_come_back(features: int, generator: torch.Generator) -> None:
-    network = randomized(mlp_network((features,), generator, blocks=2, hidden=(8,)), generator)
-    assert_round_trip(network, generator)
-    x = torch.randn(2, features, generator=generator, dtype=torch.float64)
-    assert_invertible(network, x, tolerance=1e-10)
-
-
-@pytest.mark.parametrize("make", [small_conv, mlp_network])
-def test_every_dimension_reaches_every_latent(make: Any, generator: torch.Generator) -> None:
-    network = randomized(make((1, 4, 4), generator), generator)
-    x = torch.randn(1, 1, 4, 4, generator=generator, dtype=torch.float64)
-    jacobian = torch.func.jacrev(lambda v: network(v)[0])(x).reshape(16, 16)
-    assert (jacobian.abs().detach() > 1e-12).all()
-
-
-@pytest.mark.parametrize("make", [small_conv, mlp_network])
-def test_default_networks_start_volume_preserving(make: Any, generator: torch.Generator) -> None:
-    """Couplings start as the identity, so there are rotations and permutations alone."""
-    network = make((1, 4, 4), generator).eval()
-    x = torch.randn(3, 1, 4, 4, generator=generator)
-    z, log_det = network(x)
-    assert_close(log_det, torch.zeros(3), rtol=0, atol=1e-4)
-    assert_close(z.norm(dim=1), x.flatten(1).norm(dim=1))
-
-
-# The paper's networks.
 
 
 @cache
@@ -183,44 +84,6 @@ def test_paper_cifar_starts_with_the_papers_rate_on_cifar10() -> None:
     """Their own log has 17.17 in training and 16.77 in validation."""
     train = load_dataset("cifar10", Path(os.environ["FLOWCLF_DATA"]), download=False).train
     assert 16.7 < mean_rate(paper_cifar(), train.x[:128]) < 17.3
-
-
-def test_paper_mnist_is_built_for_mnist(generator: torch.Generator) -> None:
-    network = paper_network((1, 28, 28), generator, variant="mnist").eval()
-    assert network.out_shape == (784,)
-    rotations = [stage for stage in network if isinstance(stage, Rotation)]
-    assert [r.in_shape for r in rotations] == 24 * [(4, 14, 14)] + 24 * [(16, 7, 7)]
-    assert_close(rotations[0].log_scale.exp(), torch.full((4,), 0.8))
-    x = torch.randn(2, 1, 28, 28, generator=generator, dtype=torch.float64)
-    network = network.double()
-    z, log_det = network(x)
-    back, back_log_det = network.inverse(z)
-    assert_close(back, x, rtol=0, atol=1e-6)
-    assert_close(back_log_det, -log_det)
-
-
-@pytest.mark.parametrize("variant", ["cifar", "mnist"])
-def test_fixed_actnorm_has_no_trainable_scale(variant: str) -> None:
-    shape = (3, 8, 8) if variant == "cifar" else (1, 8, 8)
-
-    def rotations(actnorm: str) -> list[Rotation]:
-        generator = torch.Generator().manual_seed(0)
-        network = paper_network(shape, generator, variant=variant, actnorm=actnorm)
-        return [stage for stage in network if isinstance(stage, Rotation)]
-
-    fixed, learned = rotations("fixed"), rotations("learned")
-    assert len(fixed) == (56 if variant == "cifar" else 48)
-    assert not any(p.requires_grad for stage in fixed for p in stage.parameters())
-    assert all(p.requires_grad for stage in learned for p in stage.parameters())
-
-
-def test_paper_networks_are_invertible(generator: torch.Generator) -> None:
-    network = paper_network((3, 8, 8), generator, variant="cifar").double().eval()
-    x = torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64)
-    z, log_det = network(x)
-    back, back_log_det = network.inverse(z)
-    assert_close(back, x, rtol=0, atol=1e-6)
-    assert_close(back_log_det, -log_det)
 
 
 # Seeds.

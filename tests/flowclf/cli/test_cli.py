@@ -213,6 +213,7 @@ def test_bad_data_gets_one_line_and_leaves_nothing(
 
 
 CONV_ON_A_TABLE = ["train", "ib-inn", "--data", "t.npz", "--set", "network={kind: conv}"]
+DIGITS = ["--data", "digits"]
 BAD_OPTIONS = {
     "unknown system": (["train", "ib-in"], "ib-inn"),
     "planned system": (["train", "vae"], "not written yet"),
@@ -228,6 +229,7 @@ BAD_OPTIONS = {
     "unknown preset": (["train", "ib-inn", "--preset", "huge"], "huge"),
     "unknown device": (["train", "ib-inn", "--device", "tpu"], "tpu"),
     "no config file": (["train", "ib-inn", "--config", "none.yaml"], "none.yaml"),
+    "widths": (["train", "ib-inn", *DIGITS, "--set", "network.width=[8,8,8]"], "3 widths"),
     "conv on a table": (CONV_ON_A_TABLE, "image"),
     "images augmented as tables": (["train", "ib-inn", "--set", "data.augment=paper-cifar"], "RGB"),
     "not a run": (["evaluate", "."], "config.yaml"),

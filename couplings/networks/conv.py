@@ -23,7 +23,6 @@ from couplings import (
 )
 from couplings.core import Shape, ShapeError
 from couplings.univariate import Affine, Univariate
-from flowclf.errors import UserError
 
 __all__ = ["conv_network", "squeeze_factor"]
 
@@ -68,7 +67,7 @@ def conv_network(
     if len(widths) == 1:
         widths *= len(blocks)
     if len(widths) != len(blocks):
-        raise UserError(
+        raise ShapeError(
             f"expected one width, or one a level as blocks has, got {len(widths)} widths and "
             f"blocks at {len(blocks)} levels"
         )

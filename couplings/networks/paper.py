@@ -6,7 +6,7 @@ CIFAR: 8 blocks, downsampling, 24, downsampling, 24, DCT, permutation, one two-s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import pi
 
@@ -28,7 +28,7 @@ from couplings import (
     SoftClamp,
     two_sided_coupling,
 )
-from couplings.core import Shape
+from couplings.core import Shape, ShapeError
 
 __all__ = ["paper_network"]
 
@@ -37,12 +37,19 @@ DOWN = Affine(SoftClamp(limit=0.7, gain=0.2, form="tanh"))
 # FrEIA's clamp of 2, with its 2/π rounded to 0.636.
 DENSE = Affine(SoftClamp(limit=2 * 0.636 * pi / 2, gain=1 / 2, form="atan"))
 DCT_SCALE = 0.5
+# Couplings a level, as the authors have them.
+BLOCKS = {"cifar": (8, 24, 24), "mnist": (24, 24)}
 
 Factory = Callable[[Shape], Invertible]
 
 
 def paper_network(
-    shape: Shape, generator: torch.Generator, *, variant: str, actnorm: str = "learned"
+    shape: Shape,
+    generator: torch.Generator,
+    *,
+    variant: str,
+    actnorm: str = "learned",
+    blocks: Sequence[int] | None = None,
 ) -> Chain:
     """The network of `paper-cifar10`, `paper-cifar100` (variant "cifar") or `paper-mnist`.
 
@@ -52,14 +59,19 @@ def paper_network(
         variant: "cifar" or "mnist".
         actnorm: "learned" scale and offset after each rotation (code of the published version), or
             "fixed" scale and no offset (the draft).
+        blocks: couplings a level; default: the authors', (8, 24, 24) or for MNIST (24, 24).
+
+    Raises:
+        ShapeError: another number of levels than the variant has.
     """
+    levels = _levels(variant, blocks)
     conv = partial(
         ConvNet, generator=generator, norm_eps=1e-4, norm_momentum=0.999, zero_last=False
     )
     if variant == "cifar":
         scale = 0.75
         first: list[Factory] = [
-            *_blocks(8, 16, 0.0, scale, conv, generator, leading_relu=False),
+            *_blocks(levels[0], 16, 0.0, scale, conv, generator, leading_relu=False),
             _downsampling(32, conv),
         ]
     else:
@@ -67,9 +79,9 @@ def paper_network(
         first = [Haar]
     stages: list[Factory] = [
         *first,
-        *_blocks(24, 32, 0.0, scale, conv, generator),
+        *_blocks(levels[-2], 32, 0.0, scale, conv, generator),
         _downsampling(64, conv),
-        *_blocks(24, 64, 0.25, scale, conv, generator),
+        *_blocks(levels[-1], 64, 0.25, scale, conv, generator),
         partial(DCT, scale=DCT_SCALE),
         partial(Flatten, channels_last=True),
         partial(Permutation, generator=generator),
@@ -79,6 +91,15 @@ def paper_network(
     if actnorm == "fixed":
         _freeze_actnorm(chain)
     return chain
+
+
+def _levels(variant: str, blocks: Sequence[int] | None) -> Sequence[int]:
+    default = BLOCKS[variant]
+    if blocks is not None and len(blocks) != len(default):
+        raise ShapeError(
+            f"paper_network: expected blocks at {len(default)} levels, got {len(blocks)}"
+        )
+    return default if blocks is None else blocks
 
 
 def _blocks(
