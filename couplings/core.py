@@ -15,6 +15,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from couplings.memory import MODES, Memory, Restored, Segment, run_segment
+from couplings.ops.dispatch import needs_reference
+
 __all__ = [
     "Chain",
     "Inverse",
@@ -26,6 +29,9 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+
+# Stages between two stored tensors of memory="recompute": see the measured drift in the README.
+ANCHOR_EVERY = 32
 
 
 class ShapeError(ValueError):
@@ -101,6 +107,16 @@ class Invertible(nn.Module, ABC):
     @abstractmethod
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
 
+    def restore(self, z: Tensor, context: Tensor | None = None) -> Restored:
+        """Evaluate again from the output z, under a gradient: see `couplings.memory.Restored`.
+
+        A map whose inverse and forward share work (a coupling: its network) may override this.
+        """
+        with torch.no_grad():
+            x, _ = self.inverse(z, context)
+        x = x.detach().requires_grad_()
+        return Restored((x,), _only, *self(x, context))
+
     def _check(self, x: Tensor, shape: Shape, context: Tensor | None) -> Tensor | None:
         if x.shape[1:] != shape or x.dim() == 0:
             raise ShapeError(
@@ -146,7 +162,13 @@ class Chain(Invertible):
     Raises:
         ShapeError: a stage does not take what the one before it gives (both are named), or the
             stages want contexts of several widths.
+
+    Attributes:
+        memory: what the backward of a forward pass finds, see `set_memory`.
     """
+
+    memory: Memory = "store"
+    anchor_every: int = ANCHOR_EVERY
 
     def __init__(self, stages: Iterable[Invertible]) -> None:
         stages = list(stages)
@@ -189,12 +211,59 @@ class Chain(Invertible):
     def __getitem__(self, index: int) -> Invertible:
         return self.stages[index]  # type: ignore[return-value]
 
+    def set_memory(self, memory: Memory, anchor_every: int = ANCHOR_EVERY) -> Self:
+        """Choose between memory and time for the backward of `forward`; inner chains follow suit.
+
+            store       every stage keeps its activations: fastest
+            recompute   a segment keeps its output; activations come back through the exact inverse
+            checkpoint  a segment keeps its input and is evaluated again as a whole, for maps whose
+                        inverse is costly
+
+        An inner chain may be set differently afterwards. Gradients are those of "store" up to
+        rounding, which grows with the length of a segment; dropout masks and BatchNorm statistics
+        are the same. Second derivatives need "store".
+
+        Args:
+            memory: the mode.
+            anchor_every: stages in a segment, inner chains' stages counted one by one.
+
+        Raises:
+            ValueError: an unknown mode, or segments shorter than one stage.
+        """
+        if memory not in MODES or anchor_every < 1:
+            raise ValueError(
+                f"expected memory to be one of {', '.join(MODES)} and anchor_every >= 1, "
+                f"got {memory!r} and {anchor_every}"
+            )
+        for chain in (module for module in self.modules() if isinstance(module, Chain)):
+            chain.memory, chain.anchor_every = memory, anchor_every
+        return self
+
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        plain = self.memory == "store" or not torch.is_grad_enabled() or needs_reference()
+        segments = [Segment("store", list(self))] if plain else self._segments()
         total = constant_log_det(x, 0.0)
-        for stage in self:
-            x, log_det = stage(x, context)
+        for segment in segments:
+            x, log_det = run_segment(segment, x, context)
             total = total + log_det
         return x, total
+
+    def _segments(self) -> list[Segment]:
+        """Runs of at most `anchor_every` stages of one mode, inner chains unfolded."""
+        runs: list[Segment] = []
+        for memory, stage in self._unfolded():
+            if runs and runs[-1].memory == memory and len(runs[-1].stages) < self.anchor_every:
+                runs[-1].stages.append(stage)
+            else:
+                runs.append(Segment(memory, [stage]))
+        return runs
+
+    def _unfolded(self) -> Iterator[tuple[Memory, Invertible]]:
+        for stage in self:
+            if isinstance(stage, Chain):
+                yield from stage._unfolded()
+            else:
+                yield self.memory, stage
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         total = constant_log_det(z, 0.0)
@@ -216,6 +285,10 @@ class Inverse(Invertible):
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.of.forward(z, context)
+
+
+def _only(x: Tensor) -> Tensor:
+    return x
 
 
 def _size(shape: Shape) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from couplings.core import Chain, Invertible, Shape, ShapeError
+from couplings.memory import Restored
+from couplings.ops.reference import join
 from couplings.reshape import SpaceToDepth
 from couplings.univariate import Affine, Univariate
 
@@ -61,6 +65,20 @@ class Coupling(Invertible):
         passive, active = self._split(z)
         parameters = self.net(passive, context)
         return self.univariate.inverse(active, parameters, passive, self._active_first)
+
+    def restore(self, z: Tensor, context: Tensor | None = None) -> Restored:
+        """See `Invertible.restore`: the passive half is the same on both sides, and so one
+        evaluation of the network serves the inverse and the gradient.
+        """
+        passive, active = (half.detach() for half in self._split(z))
+        passive.requires_grad_()
+        parameters = self.net(passive, self._check(z, self.out_shape, context))
+        with torch.no_grad():
+            active, _ = self.univariate.inverse(active, parameters)
+        active = active.detach().requires_grad_()
+        first = self._active_first
+        result = self.univariate.forward(active, parameters, passive, first)
+        return Restored((passive, active), partial(join, active_first=first), *result)
 
     @property
     def _active_first(self) -> bool:
