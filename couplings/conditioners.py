@@ -60,7 +60,9 @@ class MLP(nn.Module):
             layers.append(kaiming_linear(before, after, generator, gain))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(after))
-            layers += [nn.ReLU(), nn.Dropout(dropout)] if dropout else [nn.ReLU()]
+            layers.append(nn.ReLU(inplace=True))
+            if dropout:
+                layers.append(nn.Dropout(dropout))
         last_gain = 0.0 if zero_last else gain
         layers.append(kaiming_linear(widths[-1], out_features, generator, last_gain))
         self.layers = nn.Sequential(*layers)
@@ -114,7 +116,9 @@ class ConvNet(nn.Module):
         def normalised(channels: int, stride: int) -> list[nn.Module]:
             conv = kaiming_conv(channels, width, 3, generator, stride=stride, bias=not batch_norm)
             norm = nn.BatchNorm2d(width, eps=norm_eps, momentum=norm_momentum)
-            return [conv, norm, nn.ReLU()] if batch_norm else [conv, nn.ReLU()]
+            # In place: neither backward needs what the ReLU overwrites.
+            relu = nn.ReLU(inplace=True)
+            return [conv, norm, relu] if batch_norm else [conv, relu]
 
         last = kaiming_conv(width, out_channels, 1, generator, gain=0.0 if zero_last else 1.0)
         self.layers = nn.Sequential(
@@ -130,8 +134,18 @@ class ConvNet(nn.Module):
         if context is not None:
             planes = context[:, :, None, None].expand(-1, -1, *x.shape[2:])
             x = torch.cat((x, planes), dim=1)
+        if _prefers_channels_last(x):
+            x = x.contiguous(memory_format=torch.channels_last)
         out: Tensor = self.layers(x)
-        return out
+        return out.contiguous()
+
+
+def _prefers_channels_last(x: Tensor) -> bool:
+    """Whether convolutions would otherwise reorder each of their inputs and outputs by themselves.
+
+    So does oneDNN on a CPU (a tenth of a training step), and cuDNN for tensor cores in 16 bits.
+    """
+    return x.device.type == "cpu" or torch.is_autocast_enabled(x.device.type)
 
 
 def kaiming_linear(
