@@ -7,7 +7,7 @@ from couplings.elementwise import PiecewiseLinear
 from couplings.functional import SoftClamp
 from couplings.linear import ElementwiseAffine, Permutation, Rotation, random_rotation
 from couplings.reshape import DCT, Flatten, Haar, SpaceToDepth
-from couplings.univariate import Affine, Univariate
+from couplings.univariate import Affine, RationalQuadratic, Univariate
 
 __all__ = [
     "DCT",
@@ -25,6 +25,7 @@ __all__ = [
     "Invertible",
     "Permutation",
     "PiecewiseLinear",
+    "RationalQuadratic",
     "Rotation",
     "ShapeError",
     "SoftClamp",

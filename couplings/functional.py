@@ -14,8 +14,9 @@ from torch import Tensor
 
 from couplings.ops import affine as _affine_op  # noqa: F401
 from couplings.ops import mixture as _mixture_op  # noqa: F401
-from couplings.ops import reference
+from couplings.ops import reference, reference_spline
 from couplings.ops import rotation as _rotation_op  # noqa: F401
+from couplings.ops import spline as _spline_op  # noqa: F401
 from couplings.ops.dispatch import needs_reference, widened
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "affine_uncouple",
     "mixture_log_prob",
     "rotate",
+    "spline_couple",
+    "spline_uncouple",
     "unrotate",
 ]
 
@@ -106,6 +109,49 @@ def _affine(*arguments: Any) -> tuple[Tensor, Tensor]:
     return y, log_det
 
 
+def spline_couple(
+    active: Tensor,
+    parameters: Tensor,
+    bins: int,
+    bound: float,
+    passive: Tensor | None = None,
+    active_first: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """A monotone rational-quadratic spline of each active number on [-bound, bound].
+
+    Outside of it, and for parameters of zero, the map is the identity. Widths and heights of the
+    bins are 2·bound (0.001 + (1 - 0.001 K) softmax(raw)), inner slopes 0.001 + softplus(raw + c)
+    with c such that raw zeros are slopes of 1; slopes at the bounds are 1. Twice differentiable.
+    Under autocast y has the wider dtype of the two inputs; log_det is float32 or wider.
+
+    Durkan et al., "Neural Spline Flows", NeurIPS 2019, Sec. 3.
+
+    Args:
+        active: (B, A, ...).
+        parameters: (B, (3K-1) A, ...): K raw widths of all A numbers (bin by bin), K raw heights,
+            K-1 raw inner slopes.
+        bins: K, at most 999.
+        bound: half the width of the interval.
+        passive, active_first: as for `affine_couple`.
+
+    Returns:
+        y (B, A + P, ...) and log_det (B,), nats.
+    """
+    return _spline(active, parameters, passive, active_first, bins, bound, False)
+
+
+def spline_uncouple(
+    active: Tensor,
+    parameters: Tensor,
+    bins: int,
+    bound: float,
+    passive: Tensor | None = None,
+    active_first: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The inverse of `spline_couple`, in closed form; log_det is that of the inverse."""
+    return _spline(active, parameters, passive, active_first, bins, bound, True)
+
+
 def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """z = e^g · (R x) + o over the channels; log_det = positions · Σ_c g_c. One matrix product.
 
@@ -163,6 +209,13 @@ def mixture_log_prob(
     arguments = (z.to(wide), means.to(wide), log_weights.to(wide), fixed_prior)
     operator = reference.mixture if needs_reference() else torch.ops.couplings.mixture
     return MixtureDensities(*operator(*arguments))
+
+
+def _spline(*arguments: Any) -> tuple[Tensor, Tensor]:
+    if needs_reference():
+        return reference_spline.spline_couple(*arguments)
+    y, log_det, _ = torch.ops.couplings.spline_couple(*arguments)
+    return y, log_det
 
 
 def _rotate(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:

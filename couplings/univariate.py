@@ -7,13 +7,20 @@ knows nothing else of it, so a new map never touches `coupling.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from torch import Tensor
 
-from couplings.functional import SoftClamp, affine_couple, affine_uncouple
+from couplings.functional import (
+    SoftClamp,
+    affine_couple,
+    affine_uncouple,
+    spline_couple,
+    spline_uncouple,
+)
 
-__all__ = ["Affine", "Univariate"]
+__all__ = ["Affine", "RationalQuadratic", "Univariate"]
 
 
 class Univariate(Protocol):
@@ -73,3 +80,54 @@ class Affine:
     ) -> tuple[Tensor, Tensor]:
         """x and log|dx/dy| summed to (B,)."""
         return affine_uncouple(y, parameters, self.clamp, passive, active_first)
+
+
+@dataclass(frozen=True)
+class RationalQuadratic:
+    """A monotone rational-quadratic spline on [-bound, bound], the identity outside.
+
+    Durkan et al., "Neural Spline Flows", 2019; see `couplings.functional.spline_couple`.
+
+    Args:
+        bins: K; 3K - 1 parameters a number.
+        bound: half the width of the interval.
+
+    Raises:
+        ValueError: fewer than one bin or more than 999 (each is at least a thousandth wide), or a
+            bound that is not positive and finite.
+    """
+
+    bins: int = 8
+    bound: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.bins < 1000 and 0 < self.bound < inf):
+            raise ValueError(
+                "RationalQuadratic: expected 1 to 999 bins and a positive, finite bound, got "
+                f"{self.bins} and {self.bound}"
+            )
+
+    @property
+    def parameters_per_dim(self) -> int:
+        """3K - 1."""
+        return 3 * self.bins - 1
+
+    def forward(
+        self,
+        x: Tensor,
+        parameters: Tensor,
+        passive: Tensor | None = None,
+        active_first: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """y and log|dy/dx| summed to (B,)."""
+        return spline_couple(x, parameters, self.bins, self.bound, passive, active_first)
+
+    def inverse(
+        self,
+        y: Tensor,
+        parameters: Tensor,
+        passive: Tensor | None = None,
+        active_first: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """x and log|dx/dy| summed to (B,)."""
+        return spline_uncouple(y, parameters, self.bins, self.bound, passive, active_first)

@@ -64,7 +64,15 @@ class ClampSettings(Section):
     form: Literal["tanh", "atan"] = "tanh"
 
 
-class ConvSettings(Section):
+class MapSettings(Section):
+    """What a coupling does to each number of its active half."""
+
+    map: Literal["affine", "spline"] = "affine"
+    bins: Annotated[int, Field(gt=0, lt=1000)] = 8  # of a spline
+    bound: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0  # a spline ends there
+
+
+class ConvSettings(MapSettings):
     """Convolutional couplings, for images."""
 
     kind: Literal["conv"] = "conv"
@@ -77,7 +85,7 @@ class ConvSettings(Section):
     clamp: ClampSettings = ClampSettings()
 
 
-class MLPSettings(Section):
+class MLPSettings(MapSettings):
     """Fully connected couplings, for tables and small images."""
 
     kind: Literal["mlp"] = "mlp"
@@ -88,7 +96,7 @@ class MLPSettings(Section):
     clamp: ClampSettings = ClampSettings()
 
 
-class PaperSettings(Section):
+class PaperSettings(MapSettings):
     """IB-INN's networks as their code has them; `variant` picks the data set they are for."""
 
     kind: Literal["paper"] = "paper"
@@ -141,6 +149,8 @@ class TrainSettings(Section):
     norm_passes: Annotated[int, Field(ge=0)] = 1  # re-estimate BatchNorm statistics at the end
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     compile: bool = False
+    # What a backward finds: all activations, or those of a few stages, see Chain.set_memory.
+    memory: Literal["store", "recompute", "checkpoint"] = "store"
     threads: Positive | None = None  # CPU threads; small networks are faster on one
     evaluate_every: Positive = 5  # epochs, on the validation set
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0

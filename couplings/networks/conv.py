@@ -39,7 +39,7 @@ def conv_network(
     dense_hidden: Sequence[int] = (256,),
     dropout: float = 0.0,
     batch_norm: bool = True,
-    clamp: SoftClamp | None = None,
+    univariate: Univariate | None = None,
     context_features: int = 0,
 ) -> Chain:
     """Per level: squeeze, then `blocks` x [convolutional coupling, rotation]; then dense couplings.
@@ -56,7 +56,7 @@ def conv_network(
         dense_hidden: hidden widths of their networks.
         dropout: in the dense networks.
         batch_norm: in the convolutional networks.
-        clamp: of all log-scales.
+        univariate: the map of each number; default: affine, log-scales within ±1.
         context_features: width of the conditional input.
     """
     if len(shape) != 3:
@@ -71,7 +71,7 @@ def conv_network(
             f"expected one width, or one a level as blocks has, got {len(widths)} widths and "
             f"blocks at {len(blocks)} levels"
         )
-    univariate = Affine(clamp or SoftClamp(limit=1.0, gain=1.0))
+    univariate = univariate or Affine(SoftClamp(limit=1.0, gain=1.0))
     factories: list[Factory] = []
     current: Shape = tuple(shape)
     for count, hidden in zip(blocks, widths, strict=True):

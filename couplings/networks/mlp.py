@@ -18,7 +18,7 @@ from couplings import (
     two_sided_coupling,
 )
 from couplings.core import Shape
-from couplings.univariate import Affine
+from couplings.univariate import Affine, Univariate
 
 __all__ = ["mlp_network"]
 
@@ -31,7 +31,7 @@ def mlp_network(
     hidden: Sequence[int] = (64,),
     dropout: float = 0.0,
     batch_norm: bool = False,
-    clamp: SoftClamp | None = None,
+    univariate: Univariate | None = None,
     context_features: int = 0,
 ) -> Chain:
     """`blocks` x [rotation, two-sided dense coupling] on the flattened input.
@@ -42,7 +42,7 @@ def mlp_network(
         blocks: number of two-sided couplings.
         hidden: hidden widths of their networks.
         dropout, batch_norm: in these networks.
-        clamp: of all log-scales.
+        univariate: the map of each number; default: affine, log-scales within ±1.
         context_features: width of the conditional input.
     """
     mix: Callable[[Shape], Invertible] = partial(Rotation, generator=generator)
@@ -55,7 +55,7 @@ def mlp_network(
     coupling: Callable[[Shape], Invertible] = partial(
         two_sided_coupling,
         conditioner=dense,
-        univariate=Affine(clamp or SoftClamp(limit=1.0, gain=1.0)),
+        univariate=univariate or Affine(SoftClamp(limit=1.0, gain=1.0)),
         context_features=context_features,
     )
     return Chain.grow(shape, [Flatten, *[mix, coupling] * blocks])

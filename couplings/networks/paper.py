@@ -29,6 +29,7 @@ from couplings import (
     two_sided_coupling,
 )
 from couplings.core import Shape, ShapeError
+from couplings.univariate import Univariate
 
 __all__ = ["paper_network"]
 
@@ -39,6 +40,7 @@ DENSE = Affine(SoftClamp(limit=2 * 0.636 * pi / 2, gain=1 / 2, form="atan"))
 DCT_SCALE = 0.5
 # Couplings a level, as the authors have them.
 BLOCKS = {"cifar": (8, 24, 24), "mnist": (24, 24)}
+SCALES = {"cifar": 0.75, "mnist": 0.80}  # of all channels after a rotation, at the start
 
 Factory = Callable[[Shape], Invertible]
 
@@ -50,6 +52,7 @@ def paper_network(
     variant: str,
     actnorm: str = "learned",
     blocks: Sequence[int] | None = None,
+    univariate: Univariate | None = None,
 ) -> Chain:
     """The network of `paper-cifar10`, `paper-cifar100` (variant "cifar") or `paper-mnist`.
 
@@ -60,6 +63,7 @@ def paper_network(
         actnorm: "learned" scale and offset after each rotation (code of the published version), or
             "fixed" scale and no offset (the draft).
         blocks: couplings a level; default: the authors', (8, 24, 24) or for MNIST (24, 24).
+        univariate: the map of all couplings; default: the authors' affine ones.
 
     Raises:
         ShapeError: another number of levels than the variant has.
@@ -68,24 +72,29 @@ def paper_network(
     conv = partial(
         ConvNet, generator=generator, norm_eps=1e-4, norm_momentum=0.999, zero_last=False
     )
+    blocks_of = partial(
+        _blocks,
+        scale=SCALES[variant],
+        conv=conv,
+        generator=generator,
+        univariate=univariate,
+    )
     if variant == "cifar":
-        scale = 0.75
         first: list[Factory] = [
-            *_blocks(levels[0], 16, 0.0, scale, conv, generator, leading_relu=False),
-            _downsampling(32, conv),
+            *blocks_of(levels[0], 16, 0.0, leading_relu=False),
+            _downsampling(32, conv, univariate),
         ]
     else:
-        scale = 0.80
         first = [Haar]
     stages: list[Factory] = [
         *first,
-        *_blocks(levels[-2], 32, 0.0, scale, conv, generator),
-        _downsampling(64, conv),
-        *_blocks(levels[-1], 64, 0.25, scale, conv, generator),
+        *blocks_of(levels[-2], 32, 0.0),
+        _downsampling(64, conv, univariate),
+        *blocks_of(levels[-1], 64, 0.25),
         partial(DCT, scale=DCT_SCALE),
         partial(Flatten, channels_last=True),
         partial(Permutation, generator=generator),
-        partial(two_sided_coupling, conditioner=_dense(generator), univariate=DENSE),
+        partial(two_sided_coupling, conditioner=_dense(generator), univariate=univariate or DENSE),
     ]
     chain = Chain.grow(shape, stages)
     if actnorm == "fixed":
@@ -106,9 +115,11 @@ def _blocks(
     count: int,
     width: int,
     dropout: float,
+    *,
     scale: float,
     conv: Callable[..., ConvNet],
     generator: torch.Generator,
+    univariate: Univariate | None,
     leading_relu: bool = True,
 ) -> list[Factory]:
     """Coupling and rotation, `count` times; the very first network sees its input unrectified."""
@@ -116,17 +127,19 @@ def _blocks(
     for index in range(count):
         relu = leading_relu or index > 0
         net = partial(conv, width=width, dropout=dropout, leading_relu=relu)
-        stages.append(partial(Coupling, conditioner=net, univariate=CONV))
+        stages.append(partial(Coupling, conditioner=net, univariate=univariate or CONV))
         stages.append(partial(Rotation, generator=generator, scale=scale))
     return stages
 
 
-def _downsampling(width: int, conv: Callable[..., ConvNet]) -> Factory:
+def _downsampling(
+    width: int, conv: Callable[..., ConvNet], univariate: Univariate | None
+) -> Factory:
     return partial(
         DownsamplingCoupling,
         strided=partial(conv, width=width, stride=2),
         conditioner=partial(conv, width=width),
-        univariate=DOWN,
+        univariate=univariate or DOWN,
     )
 
 

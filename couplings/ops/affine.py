@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from couplings.ops.dispatch import define, differentiable, widened
+from couplings.ops.layout import empty_with, per_sample, room
 
 __all__ = ["affine_couple", "affine_couple_backward"]
 
@@ -41,7 +42,7 @@ def affine_couple(
     wide = widened(dtype)
     raw, shift = parameters.to(wide).chunk(2, dim=1)
     unit = _unit(raw, gain, atan)
-    out, mapped = _room(active, passive, active_first, dtype)
+    out, mapped = room(active, passive, active_first, dtype)
     work = mapped if dtype == wide else torch.empty_like(unit)
     torch.mul(unit, -limit if inverse else limit, out=work).exp_()
     if inverse:
@@ -67,10 +68,10 @@ def affine_couple_backward(
     """(g_active, g_parameters) from the active half's gradient; kept: x, or the inverse's y."""
     signed = -limit if inverse else limit
     grad_active = torch.mul(unit, signed).exp_().mul_(grad)
-    grad_parameters = _empty(unit, (len(grad), 2 * unit.shape[1], *grad.shape[2:]))
+    grad_parameters = empty_with(unit, (len(grad), 2 * unit.shape[1], *grad.shape[2:]))
     grad_raw, grad_shift = grad_parameters.chunk(2, dim=1)
     torch.mul(grad if inverse else grad_active, kept, out=grad_raw)
-    grad_raw.add_(_per_sample(grad_log_det, grad)).mul_(_unit_slope(unit, signed * gain, atan))
+    grad_raw.add_(per_sample(grad_log_det, grad)).mul_(_unit_slope(unit, signed * gain, atan))
     grad_shift.copy_(grad_active.neg() if inverse else grad)
     return grad_active.to(kept.dtype), grad_parameters.to(parameters_dtype)
 
@@ -90,7 +91,7 @@ def _formula(
     """The same in operations that can be differentiated; u may then have a gradient of its own."""
     signed = -limit if inverse else limit
     grad_active = grad * (signed * unit).exp()
-    total = (grad if inverse else grad_active) * kept + _per_sample(grad_log_det, grad)
+    total = (grad if inverse else grad_active) * kept + per_sample(grad_log_det, grad)
     if grad_unit is not None:
         total = total + grad_unit / signed
     grad_raw = total * _unit_slope(unit, signed * gain, atan)
@@ -115,35 +116,11 @@ def _unit_slope(unit: Tensor, factor: float, atan: bool) -> Tensor:
     return (1 - unit).mul_(1 + unit).mul_(factor)
 
 
-def _room(
-    active: Tensor, passive: Tensor | None, active_first: bool, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Where y goes, the passive half already in it, and the part of it that is to be filled."""
-    if passive is None:
-        out = _empty(active, active.shape, dtype)
-        return out, out
-    size, rest = active.shape[1], passive.shape[1]
-    out = _empty(active, (len(active), size + rest, *active.shape[2:]), dtype)
-    out.narrow(1, size if active_first else 0, rest).copy_(passive)
-    return out, out.narrow(1, 0 if active_first else rest, size)
-
-
-def _empty(like: Tensor, shape: Any, dtype: torch.dtype | None = None) -> Tensor:
-    """Uninitialised, in the memory format that `like` has, be it a slice of channels."""
-    channels_last = like.dim() == 4 and like.stride(1) == 1 and like.shape[1] > 1
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=layout)
-
-
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))
-
-
 def _fake(
     active: Tensor, parameters: Tensor, passive: Tensor | None, active_first: bool, *_: Any
 ) -> Kernel:
     dtype = torch.promote_types(active.dtype, parameters.dtype)
-    out, _mapped = _room(active, passive, active_first, dtype)
+    out, _mapped = room(active, passive, active_first, dtype)
     raw = parameters.narrow(1, 0, active.shape[1])
     unit = torch.empty_like(raw, dtype=widened(dtype))
     return out, unit.new_empty(len(active)), unit
@@ -153,7 +130,7 @@ def _fake_backward(
     grad: Tensor, grad_log_det: Tensor, kept: Tensor, unit: Tensor, *settings: Any
 ) -> tuple[Tensor, Tensor]:
     shape = (len(grad), 2 * unit.shape[1], *grad.shape[2:])
-    grad_parameters = _empty(unit, shape, settings[-1])
+    grad_parameters = empty_with(unit, shape, settings[-1])
     return torch.empty_like(unit, dtype=kept.dtype), grad_parameters
 
 

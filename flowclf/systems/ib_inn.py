@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from couplings import Invertible, SoftClamp
+from couplings import Affine, Invertible, RationalQuadratic, SoftClamp, Univariate
 from couplings.core import Shape
 from couplings.networks import conv_network, mlp_network, paper_network
 from flowclf.classifier import GenerativeClassifier, class_latents
@@ -25,6 +25,7 @@ from flowclf.preprocessing import fit_preprocess, make_preprocess
 from flowclf.settings import (
     ConvSettings,
     Fraction,
+    MapSettings,
     MixtureSettings,
     NetworkSettings,
     NoiseSettings,
@@ -137,9 +138,18 @@ def build_ib_inn(
 
 
 def _network(shape: Shape, generator: torch.Generator, settings: NetworkSettings) -> Invertible:
-    options = settings.model_dump(exclude={"kind"})
+    own = {"kind", "clamp", *MapSettings.model_fields}
+    options = settings.model_dump(exclude=own) | {"univariate": _univariate(settings)}
     if isinstance(settings, PaperSettings):
         return paper_network(shape, generator, **options)
-    options["clamp"] = SoftClamp(**options["clamp"])
     make = conv_network if isinstance(settings, ConvSettings) else mlp_network
     return make(shape, generator, **options)
+
+
+def _univariate(settings: NetworkSettings) -> Univariate | None:
+    """The map of all couplings; None: the one that is the network's own."""
+    if settings.map == "spline":
+        return RationalQuadratic(settings.bins, settings.bound)
+    if isinstance(settings, PaperSettings):
+        return None
+    return Affine(SoftClamp(**settings.clamp.model_dump()))

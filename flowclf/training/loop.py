@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from couplings import Chain
 from flowclf.classifier import GenerativeClassifier, class_latents
 from flowclf.config import RunConfig
 from flowclf.data import Augmentation, Dataset, Split, make_augmentation
@@ -109,6 +110,8 @@ class Loop:
         optimizer = make_optimizer(model, settings)
         self.module, self.optimizer = fabric.setup(model, optimizer)
         self.module.mark_forward_method("loss")
+        if isinstance(model.encoder.network, Chain):
+            model.encoder.network.set_memory(settings.memory)
         if settings.compile:
             model.encoder.network.compile()
         on_device = Split(training.x.to(fabric.device), training.y.to(fabric.device))

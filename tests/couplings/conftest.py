@@ -39,6 +39,7 @@ from couplings import (
     Invertible,
     Permutation,
     PiecewiseLinear,
+    RationalQuadratic,
     Rotation,
     SoftClamp,
     SpaceToDepth,
@@ -51,6 +52,7 @@ torch.set_num_threads(1)
 
 CONTEXT = 3
 ATAN = Affine(SoftClamp(2.0, 0.5, "atan"))
+SPLINE = RationalQuadratic(bins=4, bound=1.5)
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,14 @@ OWN = {
     "Coupling (features, Dropout)": Case(lambda g: Coupling((4,), mlp(g, dropout=0.5))),
     "Coupling (features, context)": Case(
         lambda g: Coupling((4,), mlp(g), context_features=CONTEXT)
+    ),
+    "Coupling (spline, features, first)": Case(lambda g: Coupling((5,), mlp(g), SPLINE, "first")),
+    "Coupling (spline, image, context)": Case(
+        lambda g: Coupling((4, 2, 2), conv(g), SPLINE, context_features=CONTEXT)
+    ),
+    "two_sided_coupling (spline)": Case(lambda g: two_sided_coupling((5, 2, 2), conv(g), SPLINE)),
+    "DownsamplingCoupling (spline)": Case(
+        lambda g: DownsamplingCoupling((2, 4, 4), strided(g), conv(g), SPLINE)
     ),
     "two_sided_coupling": Case(lambda g: two_sided_coupling((5, 2, 2), conv(g))),
     "two_sided_coupling (context)": Case(

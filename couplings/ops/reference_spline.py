@@ -1,0 +1,84 @@
+"""The definition of `spline_couple` in plain PyTorch; `spline` has the formulas and the layout."""
+
+from __future__ import annotations
+
+from math import expm1, log
+
+import torch
+from torch import Tensor
+
+from couplings.ops.dispatch import widened
+from couplings.ops.reference import join
+
+__all__ = ["MIN_SIZE", "MIN_SLOPE", "UNIT_SLOPE", "root", "spline_couple"]
+
+# As in the authors' code: least width and height of a bin (of the whole), and least slope.
+MIN_SIZE = MIN_SLOPE = 1e-3
+# Added to raw slopes, so that raw zeros are slopes of 1, and a spline of zeros is the identity.
+UNIT_SLOPE = log(expm1(1 - MIN_SLOPE))
+
+
+def spline_couple(
+    active: Tensor,
+    parameters: Tensor,
+    passive: Tensor | None,
+    active_first: bool,
+    bins: int,
+    bound: float,
+    inverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """y, log_det (B,) of a rational-quadratic spline on [-bound, bound], the identity outside."""
+    dtype = torch.promote_types(active.dtype, parameters.dtype)
+    x = active.to(widened(dtype))
+    raw = parameters.to(x.dtype).unflatten(1, (3 * bins - 1, active.shape[1]))
+    raw_widths, raw_heights, raw_slopes = raw.split((bins, bins, bins - 1), dim=1)
+    inner = MIN_SLOPE + torch.nn.functional.softplus(raw_slopes + UNIT_SLOPE)
+    one = torch.ones_like(raw[:, :1])
+    slopes = torch.cat((one, inner, one), dim=1)
+    edges_x, edges_y = _edges(raw_widths, bound), _edges(raw_heights, bound)
+    inside = (x >= -bound) & (x <= bound)
+    u = torch.where(inside, x, 0.0)
+    index = (u[:, None] >= (edges_y if inverse else edges_x)[:, 1:-1]).sum(1, keepdim=True)
+    x0, x1 = (edges_x.gather(1, index + i).squeeze(1) for i in (0, 1))
+    y0, y1 = (edges_y.gather(1, index + i).squeeze(1) for i in (0, 1))
+    d0, d1 = (slopes.gather(1, index + i).squeeze(1) for i in (0, 1))
+    s = (y1 - y0) / (x1 - x0)
+    bend = d0 + d1 - 2 * s
+    theta = root((u - y0) / (y1 - y0), s, d0, bend) if inverse else (u - x0) / (x1 - x0)
+    theta = theta.clamp(0, 1)
+    t = theta * (1 - theta)
+    denominator = s + bend * t
+    if inverse:
+        y = x0 + (x1 - x0) * theta
+    else:
+        y = y0 + (y1 - y0) * (s * theta.square() + d0 * t) / denominator
+    slope = d1 * theta.square() + 2 * s * t + d0 * (1 - theta).square()
+    log_slope = 2 * s.log() + slope.log() - 2 * denominator.log()
+    # What is not finite must not pass for a number in the tails: 0 · x keeps it.
+    log_slope = torch.where(inside, -log_slope if inverse else log_slope, 0 * x)
+    y = torch.where(inside, y, x).to(dtype)
+    return join(passive, y, active_first), log_slope.flatten(1).sum(1)
+
+
+def _edges(raw: Tensor, bound: float) -> Tensor:
+    """The bins' K + 1 edges along dimension 1, from -bound to bound exactly."""
+    bins = raw.shape[1]
+    shares = MIN_SIZE + (1 - MIN_SIZE * bins) * raw.softmax(1)
+    inner = 2 * bound * shares.cumsum(1)[:, :-1] - bound
+    end = torch.full_like(raw[:, :1], bound)
+    return torch.cat((-end, inner, end), dim=1)
+
+
+def root(share: Tensor, s: Tensor, d0: Tensor, bend: Tensor) -> Tensor:
+    """θ at which the spline has risen by this share of the bin's height.
+
+    a θ² + b θ = s · share has one root in [0, 1]; of its two forms the one without cancellation.
+    """
+    a = s - d0 + share * bend
+    b = d0 - share * bend
+    root = (b.square() + 4 * a * s * share).clamp(min=0).sqrt()
+    rising = b >= 0
+    # The inner where keeps the form that is not taken from dividing by zero in the backward.
+    first = 2 * s * share / torch.where(rising, b + root, 1.0)
+    second = (root - b) / (2 * torch.where(rising, 1.0, a))
+    return torch.where(rising, first, second)
