@@ -15,6 +15,14 @@ import couplings
 PACKAGE = Path(couplings.__file__).parent
 ALLOWED = {"torch", "numpy", "couplings"} | sys.stdlib_module_names
 INTEROP = ALLOWED | {"FrEIA", "nflows"}
+PEERS = INTEROP | {"normflows", "zuko"}
+
+
+def allowed_in(path: Path) -> set[str]:
+    """The adapters and the bench may import the packages that they are about; nothing else may."""
+    inside = path.relative_to(PACKAGE).parts[0]
+    figure = {"matplotlib"} if path == PACKAGE / "bench" / "figure.py" else set()
+    return {"interop": INTEROP, "bench": PEERS | figure}.get(inside, ALLOWED)
 
 
 def imported_modules(path: Path) -> Iterator[str]:
@@ -31,25 +39,40 @@ def package_of(module: str) -> str:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_imports_stay_within_the_floor(path: Path) -> None:
-    inside_interop = "interop" in path.relative_to(PACKAGE).parts
     modules = set(imported_modules(path))
-    foreign = {m for m in modules if package_of(m) not in (INTEROP if inside_interop else ALLOWED)}
-    assert not foreign
-    if not inside_interop:
+    assert not {module for module in modules if package_of(module) not in allowed_in(path)}
+    inside = path.relative_to(PACKAGE).parts[0]
+    if inside not in ("interop", "bench"):
         assert not {m for m in modules if m.startswith("couplings.interop")}
+    if inside != "bench":
+        assert not {m for m in modules if m.startswith("couplings.bench")}
+
+
+def loaded_after(program: str) -> set[str]:
+    """Which foreign packages a fresh interpreter has loaded."""
+    foreign = "{'FrEIA', 'nflows', 'normflows', 'zuko', 'flowclf', 'scipy', 'matplotlib'}"
+    report = f"import sys; print(*({{m.partition('.')[0] for m in sys.modules}} & {foreign}))"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{program}\n{report}"], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
 
 
 def test_importing_couplings_loads_no_other_flow_package() -> None:
     program = (
-        "import sys, pkgutil, importlib, couplings\n"
+        "import pkgutil, importlib, couplings\n"
         "for m in pkgutil.iter_modules(couplings.__path__):\n"
-        "    if m.name != 'interop': importlib.import_module('couplings.' + m.name)\n"
-        "print(sorted({m.partition('.')[0] for m in sys.modules} & "
-        "{'FrEIA', 'nflows', 'flowclf', 'scipy'}))"
+        "    if m.name != 'interop': importlib.import_module('couplings.' + m.name)"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "[]"
+    assert loaded_after(program) == set()
+
+
+def test_the_bench_loads_peers_only_where_it_runs_them() -> None:
+    assert loaded_after("import couplings.bench.cli, couplings.bench.figure") == set()
+    assert (
+        loaded_after("import sys, couplings; assert 'couplings.bench' not in sys.modules") == set()
+    )
 
 
 def test_all_lists_the_public_names() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from flowclf.bench import classify, results
+from flowclf.cli.app import run
 from flowclf.config import make_config
 from flowclf.data import Dataset, load_dataset
 from flowclf.training import train
@@ -35,6 +37,12 @@ def test_rows_are_appended_with_their_circumstances(
     assert [row["seed"] for row in rows if row["system"] == "ib-inn"] == ["0", "1", "2"]
     assert {"logistic regression"} == {row["system"] for row in rows} - {"ib-inn"}
     assert all(row["torch"] and row["date"] and row["accuracy"] for row in rows)
+
+
+def test_maps_are_compared_by_the_bench_of_couplings(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "mixture", "--quick", "--device", "cpu", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)
+    assert {"couplings", "broadcast"} <= {row["provider"] for row in rows}
 
 
 def test_small_mnist_is_two_by_two_means_rounded_down() -> None:
