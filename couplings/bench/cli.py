@@ -29,12 +29,13 @@ from couplings.bench.results import (
     table,
 )
 from couplings.bench.run import run_case
+from couplings.bench.spline import spline_cases
 
 __all__ = ["BENCHES", "main"]
 
 Cases = Callable[[Options], Iterator[Case]]
 BENCHES: dict[str, tuple[Cases, ...]] = {
-    "couplings": (affine_cases,),
+    "couplings": (affine_cases, spline_cases),
     "mixture": (mixture_cases,),
     "networks": (network_cases,),
 }

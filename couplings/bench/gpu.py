@@ -20,10 +20,10 @@ BENCH = ("-m", "couplings.bench", "--device", "cuda")
 # Arguments to Python, and seconds; together under ten minutes.
 PARTS: dict[str, tuple[tuple[str, ...], int]] = {
     "kernel tests": (("-m", "pytest", "-q", "tests/kernels"), 120),
-    "couplings": ((*BENCH, "couplings"), 170),
-    "mixture": ((*BENCH, "mixture"), 60),
-    "networks, not compiled": ((*BENCH, "networks", "--no-compile"), 70),
-    "networks": ((*BENCH, "networks"), 170),
+    "couplings": ((*BENCH, "couplings"), 220),
+    "mixture": ((*BENCH, "mixture"), 40),
+    "networks, not compiled": ((*BENCH, "networks", "--no-compile"), 60),
+    "networks": ((*BENCH, "networks"), 150),
 }
 
 

@@ -39,7 +39,7 @@ MEASURED = (
     "provider",
     "pass",
     "compiled",
-    "compile_s",
+    "compile_s",  # the first call; less where torch's cache on disk knows the program
     "median_ms",
     "p20_ms",
     "p80_ms",

@@ -15,6 +15,7 @@ from couplings.bench.case import PASSES, Case, Options, Pass, Provider, Tensors
 from couplings.bench.compiled import compiled
 from couplings.bench.mixture import mixture_cases
 from couplings.bench.run import run_case
+from couplings.bench.spline import spline_cases
 
 CPU = Options(torch.device("cpu"), quick=True, compiles=False)
 
@@ -77,6 +78,15 @@ def test_in_float64_all_peers_agree_to_the_last_digits(kind: Pass) -> None:
             names = [job.provider.name for job in jobs]
             assert {"FrEIA", "nflows", "normflows", "zuko"} < set(names)
             check(jobs)
+
+
+@pytest.mark.parametrize("kind", PASSES)
+def test_splines_agree_in_float64(kind: Pass) -> None:
+    (case,) = spline_cases(CPU)
+    inputs = tuple(t.detach().double().requires_grad_() for t in case.inputs)
+    jobs = jobs_of(replace(case, inputs=inputs, tolerance=1e-10), kind)
+    assert [job.provider.name for job in jobs][2:] == ["nflows", "normflows", "zuko"]
+    check(jobs)
 
 
 def test_mixtures_agree_in_float64() -> None:
