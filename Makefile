@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-kernels lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,10 @@ demo: $(STAMP)  ## train an IB-INN on real handwritten digits, in under two minu
 
 test: $(STAMP)  ## all tests; those on real data need FLOWCLF_DATA
 	$(BIN)/python -m pytest -n 2
+
+test-kernels: $(STAMP)  ## the Triton kernels, interpreted on the CPU
+	$(BIN)/pip install --quiet -c constraints.txt triton
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 tests/kernels
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -173,6 +173,7 @@ define(
     "float gain, bool atan, bool inverse) -> (Tensor y, Tensor log_det, Tensor unit)",
     affine_couple,
     _fake,
+    triton="triton_affine",
 )
 define(
     "affine_couple_backward",
@@ -180,5 +181,6 @@ define(
     "bool atan, bool inverse, ScalarType parameters_dtype) -> (Tensor, Tensor)",
     affine_couple_backward,
     _fake_backward,
+    triton="triton_affine",
 )
 torch.library.register_autograd("couplings::affine_couple", _backward, setup_context=_setup)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -41,7 +43,7 @@ def define(
     schema: str,
     eager: Callable[..., Any],
     fake: Callable[..., Any],
-    triton: Callable[[], Callable[..., Any]] | None = None,
+    triton: str | None = None,
 ) -> None:
     """Register `couplings::name`, with `eager` for every device and a Triton kernel for CUDA.
 
@@ -50,14 +52,15 @@ def define(
         schema: its arguments and results, as torch.library.define takes them.
         eager: the kernel without a compiler.
         fake: shapes, dtypes and strides of the results.
-        triton: called once, for the first CUDA tensor; imports and returns the CUDA kernel.
+        triton: the module of `couplings.ops` in which a function of this name is the CUDA kernel;
+            imported for the first CUDA tensor.
     """
     qualified = f"{NAMESPACE}::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "CompositeExplicitAutograd", eager)
     torch.library.register_fake(qualified, fake)
     if triton is not None:
-        torch.library.impl(qualified, "CUDA", _lazy(triton, eager))
+        torch.library.impl(qualified, "CUDA", _lazy(triton, name, eager))
 
 
 def widened(dtype: torch.dtype) -> torch.dtype:
@@ -74,15 +77,18 @@ def _torch_func() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def _lazy(load: Callable[[], Callable[..., Any]], eager: Callable[..., Any]) -> Callable[..., Any]:
-    chosen: list[Callable[..., Any]] = []
+def _lazy(module: str, name: str, eager: Callable[..., Any]) -> Callable[..., Any]:
+    @cache
+    def chosen() -> Callable[..., Any]:
+        # A CUDA machine may lack Triton (Windows).
+        if find_spec("triton") is None:
+            return eager
+        kernel: Callable[..., Any] = getattr(import_module(f"couplings.ops.{module}"), name)
+        return kernel
 
-    def kernel(first: Tensor, *args: Any) -> Any:
-        # A kernel has no grid for nothing, and a CUDA machine may lack Triton (Windows).
-        if first.numel() == 0:
-            return eager(first, *args)
-        if not chosen:
-            chosen.append(load() if find_spec("triton") else eager)
-        return chosen[0](first, *args)
+    def kernel(*args: Any) -> Any:
+        # There is no grid for nothing.
+        empty = any(isinstance(arg, Tensor) and arg.numel() == 0 for arg in args)
+        return (eager if empty else chosen())(*args)
 
     return kernel

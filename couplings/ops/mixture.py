@@ -112,6 +112,7 @@ define(
     "(Tensor z, Tensor means, Tensor log_weights, bool fixed_prior) -> (Tensor, Tensor, Tensor)",
     mixture,
     _fake,
+    triton="triton_mixture",
 )
 define(
     "mixture_backward",
@@ -119,5 +120,6 @@ define(
     "Tensor means, Tensor log_posterior, bool fixed_prior) -> (Tensor, Tensor, Tensor)",
     mixture_backward,
     _fake_backward,
+    triton="triton_mixture",
 )
 torch.library.register_autograd("couplings::mixture", _backward, setup_context=_setup)

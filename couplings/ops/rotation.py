@@ -20,13 +20,13 @@ from torch import Tensor
 
 from couplings.ops.dispatch import define, differentiable, full_precision
 
-__all__ = ["rotate", "rotate_backward"]
+__all__ = ["folded", "mix", "rotate", "rotate_backward"]
 
 
 def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool) -> Tensor:
     """z of x (B, C, ...), or x of z; laid out in memory as the input is."""
     with full_precision(x):
-        weight, bias = _folded(rotation, log_scale, offset, inverse)
+        weight, bias = folded(rotation, log_scale, offset, inverse)
         return mix(x, weight.to(x.dtype), bias.to(x.dtype))
 
 
@@ -35,7 +35,7 @@ def rotate_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(g_input, g_log_scale, g_offset) from the output's gradient; z on the rotated side."""
     with full_precision(grad):
-        weight, _ = _folded(rotation, log_scale, offset, inverse)
+        weight, _ = folded(rotation, log_scale, offset, inverse)
         grad_input = mix(grad, weight.T.to(grad.dtype), None)
         grad_z, sign = (grad_input, -1) if inverse else (grad, 1)
         grad_offset = sign * _per_channel(grad_z).to(offset.dtype)
@@ -57,9 +57,10 @@ def mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.baddbmm(bias[:, None], weights, columns).view(x.shape)
 
 
-def _folded(
+def folded(
     rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool
 ) -> tuple[Tensor, Tensor]:
+    """Scale and rotation as one matrix, with its offset."""
     rotation = rotation.to(log_scale.dtype)
     if not inverse:
         return log_scale.exp()[:, None] * rotation, offset
@@ -108,6 +109,7 @@ define(
     "(Tensor x, Tensor rotation, Tensor log_scale, Tensor offset, bool inverse) -> Tensor",
     rotate,
     _fake,
+    triton="triton_rotation",
 )
 define(
     "rotate_backward",
@@ -115,5 +117,6 @@ define(
     "-> (Tensor, Tensor, Tensor)",
     rotate_backward,
     _fake_backward,
+    triton="triton_rotation",
 )
 torch.library.register_autograd("couplings::rotate", _backward, setup_context=_setup)

@@ -321,6 +321,7 @@ define(
     "float bound, bool inverse) -> (Tensor y, Tensor log_det, Tensor index)",
     spline_couple,
     _fake,
+    triton="triton_spline",
 )
 define(
     "spline_couple_backward",
@@ -328,5 +329,6 @@ define(
     "float bound, bool inverse) -> (Tensor, Tensor)",
     spline_couple_backward,
     _fake_backward,
+    triton="triton_spline",
 )
 torch.library.register_autograd("couplings::spline_couple", _backward, setup_context=_setup)

@@ -19,8 +19,10 @@ PEERS = INTEROP | {"normflows", "zuko"}
 
 
 def allowed_in(path: Path) -> set[str]:
-    """The adapters and the bench may import the packages that they are about; nothing else may."""
+    """Adapters, bench and kernels may import the packages that they are about; nothing else may."""
     inside = path.relative_to(PACKAGE).parts[0]
+    if path.name.startswith("triton_"):
+        return ALLOWED | {"triton"}
     figure = {"matplotlib"} if path == PACKAGE / "bench" / "figure.py" else set()
     return {"interop": INTEROP, "bench": PEERS | figure}.get(inside, ALLOWED)
 
@@ -50,7 +52,7 @@ def test_imports_stay_within_the_floor(path: Path) -> None:
 
 def loaded_after(program: str) -> set[str]:
     """Which foreign packages a fresh interpreter has loaded."""
-    foreign = "{'FrEIA', 'nflows', 'normflows', 'zuko', 'flowclf', 'scipy', 'matplotlib'}"
+    foreign = "{'FrEIA', 'nflows', 'normflows', 'zuko', 'flowclf', 'scipy', 'matplotlib', 'triton'}"
     report = f"import sys; print(*({{m.partition('.')[0] for m in sys.modules}} & {foreign}))"
     run = subprocess.run(
         [sys.executable, "-c", f"{program}\n{report}"], capture_output=True, text=True

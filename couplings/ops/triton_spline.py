@@ -1,0 +1,273 @@
+"""CUDA kernels of couplings::spline_couple: a tile of (bins, numbers) in registers, one pass.
+
+Program (b, i) takes the i-th block of sample b's active half. Softmax, cumulative sums and the
+choice of the bin run along the tile's first axis, padded to a power of two.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from couplings.ops import spline as eager
+from couplings.ops.dispatch import widened
+from couplings.ops.reference_spline import MIN_SIZE, MIN_SLOPE, UNIT_SLOPE
+from couplings.ops.triton_affine import by_sample
+from couplings.ops.triton_math import softplus, wide
+
+__all__ = ["spline_couple", "spline_couple_backward"]
+
+BLOCK = 64
+# Constants that kernels may read.
+_MIN_SIZE, _MIN_SLOPE = tl.constexpr(MIN_SIZE), tl.constexpr(MIN_SLOPE)
+_UNIT_SLOPE = tl.constexpr(UNIT_SLOPE)
+
+
+@triton.jit
+def _softmax(raw, k, at, inside, size, bins: tl.constexpr):
+    """Along the tile's first axis; rows from `bins` on are 0."""
+    real = k < bins
+    value = wide(tl.load(raw + k * size + at[None, :], real & inside[None, :], other=0.0))
+    value = tl.where(real, value, float("-inf"))
+    power = tl.exp(value - tl.max(value, 0)[None, :])
+    return power / tl.sum(power, 0)[None, :]
+
+
+@triton.jit
+def _edges(softmax, k, bins: tl.constexpr, bound: tl.constexpr):
+    """The bins' shares of the whole, and their upper edges."""
+    shares = tl.where(k < bins, softmax * (1 - _MIN_SIZE * bins) + _MIN_SIZE, 0.0)
+    return shares, tl.cumsum(shares, 0) * (2 * bound) - bound
+
+
+@triton.jit
+def _at(tile, k, index):
+    """The tile's numbers in row `index` of each column; 0 where there is no such row."""
+    return tl.sum(tl.where(k == index[None, :], tile, 0.0), 0)
+
+
+@triton.jit
+def _extent(shares, upper, k, index, bound: tl.constexpr):
+    """Lower edge and size of the bin `index` of each column."""
+    lower = _at(upper, k, index - 1) + tl.where(index == 0, -bound + 0 * tl.sum(shares, 0), 0.0)
+    return lower, _at(shares, k, index) * (2 * bound)
+
+
+@triton.jit
+def _slopes(raw, k, at, inside, size, index, bins: tl.constexpr):
+    """Slopes at both ends of each number's bin; raw zeros at the bounds are slopes of 1."""
+    mask = (k < bins - 1) & inside[None, :]
+    value = wide(tl.load(raw + k * size + at[None, :], mask, other=0.0))
+    d0 = softplus(_at(value, k, index - 1) + _UNIT_SLOPE) + _MIN_SLOPE
+    d1 = softplus(_at(value, k, index) + _UNIT_SLOPE) + _MIN_SLOPE
+    return d0, d1
+
+
+@triton.jit
+def _theta(u, x0, width, y0, height, d0, d1, INVERSE: tl.constexpr):
+    s = height / width
+    if INVERSE:
+        share = tl.minimum(tl.maximum((u - y0) / height, 0.0), 1.0)
+        bend = d0 + d1 - 2 * s
+        a, b = s - d0 + share * bend, d0 - share * bend
+        root = tl.sqrt(tl.maximum(b * b + 4 * a * s * share, 0.0))
+        rising = b >= 0
+        first = 2 * s * share / tl.where(rising, b + root, 1.0)
+        theta = tl.where(rising, first, (root - b) / (2 * tl.where(rising, 1.0, a)))
+    else:
+        theta = (u - x0) / width
+    return tl.minimum(tl.maximum(theta, 0.0), 1.0) + 0 * s, s
+
+
+@triton.jit
+def _forward(
+    active, parameters, passive, out, index_out, sums,
+    size, rest, active_stride, parameters_stride, passive_stride, active_start, passive_start,
+    blocks, bins: tl.constexpr, bound: tl.constexpr, INVERSE: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    sample, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row = out + sample * (size + rest)
+    if block < blocks:
+        at = block * BLOCK + tl.arange(0, BLOCK)
+        inside = at < size
+        k = tl.arange(0, ROWS)[:, None]
+        raw = parameters + sample * parameters_stride
+        x = wide(tl.load(active + sample * active_stride + at, inside, other=0.0))
+        within = (x >= -bound) & (x <= bound)
+        u = tl.where(within, x, 0.0)
+        widths, upper_x = _edges(_softmax(raw, k, at, inside, size, bins), k, bins, bound)
+        heights, upper_y = _edges(
+            _softmax(raw + bins * size, k, at, inside, size, bins), k, bins, bound
+        )
+        passed = u[None, :] >= (upper_y if INVERSE else upper_x)
+        index = tl.sum((passed & (k < bins - 1)).to(tl.int32), 0)
+        x0, width = _extent(widths, upper_x, k, index, bound)
+        y0, height = _extent(heights, upper_y, k, index, bound)
+        d0, d1 = _slopes(raw + 2 * bins * size, k, at, inside, size, index, bins)
+        theta, s = _theta(u, x0, width, y0, height, d0, d1, INVERSE)
+        t = theta * (1 - theta)
+        denominator = s + (d0 + d1 - 2 * s) * t
+        if INVERSE:
+            y = x0 + width * theta
+        else:
+            y = y0 + height * ((s * theta * theta + d0 * t) / denominator)
+        mean = d1 * theta * theta + 2 * s * t + d0 * (1 - theta) * (1 - theta)
+        ratio = s / denominator
+        log_slope = tl.where(within, tl.log(mean * ratio * ratio), 0 * x)
+        tl.store(row + active_start + at, tl.where(within, y, x).to(out.dtype.element_ty), inside)
+        tl.store(index_out + sample * size + at, index.to(tl.int64), inside)
+        total = tl.sum(tl.where(inside, log_slope, 0.0))
+        tl.store(sums + sample * blocks + block, -total if INVERSE else total)
+    else:
+        at = (block - blocks) * BLOCK + tl.arange(0, BLOCK)
+        inside = at < rest
+        half = tl.load(passive + sample * passive_stride + at, inside, other=0.0)
+        tl.store(row + passive_start + at, half.to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def _store_sizes(softmax, k, index, by_edge, by_size, out, at, inside, size, bins: tl.constexpr):
+    """softmax_j (G_j - Σ_i G_i softmax_i), G_j: by_edge before the bin, by_size in it, 0 behind."""
+    before, here = k < index[None, :], k == index[None, :]
+    g = softmax * tl.where(before, by_edge[None, :], tl.where(here, by_size[None, :], 0.0))
+    g -= softmax * tl.sum(g, 0)[None, :]
+    mask = (k < bins) & inside[None, :]
+    tl.store(out + k * size + at[None, :], g.to(out.dtype.element_ty), mask)
+
+
+@triton.jit
+def _backward(
+    grad, grad_log_det, active, index_in, parameters, grad_active, grad_parameters,
+    size, grad_stride, active_stride, parameters_stride, log_det_stride,
+    bins: tl.constexpr, bound: tl.constexpr, INVERSE: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The formulas of `spline._local_gradients` and of the softmax."""
+    sample, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    at = block * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    k = tl.arange(0, ROWS)[:, None]
+    raw = parameters + sample * parameters_stride
+    x = wide(tl.load(active + sample * active_stride + at, inside, other=0.0))
+    g = wide(tl.load(grad + sample * grad_stride + at, inside, other=0.0))
+    index = tl.load(index_in + sample * size + at, inside, other=0).to(tl.int32)
+    within = (x >= -bound) & (x <= bound)
+    u = tl.where(within, x, 0.0)
+    share_x = _softmax(raw, k, at, inside, size, bins)
+    share_y = _softmax(raw + bins * size, k, at, inside, size, bins)
+    widths, upper_x = _edges(share_x, k, bins, bound)
+    heights, upper_y = _edges(share_y, k, bins, bound)
+    x0, width = _extent(widths, upper_x, k, index, bound)
+    y0, height = _extent(heights, upper_y, k, index, bound)
+    d0, d1 = _slopes(raw + 2 * bins * size, k, at, inside, size, index, bins)
+    theta, s = _theta(u, x0, width, y0, height, d0, d1, INVERSE)
+    rest = 1 - theta
+    t = theta * rest
+    bend = d0 + d1 - 2 * s
+    denominator = s + bend * t
+    numerator = s * theta * theta + d0 * t
+    mean = d1 * theta * theta + 2 * s * t + d0 * rest * rest
+    log_theta = 2 * (d1 * theta - d0 * rest + s * (1 - 2 * theta)) / mean
+    log_theta -= 2 * (1 - 2 * theta) * bend / denominator
+    y_theta = height * mean * s / (denominator * denominator)
+    g_y = tl.where(within, g, 0.0)
+    g_log = tl.where(within, wide(tl.load(grad_log_det + sample * log_det_stride)), 0.0)
+    if INVERSE:
+        g_log = -g_log
+        g_y = -(g_y * width + g_log * log_theta) / y_theta
+    scale = g_y * height / (denominator * denominator)
+    by_mean, by_denominator = g_log / mean, 2 * g_log / denominator
+    g_s = scale * (theta * theta * denominator - numerator * (1 - 2 * t))
+    g_s += 2 * (g_log / s + by_mean * t) - by_denominator * (1 - 2 * t)
+    g_d0 = scale * t * (denominator - numerator) + by_mean * rest * rest - by_denominator * t
+    g_d1 = -scale * t * numerator + by_mean * theta * theta - by_denominator * t
+    g_x = (g_y * y_theta + g_log * log_theta) / width
+    g_width = -g_x * theta - g_s * s / width
+    g_height = g_y * numerator / denominator + g_s / width
+    result = tl.where(within, -g_y if INVERSE else g_x, g)
+    tl.store(grad_active + sample * size + at, result.to(grad_active.dtype.element_ty), inside)
+    out = grad_parameters + sample * (3 * bins - 1) * size
+    spread: tl.constexpr = 2 * bound * (1 - _MIN_SIZE * bins)
+    _store_sizes(share_x, k, index, -g_x * spread, g_width * spread, out, at, inside, size, bins)
+    _store_sizes(
+        share_y,
+        k,
+        index,
+        g_y * spread,
+        g_height * spread,
+        out + bins * size,
+        at,
+        inside,
+        size,
+        bins,
+    )
+    # The derivative of softplus is 1 - e^-softplus.
+    raised0 = g_d0 * (1 - tl.exp(-d0 + _MIN_SLOPE))
+    raised1 = g_d1 * (1 - tl.exp(-d1 + _MIN_SLOPE))
+    g_raw = tl.where(k == index[None, :] - 1, raised0[None, :], 0.0)
+    g_raw += tl.where(k == index[None, :], raised1[None, :], 0.0)
+    mask = (k < bins - 1) & inside[None, :]
+    tl.store(
+        out + (2 * bins + k) * size + at[None, :], g_raw.to(grad_parameters.dtype.element_ty), mask
+    )
+
+
+def spline_couple(
+    active: Tensor,
+    parameters: Tensor,
+    passive: Tensor | None,
+    active_first: bool,
+    bins: int,
+    bound: float,
+    inverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `spline.spline_couple`, which takes other layouts than by sample."""
+    halves = [active, parameters] + ([] if passive is None else [passive])
+    if not by_sample(*halves):
+        return eager.spline_couple(active, parameters, passive, active_first, bins, bound, inverse)
+    dtype = torch.promote_types(active.dtype, parameters.dtype)
+    channels = active.shape[1] + (0 if passive is None else passive.shape[1])
+    out = active.new_empty((len(active), channels, *active.shape[2:]), dtype=dtype)
+    index = torch.empty(active.shape, dtype=torch.int64, device=active.device)
+    size, rest = active[0].numel(), 0 if passive is None else passive[0].numel()
+    blocks, copies = triton.cdiv(size, BLOCK), triton.cdiv(rest, BLOCK)
+    sums = active.new_empty(len(active), blocks, dtype=widened(dtype))
+    half = active if passive is None else passive
+    starts = (0, size) if active_first else (rest, 0)
+    _forward[(len(active), blocks + copies)](
+        active, parameters, half, out, index, sums,
+        size, rest, active.stride(0), parameters.stride(0), half.stride(0), *starts,
+        blocks, bins, bound, inverse, ROWS=triton.next_power_of_2(bins), BLOCK=BLOCK,
+    )  # fmt: skip
+    return out, sums.sum(1), index[:, None]
+
+
+def spline_couple_backward(
+    grad: Tensor,
+    grad_log_det: Tensor,
+    active: Tensor,
+    index: Tensor,
+    parameters: Tensor,
+    bins: int,
+    bound: float,
+    inverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """As `spline.spline_couple_backward`."""
+    if not by_sample(grad, active, parameters, index):
+        return eager.spline_couple_backward(
+            grad, grad_log_det, active, index, parameters, bins, bound, inverse
+        )
+    size = active[0].numel()
+    grad_active = torch.empty(active.shape, dtype=active.dtype, device=active.device)
+    grad_parameters = torch.empty(
+        parameters.shape, dtype=parameters.dtype, device=parameters.device
+    )
+    _backward[(len(active), triton.cdiv(size, BLOCK))](
+        grad, grad_log_det, active, index, parameters, grad_active, grad_parameters,
+        size, grad.stride(0), active.stride(0), parameters.stride(0), grad_log_det.stride(0),
+        bins, bound, inverse, ROWS=triton.next_power_of_2(bins), BLOCK=BLOCK,
+    )  # fmt: skip
+    return grad_active, grad_parameters

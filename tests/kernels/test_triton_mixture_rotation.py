@@ -1,0 +1,77 @@
+"""The mixture's and the rotation's kernels against their definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from couplings import random_rotation
+from couplings.ops import mixture, reference, rotation, triton_mixture, triton_rotation
+from couplings.testing import assert_as_exact
+
+both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+
+
+def draw(
+    device: torch.device, *shapes: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
+    return [tensor.to(device, dtype) for tensor in drawn]
+
+
+@pytest.mark.parametrize("shape", [(3, 37, 6), (1, 1, 1), (2, 1500, 3)], ids=str)
+@pytest.mark.parametrize("distance", [1.0, 10.0])
+def test_mixture(shape: tuple[int, int, int], distance: float, device: torch.device) -> None:
+    batch, classes, dims = shape
+    z, means, weights = draw(device, (batch, dims), (classes, dims), (classes,))
+    assert_as_exact(
+        lambda *t: triton_mixture.mixture(*t, False),
+        lambda *t: reference.mixture(*t, False),
+        [z, distance * means, weights.log_softmax(0)],
+    )
+
+
+@pytest.mark.parametrize("fixed_prior", [False, True])
+@pytest.mark.parametrize("given", [(0, 1, 2), (1,), (0,), (2,), (1, 2)], ids=str)
+def test_mixture_backward(given: tuple[int, ...], fixed_prior: bool, device: torch.device) -> None:
+    z, means, logits = draw(device, (3, 6), (37, 6), (3, 37))
+    upstream = draw(device, (3, 37), (3,), (3, 37))
+    grads = [upstream[i] if i in given else None for i in range(3)]
+    arguments = (*grads, z, means, logits.log_softmax(1), fixed_prior)
+    ours = triton_mixture.mixture_backward(*arguments)
+    torch.testing.assert_close(ours, mixture.mixture_backward(*arguments))
+
+
+@both_ways
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (2, 40, 2, 2), (3, 7), (1, 2, 1, 1)], ids=str)
+def test_rotation(
+    shape: tuple[int, ...], dtype: torch.dtype, inverse: bool, device: torch.device
+) -> None:
+    matrix = random_rotation(shape[1], torch.Generator().manual_seed(1)).to(device)
+    x, scale, offset = draw(device, shape, shape[1:2], shape[1:2], dtype=dtype)
+    assert_as_exact(
+        lambda x, s, o: (triton_rotation.rotate(x, matrix, s, o, inverse),),
+        lambda x, s, o: (reference.rotate(x, matrix, s, o, inverse),),
+        [x, scale, offset],
+    )
+
+
+@both_ways
+@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (2, 40, 2, 2), (3, 7)], ids=str)
+def test_rotation_backward(shape: tuple[int, ...], inverse: bool, device: torch.device) -> None:
+    matrix = random_rotation(shape[1], torch.Generator().manual_seed(1)).to(device)
+    grad, z, scale, offset = draw(device, shape, shape, shape[1:2], shape[1:2])
+    ours = triton_rotation.rotate_backward(grad, z, matrix, scale, offset, inverse)
+    expected = rotation.rotate_backward(grad, z, matrix, scale, offset, inverse)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@both_ways
+def test_float64_is_left_to_the_eager_kernel(inverse: bool, device: torch.device) -> None:
+    matrix = random_rotation(3, torch.Generator().manual_seed(1)).to(device)
+    x, scale, offset = draw(device, (2, 3, 2, 2), (3,), (3,), dtype=torch.float64)
+    ours = triton_rotation.rotate(x, matrix, scale, offset, inverse)
+    assert torch.equal(ours, rotation.rotate(x, matrix, scale, offset, inverse))

@@ -1,0 +1,89 @@
+"""The spline kernels against definition and eager backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from couplings.ops import reference_spline, spline, triton_spline
+from couplings.testing import assert_as_exact
+
+BOUND = 3.0
+DTYPES = [torch.float32, torch.bfloat16]
+Function = Callable[..., tuple[Tensor, ...]]
+
+both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def draw(device: torch.device, dtype: torch.dtype, bins: int, rest: int = 0) -> list[Tensor]:
+    """x with three active channels, a quarter of it in the tails, and parameters."""
+    generator = torch.Generator().manual_seed(0)
+    x = 2.5 * torch.randn(3, 3 + rest, 7, 5, dtype=torch.float64, generator=generator)
+    raw = torch.randn(3, 3 * (3 * bins - 1), 7, 5, dtype=torch.float64, generator=generator)
+    return [x.to(device, dtype), raw.to(device, dtype)]
+
+
+@both_ways
+@all_dtypes
+@pytest.mark.parametrize("bins", [1, 5, 8])
+@pytest.mark.parametrize(("rest", "first"), [(0, False), (2, False), (2, True)])
+def test_forward(
+    bins: int, dtype: torch.dtype, rest: int, first: bool, inverse: bool, device: torch.device
+) -> None:
+    def call(function: Function, x: Tensor, raw: Tensor) -> tuple[Tensor, ...]:
+        passive = x[:, 3:] if rest else None
+        return function(x[:, :3], raw, passive, first, bins, BOUND, inverse)[:2]
+
+    assert_as_exact(
+        lambda *t: call(triton_spline.spline_couple, *t),
+        lambda *t: call(reference_spline.spline_couple, *t),
+        draw(device, dtype, bins, rest),
+    )
+
+
+@both_ways
+@all_dtypes
+@pytest.mark.parametrize("bins", [1, 5])
+def test_backward(bins: int, dtype: torch.dtype, inverse: bool, device: torch.device) -> None:
+    x, raw = draw(device, dtype, bins)
+    index = spline.spline_couple(x, raw, None, False, bins, BOUND, inverse)[2]
+    generator = torch.Generator().manual_seed(1)
+    grad = torch.randn(3, 5, 7, 5, dtype=torch.float64, generator=generator).to(device, dtype)
+    grad_log_det = torch.randn(3, dtype=torch.float64, generator=generator).to(device)
+
+    def call(function: Function, grad: Tensor, x: Tensor, raw: Tensor) -> tuple[Tensor, ...]:
+        wide = grad_log_det.to(torch.promote_types(grad.dtype, torch.float32))
+        return function(grad[:, 2:], wide, x, index, raw, bins, BOUND, inverse)
+
+    assert_as_exact(
+        lambda *t: call(triton_spline.spline_couple_backward, *t),
+        lambda *t: call(spline.spline_couple_backward, *t),
+        [grad, x, raw],
+    )
+
+
+@both_ways
+def test_float64(inverse: bool, device: torch.device) -> None:
+    x, raw = draw(device, torch.float64, 5)
+    y, log_det, _ = triton_spline.spline_couple(x, raw, None, False, 5, BOUND, inverse)
+    expected = reference_spline.spline_couple(x, raw, None, False, 5, BOUND, inverse)
+    torch.testing.assert_close((y, log_det), expected, atol=1e-12, rtol=1e-12)
+
+
+@both_ways
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("position", [0, 1], ids=["active", "parameters"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_not_finite_stays_so(
+    bad: float, position: int, inverse: bool, device: torch.device
+) -> None:
+    tensors = draw(device, torch.float32, 5)
+    tensors[0] *= 0.1
+    tensors[position][0, 0, 0, 0] = bad
+    ours = triton_spline.spline_couple(*tensors, None, False, 5, BOUND, inverse)
+    expected = reference_spline.spline_couple(*tensors, None, False, 5, BOUND, inverse)
+    torch.testing.assert_close(ours[:2], expected, equal_nan=True, atol=1e-4, rtol=1e-4)
