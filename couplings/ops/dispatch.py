@@ -87,8 +87,12 @@ def _lazy(module: str, name: str, eager: Callable[..., Any]) -> Callable[..., An
         return kernel
 
     def kernel(*args: Any) -> Any:
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
         # There is no grid for nothing.
-        empty = any(isinstance(arg, Tensor) and arg.numel() == 0 for arg in args)
-        return (eager if empty else chosen())(*args)
+        if not all(tensor.numel() for tensor in tensors):
+            return eager(*args)
+        # Triton launches on the current device, which need not be that of the tensors.
+        with torch.cuda.device_of(tensors[0]):
+            return chosen()(*args)
 
     return kernel

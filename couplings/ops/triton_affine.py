@@ -14,7 +14,7 @@ from torch import Tensor
 
 from couplings.ops import affine as eager
 from couplings.ops.dispatch import widened
-from couplings.ops.triton_math import atan, block_of, tanh, wide
+from couplings.ops.triton_math import atan, block_of, sample_and_block, tanh, wide
 
 __all__ = ["affine_couple", "affine_couple_backward"]
 
@@ -23,10 +23,10 @@ __all__ = ["affine_couple", "affine_couple_backward"]
 def _forward(
     active, parameters, passive, out, unit, sums,
     size, rest, active_stride, parameters_stride, passive_stride, active_start, passive_start,
-    blocks, limit: tl.constexpr, gain: tl.constexpr,
+    blocks, copies, limit: tl.constexpr, gain: tl.constexpr,
     ATAN: tl.constexpr, INVERSE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    sample, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    sample, block = sample_and_block(blocks + copies)
     row = out + sample * (size + rest)
     if block < blocks:
         at = block * BLOCK + tl.arange(0, BLOCK)
@@ -56,10 +56,10 @@ def _forward(
 def _backward(
     grad, grad_log_det, kept, unit, grad_active, grad_parameters,
     size, grad_stride, kept_stride, log_det_stride,
-    limit: tl.constexpr, gain: tl.constexpr,
+    blocks, limit: tl.constexpr, gain: tl.constexpr,
     ATAN: tl.constexpr, INVERSE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    sample, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    sample, block = sample_and_block(blocks)
     at = block * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     g = wide(tl.load(grad + sample * grad_stride + at, inside, other=0.0))
@@ -109,10 +109,10 @@ def affine_couple(
     sums = unit.new_empty(len(active), blocks)
     half = active if passive is None else passive
     starts = (0, size) if active_first else (rest, 0)
-    _forward[(len(active), blocks + copies)](
+    _forward[(len(active) * (blocks + copies),)](
         active, parameters, half, out, unit, sums,
         size, rest, active.stride(0), parameters.stride(0), half.stride(0), *starts,
-        blocks, limit, gain, ATAN=atan, INVERSE=inverse, BLOCK=block,
+        blocks, copies, limit, gain, ATAN=atan, INVERSE=inverse, BLOCK=block,
     )  # fmt: skip
     return out, sums.sum(1).mul_(-limit if inverse else limit), unit
 
@@ -139,9 +139,10 @@ def affine_couple_backward(
     shape = (len(unit), 2 * unit.shape[1], *unit.shape[2:])
     grad_parameters = unit.new_empty(shape, dtype=parameters_dtype)
     block = block_of(size)
-    _backward[(len(unit), triton.cdiv(size, block))](
+    blocks = triton.cdiv(size, block)
+    _backward[(len(unit) * blocks,)](
         grad, grad_log_det, kept, unit, grad_active, grad_parameters,
-        size, grad.stride(0), kept.stride(0), grad_log_det.stride(0), limit, gain,
+        size, grad.stride(0), kept.stride(0), grad_log_det.stride(0), blocks, limit, gain,
         ATAN=atan, INVERSE=inverse, BLOCK=block,
     )  # fmt: skip
     return grad_active, grad_parameters

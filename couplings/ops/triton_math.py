@@ -5,12 +5,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["atan", "block_of", "softplus", "tanh", "wide"]
+__all__ = ["atan", "block_of", "sample_and_block", "softplus", "tanh", "wide"]
 
 
 def block_of(size: int, largest: int = 1024) -> int:
     """Block length for rows of this many elements."""
     return int(min(largest, max(16, triton.next_power_of_2(size))))
+
+
+@triton.jit
+def sample_and_block(blocks):
+    """Which of the samples' `blocks` programs this is: (sample, block).
+
+    Grids have one axis, for the others end at 65535. Offsets of samples may need 64 bits.
+    """
+    program = tl.program_id(0)
+    return (program // blocks).to(tl.int64), program % blocks
 
 
 @triton.jit

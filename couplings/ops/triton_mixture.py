@@ -23,15 +23,17 @@ def _forward(
     """Row by row: scores become log q(z|k); log-sum-exp with the weights, and the posterior."""
     sample = tl.program_id(0).to(tl.int64)
     scores, log_posterior = scores + sample * classes, log_posterior + sample * classes
-    highest = wide(tl.load(scores)) + wide(tl.load(log_weights))
-    total = highest * 0
+    # A class of weight 0 has a score of -inf, from which -inf must not be taken.
+    highest = wide(tl.full((), float("-inf"), scores.dtype.element_ty))
+    total = wide(tl.full((), 0.0, scores.dtype.element_ty))
     for start in range(0, classes, BLOCK):
         at = start + tl.arange(0, BLOCK)
         inside = at < classes
         joint = wide(tl.load(scores + at, inside, other=float("-inf")))
         joint += wide(tl.load(log_weights + at, inside, other=0.0))
         top = tl.maximum(highest, tl.max(joint, 0))
-        total = total * tl.exp(highest - top) + tl.sum(tl.exp(joint - top), 0)
+        base = tl.where(top == float("-inf"), 0.0, top)
+        total = total * tl.exp(highest - base) + tl.sum(tl.exp(joint - base), 0)
         highest = top
     shared = wide(tl.load(common + sample))
     log_total = tl.log(total)

@@ -33,6 +33,24 @@ def test_mixture(shape: tuple[int, int, int], distance: float, device: torch.dev
     )
 
 
+@pytest.mark.parametrize("absent", [slice(0, 1), slice(2, 4), slice(0, 1100)], ids=str)
+def test_mixture_with_classes_of_weight_zero(absent: slice, device: torch.device) -> None:
+    z, means, logits = draw(device, (3, 4), (1500, 4), (1500,))
+    logits[absent] = float("-inf")
+    arguments = (z, means, logits.log_softmax(0), False)
+    torch.testing.assert_close(triton_mixture.mixture(*arguments), mixture.mixture(*arguments))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_mixture_of_what_is_not_finite(bad: float, device: torch.device) -> None:
+    z, means, logits = draw(device, (3, 4), (5, 4), (5,))
+    z[0, 0] = bad
+    arguments = (z, means, logits.log_softmax(0), False)
+    ours, expected = triton_mixture.mixture(*arguments), mixture.mixture(*arguments)
+    torch.testing.assert_close(ours, expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("fixed_prior", [False, True])
 @pytest.mark.parametrize("given", [(0, 1, 2), (1,), (0,), (2,), (1, 2)], ids=str)
 def test_mixture_backward(given: tuple[int, ...], fixed_prior: bool, device: torch.device) -> None:
