@@ -122,9 +122,10 @@ def spline_couple(
     Outside of it, and for parameters of zero, the map is the identity. Widths and heights of the
     bins are 2·bound (0.001 + (1 - 0.001 K) softmax(raw)), inner slopes 0.001 + softplus(raw + c)
     with c such that raw zeros are slopes of 1; slopes at the bounds are 1. Twice differentiable.
-    Under autocast y has the wider dtype of the two inputs; log_det is float32 or wider.
+    Under autocast y has the wider dtype of the two inputs; log_det is float32 or wider. NaN and raw
+    numbers of +inf that take part give NaN; -inf is their limit, a bin of the least size.
 
-    Durkan et al., "Neural Spline Flows", NeurIPS 2019, Sec. 3.
+    Durkan et al., "Neural Spline Flows", NeurIPS 2019, Sec. 3; the formulas: `ops.spline`.
 
     Args:
         active: (B, A, ...).

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["empty_with", "per_sample", "room"]
+__all__ = ["empty_with", "is_channels_last", "per_sample", "room"]
 
 
 def room(
@@ -25,9 +25,13 @@ def room(
 
 def empty_with(like: Tensor, shape: Any, dtype: torch.dtype | None = None) -> Tensor:
     """Uninitialised, in the memory format that `like` has, be it a slice of channels."""
-    channels_last = like.dim() == 4 and like.stride(1) == 1 and like.shape[1] > 1
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    layout = torch.channels_last if is_channels_last(like) else torch.contiguous_format
     return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=layout)
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether the channels are the innermost in memory, be it a slice of them."""
+    return tensor.dim() == 4 and tensor.stride(1) == 1 and tensor.shape[1] > 1
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

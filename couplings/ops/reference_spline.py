@@ -44,8 +44,8 @@ def spline_couple(
     d0, d1 = (slopes.gather(1, index + i).squeeze(1) for i in (0, 1))
     s = (y1 - y0) / (x1 - x0)
     bend = d0 + d1 - 2 * s
-    theta = root((u - y0) / (y1 - y0), s, d0, bend) if inverse else (u - x0) / (x1 - x0)
-    theta = theta.clamp(0, 1)
+    share = ((u - y0) / (y1 - y0) if inverse else (u - x0) / (x1 - x0)).clamp(0, 1)
+    theta = root(share, d0 / s, d1 / s) if inverse else share
     t = theta * (1 - theta)
     denominator = s + bend * t
     if inverse:
@@ -69,16 +69,18 @@ def _edges(raw: Tensor, bound: float) -> Tensor:
     return torch.cat((-end, inner, end), dim=1)
 
 
-def root(share: Tensor, s: Tensor, d0: Tensor, bend: Tensor) -> Tensor:
-    """θ at which the spline has risen by this share of the bin's height.
+def root(share: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """θ at which the spline has risen by this share ξ of the bin's height; a = d0/s, b = d1/s.
 
-    a θ² + b θ = s · share has one root in [0, 1]; of its two forms the one without cancellation.
+    With v = a (1 - ξ) - b ξ the quadratic's root in [0, 1] is
+
+        θ = 2ξ / (2ξ + v + √(v² + 4ξ (1 - ξ)))
+
+    whose discriminant is a sum of squares: rounding cannot make it negative, as it can b² - 4ac.
+    Where v < 0, v + √… = 4ξ (1 - ξ) / (√… - v) does not cancel.
     """
-    a = s - d0 + share * bend
-    b = d0 - share * bend
-    root = (b.square() + 4 * a * s * share).clamp(min=0).sqrt()
-    rising = b >= 0
-    # The inner where keeps the form that is not taken from dividing by zero in the backward.
-    first = 2 * s * share / torch.where(rising, b + root, 1.0)
-    second = (root - b) / (2 * torch.where(rising, 1.0, a))
-    return torch.where(rising, first, second)
+    lead = a * (1 - share) - b * share
+    product = 4 * share * (1 - share)
+    falling = lead < 0
+    large = torch.where(falling, -lead, lead) + (lead.square() + product).sqrt()
+    return 2 * share / (2 * share + torch.where(falling, product / large, large))

@@ -1,21 +1,28 @@
 """couplings::spline_couple, a monotone rational-quadratic spline coupling, and its backward.
 
-In the bin [x0, x0 + w] -> [y0, y0 + h] with slopes d0, d1 at its ends, for θ = (x - x0)/w,
-t = θ(1 - θ) and s = h/w (Durkan et al., "Neural Spline Flows", NeurIPS 2019, Eqs. 4-8):
+In the bin [x0, x0 + w] -> [y0, y0 + h] with slopes d0, d1 at its ends, let θ = (x - x0)/w,
+r = 1 - θ, t = θ r, s = h/w, a = d0/s and b = d1/s. With these relative slopes Eqs. 4-8 of Durkan
+et al., "Neural Spline Flows", NeurIPS 2019, are sums of positive terms, in which nothing cancels:
 
-    D = s + (d0 + d1 - 2s) t,   N = s θ² + d0 t,   M = d1 θ² + 2 s t + d0 (1 - θ)²
-    y = y0 + h N / D,           L = log dy/dx = 2 log s + log M - 2 log D
+    N = θ² + a t,   D = θ² + r² + (a + b) t,   M = b θ² + 2 t + a r²
+    y = y0 + h N/D,   L = log dy/dx = log (s M/D²)
+
+`reference_spline.root` is the inverse's θ. Outside of [-bound, bound] the map is the identity,
+which the numbers at the bound continue.
 
 Parameters (B, (3K-1) A, ...) are K raw widths, K raw heights and K-1 raw inner slopes, each for all
-A numbers at once: in (B, 3K-1, A, ...) every bin is a contiguous slice. Outside of [-bound, bound]
-the map is the identity, which the numbers at the bound continue.
+A numbers at once: in (B, 3K-1, A, ...) every bin is a contiguous slice. The kernels see rows
+(R, 3K-1, n), where R = B and n = A · inner or, for channels-last parameters, R = B · inner and
+n = A. They work on planes, one bin of all numbers each, so that a step over the bins is one
+vectorised operation; and on as many rows at a time as the caches hold.
 
-The backward computes the softmax again, so that only the inputs and the bins' indices are kept.
+The backward computes the softmaxes again, so that only the inputs and the bins' indices are kept.
 A second derivative differentiates the definition, `reference_spline`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -24,21 +31,63 @@ from torch.nn.functional import softplus
 
 from couplings.ops import reference_spline
 from couplings.ops.dispatch import define, differentiable, widened
-from couplings.ops.layout import empty_with, per_sample, room
+from couplings.ops.layout import empty_with, is_channels_last, per_sample, room
 from couplings.ops.reference_spline import MIN_SIZE, MIN_SLOPE, UNIT_SLOPE
 
 __all__ = ["spline_couple", "spline_couple_backward"]
 
+# As many numbers per thread as PyTorch gives one: a plane of them is 128 KiB.
+_GRAIN = 32768
+
+Kernel = tuple[Tensor, Tensor, Tensor]
+
+
+class Planes(NamedTuple):
+    """The parameters of r rows, bin by bin, contiguous.
+
+    Attributes:
+        exps: the terms of both softmaxes, before normalisation, (2, K, r, n).
+        slopes: raw slopes at all edges, zero at the bounds, (K + 1, r, n).
+    """
+
+    exps: Tensor
+    slopes: Tensor
+
 
 class Bin(NamedTuple):
-    """The bin each number falls into: its lower edges, sizes and end slopes, (B, A, ...) each."""
+    """The bin that each number falls into, (2, r, n) each: of x and y, or of both ends.
 
-    x0: Tensor
-    width: Tensor
-    y0: Tensor
-    height: Tensor
-    d0: Tensor
-    d1: Tensor
+    Attributes:
+        softmax: its share in both softmaxes.
+        below: the shares of the bins below it.
+        sizes: w and h.
+        edges: x0 and y0.
+        raised: slopes at its ends less the least slope.
+    """
+
+    softmax: Tensor
+    below: Tensor
+    sizes: Tensor
+    edges: Tensor
+    raised: Tensor
+
+
+class Curve(NamedTuple):
+    """Of formulas above: θ, r, t, θ², r², a, b, 1/D and M, (r, n) each."""
+
+    theta: Tensor
+    rest: Tensor
+    t: Tensor
+    theta2: Tensor
+    rest2: Tensor
+    a: Tensor
+    b: Tensor
+    inverse_d: Tensor
+    m: Tensor
+
+    def rise(self) -> Tensor:
+        """N/D."""
+        return torch.addcmul(self.theta2, self.a, self.t).mul_(self.inverse_d)
 
 
 def spline_couple(
@@ -49,33 +98,19 @@ def spline_couple(
     bins: int,
     bound: float,
     inverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Kernel:
     """(y, log_det) of `reference_spline.spline_couple`, and the bins' indices (B, 1, A, ...)."""
     dtype = torch.promote_types(active.dtype, parameters.dtype)
-    x = active.to(widened(dtype))
-    u = x.clamp(-bound, bound)
-    widths, heights, slopes = _softmaxes(parameters, active, bins)
-    edges = _lower_edges(heights if inverse else widths, bound)
-    index = (u[:, None] >= edges[:, 1:]).sum(1, keepdim=True)
-    others = _lower_edges(widths if inverse else heights, bound)
-    edges_x, edges_y = (others, edges) if inverse else (edges, others)
-    place = _bin(index, edges_x, widths, edges_y, heights, slopes, bound)
-    theta, s = _theta(u, place, inverse)
-    t = theta * (1 - theta)
-    denominator = _denominator(place, s, t)
-    if inverse:
-        y = place.width.mul_(theta).add_(place.x0)
-    else:
-        rise = theta.square().mul_(s).addcmul_(place.d0, t).div_(denominator)
-        y = rise.mul_(place.height).add_(place.y0)
-    log_slope = _mean_slope(place, s, theta, t).mul_(s.div_(denominator).square_()).log_()
-    inside = u == x
-    # What is not finite must not pass for a number in the tails: 0 · x keeps it.
-    log_slope.mul_(inside).add_(x, alpha=0)
+    x, raw = _rows(active, parameters, dtype), _per_bin(active, parameters, bins, dtype)
+    y, log_slopes = torch.empty_like(x), x.new_empty(len(x))
+    index = torch.empty_like(x, dtype=torch.int64)
+    for rows, order in _chunks(x):
+        outputs = y[rows], log_slopes[rows], index[rows]
+        _map(x[rows], _planes(raw[:, rows], bins), bound, inverse, order, *outputs)
     out, mapped = room(active, passive, active_first, dtype)
-    mapped.copy_(y.mul_(inside).addcmul_(x, inside.logical_not_().to(x.dtype)))
-    log_det = log_slope.flatten(1).sum(1)
-    return out, log_det.neg_() if inverse else log_det, index
+    mapped.copy_(_unrowed(y, active, parameters))
+    log_det = log_slopes.view(len(active), len(x) // max(len(active), 1)).sum(1)
+    return out, log_det, _unrowed(index, active, parameters).contiguous()[:, None]
 
 
 def spline_couple_backward(
@@ -93,42 +128,184 @@ def spline_couple_backward(
     For the inverse x(y, p) the implicit function theorem turns the gradients of x and of -L into
     that of y; the parameters then get the forward's gradients for minus that.
     """
-    x = active.to(widened(torch.promote_types(active.dtype, parameters.dtype)))
-    u = x.clamp(-bound, bound)
-    inside = (u == x).to(x.dtype)
-    softmaxes = _softmaxes(parameters, active, bins)
-    widths, heights, slopes = softmaxes
-    edges_x, edges_y = _lower_edges(widths, bound), _lower_edges(heights, bound)
-    place = _bin(index, edges_x, widths, edges_y, heights, slopes, bound)
-    theta, s = _theta(u, place, inverse)
-    grad_log = per_sample(grad_log_det, grad) * inside
-    grad_u, grads = _local_gradients(grad * inside, grad_log, place, theta, s, inverse)
+    dtype = torch.promote_types(active.dtype, parameters.dtype)
+    x, raw = _rows(active, parameters, dtype), _per_bin(active, parameters, bins, dtype)
+    grad_y, places = _rows(grad, parameters, dtype), _rows(index[:, 0], parameters)
+    grad_log = _rows(per_sample(grad_log_det, grad).expand_as(grad), parameters, dtype)
     grad_parameters = empty_with(parameters, parameters.shape, x.dtype)
-    _raw_gradients(grads, place, softmaxes, index, bound, _per_bin(grad_parameters, active, bins))
-    grad_active = grad_u.addcmul_(grad, 1 - inside)
+    out = _per_bin(active, grad_parameters, bins, dtype)
+    grad_x = torch.empty_like(x)
+    for rows, order in _chunks(x):
+        planes, numbers = _planes(raw[:, rows], bins), (x[rows], places[rows])
+        upstream = grad_y[rows], grad_log[rows]
+        grad_x[rows] = _gradients(*upstream, *numbers, planes, bound, inverse, order, out[:, rows])
+    grad_active = _unrowed(grad_x, active, parameters)
     return grad_active.to(active.dtype), grad_parameters.to(parameters.dtype)
 
 
-def _softmaxes(parameters: Tensor, like: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Softmax of raw widths and heights, and the raw slopes: (B, K or K - 1, A, ...)."""
-    raw = _per_bin(parameters, like, bins)
-    raw = raw.to(widened(torch.promote_types(raw.dtype, like.dtype)))
-    widths, heights, slopes = raw.split((bins, bins, bins - 1), dim=1)
-    return widths.softmax(1), heights.softmax(1), slopes
+def _map(
+    x: Tensor,
+    planes: Planes,
+    bound: float,
+    inverse: bool,
+    order: Tensor,
+    y: Tensor,
+    log_slopes: Tensor,
+    index: Tensor,
+) -> None:
+    """Fills the last three for rows x (r, n); log_slopes (r,) has the sum of each row."""
+    u, sums = x.clamp(-bound, bound), _running_sums(planes.exps)
+    index.copy_(_search(u, sums[int(inverse)], bound))
+    place = _bin(planes, sums, index, _places(index, order), bound)
+    curve, s = _curve(u, place, inverse)
+    rise, target = (curve.theta, 0) if inverse else (curve.rise(), 1)
+    value = place.edges[target].addcmul_(rise, place.sizes[target])
+    log_slope = s.mul_(curve.m).mul_(curve.inverse_d).mul_(curve.inverse_d).log_()
+    # What is not finite must not pass for a number in the tails: 0 · x keeps it. Products with
+    # `inside`, not torch.where: branches that cannot be predicted cost four times as much.
+    inside = (u == x).to(x.dtype)
+    torch.sum(log_slope.mul_(inside).add_(x, alpha=0), 1, out=log_slopes)
+    if inverse:
+        log_slopes.neg_()
+    y.copy_(value.mul_(inside).addcmul_(x, 1 - inside))
 
 
-def _per_bin(parameters: Tensor, like: Tensor, bins: int) -> Tensor:
-    return parameters.unflatten(1, (3 * bins - 1, like.shape[1]))
+def _gradients(
+    grad: Tensor,
+    grad_log: Tensor,
+    x: Tensor,
+    index: Tensor,
+    planes: Planes,
+    bound: float,
+    inverse: bool,
+    order: Tensor,
+    out: Tensor,
+) -> Tensor:
+    """The gradient of rows x (r, n); fills that of their parameters, out (3K-1, r, n)."""
+    bins = planes.exps.shape[1]
+    u, sums, at = x.clamp(-bound, bound), _running_sums(planes.exps), _places(index, order)
+    inside = (u == x).to(x.dtype)
+    place = _bin(planes, sums, index, at, bound)
+    grad_x, by_edges, by_sizes, by_slopes = _local_gradients(
+        grad * inside, grad_log * inside, u, place, inverse
+    )
+    spread = _spread(bins, bound)
+    before = _before(index, bins, x.dtype)
+    for group, (edge, size) in enumerate(zip(by_edges, by_sizes, strict=True)):
+        to = out[group * bins : (group + 1) * bins]
+        total = sums[group, -1]
+        mean = (edge * place.below[group]).addcmul_(size, place.softmax[group])
+        at_bin = size.sub_(mean).mul_(spread).div_(total)
+        edge, mean = edge.mul(spread).div_(total), mean.mul_(spread).div_(total)
+        factors = torch.mul(before, edge).sub_(mean)
+        factors.view(-1).scatter_(0, at, at_bin.view(-1))
+        torch.mul(factors, planes.exps[group], out=to)
+    _scatter_slopes(planes.slopes, at, by_slopes, out[2 * bins :])
+    return grad_x.mul_(inside).addcmul_(grad, 1 - inside)
 
 
-def _lower_edges(softmax: Tensor, bound: float) -> Tensor:
-    """-bound + Σ_{i<k} (min + share · softmax_i) · 2 bound, for all k: (B, K, A, ...)."""
-    edges, bins = torch.empty_like(softmax), softmax.shape[1]
-    edges[:, 0] = -bound
-    for k in range(1, bins):
-        torch.add(edges[:, k - 1], softmax[:, k - 1], alpha=_spread(bins, bound), out=edges[:, k])
-    least = torch.arange(bins, dtype=edges.dtype, device=edges.device) * (2 * bound * MIN_SIZE)
-    return edges.add_(least.view(1, -1, *[1] * (edges.dim() - 2)))
+def _rows(values: Tensor, parameters: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(B, A, ...) as (R, n) in the order of the parameters' memory, float32 or wider."""
+    values = values if dtype is None else values.to(widened(dtype))
+    if is_channels_last(parameters):
+        return values.movedim(1, -1).reshape(-1, values.shape[1])
+    return values.reshape(len(values), values.shape[1:].numel())
+
+
+def _unrowed(rows: Tensor, like: Tensor, parameters: Tensor) -> Tensor:
+    """The inverse of `_rows`: a view with the shape of `like`."""
+    if is_channels_last(parameters):
+        return rows.view(like.movedim(1, -1).shape).movedim(-1, 1)
+    return rows.view(like.shape)
+
+
+def _per_bin(active: Tensor, parameters: Tensor, bins: int, dtype: torch.dtype) -> Tensor:
+    """(3K-1, R, n), float32 or wider; a view of dense parameters."""
+    parameters, count = parameters.to(widened(dtype)), 3 * bins - 1
+    if is_channels_last(parameters):
+        rows = parameters.movedim(1, -1).contiguous()
+        shape = rows.shape[:-1].numel(), count, active.shape[1]
+    else:
+        rows = parameters.contiguous()
+        shape = len(active), count, active.shape[1:].numel()
+    return rows.view(shape).transpose(0, 1)
+
+
+def _chunks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of the rows to work on at a time, and 0, 1, 2, … for the numbers in each."""
+    rows, size = x.shape
+    chunk = _GRAIN * torch.get_num_threads() if x.device.type == "cpu" else x.numel()
+    step = max(1, -(-rows // max(1, -(-x.numel() // max(1, chunk)))))
+    order = torch.arange(step * size, device=x.device)
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        yield slice(start, stop), order[: (stop - start) * size]
+
+
+def _planes(raw: Tensor, bins: int) -> Planes:
+    shape = raw.shape[1:]
+    planes = raw.new_empty(3 * bins + 1, *shape)
+    planes[: 2 * bins].copy_(raw[: 2 * bins])
+    slopes = planes[2 * bins :]
+    slopes[0].zero_()
+    slopes[1:-1].copy_(raw[2 * bins :])
+    slopes[-1].zero_()
+    exps = planes[: 2 * bins].view(2, bins, *shape)
+    return Planes(exps.sub_(exps.amax(1, keepdim=True)).exp_(), slopes)
+
+
+def _running_sums(exps: Tensor) -> Tensor:
+    """Sums of none, one, … all K terms: (2, K + 1, r, n)."""
+    groups, bins, *shape = exps.shape
+    sums = exps.new_empty(groups, bins + 1, *shape)
+    sums[:, 0].zero_()
+    for k in range(bins):
+        torch.add(sums[:, k], exps[:, k], out=sums[:, k + 1])
+    return sums
+
+
+def _search(u: Tensor, sums: Tensor, bound: float) -> Tensor:
+    """How many inner edges lie at or before u, (r, n), int64; compared in the sum's units."""
+    bins, total = len(sums) - 1, sums[-1]
+    position = (u + bound).mul_(total).mul_(1 / _spread(bins, bound))
+    least = total * (MIN_SIZE / (1 - MIN_SIZE * bins))
+    edge = torch.arange(1, bins, dtype=u.dtype, device=u.device).view(-1, 1, 1)
+    passed = sums[1:-1] <= torch.addcmul(position, edge, least, value=-1)
+    # Summing bytes is four times as fast as summing booleans.
+    counts = passed.view(torch.uint8).sum(0, dtype=torch.uint8 if bins < 256 else torch.int16)
+    return counts.long()
+
+
+def _places(index: Tensor, order: Tensor) -> Tensor:
+    """Where the bin's values lie in the memory of planes."""
+    return index.view(-1).mul(len(order)).add_(order)
+
+
+def _pick(values: Tensor, at: Tensor, out: Tensor) -> None:
+    """One of the planes for each number; index_select is three times as fast as gather."""
+    torch.index_select(values.view(-1), 0, at, out=out.view(-1))
+
+
+def _pick_both(planes: Tensor, at: Tensor) -> Tensor:
+    """Of two groups of planes, (2, K, r, n), to (2, r, n)."""
+    out = planes.new_empty(2, *planes.shape[2:])
+    for group, chosen in zip(planes, out, strict=True):
+        _pick(group, at, chosen)
+    return out
+
+
+def _bin(planes: Planes, sums: Tensor, index: Tensor, at: Tensor, bound: float) -> Bin:
+    bins, totals = planes.exps.shape[1], sums[:, -1]
+    softmax = _pick_both(planes.exps, at).div_(totals)
+    below = _pick_both(sums[:, :-1], at).div_(totals)
+    sizes = (softmax * _spread(bins, bound)).add_(2 * bound * MIN_SIZE)
+    # With alpha the product is not rounded.
+    least_below = index.to(sums.dtype).mul_(2 * bound * MIN_SIZE).sub_(bound)
+    edges = torch.add(least_below, below, alpha=_spread(bins, bound))
+    slopes = torch.empty_like(softmax)
+    for end in (0, 1):
+        _pick(planes.slopes[end:], at, slopes[end])
+    return Bin(softmax, below, sizes, edges, softplus(slopes.add_(UNIT_SLOPE)))
 
 
 def _spread(bins: int, bound: float) -> float:
@@ -136,125 +313,93 @@ def _spread(bins: int, bound: float) -> float:
     return 2 * bound * (1 - MIN_SIZE * bins)
 
 
-def _bin(
-    index: Tensor,
-    edges_x: Tensor,
-    widths: Tensor,
-    edges_y: Tensor,
-    heights: Tensor,
-    slopes: Tensor,
-    bound: float,
-) -> Bin:
-    bins = widths.shape[1]
-    x0, width, y0, height = (
-        values.gather(1, index).squeeze(1) for values in (edges_x, widths, edges_y, heights)
-    )
-    for size in (width, height):
-        size.mul_(_spread(bins, bound)).add_(2 * bound * MIN_SIZE)
-    d0, d1 = (_slope(slopes, index.sub(1 - end), end) for end in (0, 1))
-    return Bin(x0, width, y0, height, d0, d1)
+def _root(share: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`reference_spline.root` in few passes."""
+    other = 1 - share
+    lead = (a * other).addcmul_(b, share, value=-1)
+    product = other.mul_(share).mul_(4)
+    large = torch.addcmul(product, lead, lead).sqrt_().add_(lead.abs())
+    rest = torch.lerp(large, product.div_(large), (lead < 0).to(lead.dtype))
+    twice = 2 * share
+    return twice.div_(rest.add_(twice))
 
 
-def _slope(slopes: Tensor, index: Tensor, end: int) -> Tensor:
-    """The slope at an inner edge, by its index; 1 at both bounds."""
-    count = slopes.shape[1]
-    if not count:
-        return torch.ones_like(index.squeeze(1), dtype=slopes.dtype)
-    raw = slopes.gather(1, index.clamp(0, count - 1)).mul_(
-        index >= 0 if end == 0 else index < count
-    )
-    return softplus(raw.squeeze(1).add_(UNIT_SLOPE)).add_(MIN_SLOPE)
-
-
-def _theta(u: Tensor, place: Bin, inverse: bool) -> tuple[Tensor, Tensor]:
-    """θ in [0, 1] and s = h/w."""
-    s = place.height / place.width
-    if inverse:
-        share = (u - place.y0).div_(place.height).clamp_(0, 1)
-        theta = reference_spline.root(share, s, place.d0, place.d0 + place.d1 - 2 * s)
-    else:
-        theta = (u - place.x0).div_(place.width)
-    return theta.clamp_(0, 1), s
-
-
-def _denominator(place: Bin, s: Tensor, t: Tensor) -> Tensor:
-    """D."""
-    return (place.d0 + place.d1).sub_(s, alpha=2).mul_(t).add_(s)
-
-
-def _mean_slope(place: Bin, s: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-    """M."""
-    ends = theta.square().mul_(place.d1).addcmul_(place.d0, (1 - theta).square_())
-    return ends.addcmul_(s, t, value=2)
+def _curve(u: Tensor, place: Bin, inverse: bool) -> tuple[Curve, Tensor]:
+    """The curve at x (inverse: y) = u, and s."""
+    source = int(inverse)
+    s = place.sizes[1] / place.sizes[0]
+    a, b = (place.raised + MIN_SLOPE).div_(s)
+    share = (u - place.edges[source]).div_(place.sizes[source]).clamp_(0, 1)
+    theta = _root(share, a, b) if inverse else share
+    rest = 1 - theta
+    t, theta2, rest2 = theta * rest, theta.square(), rest.square()
+    inverse_d = (theta2 + rest2).addcmul_(a + b, t).reciprocal_()
+    m = (2 * t).addcmul_(b, theta2).addcmul_(a, rest2)
+    return Curve(theta, rest, t, theta2, rest2, a, b, inverse_d, m), s
 
 
 def _local_gradients(
-    grad_y: Tensor, grad_log: Tensor, place: Bin, theta: Tensor, s: Tensor, inverse: bool
-) -> tuple[Tensor, Bin]:
-    """The gradient of x (inverse: of y), and those of the bin's numbers."""
-    _, width, _, height, d0, d1 = place
-    rest = 1 - theta
-    t = theta * rest
-    denominator = _denominator(place, s, t)
-    mean = _mean_slope(place, s, theta, t)
-    numerator = theta.square().mul_(s).addcmul_(d0, t)
-    bend = (d0 + d1).sub_(s, alpha=2)
-    # Derivatives of L by θ, through M and through D.
-    mean_theta = (d1 * theta).sub_(d0 * rest).add_(s * (1 - 2 * theta)).mul_(2)
-    log_theta = mean_theta.div_(mean).sub_((1 - 2 * theta).mul_(bend).div_(denominator).mul_(2))
-    y_theta = height * mean * s / denominator.square()
+    grad_y: Tensor, grad_log: Tensor, u: Tensor, place: Bin, inverse: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+    """Gradients of x (inverse: of y), of (x0, y0), of (w, h) and of both raw slopes."""
+    width, height = place.sizes
+    curve, s = _curve(u, place, inverse)
+    inverse_m, rise = curve.m.reciprocal(), curve.rise()
+    slope = curve.m.mul_(curve.inverse_d).mul_(curve.inverse_d)
+    log_theta = _log_slope_by_theta(curve, inverse_m)
     if inverse:
         # g_y = (g_x - g_L L_x) / y_x; what follows sees -g_y and -g_L.
-        grad_log = -grad_log
-        grad_y = -(grad_y * width).addcmul_(grad_log, log_theta).div_(y_theta)
-    grad_theta = (grad_y * y_theta).addcmul_(grad_log, log_theta)
-    scale = grad_y * height / denominator.square()
-    by_mean, by_denominator = grad_log / mean, grad_log / denominator * 2
-    grad_s = scale * (theta.square() * denominator - numerator * (1 - 2 * t))
-    grad_s += 2 * (grad_log / s + by_mean * t) - by_denominator * (1 - 2 * t)
-    grad_d0 = scale * t * (denominator - numerator) + by_mean * rest.square() - by_denominator * t
-    grad_d1 = -scale * t * numerator + by_mean * theta.square() - by_denominator * t
+        grad_log.neg_()
+        grad_theta = (grad_y * width).neg_()
+        grad_rise = torch.addcmul(grad_theta, grad_log, log_theta, value=-1).div_(slope)
+        grad_y = grad_rise / height
+    else:
+        grad_rise = grad_y * height
+        grad_theta = slope.mul_(grad_rise).addcmul_(grad_log, log_theta)
+    by_a, by_b = _by_relative_slopes(curve, rise, grad_rise, grad_log, inverse_m)
+    # s · g_s, at given d0 and d1.
+    by_s = grad_log.addcmul_(by_a, curve.a, value=-1).addcmul_(by_b, curve.b, value=-1)
     grad_x = grad_theta / width
-    grad_width = -(grad_x * theta) - grad_s * s / width
-    grad_height = grad_y * numerator / denominator + grad_s / width
-    grads = Bin(-grad_x, grad_width, grad_y, grad_height, grad_d0, grad_d1)
-    return -grad_y if inverse else grad_x, grads
+    grad_width = torch.addcmul(by_s, grad_theta, curve.theta).div_(width).neg_()
+    grad_height = rise.mul_(grad_y).add_(by_s.div_(height))
+    # The derivative of softplus is 1 - e^-softplus.
+    by_slopes = torch.stack((by_a, by_b)).div_(s).mul_((-place.raised).expm1_().neg_())
+    by_edges = (-grad_x, grad_y)
+    return -grad_y if inverse else grad_x, by_edges, (grad_width, grad_height), by_slopes
 
 
-def _raw_gradients(
-    grads: Bin,
-    place: Bin,
-    softmaxes: tuple[Tensor, Tensor, Tensor],
-    index: Tensor,
-    bound: float,
-    out: Tensor,
-) -> None:
-    """Gradients of all raw numbers, (B, 3K-1, A, ...)."""
-    widths, heights, _ = softmaxes
-    bins = widths.shape[1]
-    to_widths, to_heights, to_slopes = out.split((bins, bins, bins - 1), dim=1)
-    order = torch.arange(bins, device=index.device).view(1, -1, *[1] * (index.dim() - 2))
-    before = (index > order).to(widths.dtype)
-    spread = _spread(bins, bound)
-    _size_gradients(grads.x0 * spread, grads.width * spread, widths, index, before, to_widths)
-    _size_gradients(grads.y0 * spread, grads.height * spread, heights, index, before, to_heights)
-    if bins > 1:
-        to_slopes.zero_()
-        for edge, grad, slope in ((index - 1, grads.d0, place.d0), (index, grads.d1, place.d1)):
-            # The derivative of softplus is 1 - e^-softplus; slopes at the bounds are given.
-            raised = (MIN_SLOPE - slope).expm1_().neg_().mul_(grad)[:, None]
-            raised.mul_((edge >= 0) & (edge < bins - 1))
-            to_slopes.scatter_add_(1, edge.clamp(0, bins - 2), raised)
+def _log_slope_by_theta(curve: Curve, inverse_m: Tensor) -> Tensor:
+    """dL/dθ = M'/M - 2 D'/D."""
+    slant = curve.rest - curve.theta
+    by_m = (curve.b * curve.theta).addcmul_(curve.a, curve.rest, value=-1).add_(slant)
+    by_d = (curve.a + curve.b).sub_(2).mul_(slant).mul_(curve.inverse_d)
+    return by_m.mul_(inverse_m).sub_(by_d).mul_(2)
 
 
-def _size_gradients(
-    by_edge: Tensor, by_size: Tensor, softmax: Tensor, index: Tensor, before: Tensor, out: Tensor
-) -> None:
-    """softmax_j (G_j - Σ_i G_i softmax_i), G_j: by_edge before the bin, by_size in it, 0 behind."""
-    torch.mul(before, by_edge[:, None], out=out)
-    out.scatter_add_(1, index, by_size[:, None])
-    out.mul_(softmax)
-    out.addcmul_(softmax, out.sum(1, keepdim=True), value=-1)
+def _by_relative_slopes(
+    curve: Curve, rise: Tensor, grad_rise: Tensor, grad_log: Tensor, inverse_m: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of a and b from those of N/D and L."""
+    weight = curve.inverse_d * curve.t
+    common = (grad_log * weight).mul_(-2)
+    weight.mul_(grad_rise)
+    by_m = grad_log * inverse_m
+    by_a = torch.addcmul(common, weight, 1 - rise).addcmul_(by_m, curve.rest2)
+    return by_a, common.addcmul_(weight, rise, value=-1).addcmul_(by_m, curve.theta2)
+
+
+def _before(index: Tensor, bins: int, dtype: torch.dtype) -> Tensor:
+    """1 for the bins below the number's own, else 0: (K, r, n)."""
+    order = torch.arange(bins, dtype=dtype, device=index.device).view(-1, 1, 1)
+    return (index.to(dtype) - order).clamp_(0, 1)
+
+
+def _scatter_slopes(planes: Tensor, at: Tensor, gradients: Tensor, out: Tensor) -> None:
+    """Zero but at both ends of the bin; overwrites the planes (K + 1, r, n), bounds included."""
+    planes.zero_()
+    for end in (0, 1):
+        planes[end:].view(-1).scatter_(0, at, gradients[end].view(-1))
+    out.copy_(planes[1:-1])
 
 
 def _fake(

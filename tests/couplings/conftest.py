@@ -222,6 +222,9 @@ OWN = {
     "Coupling (spline, image, context)": Case(
         lambda g: Coupling((4, 2, 2), conv(g), SPLINE, context_features=CONTEXT)
     ),
+    "Coupling (spline, features, context)": Case(
+        lambda g: Coupling((4,), mlp(g), SPLINE, context_features=CONTEXT)
+    ),
     "two_sided_coupling (spline)": Case(lambda g: two_sided_coupling((5, 2, 2), conv(g), SPLINE)),
     "DownsamplingCoupling (spline)": Case(
         lambda g: DownsamplingCoupling((2, 4, 4), strided(g), conv(g), SPLINE)
