@@ -1,4 +1,9 @@
-"""CUDA kernels of couplings::rotate: the product in tiles, the backward's two sums in one pass."""
+"""CUDA kernels of couplings::rotate: one pass over memory each way, the channels' sums in it.
+
+Program (b, i) maps all channels of the i-th block of sample b's positions, so that each number is
+read once. That is for few channels: what is a matrix product rather than a pass over memory, as
+flat features are, is cuBLAS's.
+"""
 
 from __future__ import annotations
 
@@ -11,102 +16,101 @@ from couplings.ops import rotation as eager
 from couplings.ops.dispatch import full_precision
 from couplings.ops.rotation import folded
 from couplings.ops.triton_affine import by_sample
-from couplings.ops.triton_math import block_of, wide
+from couplings.ops.triton_math import sample_and_block, wide
 
 __all__ = ["rotate", "rotate_backward"]
 
-TILE = 32
+BLOCK = 64
+# The least size of a tile's side in tl.dot.
+STEP = 16
+MOST_CHANNELS = 64
 
 
 @triton.jit
 def _mix(
-    x, weight, bias, out, channels, positions, x_stride, weight_row, weight_column,
-    BIAS: tl.constexpr, TILE: tl.constexpr,
+    x, weight, bias, out, z, sums,
+    channels, positions, x_stride, z_stride, weight_row, weight_column, blocks,
+    BIAS: tl.constexpr, SUMS: tl.constexpr, INVERSE: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, STEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out[b, d, p] = Σ_c weight[d, c] x[b, c, p] + bias[d], a tile of (d, p) at a time."""
-    sample = tl.program_id(0).to(tl.int64)
-    d = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    p = tl.program_id(2) * TILE + tl.arange(0, TILE)
-    total = tl.zeros((TILE, TILE), tl.float32)
-    for start in range(0, channels, TILE):
-        c = start + tl.arange(0, TILE)
+    """out[b, d, p] = Σ_c weight[d, c] x[b, c, p] + bias[d]; Σ_p g and Σ_p g z, g being x or out."""
+    sample, block = sample_and_block(blocks)
+    x += sample * x_stride
+    d = tl.arange(0, ROWS)[:, None]
+    p = block * BLOCK + tl.arange(0, BLOCK)[None, :]
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in range(0, channels, STEP):
+        row, column = start + tl.arange(0, STEP)[:, None], start + tl.arange(0, STEP)[None, :]
         w = tl.load(
-            weight + d[:, None] * weight_row + c[None, :] * weight_column,
-            (d[:, None] < channels) & (c[None, :] < channels), other=0.0,
+            weight + d * weight_row + column * weight_column,
+            (d < channels) & (column < channels), other=0.0,
         )  # fmt: skip
-        columns = tl.load(
-            x + sample * x_stride + c[:, None] * positions + p[None, :],
-            (c[:, None] < channels) & (p[None, :] < positions), other=0.0,
-        )  # fmt: skip
-        total += tl.dot(w.to(tl.float32), columns.to(tl.float32), input_precision="ieee")
+        columns = tl.load(x + row * positions + p, (row < channels) & (p < positions), other=0.0)
+        if WIDE:
+            w, columns = wide(w), wide(columns)
+        total += tl.dot(w, columns, input_precision="ieee")
     if BIAS:
-        total += tl.load(bias + d, d < channels, other=0.0).to(tl.float32)[:, None]
-    at = sample * channels * positions + d[:, None] * positions + p[None, :]
-    inside = (d[:, None] < channels) & (p[None, :] < positions)
-    tl.store(out + at, total.to(out.dtype.element_ty), inside)
-
-
-@triton.jit
-def _sums(
-    grad, z, sums, products, channels, positions, grad_stride, z_stride, BLOCK: tl.constexpr
-):  # fmt: skip
-    """Σ_p g and Σ_p g z of one channel of one sample."""
-    sample, channel = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    g_row = grad + sample * grad_stride + channel * positions
-    z_row = z + sample * z_stride + channel * positions
-    total, product = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, positions, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        g = wide(tl.load(g_row + at, at < positions, other=0.0))
-        total += g
-        product += g * wide(tl.load(z_row + at, at < positions, other=0.0))
-    tl.store(sums + sample * channels + channel, tl.sum(total))
-    tl.store(products + sample * channels + channel, tl.sum(product))
+        total += wide(tl.load(bias + d, d < channels, other=0.0))
+    at, inside = d * positions + p, (d < channels) & (p < positions)
+    tl.store(out + sample * channels * positions + at, total.to(out.dtype.element_ty), inside)
+    if SUMS:
+        if not INVERSE:
+            # The caches have it.
+            total = wide(tl.load(x + at, inside, other=0.0))
+        product = total * wide(tl.load(z + sample * z_stride + at, inside, other=0.0))
+        sums += tl.program_id(0).to(tl.int64) * 2 * channels
+        channel = tl.arange(0, ROWS)
+        tl.store(sums + channel, tl.sum(total, 1), channel < channels)
+        tl.store(sums + channels + channel, tl.sum(product, 1), channel < channels)
 
 
 def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool) -> Tensor:
-    """As `rotation.rotate`, which takes float64 and other layouts than by sample."""
-    if x.dtype == torch.float64 or not by_sample(x):
+    """As `rotation.rotate`."""
+    if not _fits(x):
         return eager.rotate(x, rotation, log_scale, offset, inverse)
     with full_precision(x):
         weight, bias = folded(rotation, log_scale, offset, inverse)
-        return mix(x, weight.to(x.dtype), bias.to(x.dtype))
+        out, _ = _launch(x, weight.to(x.dtype), bias.to(x.dtype))
+        return out
 
 
 def rotate_backward(
     grad: Tensor, z: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `rotation.rotate_backward`."""
-    if grad.dtype == torch.float64 or not by_sample(grad, z):
+    if not _fits(grad, z):
         return eager.rotate_backward(grad, z, rotation, log_scale, offset, inverse)
     with full_precision(grad):
         weight, _ = folded(rotation, log_scale, offset, inverse)
-        grad_input = mix(grad, weight.T.to(grad.dtype), None)
-        grad_z, sign = (grad_input, -1) if inverse else (grad, 1)
-        sums, products = (sign * total.to(offset.dtype) for total in _per_channel(grad_z, z))
-        return grad_input, products - sums * offset, sums
+        grad_input, sums = _launch(grad, weight.T.to(grad.dtype), None, z, inverse)
+        total, product = (-1 if inverse else 1) * sums.sum(0).to(offset.dtype)
+        return grad_input, product - total * offset, total
 
 
-def mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """weight x + bias over the channels of x (B, C, ...)."""
+def _fits(*tensors: Tensor) -> bool:
+    """Whether the kernel is for these; tl.dot of float64 is not for every device."""
+    first = tensors[0]
+    few_channels = first.dim() > 2 and first.shape[1] <= MOST_CHANNELS
+    enough_positions = first.shape[2:].numel() >= STEP
+    narrow = first.dtype != torch.float64
+    return few_channels and enough_positions and narrow and by_sample(*tensors)
+
+
+def _launch(
+    x: Tensor, weight: Tensor, bias: Tensor | None, z: Tensor | None = None, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """weight x + bias over the channels; with z: each program's sums of g and g z, (…, 2, C)."""
     batch, channels = x.shape[:2]
-    positions = x[0, 0].numel()
+    positions = x.shape[2:].numel()
+    blocks = triton.cdiv(positions, BLOCK)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    tiles = (triton.cdiv(channels, TILE), triton.cdiv(positions, TILE))
-    _mix[(batch, *tiles)](
-        x, weight, weight if bias is None else bias, out,
-        channels, positions, x.stride(0), *weight.stride(), BIAS=bias is not None, TILE=TILE,
+    sums = x.new_empty(0 if z is None else batch * blocks, 2, channels, dtype=torch.float32)
+    other = x if z is None else z
+    _mix[(batch * blocks,)](
+        x, weight, weight if bias is None else bias, out, other, sums,
+        channels, positions, x.stride(0), other.stride(0), *weight.stride(), blocks,
+        # Interpreted, tl.dot would multiply the bits of bfloat16.
+        BIAS=bias is not None, SUMS=z is not None, INVERSE=inverse, WIDE=not x.is_cuda,
+        ROWS=max(STEP, triton.next_power_of_2(channels)), STEP=STEP, BLOCK=BLOCK,
     )  # fmt: skip
-    return out
-
-
-def _per_channel(grad: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    batch, channels = grad.shape[:2]
-    positions = grad[0, 0].numel()
-    sums = torch.empty(2, batch, channels, dtype=torch.float32, device=grad.device)
-    _sums[(batch, channels)](
-        grad, z, sums[0], sums[1],
-        channels, positions, grad.stride(0), z.stride(0), BLOCK=block_of(positions),
-    )  # fmt: skip
-    total, product = sums.sum(1)
-    return total, product
+    return out, sums

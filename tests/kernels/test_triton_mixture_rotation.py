@@ -64,7 +64,7 @@ def test_mixture_backward(given: tuple[int, ...], fixed_prior: bool, device: tor
 
 @both_ways
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (2, 40, 2, 2), (3, 7), (1, 2, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (2, 40, 4, 5), (1, 17, 9, 9), (2, 1, 16)], ids=str)
 def test_rotation(
     shape: tuple[int, ...], dtype: torch.dtype, inverse: bool, device: torch.device
 ) -> None:
@@ -78,7 +78,7 @@ def test_rotation(
 
 
 @both_ways
-@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (2, 40, 2, 2), (3, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (2, 40, 4, 5), (1, 17, 9, 9), (2, 1, 16)], ids=str)
 def test_rotation_backward(shape: tuple[int, ...], inverse: bool, device: torch.device) -> None:
     matrix = random_rotation(shape[1], torch.Generator().manual_seed(1)).to(device)
     grad, z, scale, offset = draw(device, shape, shape, shape[1:2], shape[1:2])
@@ -88,8 +88,34 @@ def test_rotation_backward(shape: tuple[int, ...], inverse: bool, device: torch.
 
 
 @both_ways
-def test_float64_is_left_to_the_eager_kernel(inverse: bool, device: torch.device) -> None:
-    matrix = random_rotation(3, torch.Generator().manual_seed(1)).to(device)
-    x, scale, offset = draw(device, (2, 3, 2, 2), (3,), (3,), dtype=torch.float64)
-    ours = triton_rotation.rotate(x, matrix, scale, offset, inverse)
-    assert torch.equal(ours, rotation.rotate(x, matrix, scale, offset, inverse))
+def test_rotation_of_a_slice_of_channels(inverse: bool, device: torch.device) -> None:
+    matrix = random_rotation(5, torch.Generator().manual_seed(1)).to(device)
+    x, grad, scale, offset = draw(device, (2, 8, 3, 7), (2, 8, 3, 7), (5,), (5,))
+    settings = (matrix, scale, offset, inverse)
+    ours = triton_rotation.rotate(x[:, 3:], *settings)
+    torch.testing.assert_close(ours, rotation.rotate(x[:, 3:], *settings), atol=1e-5, rtol=1e-5)
+    ours = triton_rotation.rotate_backward(grad[:, :5], x[:, 3:], *settings)
+    expected = rotation.rotate_backward(grad[:, :5], x[:, 3:].contiguous(), *settings)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+LEFT = {
+    "float64": ((2, 3, 4, 4), torch.float64),
+    "flat": ((3, 7), torch.float32),
+    "few positions": ((2, 5, 2, 2), torch.float32),
+    "many channels": ((2, 65, 4, 4), torch.float32),
+}
+
+
+@both_ways
+@pytest.mark.parametrize(("shape", "dtype"), LEFT.values(), ids=LEFT)
+def test_matrix_products_are_left_to_the_eager_kernel(
+    shape: tuple[int, ...], dtype: torch.dtype, inverse: bool, device: torch.device
+) -> None:
+    matrix = random_rotation(shape[1], torch.Generator().manual_seed(1)).to(device)
+    x, z, scale, offset = draw(device, shape, shape, shape[1:2], shape[1:2], dtype=dtype)
+    settings = (matrix, scale, offset, inverse)
+    assert torch.equal(triton_rotation.rotate(x, *settings), rotation.rotate(x, *settings))
+    ours = triton_rotation.rotate_backward(x, z, *settings)
+    expected = rotation.rotate_backward(x, z, *settings)
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
