@@ -22,6 +22,8 @@ from couplings.ops.dispatch import define, differentiable, full_precision
 
 __all__ = ["folded", "mix", "rotate", "rotate_backward"]
 
+CHUNK = 16
+
 
 def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool) -> Tensor:
     """z of x (B, C, ...), or x of z; laid out in memory as the input is."""
@@ -38,9 +40,8 @@ def rotate_backward(
         weight, _ = folded(rotation, log_scale, offset, inverse)
         grad_input = mix(grad, weight.T.to(grad.dtype), None)
         grad_z, sign = (grad_input, -1) if inverse else (grad, 1)
-        grad_offset = sign * _per_channel(grad_z).to(offset.dtype)
-        grad_scale = sign * _per_channel(grad_z * z).to(offset.dtype) - grad_offset * offset
-        return grad_input, grad_scale, grad_offset
+        total, product = (sign * t.to(offset.dtype) for t in _per_channel(grad_z, z))
+        return grad_input, product - total * offset, total
 
 
 def mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -68,11 +69,14 @@ def folded(
     return weight, -(weight @ offset)
 
 
-def _per_channel(values: Tensor) -> Tensor:
-    wide = torch.promote_types(values.dtype, torch.float32)
-    return (
-        values.flatten(2).sum((0, 2), dtype=wide) if values.dim() > 2 else values.sum(0, dtype=wide)
-    )
+def _per_channel(grad: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ g and Σ g z over samples and positions, (C,) each."""
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    others = (0, *range(2, grad.dim()))
+    # A few samples at a time: a product as large as the input would cost more than all the rest.
+    parts = zip(grad.split(CHUNK), z.split(CHUNK), strict=True)
+    products = [(g * part).sum(others, dtype=wide) for g, part in parts]
+    return grad.sum(others, dtype=wide), torch.stack(products).sum(0)
 
 
 def _fake(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool) -> Tensor:
