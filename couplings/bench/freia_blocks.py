@@ -21,7 +21,7 @@ import torch
 from FrEIA.modules import AllInOneBlock, GLOWCouplingBlock
 from torch import Tensor, nn
 
-from couplings import Coupling, Rotation, SoftClamp
+from couplings import MLP, ConvNet, Coupling, Rotation, SoftClamp
 from couplings.bench.rng import forked
 from couplings.core import Shape
 from couplings.univariate import Affine
@@ -169,7 +169,7 @@ def _clamp_of(coupling: Coupling) -> SoftClamp:
 
 def _scaled_copy(net: nn.Module, factors: tuple[float, float]) -> tuple[nn.Module, list[Pair]]:
     """A copy whose raw log-scales and shifts are ours times these factors."""
-    copy = deepcopy(net)
+    copy = _plain(deepcopy(net))
     last = [m for m in copy.modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
     assert last.bias is not None
     half = len(last.bias) // 2
@@ -185,6 +185,30 @@ def _scaled_copy(net: nn.Module, factors: tuple[float, float]) -> tuple[nn.Modul
         else:
             pairs.append(Pair(ours, theirs))
     return copy, pairs
+
+
+class _Plain(nn.Module):
+    """A conditioner's layers as FrEIA's users write them: the layers, and nothing about memory."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+        for layer in layers:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The layers' output; there is no context here."""
+        out: Tensor = self.layers(x)
+        return out
+
+
+def _plain(net: nn.Module) -> nn.Module:
+    if isinstance(net, ConvNet | MLP):
+        return _Plain(net.layers)
+    for name, child in net.named_children():
+        setattr(net, name, _plain(child))
+    return net
 
 
 def _in_turn(*subnets: nn.Module) -> Callable[..., nn.Module]:
