@@ -36,9 +36,9 @@ from couplings.ops.reference_spline import MIN_SIZE, MIN_SLOPE, UNIT_SLOPE
 
 __all__ = ["spline_couple", "spline_couple_backward"]
 
-# Numbers per thread to work on at a time: half a MiB a plane. A quarter of it is a tenth faster
-# on idle cores, but on busy ones every operation waits for the other threads: twice as slow.
-_GRAIN = 2**17
+# Numbers per thread to work on at a time: a plane of them is a quarter of a MiB. With fewer, idle
+# cores are no faster, and on busy ones there are more operations that wait for the other threads.
+_GRAIN = 2**16
 
 Kernel = tuple[Tensor, Tensor, Tensor]
 
