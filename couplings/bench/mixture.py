@@ -109,8 +109,8 @@ def _fits(provider: Provider, inputs: Tensors, pass_: Pass) -> bool:
     needed, free = peak * len(z) / len(few[0]), 0.8 * _free_bytes(case.device)
     if needed > free:
         notice(
-            f"{provider.name} is left out at {len(z)} latents, {pass_}: it needs {needed / 1e9:.0f} GB, "
-            f"of {free / 1e9:.0f} GB that may be used"
+            f"{provider.name} is left out at {len(z)} latents, {pass_}: it needs "
+            f"{needed / 1e9:.0f} GB, of {free / 1e9:.0f} GB that may be used"
         )
     return needed <= free
 

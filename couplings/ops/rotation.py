@@ -23,6 +23,8 @@ from couplings.ops.dispatch import define, differentiable, full_precision
 __all__ = ["folded", "mix", "rotate", "rotate_backward"]
 
 CHUNK = 16
+# From here on oneDNN's convolution is faster than a batch of small products, by up to a half.
+MANY_CHANNELS = 64
 
 
 def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool) -> Tensor:
@@ -51,6 +53,8 @@ def mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         mixed = torch.nn.functional.linear(x.permute(0, 2, 3, 1), weight, bias)
         return mixed.permute(0, 3, 1, 2)
+    if x.dim() == 4 and x.device.type == "cpu" and x.shape[1] >= MANY_CHANNELS:
+        return torch.nn.functional.conv2d(x, weight[:, :, None, None], bias)
     columns = x.flatten(2)
     weights = weight.expand(len(x), -1, -1)
     if bias is None:
