@@ -149,5 +149,8 @@ def affine_couple_backward(
 
 
 def by_sample(*tensors: Tensor) -> bool:
-    """Whether each sample's numbers follow each other in memory, as in a slice of channels."""
-    return all(tensor[:1].is_contiguous() for tensor in tensors)
+    """Whether each sample's numbers follow each other in memory, as in a slice of channels.
+
+    Within a sample the kernels count in 32 bits.
+    """
+    return all(tensor[:1].is_contiguous() and tensor[:1].numel() < 2**31 for tensor in tensors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["atan", "block_of", "sample_and_block", "softplus", "tanh", "wide"]
+__all__ = ["atan", "block_of", "sample_and_block", "sigmoid", "softplus", "tanh", "wide"]
 
 
 def block_of(size: int, largest: int = 1024) -> int:
@@ -67,5 +67,16 @@ def atan(x):
 
 @triton.jit
 def softplus(x):
-    """log(1 + e^x), without overflow."""
-    return tl.maximum(x, 0.0) + tl.log(1 + tl.exp(-tl.abs(x)))
+    """log(1 + e^x), without overflow and with all digits where it is small."""
+    e = tl.exp(-tl.abs(x))
+    # log1p(e): u = 1 + e is rounded, but by the same factor as u - 1 is.
+    u = 1 + e
+    lost = u == 1
+    log1p = tl.where(lost, e, tl.log(u) * (e / tl.where(lost, 1.0, u - 1)))
+    return tl.maximum(x, 0.0) + log1p
+
+
+@triton.jit
+def sigmoid(x):
+    """The derivative of softplus."""
+    return 1 / (1 + tl.exp(-x))

@@ -15,11 +15,13 @@ from couplings.ops import spline as eager
 from couplings.ops.dispatch import widened
 from couplings.ops.reference_spline import MIN_SIZE, MIN_SLOPE, UNIT_SLOPE
 from couplings.ops.triton_affine import by_sample
-from couplings.ops.triton_math import softplus, wide
+from couplings.ops.triton_math import sample_and_block, sigmoid, softplus, wide
 
 __all__ = ["spline_couple", "spline_couple_backward"]
 
 BLOCK = 64
+# More of them do not fit the registers.
+MOST_BINS = 64
 # Constants that kernels may read.
 _MIN_SIZE, _MIN_SLOPE = tl.constexpr(MIN_SIZE), tl.constexpr(MIN_SLOPE)
 _UNIT_SLOPE = tl.constexpr(UNIT_SLOPE)
@@ -56,39 +58,43 @@ def _extent(shares, upper, k, index, bound: tl.constexpr):
 
 
 @triton.jit
-def _slopes(raw, k, at, inside, size, index, bins: tl.constexpr):
-    """Slopes at both ends of each number's bin; raw zeros at the bounds are slopes of 1."""
+def _raw_slopes(raw, k, at, inside, size, index, bins: tl.constexpr):
+    """Raw slopes at both ends of each number's bin; raw zeros at the bounds are slopes of 1."""
     mask = (k < bins - 1) & inside[None, :]
     value = wide(tl.load(raw + k * size + at[None, :], mask, other=0.0))
-    d0 = softplus(_at(value, k, index - 1) + _UNIT_SLOPE) + _MIN_SLOPE
-    d1 = softplus(_at(value, k, index) + _UNIT_SLOPE) + _MIN_SLOPE
-    return d0, d1
+    return _at(value, k, index - 1) + _UNIT_SLOPE, _at(value, k, index) + _UNIT_SLOPE
 
 
 @triton.jit
-def _theta(u, x0, width, y0, height, d0, d1, INVERSE: tl.constexpr):
-    s = height / width
+def _slope(raw, at_bound):
+    """Exactly 1 at a bound, so that a spline of zeros is the identity to the last digit."""
+    return tl.where(at_bound, 1.0, softplus(raw) + _MIN_SLOPE)
+
+
+@triton.jit
+def _theta(u, lower, size, s, a, b, INVERSE: tl.constexpr):
+    """The number's share of its bin; of a bin of y: `reference_spline.root` of it."""
+    # Clamping may lose NaN, which s keeps.
+    share = tl.minimum(tl.maximum((u - lower) / size, 0.0), 1.0) + 0 * s
     if INVERSE:
-        share = tl.minimum(tl.maximum((u - y0) / height, 0.0), 1.0)
-        bend = d0 + d1 - 2 * s
-        a, b = s - d0 + share * bend, d0 - share * bend
-        root = tl.sqrt(tl.maximum(b * b + 4 * a * s * share, 0.0))
-        rising = b >= 0
-        first = 2 * s * share / tl.where(rising, b + root, 1.0)
-        theta = tl.where(rising, first, (root - b) / (2 * tl.where(rising, 1.0, a)))
+        lead = a * (1 - share) - b * share
+        product = 4 * share * (1 - share)
+        large = tl.abs(lead) + tl.sqrt(lead * lead + product)
+        theta = 2 * share / (2 * share + tl.where(lead < 0, product / large, large))
     else:
-        theta = (u - x0) / width
-    return tl.minimum(tl.maximum(theta, 0.0), 1.0) + 0 * s, s
+        theta = share
+    return theta
 
 
 @triton.jit
 def _forward(
     active, parameters, passive, out, index_out, sums,
     size, rest, active_stride, parameters_stride, passive_stride, active_start, passive_start,
-    blocks, bins: tl.constexpr, bound: tl.constexpr, INVERSE: tl.constexpr,
+    blocks, copies, bins: tl.constexpr, bound: tl.constexpr, INVERSE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    sample, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """The formulas of `spline`."""
+    sample, block = sample_and_block(blocks + copies)
     row = out + sample * (size + rest)
     if block < blocks:
         at = block * BLOCK + tl.arange(0, BLOCK)
@@ -106,17 +112,22 @@ def _forward(
         index = tl.sum((passed & (k < bins - 1)).to(tl.int32), 0)
         x0, width = _extent(widths, upper_x, k, index, bound)
         y0, height = _extent(heights, upper_y, k, index, bound)
-        d0, d1 = _slopes(raw + 2 * bins * size, k, at, inside, size, index, bins)
-        theta, s = _theta(u, x0, width, y0, height, d0, d1, INVERSE)
-        t = theta * (1 - theta)
-        denominator = s + (d0 + d1 - 2 * s) * t
+        r0, r1 = _raw_slopes(raw + 2 * bins * size, k, at, inside, size, index, bins)
+        s = height / width
+        a, b = _slope(r0, index == 0) / s, _slope(r1, index == bins - 1) / s
+        if INVERSE:
+            theta = _theta(u, y0, height, s, a, b, True)
+        else:
+            theta = _theta(u, x0, width, s, a, b, False)
+        other = 1 - theta
+        t = theta * other
+        d = theta * theta + other * other + (a + b) * t
+        m = b * theta * theta + 2 * t + a * other * other
         if INVERSE:
             y = x0 + width * theta
         else:
-            y = y0 + height * ((s * theta * theta + d0 * t) / denominator)
-        mean = d1 * theta * theta + 2 * s * t + d0 * (1 - theta) * (1 - theta)
-        ratio = s / denominator
-        log_slope = tl.where(within, tl.log(mean * ratio * ratio), 0 * x)
+            y = y0 + height * ((theta * theta + a * t) / d)
+        log_slope = tl.where(within, tl.log(s * m / (d * d)), 0 * x)
         tl.store(row + active_start + at, tl.where(within, y, x).to(out.dtype.element_ty), inside)
         tl.store(index_out + sample * size + at, index.to(tl.int64), inside)
         total = tl.sum(tl.where(inside, log_slope, 0.0))
@@ -142,11 +153,11 @@ def _store_sizes(softmax, k, index, by_edge, by_size, out, at, inside, size, bin
 def _backward(
     grad, grad_log_det, active, index_in, parameters, grad_active, grad_parameters,
     size, grad_stride, active_stride, parameters_stride, log_det_stride,
-    bins: tl.constexpr, bound: tl.constexpr, INVERSE: tl.constexpr,
+    blocks, bins: tl.constexpr, bound: tl.constexpr, INVERSE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The formulas of `spline._local_gradients` and of the softmax."""
-    sample, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """The formulas of `spline._local_gradients`, and those of the softmax and of softplus."""
+    sample, block = sample_and_block(blocks)
     at = block * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     k = tl.arange(0, ROWS)[:, None]
@@ -162,57 +173,50 @@ def _backward(
     heights, upper_y = _edges(share_y, k, bins, bound)
     x0, width = _extent(widths, upper_x, k, index, bound)
     y0, height = _extent(heights, upper_y, k, index, bound)
-    d0, d1 = _slopes(raw + 2 * bins * size, k, at, inside, size, index, bins)
-    theta, s = _theta(u, x0, width, y0, height, d0, d1, INVERSE)
-    rest = 1 - theta
-    t = theta * rest
-    bend = d0 + d1 - 2 * s
-    denominator = s + bend * t
-    numerator = s * theta * theta + d0 * t
-    mean = d1 * theta * theta + 2 * s * t + d0 * rest * rest
-    log_theta = 2 * (d1 * theta - d0 * rest + s * (1 - 2 * theta)) / mean
-    log_theta -= 2 * (1 - 2 * theta) * bend / denominator
-    y_theta = height * mean * s / (denominator * denominator)
+    r0, r1 = _raw_slopes(raw + 2 * bins * size, k, at, inside, size, index, bins)
+    s = height / width
+    a, b = _slope(r0, index == 0) / s, _slope(r1, index == bins - 1) / s
+    if INVERSE:
+        theta = _theta(u, y0, height, s, a, b, True)
+    else:
+        theta = _theta(u, x0, width, s, a, b, False)
+    other = 1 - theta
+    t, slant = theta * other, other - theta
+    d = theta * theta + other * other + (a + b) * t
+    m = b * theta * theta + 2 * t + a * other * other
+    rise, slope = (theta * theta + a * t) / d, m / (d * d)
+    log_theta = 2 * ((b * theta - a * other + slant) / m - (a + b - 2) * slant / d)
     g_y = tl.where(within, g, 0.0)
     g_log = tl.where(within, wide(tl.load(grad_log_det + sample * log_det_stride)), 0.0)
     if INVERSE:
         g_log = -g_log
-        g_y = -(g_y * width + g_log * log_theta) / y_theta
-    scale = g_y * height / (denominator * denominator)
-    by_mean, by_denominator = g_log / mean, 2 * g_log / denominator
-    g_s = scale * (theta * theta * denominator - numerator * (1 - 2 * t))
-    g_s += 2 * (g_log / s + by_mean * t) - by_denominator * (1 - 2 * t)
-    g_d0 = scale * t * (denominator - numerator) + by_mean * rest * rest - by_denominator * t
-    g_d1 = -scale * t * numerator + by_mean * theta * theta - by_denominator * t
-    g_x = (g_y * y_theta + g_log * log_theta) / width
-    g_width = -g_x * theta - g_s * s / width
-    g_height = g_y * numerator / denominator + g_s / width
+        g_theta = -g_y * width
+        g_rise = (g_theta - g_log * log_theta) / slope
+        g_y = g_rise / height
+    else:
+        g_rise = g_y * height
+        g_theta = slope * g_rise + g_log * log_theta
+    common, by_rise = -2 * g_log * t / d, g_rise * t / d
+    g_a = common + by_rise * (1 - rise) + g_log / m * other * other
+    g_b = common - by_rise * rise + g_log / m * theta * theta
+    # s · g_s, at given slopes of the ends.
+    by_s = g_log - g_a * a - g_b * b
+    g_x = g_theta / width
+    g_width = -(by_s + g_theta * theta) / width
+    g_height = rise * g_y + by_s / height
     result = tl.where(within, -g_y if INVERSE else g_x, g)
     tl.store(grad_active + sample * size + at, result.to(grad_active.dtype.element_ty), inside)
     out = grad_parameters + sample * (3 * bins - 1) * size
     spread: tl.constexpr = 2 * bound * (1 - _MIN_SIZE * bins)
     _store_sizes(share_x, k, index, -g_x * spread, g_width * spread, out, at, inside, size, bins)
-    _store_sizes(
-        share_y,
-        k,
-        index,
-        g_y * spread,
-        g_height * spread,
-        out + bins * size,
-        at,
-        inside,
-        size,
-        bins,
-    )
-    # The derivative of softplus is 1 - e^-softplus.
-    raised0 = g_d0 * (1 - tl.exp(-d0 + _MIN_SLOPE))
-    raised1 = g_d1 * (1 - tl.exp(-d1 + _MIN_SLOPE))
-    g_raw = tl.where(k == index[None, :] - 1, raised0[None, :], 0.0)
-    g_raw += tl.where(k == index[None, :], raised1[None, :], 0.0)
+    out += bins * size
+    _store_sizes(share_y, k, index, g_y * spread, g_height * spread, out, at, inside, size, bins)
+    g0, g1 = g_a / s * sigmoid(r0), g_b / s * sigmoid(r1)
+    g_raw = tl.where(k == index[None, :] - 1, g0[None, :], 0.0)
+    g_raw += tl.where(k == index[None, :], g1[None, :], 0.0)
+    out += bins * size
     mask = (k < bins - 1) & inside[None, :]
-    tl.store(
-        out + (2 * bins + k) * size + at[None, :], g_raw.to(grad_parameters.dtype.element_ty), mask
-    )
+    tl.store(out + k * size + at[None, :], g_raw.to(out.dtype.element_ty), mask)
 
 
 def spline_couple(
@@ -224,9 +228,9 @@ def spline_couple(
     bound: float,
     inverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `spline.spline_couple`, which takes other layouts than by sample."""
+    """As `spline.spline_couple`, which takes many bins and other layouts than by sample."""
     halves = [active, parameters] + ([] if passive is None else [passive])
-    if not by_sample(*halves):
+    if bins > MOST_BINS or not by_sample(*halves):
         return eager.spline_couple(active, parameters, passive, active_first, bins, bound, inverse)
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     channels = active.shape[1] + (0 if passive is None else passive.shape[1])
@@ -237,10 +241,10 @@ def spline_couple(
     sums = active.new_empty(len(active), blocks, dtype=widened(dtype))
     half = active if passive is None else passive
     starts = (0, size) if active_first else (rest, 0)
-    _forward[(len(active), blocks + copies)](
+    _forward[(len(active) * (blocks + copies),)](
         active, parameters, half, out, index, sums,
         size, rest, active.stride(0), parameters.stride(0), half.stride(0), *starts,
-        blocks, bins, bound, inverse, ROWS=triton.next_power_of_2(bins), BLOCK=BLOCK,
+        blocks, copies, bins, bound, inverse, ROWS=triton.next_power_of_2(bins), BLOCK=BLOCK,
     )  # fmt: skip
     return out, sums.sum(1), index[:, None]
 
@@ -256,7 +260,7 @@ def spline_couple_backward(
     inverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """As `spline.spline_couple_backward`."""
-    if not by_sample(grad, active, parameters, index):
+    if bins > MOST_BINS or not by_sample(grad, active, parameters, index):
         return eager.spline_couple_backward(
             grad, grad_log_det, active, index, parameters, bins, bound, inverse
         )
@@ -265,9 +269,10 @@ def spline_couple_backward(
     grad_parameters = torch.empty(
         parameters.shape, dtype=parameters.dtype, device=parameters.device
     )
-    _backward[(len(active), triton.cdiv(size, BLOCK))](
+    blocks = triton.cdiv(size, BLOCK)
+    _backward[(len(active) * blocks,)](
         grad, grad_log_det, active, index, parameters, grad_active, grad_parameters,
         size, grad.stride(0), active.stride(0), parameters.stride(0), grad_log_det.stride(0),
-        bins, bound, inverse, ROWS=triton.next_power_of_2(bins), BLOCK=BLOCK,
+        blocks, bins, bound, inverse, ROWS=triton.next_power_of_2(bins), BLOCK=BLOCK,
     )  # fmt: skip
     return grad_active, grad_parameters

@@ -67,6 +67,31 @@ def test_backward(bins: int, dtype: torch.dtype, inverse: bool, device: torch.de
 
 
 @both_ways
+def test_zeros_are_the_identity(inverse: bool, device: torch.device) -> None:
+    x, raw = draw(device, torch.float32, 8)
+    raw.zero_()
+    y, log_det, _ = triton_spline.spline_couple(x, raw, None, False, 8, BOUND, inverse)
+    torch.testing.assert_close(y, x, atol=1e-6, rtol=0)
+    torch.testing.assert_close(log_det, torch.zeros_like(log_det), atol=1e-4, rtol=0)
+
+
+@both_ways
+@pytest.mark.parametrize("bins", [5, 65], ids=["channels last", "many bins"])
+def test_what_is_left_to_the_eager_kernel(bins: int, inverse: bool, device: torch.device) -> None:
+    x, raw = draw(device, torch.float32, bins)
+    if bins == 5:
+        x, raw = (t.contiguous(memory_format=torch.channels_last) for t in (x, raw))
+    settings = (bins, BOUND, inverse)
+    ours = triton_spline.spline_couple(x, raw, None, False, *settings)
+    expected = spline.spline_couple(x, raw, None, False, *settings)
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+    arguments = (x, expected[1], x, expected[2], raw, *settings)
+    ours = triton_spline.spline_couple_backward(*arguments)
+    expected = spline.spline_couple_backward(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+
+
+@both_ways
 def test_float64(inverse: bool, device: torch.device) -> None:
     x, raw = draw(device, torch.float64, 5)
     y, log_det, _ = triton_spline.spline_couple(x, raw, None, False, 5, BOUND, inverse)
