@@ -42,8 +42,9 @@ def rotate_backward(
         weight, _ = folded(rotation, log_scale, offset, inverse)
         grad_input = mix(grad, weight.T.to(grad.dtype), None)
         grad_z, sign = (grad_input, -1) if inverse else (grad, 1)
-        total, product = (sign * t.to(offset.dtype) for t in _per_channel(grad_z, z))
-        return grad_input, product - total * offset, total
+        sums = _per_channel(grad_z, z, offset)
+        grad_offset, grad_scale = (sign * total.to(offset.dtype) for total in sums)
+        return grad_input, grad_scale, grad_offset
 
 
 def mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -73,13 +74,14 @@ def folded(
     return weight, -(weight @ offset)
 
 
-def _per_channel(grad: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ g and Σ g z over samples and positions, (C,) each."""
+def _per_channel(grad: Tensor, z: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ g and Σ g (z - o) over samples and positions, (C,) each."""
     wide = torch.promote_types(grad.dtype, torch.float32)
     others = (0, *range(2, grad.dim()))
     # A few samples at a time: a product as large as the input would cost more than all the rest.
     parts = zip(grad.split(CHUNK), z.split(CHUNK), strict=True)
-    products = [(g * part).sum(others, dtype=wide) for g, part in parts]
+    offset = offset.to(z.dtype).view(-1, *[1] * (z.dim() - 2))
+    products = [(g * (part - offset)).sum(others, dtype=wide) for g, part in parts]
     return grad.sum(others, dtype=wide), torch.stack(products).sum(0)
 
 
