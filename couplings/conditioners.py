@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from couplings.core import Shape, ShapeError
+from couplings.ops.dispatch import in_torch_func
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -145,6 +146,8 @@ def _prefers_channels_last(x: Tensor) -> bool:
 
     So does oneDNN on a CPU (a tenth of a training step), and cuDNN for tensor cores in 16 bits.
     """
+    if in_torch_func():
+        return False
     return x.device.type == "cpu" or torch.is_autocast_enabled(x.device.type)
 
 

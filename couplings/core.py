@@ -31,7 +31,7 @@ __all__ = [
 Shape = tuple[int, ...]
 
 # Stages between two stored tensors of memory="recompute": see the measured drift in the README.
-ANCHOR_EVERY = 64
+ANCHOR_EVERY = 32
 
 
 class ShapeError(ValueError):

@@ -224,4 +224,4 @@ def _rotate(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     _, log_scale, _, inverse = arguments
     positions = x.shape[1:].numel() // x.shape[1]
     total = log_scale.sum(dtype=widened(x.dtype)) * (-positions if inverse else positions)
-    return operator(x, *arguments), total.expand(len(x))
+    return operator(x, *arguments), total.expand(x.shape[0])

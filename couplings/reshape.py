@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from couplings.core import Invertible, Shape, ShapeError, constant_log_det
+from couplings.ops.dispatch import full_precision
 
 __all__ = ["DCT", "Flatten", "Haar", "SpaceToDepth"]
 
@@ -38,13 +39,13 @@ class SpaceToDepth(Invertible):
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         (c, _, _), (_, h, w), (fh, fw) = self.in_shape, self.out_shape, self.factor
-        patches = x.reshape(len(x), c, h, fh, w, fw).permute(0, 1, 3, 5, 2, 4)
-        return patches.reshape(len(x), *self.out_shape), constant_log_det(x, 0.0)
+        patches = x.reshape(x.shape[0], c, h, fh, w, fw).permute(0, 1, 3, 5, 2, 4)
+        return patches.reshape(x.shape[0], *self.out_shape), constant_log_det(x, 0.0)
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         (c, _, _), (_, h, w), (fh, fw) = self.in_shape, self.out_shape, self.factor
-        patches = z.reshape(len(z), c, fh, fw, h, w).permute(0, 1, 4, 2, 5, 3)
-        return patches.reshape(len(z), *self.in_shape), constant_log_det(z, 0.0)
+        patches = z.reshape(z.shape[0], c, fh, fw, h, w).permute(0, 1, 4, 2, 5, 3)
+        return patches.reshape(z.shape[0], *self.in_shape), constant_log_det(z, 0.0)
 
 
 class Haar(Invertible):
@@ -57,8 +58,6 @@ class Haar(Invertible):
         shape: (C, H, W) with even H and W.
         scale: factor on the orthonormal coefficients (FrEIA's `rebalance`).
     """
-
-    SIGNS = ((1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))
 
     def __init__(self, shape: Shape, scale: float = 1.0) -> None:
         squeeze = SpaceToDepth(shape)
@@ -75,9 +74,15 @@ class Haar(Invertible):
         return self.squeeze.inverse(patches)[0], constant_log_det(z, -self.dims * log(self.scale))
 
     def _transform(self, patches: Tensor) -> Tensor:
-        matrix = torch.tensor(self.SIGNS, dtype=patches.dtype, device=patches.device) / 2
-        channels = patches.unflatten(1, (-1, 4))
-        return torch.einsum("ij,bcjhw->bcihw", matrix, channels).flatten(1, 2)
+        a, b, c, d = (patches / 2).unflatten(1, (-1, 4)).unbind(2)
+        top, bottom, top_change, bottom_change = a + b, c + d, a - b, c - d
+        coefficients = (
+            top + bottom,
+            top_change + bottom_change,
+            top - bottom,
+            top_change - bottom_change,
+        )
+        return torch.stack(coefficients, dim=2).flatten(1, 2)
 
 
 class DCT(Invertible):
@@ -105,12 +110,11 @@ class DCT(Invertible):
         self.register_buffer("columns", _dct_matrix(w), persistent=False)
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        rows, columns = self.rows.to(x.dtype), self.columns.to(x.dtype)
-        return self.scale * (rows @ x @ columns.T), constant_log_det(x, self.dims * log(self.scale))
+        z = self.scale * _both_sides(self.rows, x, self.columns.T)
+        return z, constant_log_det(x, self.dims * log(self.scale))
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        rows, columns = self.rows.to(z.dtype), self.columns.to(z.dtype)
-        x = (rows.T @ z @ columns) / self.scale
+        x = _both_sides(self.rows.T, z, self.columns) / self.scale
         return x, constant_log_det(z, -self.dims * log(self.scale))
 
 
@@ -129,15 +133,20 @@ class Flatten(Invertible):
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         moved = x.movedim(1, -1) if self.channels_last else x
-        return moved.reshape(len(x), *self.out_shape), constant_log_det(x, 0.0)
+        return moved.reshape(x.shape[0], *self.out_shape), constant_log_det(x, 0.0)
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         channels, *rest = self.in_shape
         if self.channels_last:
-            x = z.reshape(len(z), *rest, channels).movedim(-1, 1)
+            x = z.reshape(z.shape[0], *rest, channels).movedim(-1, 1)
         else:
-            x = z.reshape(len(z), *self.in_shape)
+            x = z.reshape(z.shape[0], *self.in_shape)
         return x, constant_log_det(z, 0.0)
+
+
+def _both_sides(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
+    with full_precision(x):
+        return left.to(x.dtype) @ x @ right.to(x.dtype)
 
 
 def _dct_matrix(n: int) -> Tensor:

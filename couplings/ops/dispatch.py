@@ -17,6 +17,7 @@ __all__ = [
     "define",
     "differentiable",
     "full_precision",
+    "in_torch_func",
     "needs_reference",
     "widened",
 ]
@@ -30,12 +31,12 @@ def needs_reference() -> bool:
     torch.compile and torch.export fuse and save the plain formula; torch.func (vmap, jvp, jacrev)
     and forward-mode derivatives go through it.
     """
-    return torch.compiler.is_compiling() or _torch_func() or forward_ad._current_level >= 0
+    return torch.compiler.is_compiling() or in_torch_func() or forward_ad._current_level >= 0
 
 
 def differentiable() -> bool:
     """Whether a backward is itself being differentiated (create_graph=True), or vectorised."""
-    return torch.is_grad_enabled() or _torch_func()
+    return torch.is_grad_enabled() or in_torch_func()
 
 
 def define(
@@ -73,8 +74,9 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def _torch_func() -> bool:
-    return torch._C._are_functorch_transforms_active()
+def in_torch_func() -> bool:
+    """Whether vmap, jvp, grad or the like are at work: their tensors cannot tell their layout."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _lazy(module: str, name: str, eager: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from couplings.ops.dispatch import define, differentiable, full_precision
+from couplings.ops.dispatch import define, differentiable, full_precision, in_torch_func
 
 __all__ = ["folded", "mix", "rotate", "rotate_backward"]
 
@@ -51,7 +51,7 @@ def mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """weight x + bias over the channels of x (B, C, ...): one product, in the layout of x."""
     if x.dim() == 2:
         return torch.nn.functional.linear(x, weight, bias)
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+    if _channels_last(x):
         mixed = torch.nn.functional.linear(x.permute(0, 2, 3, 1), weight, bias)
         return mixed.permute(0, 3, 1, 2)
     if x.dim() == 4 and x.device.type == "cpu" and x.shape[1] >= MANY_CHANNELS:
@@ -96,9 +96,13 @@ def _fake_backward(
 
 
 def _like(x: Tensor) -> Tensor:
-    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    layout = torch.channels_last if _channels_last(x) else torch.contiguous_format
     return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _channels_last(x: Tensor) -> bool:
+    images = x.dim() == 4 and not in_torch_func()
+    return images and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -30,10 +30,13 @@ MOST_CHANNELS = 64
 def _mix(
     x, weight, bias, out, z, sums,
     channels, positions, x_stride, z_stride, weight_row, weight_column, blocks,
-    BIAS: tl.constexpr, SUMS: tl.constexpr, INVERSE: tl.constexpr, WIDE: tl.constexpr,
+    SUMS: tl.constexpr, INVERSE: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, STEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out[b, d, p] = Σ_c weight[d, c] x[b, c, p] + bias[d]; Σ_p g and Σ_p g z, g being x or out."""
+    """out[b, d, p] = Σ_c weight[d, c] x[b, c, p] + bias[d].
+
+    For a backward instead of the bias Σ_p g and Σ_p g (z - bias), with g = x or, inverse, out.
+    """
     sample, block = sample_and_block(blocks)
     x += sample * x_stride
     d = tl.arange(0, ROWS)[:, None]
@@ -49,15 +52,17 @@ def _mix(
         if WIDE:
             w, columns = wide(w), wide(columns)
         total += tl.dot(w, columns, input_precision="ieee")
-    if BIAS:
-        total += wide(tl.load(bias + d, d < channels, other=0.0))
+    offset = wide(tl.load(bias + d, d < channels, other=0.0))
+    if not SUMS:
+        total += offset
     at, inside = d * positions + p, (d < channels) & (p < positions)
     tl.store(out + sample * channels * positions + at, total.to(out.dtype.element_ty), inside)
     if SUMS:
         if not INVERSE:
             # The caches have it.
             total = wide(tl.load(x + at, inside, other=0.0))
-        product = total * wide(tl.load(z + sample * z_stride + at, inside, other=0.0))
+        value = wide(tl.load(z + sample * z_stride + at, inside, other=0.0))
+        product = total * (value - offset)
         sums += tl.program_id(0).to(tl.int64) * 2 * channels
         channel = tl.arange(0, ROWS)
         tl.store(sums + channel, tl.sum(total, 1), channel < channels)
@@ -82,9 +87,9 @@ def rotate_backward(
         return eager.rotate_backward(grad, z, rotation, log_scale, offset, inverse)
     with full_precision(grad):
         weight, _ = folded(rotation, log_scale, offset, inverse)
-        grad_input, sums = _launch(grad, weight.T.to(grad.dtype), None, z, inverse)
-        total, product = (-1 if inverse else 1) * sums.sum(0).to(offset.dtype)
-        return grad_input, product - total * offset, total
+        grad_input, sums = _launch(grad, weight.T.to(grad.dtype), offset, z, inverse)
+        grad_offset, grad_scale = (-1 if inverse else 1) * sums.sum(0).to(offset.dtype)
+        return grad_input, grad_scale, grad_offset
 
 
 def _fits(*tensors: Tensor) -> bool:
@@ -97,9 +102,9 @@ def _fits(*tensors: Tensor) -> bool:
 
 
 def _launch(
-    x: Tensor, weight: Tensor, bias: Tensor | None, z: Tensor | None = None, inverse: bool = False
+    x: Tensor, weight: Tensor, bias: Tensor, z: Tensor | None = None, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """weight x + bias over the channels; with z: each program's sums of g and g z, (…, 2, C)."""
+    """`_mix` of x, and with z each program's sums, (…, 2, C)."""
     batch, channels = x.shape[:2]
     positions = x.shape[2:].numel()
     blocks = triton.cdiv(positions, BLOCK)
@@ -107,10 +112,10 @@ def _launch(
     sums = x.new_empty(0 if z is None else batch * blocks, 2, channels, dtype=torch.float32)
     other = x if z is None else z
     _mix[(batch * blocks,)](
-        x, weight, weight if bias is None else bias, out, other, sums,
+        x, weight, bias.contiguous(), out, other, sums,
         channels, positions, x.stride(0), other.stride(0), *weight.stride(), blocks,
         # Interpreted, tl.dot would multiply the bits of bfloat16.
-        BIAS=bias is not None, SUMS=z is not None, INVERSE=inverse, WIDE=not x.is_cuda,
+        SUMS=z is not None, INVERSE=inverse, WIDE=not x.is_cuda,
         ROWS=max(STEP, triton.next_power_of_2(channels)), STEP=STEP, BLOCK=BLOCK,
     )  # fmt: skip
     return out, sums
