@@ -88,6 +88,18 @@ def test_rotation_backward(shape: tuple[int, ...], inverse: bool, device: torch.
 
 
 @both_ways
+def test_the_scales_gradient_is_no_difference_of_sums(inverse: bool, device: torch.device) -> None:
+    matrix = random_rotation(5, torch.Generator().manual_seed(1)).to(device)
+    grad, z, scale, offset = draw(device, (3, 5, 8, 8), (3, 5, 8, 8), (5,), (5,))
+    offset = offset + 1000
+    z = z + offset[:, None, None]
+    ours = triton_rotation.rotate_backward(grad, z, matrix, scale, offset, inverse)[1]
+    tensors = (t.double() for t in (grad, z, matrix, scale, offset))
+    exact = rotation.rotate_backward(*tensors, inverse)[1]
+    torch.testing.assert_close(ours.double(), exact, atol=1e-4, rtol=1e-5)
+
+
+@both_ways
 def test_rotation_of_a_slice_of_channels(inverse: bool, device: torch.device) -> None:
     matrix = random_rotation(5, torch.Generator().manual_seed(1)).to(device)
     x, grad, scale, offset = draw(device, (2, 8, 3, 7), (2, 8, 3, 7), (5,), (5,))
