@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from couplings.ops import affine as _affine_op  # noqa: F401
+from couplings.ops import haar as _haar_op  # noqa: F401
 from couplings.ops import mixture as _mixture_op  # noqa: F401
 from couplings.ops import reference, reference_spline
 from couplings.ops import rotation as _rotation_op  # noqa: F401
@@ -24,10 +25,12 @@ __all__ = [
     "SoftClamp",
     "affine_couple",
     "affine_uncouple",
+    "haar",
     "mixture_log_prob",
     "rotate",
     "spline_couple",
     "spline_uncouple",
+    "unhaar",
     "unrotate",
 ]
 
@@ -177,6 +180,24 @@ def unrotate(
     return _rotate(z, rotation, log_scale, offset, True)
 
 
+def haar(x: Tensor, scale: float = 1.0) -> Tensor:
+    """scale · the orthonormal Haar wavelets of 2 x 2 patches; log_det = numbers · log(scale).
+
+    Args:
+        x: (B, C, H, W), H and W even.
+        scale: positive.
+
+    Returns:
+        (B, 4C, H/2, W/2): of each channel average, horizontal, vertical and diagonal difference.
+    """
+    return _haar(x, scale, False)
+
+
+def unhaar(z: Tensor, scale: float = 1.0) -> Tensor:
+    """The inverse of `haar` with this scale."""
+    return _haar(z, 1 / scale, True)
+
+
 class MixtureDensities(NamedTuple):
     """What a Gaussian mixture says of latents (B, D), in nats.
 
@@ -217,6 +238,12 @@ def _spline(*arguments: Any) -> tuple[Tensor, Tensor]:
         return reference_spline.spline_couple(*arguments)
     y, log_det, _ = torch.ops.couplings.spline_couple(*arguments)
     return y, log_det
+
+
+def _haar(x: Tensor, factor: float, inverse: bool) -> Tensor:
+    operator = reference.haar if needs_reference() else torch.ops.couplings.haar
+    transformed: Tensor = operator(x, factor, inverse)
+    return transformed
 
 
 def _rotate(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:

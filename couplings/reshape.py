@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from couplings.core import Invertible, Shape, ShapeError, constant_log_det
+from couplings.functional import haar, unhaar
 from couplings.ops.dispatch import full_precision
 
 __all__ = ["DCT", "Flatten", "Haar", "SpaceToDepth"]
@@ -60,29 +61,14 @@ class Haar(Invertible):
     """
 
     def __init__(self, shape: Shape, scale: float = 1.0) -> None:
-        squeeze = SpaceToDepth(shape)
-        super().__init__(shape, squeeze.out_shape)
-        self.squeeze, self.scale = squeeze, scale
+        super().__init__(shape, SpaceToDepth(shape).out_shape)
+        self.scale = scale
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        z = self._transform(self.squeeze(x)[0]) * self.scale
-        return z, constant_log_det(x, self.dims * log(self.scale))
+        return haar(x, self.scale), constant_log_det(x, self.dims * log(self.scale))
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        # The matrix is symmetric and orthogonal: its own inverse.
-        patches = self._transform(z / self.scale)
-        return self.squeeze.inverse(patches)[0], constant_log_det(z, -self.dims * log(self.scale))
-
-    def _transform(self, patches: Tensor) -> Tensor:
-        a, b, c, d = (patches / 2).unflatten(1, (-1, 4)).unbind(2)
-        top, bottom, top_change, bottom_change = a + b, c + d, a - b, c - d
-        coefficients = (
-            top + bottom,
-            top_change + bottom_change,
-            top - bottom,
-            top_change - bottom_change,
-        )
-        return torch.stack(coefficients, dim=2).flatten(1, 2)
+        return unhaar(z, self.scale), constant_log_det(z, -self.dims * log(self.scale))
 
 
 class DCT(Invertible):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from couplings.ops.dispatch import full_precision, widened
 
-__all__ = ["mixture", "rotate", "affine_couple", "join", "soft_clamp"]
+__all__ = ["haar", "mixture", "rotate", "affine_couple", "join", "soft_clamp"]
 
 
 def soft_clamp(raw: Tensor, limit: float, gain: float, atan: bool) -> Tensor:
@@ -65,6 +65,28 @@ def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inver
     with full_precision(x):
         mixed = torch.einsum("dc,bc...->bd...", weight.to(x.dtype), x)
         return mixed + offset.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+
+
+def haar(x: Tensor, factor: float, inverse: bool) -> Tensor:
+    """factor · Haar wavelets of x, (B, C, H, W) to (B, 4C, H/2, W/2), or from these back.
+
+    Of a patch: average, horizontal, vertical and diagonal difference. The matrix is its own inverse
+    and transpose.
+    """
+    bands = x.unflatten(1, (-1, 4)) if inverse else _patches(x)
+    a, b, c, d = (bands * (factor / 2)).unbind(2)
+    top, bottom, top_change, bottom_change = a + b, c + d, a - b, c - d
+    sums = (top + bottom, top_change + bottom_change, top - bottom, top_change - bottom_change)
+    out = torch.stack(sums, dim=2)
+    if not inverse:
+        return out.flatten(1, 2)
+    return out.unflatten(2, (2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+
+
+def _patches(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, 4, H/2, W/2)."""
+    rows = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+    return rows.permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
 
 
 def mixture(

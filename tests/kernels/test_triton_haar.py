@@ -1,0 +1,62 @@
+"""The Haar kernel against its definition, launched as it is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from couplings.ops import haar, reference, triton_haar
+from couplings.testing import assert_as_exact
+
+both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+SHAPES = [(2, 12, 2, 6), (3, 4, 2, 2), (1, 8, 34, 70)]
+
+
+def draw(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, dtype=torch.float64, generator=generator).to(device, dtype)
+
+
+@both_ways
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_as_exact_as_the_definition(
+    shape: tuple[int, ...], dtype: torch.dtype, inverse: bool, device: torch.device
+) -> None:
+    assert_as_exact(
+        lambda x: (triton_haar.haar(x, 0.3, inverse),),
+        lambda x: (reference.haar(x, 0.3, inverse),),
+        [draw(device, dtype, shape)],
+    )
+
+
+@both_ways
+def test_float64(inverse: bool, device: torch.device) -> None:
+    x = draw(device, torch.float64, (2, 4, 6, 4))
+    ours, expected = triton_haar.haar(x, 0.3, inverse), reference.haar(x, 0.3, inverse)
+    torch.testing.assert_close(ours, expected, atol=1e-15, rtol=1e-15)
+
+
+@both_ways
+def test_a_slice_of_channels(inverse: bool, device: torch.device) -> None:
+    x = draw(device, torch.float32, (2, 9, 6, 4))[:, 1:]
+    torch.testing.assert_close(triton_haar.haar(x, 1.0, inverse), haar.haar(x, 1.0, inverse))
+
+
+@both_ways
+def test_channels_last_is_left_to_the_eager_kernel(inverse: bool, device: torch.device) -> None:
+    x = draw(device, torch.float32, (2, 8, 6, 4)).contiguous(memory_format=torch.channels_last)
+    ours = triton_haar.haar(x, 1.0, inverse)
+    assert torch.equal(ours, haar.haar(x, 1.0, inverse))
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+@both_ways
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_stays_so(bad: float, inverse: bool, device: torch.device) -> None:
+    x = draw(device, torch.float32, (2, 4, 2, 2))
+    x[0, 0, 0, 0] = bad
+    ours, expected = triton_haar.haar(x, 1.0, inverse), haar.haar(x, 1.0, inverse)
+    torch.testing.assert_close(ours, expected, equal_nan=True)
