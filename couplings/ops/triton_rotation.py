@@ -88,7 +88,9 @@ def rotate_backward(
     with full_precision(grad):
         weight, _ = folded(rotation, log_scale, offset, inverse)
         grad_input, sums = _launch(grad, weight.T.to(grad.dtype), offset, z, inverse)
-        grad_offset, grad_scale = (-1 if inverse else 1) * sums.sum(0).to(offset.dtype)
+        sign = -1 if inverse else 1
+        # Each a tensor of its own: an operator's results share no memory.
+        grad_offset, grad_scale = (sign * total for total in sums.sum(0).to(offset.dtype))
         return grad_input, grad_scale, grad_offset
 
 

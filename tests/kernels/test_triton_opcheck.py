@@ -1,0 +1,92 @@
+"""Operators whose kernels are these: schemas hold, and the fakes foretell shapes and strides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from couplings import random_rotation
+from couplings.ops import affine, haar, mixture, rotation, spline
+from couplings.ops import triton_affine as affine_kernels
+from couplings.ops import triton_haar as haar_kernels
+from couplings.ops import triton_mixture as mixture_kernels
+from couplings.ops import triton_rotation as rotation_kernels
+from couplings.ops import triton_spline as spline_kernels
+from couplings.ops.dispatch import define
+
+CLAMP = (0.7, 0.8, False, False)
+SPLINE = (5, 3.0, False)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def log_weights() -> Tensor:
+    return draw(7).log_softmax(0)
+
+
+CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]] = {
+    "affine_couple": (
+        affine_kernels.affine_couple,
+        affine._fake,
+        (draw(2, 3, 4, 5), draw(2, 6, 4, 5), draw(2, 2, 4, 5), True, *CLAMP),
+    ),
+    "affine_couple_backward": (
+        affine_kernels.affine_couple_backward,
+        affine._fake_backward,
+        (*(draw(2, 3, 4, 5), draw(2), draw(2, 3, 4, 5), draw(2, 3, 4, 5)), *CLAMP, torch.float32),
+    ),
+    "spline_couple": (
+        spline_kernels.spline_couple,
+        spline._fake,
+        (draw(2, 3, 4, 5), draw(2, 3 * 14, 4, 5), draw(2, 2, 4, 5), True, *SPLINE),
+    ),
+    "spline_couple_backward": (
+        spline_kernels.spline_couple_backward,
+        spline._fake_backward,
+        (
+            *(draw(2, 3, 4, 5), draw(2), draw(2, 3, 4, 5)),
+            *(torch.ones(2, 1, 3, 4, 5, dtype=torch.int64), draw(2, 3 * 14, 4, 5)),
+            *SPLINE,
+        ),
+    ),
+    "mixture": (
+        mixture_kernels.mixture,
+        mixture._fake,
+        (draw(3, 4), draw(7, 4), log_weights(), False),
+    ),
+    "mixture_backward": (
+        mixture_kernels.mixture_backward,
+        mixture._fake_backward,
+        (*(draw(3, 7), None, draw(3, 7), draw(3, 4), draw(7, 4), draw(3, 7)), True),
+    ),
+    "rotate": (
+        rotation_kernels.rotate,
+        rotation._fake,
+        (draw(2, 5, 4, 5), random_rotation(5, torch.Generator()), draw(5), draw(5), False),
+    ),
+    "rotate_backward": (
+        rotation_kernels.rotate_backward,
+        rotation._fake_backward,
+        (
+            *(draw(2, 5, 4, 5), draw(2, 5, 4, 5), random_rotation(5, torch.Generator())),
+            *(draw(5), draw(5), True),
+        ),
+    ),
+    "haar": (haar_kernels.haar, haar._fake, (draw(2, 4, 6, 4), 0.5, True)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_opcheck(name: str, device: torch.device) -> None:
+    kernel, fake, arguments = CASES[name]
+    schema = str(getattr(torch.ops.couplings, name).default._schema)
+    define(f"interpreted_{name}", schema[schema.index("(") :], kernel, fake)
+    moved = [arg.to(device) if isinstance(arg, Tensor) else arg for arg in arguments]
+    operator = getattr(torch.ops.couplings, f"interpreted_{name}")
+    torch.library.opcheck(operator, tuple(moved), test_utils=("test_schema", "test_faketensor"))
