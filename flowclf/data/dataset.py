@@ -9,9 +9,10 @@ from torch import Tensor
 
 from flowclf.errors import UserError
 
-__all__ = ["Dataset", "Split", "hold_out", "subset", "validate"]
+__all__ = ["Dataset", "Split", "hold_out", "stratified", "subset", "validate"]
 
 _SHOWN = 12
+_NO_LABEL = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Split:
 
     Args:
         x: images as uint8 grey levels (N, C, H, W), or a table as float32 (N, F).
-        y: int64 class numbers (N,).
+        y: int64 class numbers (N,); -1 is a row without a label.
 
     Raises:
         UserError: x and y differ in length.
@@ -42,6 +43,16 @@ class Split:
     def take(self, indices: Tensor | slice) -> Self:
         """The rows at `indices` (int64 or bool tensor, or a slice), in that order."""
         return type(self)(self.x[indices], self.y[indices])
+
+    @property
+    def unlabelled(self) -> Tensor:
+        """Bool mask (N,) of the rows without a label."""
+        return self.y == _NO_LABEL
+
+    def labelled(self) -> Self:
+        """The rows with a label, in their old order; itself if that is all of them."""
+        unlabelled = self.unlabelled
+        return self.take(~unlabelled) if unlabelled.any() else self
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +94,8 @@ def validate(data: Dataset) -> Dataset:
 
     Raises:
         UserError: an empty split, shapes that differ, a value that is not finite or not a grey
-            level, fewer than two classes, or labels that are not 0..K-1 with each in train.
+            level, fewer than two classes, or labels that are not 0..K-1 with each in train;
+            beside these, train alone may hold -1, a row without a label.
     """
     for which, split in (("train", data.train), ("test", data.test)):
         _check_kind(split)
@@ -130,14 +142,27 @@ def _check_labels(data: Dataset) -> None:
         raise UserError(
             f"{data.name}: expected at least 2 classes, got {data.classes}; add the other class"
         )
-    wanted = list(range(data.classes))
+    _check_train_labels(data)
+    _check_test_labels(data)
+
+
+def _check_train_labels(data: Dataset) -> None:
     found = torch.unique(data.train.y).tolist()
-    if found != wanted:
+    if [label for label in found if label != _NO_LABEL] != list(range(data.classes)):
         raise UserError(
             f"{data.name}: expected the train labels 0..{data.classes - 1}, each at least once, "
-            f"got {_shown(found)}; renumber the labels from 0 without gaps"
+            f"and -1 for a row without a label, got {_shown(found)}; renumber the labels from 0 "
+            "without gaps"
         )
-    strange = sorted(set(torch.unique(data.test.y).tolist()) - set(wanted))
+
+
+def _check_test_labels(data: Dataset) -> None:
+    if data.test.unlabelled.any():
+        raise UserError(
+            f"{data.name}: expected a label for every test row, got "
+            f"{int(data.test.unlabelled.sum())} rows with -1; move these rows to train"
+        )
+    strange = sorted(set(torch.unique(data.test.y).tolist()) - set(range(data.classes)))
     if strange:
         raise UserError(
             f"{data.name}: expected test labels within 0..{data.classes - 1} as in train, "
@@ -153,8 +178,8 @@ def _shown(labels: Sequence[int]) -> str:
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Split off a validation part: (train, val), stratified by class, rows in their old order.
 
-    Each class gives `fraction` of its rows, rounded, but keeps at least one; the global
-    generator is not touched, and equal seeds give equal splits.
+    Each class gives `fraction` of its rows, rounded, but keeps at least one, and rows without a
+    label stay in train; the global generator is not touched, and equal seeds give equal splits.
 
     Raises:
         UserError: `fraction` is not in [0, 1).
@@ -163,11 +188,51 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         raise UserError(f"expected a held-out fraction in [0, 1), got {fraction}; try 0.1")
     generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(split), dtype=torch.bool)
-    for label in torch.unique(split.y):
-        rows = (split.y == label).nonzero()[:, 0]
+    for rows in _rows_by_class(split):
         count = min(round(fraction * len(rows)), len(rows) - 1)
         held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
     return split.take(~held), split.take(held)
+
+
+def _rows_by_class(split: Split) -> list[Tensor]:
+    labels = torch.unique(split.y[~split.unlabelled])
+    return [(split.y == label).nonzero()[:, 0] for label in labels]
+
+
+def stratified(split: Split, n: int, seed: int) -> tuple[Split, Split]:
+    """Draw exactly `n` labelled rows, in proportion to the classes: (drawn, rest).
+
+    Shares are rounded by the largest remainder, with at least one row of each class. Rows keep
+    their old order, and those without a label go with the drawn ones; the global generator is not
+    touched, and equal seeds give equal splits.
+
+    Raises:
+        UserError: `n` is below the number of classes or above that of the labelled rows.
+    """
+    classes = _rows_by_class(split)
+    sizes = torch.tensor([len(rows) for rows in classes], dtype=torch.int64)
+    if not len(classes) <= n <= sizes.sum():
+        raise UserError(
+            f"expected to draw from {len(classes)} rows, one a class, to all {int(sizes.sum())} "
+            f"labelled ones, got {n}; change the number"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = split.unlabelled
+    for rows, count in zip(classes, _shares(sizes, n).tolist(), strict=True):
+        drawn[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+    return split.take(drawn), split.take(~drawn)
+
+
+def _shares(sizes: Tensor, n: int) -> Tensor:
+    """`n` seats in proportion to `sizes` (K,), one at least to each, in whole numbers only."""
+    total = sizes.sum()
+    shares = (n * sizes // total.clamp_min(1)).clamp_min(1)
+    while shares.sum() < n:
+        shares[(n * sizes - total * shares).argmax()] += 1
+    while shares.sum() > n:
+        lack = n * sizes - total * shares
+        shares[lack.masked_fill(shares == 1, lack.max() + 1).argmin()] -= 1
+    return shares
 
 
 def subset(split: Split, n: int) -> Split:

@@ -25,7 +25,8 @@ def load_npz(path: Path) -> Dataset:
     """A data set from `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names for them).
 
     `x` is N×H×W or N×H×W×C in uint8 (images), or N×F in any real or integer type (a table, which
-    becomes float32); `y` is N or N×1 in integers 0..K-1. Nothing pickled is ever read.
+    becomes float32); `y` is N or N×1 in integers 0..K-1, in train also -1 for a row without a
+    label. Nothing pickled is ever read.
 
     Raises:
         UserError: the file or an array in it is anything else.
@@ -34,7 +35,7 @@ def load_npz(path: Path) -> Dataset:
     x_train, y_train, x_test, y_test = arrays
     train = Split(_samples(x_train, f"{path}: train"), _labels(y_train, f"{path}: train"))
     test = Split(_samples(x_test, f"{path}: test"), _labels(y_test, f"{path}: test"))
-    classes = len(torch.unique(train.y))
+    classes = len(torch.unique(train.labelled().y))
     names = tuple(str(number) for number in range(classes))
     levels = 256 if train.x.ndim == 4 else None
     return validate(Dataset(path.name, train, test, names, levels, notices=unused))
@@ -131,6 +132,9 @@ def _labels(y: _Array, where: str) -> Tensor:
             f"{where}: expected one label a row (N or N×1), got {_shape(y)}; "
             "use argmax(axis=1) for one-hot labels"
         )
+    # Beyond int64 a label would come out as a negative one, 2⁶⁴-1 as "no label".
+    if y.dtype.kind == "u" and y.max(initial=0) > np.iinfo(np.int64).max:
+        raise UserError(f"{where}: expected labels 0..K-1, got {y.max()}; renumber from 0")
     return torch.from_numpy(y.astype(np.int64))
 
 

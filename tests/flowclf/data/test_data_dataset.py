@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from flowclf.data.dataset import Dataset, Split, hold_out, subset, validate
+from flowclf.data.dataset import Dataset, Split, hold_out, stratified, subset, validate
 from flowclf.errors import UserError
 
 
@@ -40,6 +42,10 @@ BAD_DATA = {
     "gap in labels": (_table(_split([0, 2])), r"train labels 0\.\.1.*got 0, 2"),
     "missing class": (_table(_split([0, 1]), classes=3), r"train labels 0\.\.2.*got 0, 1"),
     "negative": (_table(_split([-1, 1])), "got -1, 1"),
+    "only unlabelled": (_table(_split([-1, -1])), r"train labels 0\.\.1, .*got -1; renumber"),
+    "class unlabelled": (_table(_split([-1, 1, -1])), r"train labels 0\.\.1, .*got -1, 1"),
+    "below -1": (_table(_split([-2, 0, 1])), "got -2, 0, 1"),
+    "unlabelled test": (_table(_split([0, 1]), _split([1, -1])), "every test row, got 1 rows with"),
     "many labels": (_table(_split(list(range(1, 21)))), r"12, … \(20 different\)"),
     "one class": (_table(_split([0, 0]), classes=1), "at least 2 classes, got 1"),
     "strange test label": (_table(_split([0, 1]), _split([1, 7])), "got also 7"),
@@ -81,6 +87,17 @@ def test_rows_and_labels_must_be_equally_many() -> None:
         Split(torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64))
 
 
+def test_rows_without_a_label() -> None:
+    split = Split(torch.arange(4.0)[:, None], torch.tensor([1, -1, 0, -1]))
+    assert split.unlabelled.tolist() == [False, True, False, True]
+    assert split.labelled().y.tolist() == [1, 0]
+    assert split.labelled().x[:, 0].tolist() == [0.0, 2.0]
+    whole = split.labelled()
+    assert whole.labelled() is whole
+    data = validate(_table(Split(split.x.expand(4, 2), split.y)))
+    assert data.train.unlabelled.sum() == 2
+
+
 @pytest.mark.usefixtures("_global_rng_untouched")
 def test_hold_out_is_stratified_and_repeatable() -> None:
     labels = [0] * 80 + [1] * 20
@@ -105,6 +122,46 @@ def test_hold_out_of_nothing_and_of_almost_everything() -> None:
 def test_hold_out_refuses_fractions_outside_its_range(fraction: float) -> None:
     with pytest.raises(UserError, match="fraction in"):
         hold_out(_split([0, 1]), fraction, seed=0)
+
+
+def test_hold_out_leaves_unlabelled_rows_in_train() -> None:
+    train, val = hold_out(_split([-1] * 10 + [0] * 10 + [1] * 10), 0.5, seed=0)
+    assert torch.bincount(train.y + 1).tolist() == [10, 5, 5]
+    assert torch.bincount(val.y).tolist() == [5, 5]
+
+
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_stratified_draws_exactly_n_rows_in_their_old_order() -> None:
+    split = _split([0, 1, -1, 0, 2] * 20, torch.arange(200.0).reshape(100, 2))
+    drawn, rest = stratified(split, 10, seed=3)
+    assert torch.bincount(drawn.y + 1).tolist() == [20, 5, 3, 2]
+    assert torch.bincount(rest.y).tolist() == [35, 17, 18]
+    for part in (drawn, rest):
+        assert torch.equal(part.x, part.x.sort(dim=0).values)
+    assert torch.cat([drawn.x, rest.x]).unique().numel() == 200
+    assert torch.equal(stratified(split, 10, seed=3)[0].x, drawn.x)
+    assert not torch.equal(stratified(split, 10, seed=4)[0].x, drawn.x)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.data())
+def test_stratified_is_fair(sizes: list[int], data: st.DataObject) -> None:
+    """Each class gets a row, and less than one away from its share unless one was forced."""
+    n = data.draw(st.integers(len(sizes), sum(sizes)))
+    split = _split([label for label, size in enumerate(sizes) for _ in range(size)])
+    drawn, rest = stratified(split, n, seed=0)
+    counts = torch.bincount(drawn.y, minlength=len(sizes)).tolist()
+    assert (sum(counts), len(rest)) == (n, sum(sizes) - n)
+    shares = [n * size / sum(sizes) for size in sizes]
+    assert all(1 <= count <= size for count, size in zip(counts, sizes, strict=True))
+    if min(shares) >= 1:
+        assert all(abs(c - share) < 1 for c, share in zip(counts, shares, strict=True))
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_stratified_refuses_impossible_numbers(n: int) -> None:
+    with pytest.raises(UserError, match=f"from 2 rows, one a class, to all 4 .*got {n}"):
+        stratified(_split([0, 1, 1, -1, 0]), n, seed=0)
 
 
 def test_subset_of_no_rows_is_refused() -> None:

@@ -62,6 +62,14 @@ def test_labels_may_be_a_column_of_any_integer(tmp_path: Path) -> None:
     assert data.train.y.tolist() == Y.tolist()
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int8])
+def test_minus_one_is_a_train_row_without_a_label(tmp_path: Path, dtype: type) -> None:
+    y = {"y_train": np.array([0, -1, 1, -1], dtype=dtype), "y_test": np.array([1, 0])}
+    data = load_npz(_save(tmp_path / "x.npz", **y))
+    assert data.train.y.tolist() == [0, -1, 1, -1]
+    assert data.class_names == ("0", "1")
+
+
 def test_medmnist_names_and_unused_arrays(tmp_path: Path) -> None:
     x, path = _images(5, 5), tmp_path / "x.npz"
     np.savez(
@@ -89,6 +97,13 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "gap": ({"y_train": np.array([0, 1, 3, 3])}, r"train labels 0\.\.2.*got 0, 1, 3"),
     "from one": ({"y_train": Y + 1}, "got 1, 2, 3; renumber the labels from 0"),
     "huge": ({"y_train": np.array([0, 1, 2, 2**40])}, r"train labels 0\.\.3.*1099511627776"),
+    "negative": ({"y_train": np.array([0, 1, -2, -1])}, r"train labels 0\.\.2.*got -2, -1, 0, 1"),
+    "beyond int64": (
+        {"y_train": np.array([0, 1, 2, 2**64 - 1], dtype=np.uint64)},
+        r"labels 0\.\.K-1, got 18446744073709551615",
+    ),
+    "all unlabelled": ({"y_train": np.full(4, -1)}, "at least 2 classes, got 0"),
+    "unlabelled test": ({"y_test": np.array([0, -1])}, "every test row, got 1 rows with -1; move"),
     "test labels": ({"y_test": np.array([0, 5])}, "got also 5"),
     "NaN": ({"x_test": np.array([[0, 0, 0], [0, np.nan, 0]])}, "test: .*row 1, column 1"),
     "beyond float32": ({"x_train": np.full((4, 3), 1e300)}, "train: .*got 12 NaN or infinite"),
