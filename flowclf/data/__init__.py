@@ -6,9 +6,10 @@
 
 from flowclf.data.augment import KINDS as AUGMENTATIONS
 from flowclf.data.augment import Augmentation, make_augmentation
-from flowclf.data.dataset import Dataset, Split, hold_out, subset
+from flowclf.data.dataset import Dataset, Split, hold_out, stratified, subset
 from flowclf.data.load import DATASETS, DatasetInfo, load_dataset, locate
 from flowclf.data.source import DataSource
+from flowclf.data.text import TextOptions
 
 __all__ = [
     "AUGMENTATIONS",
@@ -18,9 +19,11 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "Split",
+    "TextOptions",
     "hold_out",
     "load_dataset",
     "locate",
     "make_augmentation",
+    "stratified",
     "subset",
 ]

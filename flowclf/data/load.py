@@ -14,6 +14,7 @@ from flowclf.data.idx import load_fashion_mnist, load_mnist
 from flowclf.data.npz import load_npz
 from flowclf.data.omniglot import load_omniglot
 from flowclf.data.source import DataSource
+from flowclf.data.text import TextOptions, load_text
 from flowclf.errors import UserError
 
 __all__ = ["DATASETS", "DatasetInfo", "load_dataset", "locate"]
@@ -83,12 +84,17 @@ DATASETS: dict[str, DatasetInfo] = {
 }  # fmt: skip
 
 
-def load_dataset(name_or_path: str, data_dir: Path | None = None, download: bool = True) -> Dataset:
-    """A known data set, or the user's own from an `.npz` file or a folder of pictures.
+def load_dataset(
+    name_or_path: str,
+    data_dir: Path | None = None,
+    download: bool = True,
+    text: TextOptions | None = None,
+) -> Dataset:
+    """A known data set, or the user's own: an `.npz` or `.csv` file, or a folder of pictures.
 
     A known name goes before a path of the same spelling; write `./mnist` for a folder mnist.
     Files are looked for in `data_dir`, $FLOWCLF_DATA and the user's cache, then downloaded into
-    the cache if `download` allows it.
+    the cache if `download` allows it. `text` says how to read a `.csv` file, and nothing else.
 
     Raises:
         UserError: no such name or path, files that are missing, damaged or not as expected.
@@ -100,7 +106,7 @@ def load_dataset(name_or_path: str, data_dir: Path | None = None, download: bool
     if path.is_dir():
         return load_folder(path.resolve())
     if path.is_file():
-        return _load_file(path)
+        return _load_file(path, text or TextOptions())
     raise UserError(_unknown(name_or_path))
 
 
@@ -117,19 +123,22 @@ def locate(name: str, data_dir: Path | None = None) -> Path | None:
     return DATASETS[name].find(DataSource(data_dir, download=False))
 
 
-def _load_file(path: Path) -> Dataset:
-    if path.suffix.lower() != ".npz":
-        raise UserError(
-            f"{path}: expected an .npz file or a folder with train/CLASS/ and test/CLASS/, got "
-            f"{path.suffix or 'no'} file ending; convert the data with numpy.savez"
-        )
-    return load_npz(path)
+def _load_file(path: Path, text: TextOptions) -> Dataset:
+    match path.suffix.lower():
+        case ".npz":
+            return load_npz(path)
+        case ".csv":
+            return load_text(path, text)
+    raise UserError(
+        f"{path}: expected an .npz file, a .csv file of texts or a folder with train/CLASS/ and "
+        f"test/CLASS/, got {path.suffix or 'no'} file ending; convert the data with numpy.savez"
+    )
 
 
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return (
-        f"expected a known data set ({', '.join(DATASETS)}) or an existing .npz file or folder, "
-        f"got {name!r}{hint}, which is neither; correct the name or the path"
+        f"expected a known data set ({', '.join(DATASETS)}) or an existing .npz or .csv file or "
+        f"folder, got {name!r}{hint}, which is neither; correct the name or the path"
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowclf.data import DATASETS, load_dataset, locate
+from flowclf.data import DATASETS, TextOptions, load_dataset, locate
 from flowclf.errors import UserError
 
 
@@ -52,9 +52,17 @@ def test_a_path_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("1,2")
-    with pytest.raises(UserError, match=r"mine\.csv: expected an \.npz file.*got \.csv"):
-        load_dataset(str(tmp_path / "mine.csv"))
+    (tmp_path / "mine.tsv").write_text("1,2")
+    with pytest.raises(UserError, match=r"mine\.tsv: expected an \.npz file, a \.csv.*got \.tsv"):
+        load_dataset(str(tmp_path / "mine.tsv"))
+
+
+def test_texts_are_loaded_as_their_options_say(tmp_path: Path) -> None:
+    path = tmp_path / "mine.CSV"
+    path.write_text("label,text,title\n" + "a,red green,lion\nb,blue,tiger\n" * 5)
+    assert load_dataset(str(path)).shape == (3,)
+    data = load_dataset(str(path), text=TextOptions("title", train_size=4))
+    assert (data.shape, len(data.train), len(data.test)) == ((2,), 4, 6)
 
 
 @pytest.mark.parametrize("name", ["mnits", "MNIST"])

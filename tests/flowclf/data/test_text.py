@@ -1,0 +1,149 @@
+"""The user's texts: columns, labels, splits, averaged words, and one clear line for mistakes."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowclf.data.text import TextOptions, load_text
+from flowclf.errors import UserError
+
+BODY = "b,red red green,lion\na,blue,tiger\n" * 5
+
+
+def _write(path: Path, content: str) -> Path:
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def _named(path: Path) -> Path:
+    return _write(path, "label,text,title\n" + BODY)
+
+
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_texts_become_averaged_words(tmp_path: Path) -> None:
+    data = load_text(_named(tmp_path / "mine.csv"), TextOptions())
+    assert (data.name, data.class_names, data.levels) == ("mine.csv", ("a", "b"), None)
+    assert (len(data.train), len(data.test), data.shape) == (8, 2, (3,))
+    assert (data.train.x.dtype, data.train.y.dtype) == (torch.float32, torch.int64)
+    assert data.train.y.tolist() == [1, 0] * 4
+    blue_green_red = torch.tensor([[0, 1 / 3, 2 / 3], [1, 0, 0]])
+    assert torch.allclose(data.train.x, blue_green_red.repeat(4, 1))
+
+
+def test_columns_by_number_need_no_header(tmp_path: Path) -> None:
+    path = _write(tmp_path / "x.csv", BODY)
+    data = load_text(path, TextOptions("1, 2", "0"))
+    assert len(data.train) + len(data.test) == 10
+    assert data.train.x[0].count_nonzero() == 3
+    assert data.shape == (5,)
+
+
+def test_several_named_columns_are_joined(tmp_path: Path) -> None:
+    data = load_text(_named(tmp_path / "x.csv"), TextOptions("title,text"))
+    assert data.train.x[0].sort().values.tolist() == [0, 0, 0.25, 0.25, 0.5]
+
+
+def test_the_vocabulary_is_that_of_train_without_stop_words(tmp_path: Path) -> None:
+    """Two rows of three are drawn, and the words of the third are unknown."""
+    content = "text,label\nthe Lion and LION,a\nthe tiger,b\nof puma,a\nthe okapi,\n"
+    data = load_text(_write(tmp_path / "x.csv", content), TextOptions(train_size=2))
+    assert sorted(data.train.x.tolist()) == torch.eye(3).flip(0).tolist()
+    assert data.test.x.tolist() == [[0.0] * 3]
+
+
+def test_the_most_frequent_words_are_kept_and_ties_go_by_the_alphabet(tmp_path: Path) -> None:
+    content = "text,label\n" + "delta echo echo,a\nbravo charlie bravo,b\n" * 5
+    data = load_text(_write(tmp_path / "x.csv", content), TextOptions(vocabulary=3))
+    assert data.train.x[:2].tolist() == [[0, 0, 1], [pytest.approx(2 / 3), pytest.approx(1 / 3), 0]]
+
+
+def test_numbers_as_labels_are_sorted_as_numbers(tmp_path: Path) -> None:
+    content = "text,label\n" + "lion,10\ntiger, 9\nzebra,-1\n" * 3
+    data = load_text(_write(tmp_path / "x.csv", content), TextOptions())
+    assert data.class_names == ("-1", "9", "10")
+    words = _write(tmp_path / "y.csv", content.replace("-1", "x"))
+    assert load_text(words, TextOptions()).class_names == ("10", "9", "x")
+
+
+def test_an_empty_label_is_an_unlabelled_row_in_train(tmp_path: Path) -> None:
+    content = "text,label\n" + "lion,a\ntiger,b\nokapi,\nwhale, \n" * 5
+    data = load_text(_write(tmp_path / "x.csv", content), TextOptions(train_size=4))
+    assert torch.bincount(data.train.y + 1).tolist() == [10, 2, 2]
+    assert (len(data.test), data.shape) == (6, (4,))
+    assert data.class_names == ("a", "b")
+
+
+def test_what_a_csv_may_hold(tmp_path: Path) -> None:
+    """A mark of byte order, blank lines, quoted commas, quotes and line breaks."""
+    row = '"lion, ""king""\nof beasts",a\r\n\r\ntiger,b\n'
+    path = _write(tmp_path / "x.csv", "\ufefftext,label\n" + row * 3)
+    data = load_text(path, TextOptions())
+    assert (len(data.train) + len(data.test), data.shape) == (6, (4,))
+
+
+def test_equal_seeds_give_equal_splits(tmp_path: Path) -> None:
+    content = "text,label\n" + "".join(f"word{i},{i * i % 7 % 2}\n" for i in range(40))
+    path = _write(tmp_path / "x.csv", content)
+    first, same, other = (
+        load_text(path, TextOptions(train_size=20, seed=seed)).train.y for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+BAD_FILES: dict[str, tuple[str, TextOptions, str]] = {
+    "no such name": ("text,class\nx,a\n", TextOptions(), "column 'label', got 'text', 'class'"),
+    "no such number": (BODY, TextOptions("3", "0"), "column '3', got '0', '1', '2'; name"),
+    "name and number": (BODY, TextOptions("1"), "column '1', got 'b', 'red red green'.*numbers"),
+    "one column for both": (BODY, TextOptions("1,0", "0"), "column of its own, got '0'"),
+    "empty": ("", TextOptions(), "column 'text', got an empty file"),
+    "ragged": ("text,label\nx,a\n\nx,y,b\n", TextOptions(), "line 4: expected 2 fields .*got 3"),
+    "open quote": ('text,label\nx,a\n"y,b\n', TextOptions(), "line 3: .*unexpected end of data"),
+    "huge field": (f"text,label\n{'x' * 2**20}x,a\n", TextOptions(), "line 2: .*larger than"),
+    "one class": ("text,label\nx,a\ny,a\n", TextOptions(), "2 classes in .*'label', got only 'a'"),
+    "no labels": ("text,label\nx,\n", TextOptions(), "2 classes in .*'label', got none"),
+    "stop words": ("text,label\nthe,a\nof,b\nthe,a\n", TextOptions(), "got none but stop words"),
+    "small train": (BODY, TextOptions("1", "0", train_size=1), "at least 2 .*got 1 of 10"),
+    "no test": (BODY, TextOptions("1", "0", train_size=10), "to test on one, got 10 of 10"),
+    "a row a class": ("text,label\nx,a\ny,b\n", TextOptions(), "got 2 of 2 .*or add rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_one_clear_line(tmp_path: Path, case: str) -> None:
+    content, options, message = BAD_FILES[case]
+    before = csv.field_size_limit()
+    with pytest.raises(UserError, match=rf"x\.csv: .*{message}") as caught:
+        load_text(_write(tmp_path / "x.csv", content), options)
+    assert "\n" not in str(caught.value)
+    assert csv.field_size_limit() == before
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    with pytest.raises(UserError, match=r"x\.csv: expected a readable .*No such file"):
+        load_text(path, TextOptions())
+    path.write_bytes("text,label\ncafé,a\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"expected UTF-8 text, got byte 0xe9; save"):
+        load_text(path, TextOptions())
+
+
+def test_an_empty_vocabulary_is_refused() -> None:
+    with pytest.raises(UserError, match="vocabulary of at least 1 word, got 0"):
+        TextOptions(vocabulary=0)
+
+
+def test_ag_news(real: Path) -> None:
+    path = real / "ag_news" / "test.csv"
+    if not path.is_file():
+        pytest.skip("ag_news is not among the real data")
+    first, same, other = (
+        load_text(path, TextOptions("1,2", "0", train_size=50, seed=seed)) for seed in (0, 0, 1)
+    )
+    assert (len(first.train), len(first.test), first.classes) == (50, 7_550, 4)
+    assert torch.bincount(first.train.y).tolist() == [13, 13, 12, 12]
+    assert torch.equal(first.train.x, same.train.x)
+    assert torch.equal(first.test.x, same.test.x)
+    assert first.shape != other.shape or not torch.equal(first.train.x, other.train.x)
