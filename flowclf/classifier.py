@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import log
 
 import torch
 from torch import Tensor, nn
 
 from couplings.core import Shape
-from flowclf.encoders import Encoding, InvertibleEncoder
+from couplings.functional import MixtureDensities
+from flowclf.encoders import Encoder, Encoding, InvertibleEncoder
 from flowclf.errors import NoExactDensity, UserError
 from flowclf.mixture import Around, GaussianMixture
 from flowclf.noise import Noise
+from flowclf.preprocessing import fit_preprocess
+from flowclf.settings import ModelSettings
 
 __all__ = ["GenerativeClassifier", "class_latents"]
 
 BATCH_SIZE = 512
+POSTERIOR_DRAWS = 12
 
 
 class GenerativeClassifier(nn.Module):
@@ -30,14 +35,30 @@ class GenerativeClassifier(nn.Module):
         encoder: from data to latents.
         mixture: the latent mixture.
         noise: what `perturb` adds.
+        settings: of the system.
+
+    Attributes:
+        heads: what is on the latents besides; trained at a rate of its own.
     """
 
+    # Whether the posterior's gradients may reach the class weights.
+    learn_weights: bool = True
+    # Whether samples without a label (-1) teach it anything.
+    accepts_unlabelled: bool = False
+
     def __init__(
-        self, shape: Shape, encoder: InvertibleEncoder, mixture: GaussianMixture, noise: Noise
+        self,
+        shape: Shape,
+        encoder: Encoder,
+        mixture: GaussianMixture,
+        noise: Noise,
+        settings: ModelSettings,
     ) -> None:
         super().__init__()
         self.shape: Shape = tuple(shape)
         self.encoder, self.mixture, self.noise = encoder, mixture, noise
+        self.settings = settings
+        self.heads = nn.ModuleDict()
 
     @property
     def classes(self) -> int:
@@ -49,9 +70,17 @@ class GenerativeClassifier(nn.Module):
         """Dimensions of one sample."""
         return int(torch.Size(self.shape).numel())
 
-    def encode(self, x: Tensor) -> Encoding:
-        """z (B, D) and what the encoder knows exactly (`log_det` (B,), or `mean`, `log_var`)."""
-        encoding: Encoding = self.encoder(self._as_float(x))
+    @property
+    def has_density(self) -> bool:
+        """Whether `log_prob` is known and `decode` is the encoder's inverse."""
+        return isinstance(self.encoder, InvertibleEncoder)
+
+    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
+        """z (B, D) and what the encoder knows exactly (`log_det` (B,), or `mean`, `log_var`).
+
+        In training mode a Gaussian encoder draws z with `generator`; in eval mode z is its mean.
+        """
+        encoding: Encoding = self.encoder(self._as_float(x), generator)
         return encoding
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -64,11 +93,13 @@ class GenerativeClassifier(nn.Module):
         Raises:
             NoExactDensity: the encoder is not invertible.
         """
-        encoding = self.encode(x)
-        if encoding.log_det is None:
+        if not self.has_density:
             raise NoExactDensity(
-                f"{type(self).__name__} has no exact log_prob, only a lower bound: use elbo(x)"
+                f"{type(self).__name__} has no exact log_prob, as its encoder has no inverse; "
+                "elbo(x) is a lower bound where a system has one"
             )
+        encoding = self.encode(x)
+        assert encoding.log_det is not None
         if y is None:
             return self.mixture.log_prob(encoding.z) + encoding.log_det
         given_class = self.mixture.log_prob_given_class(encoding.z)
@@ -79,8 +110,18 @@ class GenerativeClassifier(nn.Module):
         return self.log_prob(x)
 
     def log_posterior(self, x: Tensor) -> Tensor:
-        """log q(k|x), (B, K)."""
-        return self.mixture.log_posterior(self.encode(x).z)
+        """log q(k|x), (B, K); of a Gaussian encoder averaged over 12 draws of z, always the same.
+
+        log q(k|x) = log mean_s q(k|z_s),  z_s ~ q(z|x)
+        """
+        encoding = self.encode(x)
+        if encoding.mean is None or encoding.log_var is None:
+            return self.mixture.log_posterior(encoding.z)
+        generator = torch.Generator(encoding.z.device).manual_seed(0)
+        noise = encoding.z.new_empty(POSTERIOR_DRAWS, 1, self.mixture.dims)
+        z = encoding.mean + (0.5 * encoding.log_var).exp() * noise.normal_(generator=generator)
+        given_z = self.mixture.log_posterior(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        return given_z.logsumexp(0) - log(POSTERIOR_DRAWS)
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, (B,)."""
@@ -103,7 +144,15 @@ class GenerativeClassifier(nn.Module):
         At temperature 1 these are draws from q(x|y). Around "data" they have the average latent of
         the class's training samples as their centre, as in the authors' pictures: sharper images
         where a large β̃ holds the latents off the means.
+
+        Raises:
+            UserError: the system has no model of x to draw from.
         """
+        if not self.has_density:
+            raise UserError(
+                f"expected a system that can generate, got {type(self).__name__}, which has no "
+                "model of x; train ib-inn or class-nll"
+            )
         return self.decode(self.mixture.sample(y, temperature, generator, around))
 
     @torch.no_grad()
@@ -130,19 +179,54 @@ class GenerativeClassifier(nn.Module):
         noisy: Tensor = self.noise(x, generator)
         return noisy
 
-    @abstractmethod
     def loss(
         self, x: Tensor, y: Tensor, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """The named terms of the objective and their weighted `total`, to be minimised; 0-dim.
 
-        Integer x is dequantised first (`perturb`); floating x is taken as it is. `accuracy` is
-        reported beside the terms.
+        Integer x is dequantised first (`perturb`); floating x is taken as it is. The label -1 means
+        that there is none. The `accuracy` on the labelled samples is reported beside the terms.
         """
+        if not x.is_floating_point():
+            x = self.perturb(x, generator)
+        encoding = self.encode(x, generator)
+        densities = self.mixture.densities(encoding.z, learn_weights=self.learn_weights)
+        correct = (densities.log_posterior.argmax(1) == y).float().sum()
+        terms = self.objective(encoding, densities, y, generator)
+        return {**terms, "accuracy": correct / (y >= 0).sum().clamp_min(1)}
 
     @abstractmethod
+    def objective(
+        self,
+        encoding: Encoding,
+        densities: MixtureDensities,
+        y: Tensor,
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """The named terms and `total`, from what encoder and mixture returned; 0-dim, nats."""
+
     def fit_statistics(self, x: Tensor, y: Tensor) -> None:
-        """Set what is computed, not learned, from the training data: scales, class frequencies."""
+        """Set what is computed, not learned, from the training data.
+
+        Pre-processing and the unit of the noise; class weights and means if they are to be.
+
+        Raises:
+            UserError: samples without a label where the system has no use for them.
+        """
+        unlabelled = int((y < 0).sum())
+        if unlabelled and not self.accepts_unlabelled:
+            raise UserError(
+                f"{type(self).__name__} learns from labels, but {unlabelled} of {len(y)} training "
+                "samples have none (-1); leave them out, or train ib-inn, class-nll or vib"
+            )
+        settings = self.settings
+        fit_preprocess(self.encoder.preprocess, x, **settings.preprocess.model_dump())
+        if x.is_floating_point():
+            self.noise.set_unit(x.std(0, correction=0))
+        if settings.mixture.weights == "empirical":
+            self.mixture.set_weights(y[y >= 0].bincount(minlength=self.classes))
+        if settings.mixture.start == "data":
+            self.mixture.set_means(class_latents(self, x, y))
 
     def _as_float(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.shape:
@@ -157,12 +241,16 @@ class GenerativeClassifier(nn.Module):
 def class_latents(model: GenerativeClassifier, x: Tensor, y: Tensor) -> Tensor:
     """Average noise-free latent of each class, (K, D), in eval mode, batch by batch.
 
+    Samples without a label (-1) are left out.
+
     Raises:
         UserError: a class without a sample.
     """
     was_training = model.training
     model.eval()
     batches = zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True)
-    averages = model.mixture.class_averages((model.encode(xs).z, ys) for xs, ys in batches)
+    averages = model.mixture.class_averages(
+        (model.encode(xs).z[ys >= 0], ys[ys >= 0]) for xs, ys in batches
+    )
     model.train(was_training)
     return averages

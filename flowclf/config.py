@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ Nested = dict[str, Any]
 RUN_SECTIONS = ("data", "train")
 # What a run's config.yaml says beside the settings: what the run is called, and what is recorded.
 NAMES = ("system", "dataset", "preset", "seed")
+# Which of several kinds of a section was meant: part of pydantic's locations, not of our keys.
+KINDS = ("conv", "mlp", "paper", "cnn", "resnet", "wide-resnet", "residual", "custom")
 RECORDED = ("data_facts", "versions", "commit")
 
 
@@ -149,38 +152,56 @@ def merge(layers: Iterable[Mapping[str, Any]]) -> Nested:
 
 
 def preset_names(system: str) -> list[str]:
-    """The presets of a system."""
-    folder = resources.files("flowclf") / "presets" / system
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir())
+    """The presets of a system, its own and borrowed ones."""
+    return sorted(_presets(system))
 
 
 def load_preset(system: str, name: str) -> Nested:
     """The differences from the defaults that a preset makes.
 
+    A borrowed one gives the network, the data pipeline and the schedule, so that systems can be
+    compared; objective and mixture are each system's own.
+
     Raises:
         UserError: there is no such preset.
     """
-    if name not in preset_names(system):
-        raise UserError(
-            f"{system} has no preset {name!r}; choose one of: {', '.join(preset_names(system))}"
-        )
-    text = (resources.files("flowclf") / "presets" / system / f"{name}.yaml").read_text("utf-8")
-    return yaml.safe_load(text) or {}
+    presets = _presets(system)
+    if name not in presets:
+        raise UserError(f"{system} has no preset {name!r}; choose one of: {', '.join(presets)}")
+    owner, file = presets[name]
+    values = yaml.safe_load(file.read_text("utf-8")) or {}
+    own = () if owner == system else ("objective", "mixture")
+    return {key: value for key, value in values.items() if key not in own}
+
+
+def _presets(system: str) -> dict[str, tuple[str, Traversable]]:
+    """Names of presets to the system they belong to and their files."""
+    folder = resources.files("flowclf") / "presets" / system
+    files = folder.iterdir() if folder.is_dir() else ()
+    own = {file.name.removesuffix(".yaml"): (system, file) for file in files}
+    lender = find_system(system).borrows
+    return dict(sorted(({**_presets(lender), **own} if lender else own).items()))
 
 
 def default_preset(system: str, dataset: str, shape: Shape) -> str:
     """The preset named like the data, else the one for its kind."""
     if dataset in preset_names(system):
         return dataset
-    if dataset in ("fashion-mnist", "omniglot"):
+    if dataset in ("fashion-mnist", "omniglot") and "mnist" in preset_names(system):
         return "mnist"
+    if dataset.endswith(".csv") and "text" in preset_names(system):
+        return "text"
     return "image" if len(shape) == 3 else "mlp"
 
 
 def _beta_override(name: str, spec: System, beta: float) -> Nested:
     if spec.beta is None:
         with_beta = ", ".join(name for name, system in SYSTEMS.items() if system.beta)
-        raise UserError(f"{name} has no information-bottleneck beta; systems with one: {with_beta}")
+        own = [n for n in setting_names(spec.settings) if n.startswith("objective.")]
+        hint = f"it has {', '.join(own)} (--set)" if own else "its objective has no weights"
+        raise UserError(
+            f"{name} has no information-bottleneck beta: {hint}; systems with one: {with_beta}"
+        )
     section, field = spec.beta
     return {section: {field: beta}}
 
@@ -209,7 +230,7 @@ def _explain(error: ValidationError, settings: type[Section], prefix: str) -> st
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     known = setting_names(settings)
-    key = prefix + ".".join(part for part in path if part not in ("conv", "mlp", "paper"))
+    key = prefix + ".".join(part for part in path if part not in KINDS)
     key = key.removesuffix(".")
     if first["type"] == "extra_forbidden":
         full = [prefix + name for name in known]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from couplings import Invertible
+from flowclf.errors import UserError
 
-__all__ = ["Encoding", "InvertibleEncoder"]
+__all__ = ["DeltaEncoder", "Encoder", "Encoding", "GaussianEncoder", "InvertibleEncoder"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Encoding:
     """Latents z (B, D) and what the encoder knows beside them.
 
     Attributes:
-        z: latents; a Gaussian encoder's sample.
+        z: latents; a Gaussian encoder's sample, or its mean in eval mode.
         log_det: log|det dz/dx| (B,) in nats, of an invertible encoder.
         mean, log_var: (B, D) of a Gaussian encoder.
     """
@@ -27,20 +29,41 @@ class Encoding:
     log_var: Tensor | None = None
 
 
-class InvertibleEncoder(nn.Module):
-    """Fitted pre-processing, then an invertible network: both count in the log-determinant.
+class Encoder(nn.Module):
+    """Fitted pre-processing, then a network.
 
     Args:
         preprocess: from data units to network units, e.g. standardisation.
-        network: from there to latents (D,).
+        network: from there on.
     """
 
-    def __init__(self, preprocess: Invertible, network: Invertible) -> None:
+    def __init__(self, preprocess: Invertible, network: nn.Module) -> None:
         super().__init__()
         self.preprocess, self.network = preprocess, network
 
-    def forward(self, x: Tensor) -> Encoding:
-        """Encoding of x (B, *shape) in data units."""
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
+        """Encoding of x (B, *shape) in data units; `generator` for what it draws."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The x of latents z (B, D), in data units.
+
+        Raises:
+            UserError: the encoder has no inverse.
+        """
+        raise UserError(
+            f"expected a system that can decode, got one with a {type(self).__name__}, which has "
+            "no inverse; train ib-inn or class-nll"
+        )
+
+
+class InvertibleEncoder(Encoder):
+    """q(z|x) is a point, and so is q(x|z): pre-processing counts in the log-determinant, too."""
+
+    network: Invertible
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
+        """z and log_det."""
         u, log_det_preprocess = self.preprocess(x)
         z, log_det_network = self.network(u)
         return Encoding(z, log_det_preprocess + log_det_network)
@@ -50,3 +73,37 @@ class InvertibleEncoder(nn.Module):
         u, _ = self.network.inverse(z)
         x, _ = self.preprocess.inverse(u)
         return x
+
+
+class DeltaEncoder(Encoder):
+    """q(z|x) is the point f(x), of a network from (B, *shape) to (B, D)."""
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
+        """z = f(x)."""
+        return Encoding(self.network(self.preprocess(x)[0]))
+
+
+class GaussianEncoder(Encoder):
+    """q(z|x) = N(m(x), diag s(x)²), of a network from (B, *shape) to (B, 2D).
+
+    The network's second half r gives s = softplus(r + shift). In training z is a sample, in eval
+    mode the mean.
+
+    Args:
+        preprocess, network: as of every encoder.
+        shift: -5: s is below 0.01 at first (Alemi et al., "Deep variational information
+            bottleneck", ICLR 2017).
+    """
+
+    def __init__(self, preprocess: Invertible, network: nn.Module, shift: float = -5.0) -> None:
+        super().__init__(preprocess, network)
+        self.shift = shift
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
+        """z, mean and log_var."""
+        mean, raw = self.network(self.preprocess(x)[0]).chunk(2, dim=1)
+        std = nn.functional.softplus(raw + self.shift)
+        z = mean
+        if self.training:
+            z = mean + std * torch.empty_like(mean).normal_(generator=generator)
+        return Encoding(z, mean=mean, log_var=2 * std.log())

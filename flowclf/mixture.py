@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from couplings.functional import MixtureDensities, mixture_log_prob
 from flowclf.errors import UserError
+from flowclf.means import Start, initial_means
 
-__all__ = ["Around", "GaussianMixture", "equidistant_means"]
+__all__ = ["Around", "GaussianMixture"]
 
 Covariance = Literal["unit", "shared", "per-class"]
 Means = Literal["learned", "frozen"]
-Weights = Literal["uniform", "empirical", "learned"]
+Weights = Literal["uniform", "empirical", "learned", "affine"]
 Around = Literal["means", "data"]
 
 
@@ -33,9 +34,12 @@ class GaussianMixture(nn.Module):
         dims: D.
         means: learned, or frozen at their initial values (set others with `set_means`).
         covariance: unit, one learned diagonal for all classes, or one a class.
-        weights: uniform, empirical (`set_weights`), or learned logits.
+        weights: uniform, empirical (`set_weights`), learned logits, or affine: the biases b of a
+            softmax layer are learned, and log w_k = b_k + ½ μ_kᵀΣ⁻¹μ_k - const, so that the
+            posterior is softmax(μΣ⁻¹z + b), trained as a linear layer is. Not per-class.
         distance: initial distance between any two means.
-        generator: where the means come from when D < K.
+        start: where the means are at first, see `initial_means`.
+        generator: where they come from, where they are drawn.
 
     IB-INN (Ardizzone et al. 2020), Eqs. 3-4, is the case of unit covariance.
 
@@ -56,21 +60,57 @@ class GaussianMixture(nn.Module):
         covariance: Covariance = "unit",
         weights: Weights = "uniform",
         distance: float = 5.0,
+        start: Start = "equidistant",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.classes, self.dims, self.covariance = classes, dims, covariance
-        initial = equidistant_means(classes, dims, distance, generator)
+        self.weights: Weights = weights
+        if weights == "affine" and covariance == "per-class":
+            raise UserError(
+                "expected mixture.covariance unit or shared for mixture.weights=affine: with "
+                "covariances of their own the classes' scores are quadratic in z; use learned"
+            )
+        initial = initial_means(start, classes, dims, distance, generator)
         self.means = nn.Parameter(initial, requires_grad=means == "learned")
         self.register_buffer("data_means", initial.clone())
         rows = {"unit": 0, "shared": 1, "per-class": classes}[covariance]
         self.log_var = nn.Parameter(torch.zeros(rows, dims), requires_grad=rows > 0)
-        self.weight_logits = nn.Parameter(torch.zeros(classes), requires_grad=weights == "learned")
+        self.weight_logits = nn.Parameter(
+            torch.zeros(classes), requires_grad=weights in ("learned", "affine")
+        )
+
+    @classmethod
+    def from_linear(cls, layer: nn.Linear) -> GaussianMixture:
+        """The unit-covariance mixture with the posterior of a softmax layer z W^T + b.
+
+        μ_k = W_k and log w_k = b_k + ½ |W_k|² - const.
+        """
+        mixture = cls(layer.out_features, layer.in_features, weights="affine").to(layer.weight)
+        mixture.set_means(layer.weight.detach())
+        if layer.bias is not None:
+            mixture.weight_logits.data.copy_(layer.bias.detach())
+        return mixture
+
+    @torch.no_grad()
+    def to_linear(self) -> nn.Linear:
+        """The softmax layer with this mixture's posterior: W = μΣ⁻¹, b = log w - ½ μᵀΣ⁻¹μ.
+
+        Raises:
+            UserError: classes with covariances of their own, whose scores are quadratic in z.
+        """
+        if self.covariance == "per-class":
+            raise UserError("expected one covariance for all classes, got one each: not affine")
+        layer = nn.utils.skip_init(nn.Linear, self.dims, self.classes).to(self.means)
+        layer.weight.copy_(self.means * self._precision())
+        layer.bias.copy_(self.log_weights - self._half_norms())
+        return layer
 
     @property
     def log_weights(self) -> Tensor:
         """log w_k, (K,)."""
-        return self.weight_logits.log_softmax(0)
+        offsets = self._half_norms() if self.weights == "affine" else 0.0
+        return (self.weight_logits + offsets).log_softmax(0)
 
     def densities(self, z: Tensor, *, learn_weights: bool = True) -> MixtureDensities:
         """log q(z|k) (B, K), log q(z) (B,) and log q(k|z) (B, K) of z (B, D) at once, in nats.
@@ -124,7 +164,7 @@ class GaussianMixture(nn.Module):
             raise UserError(f"expected temperature >= 0, got {temperature}")
         centres = self.means if around == "means" else self.data_means
         noise = torch.empty_like(centres[y]).normal_(generator=generator)
-        return centres[y] + temperature * self._std()[y] * noise
+        return centres[y] + temperature * self.std()[y] * noise
 
     @torch.no_grad()
     def set_means(self, means: Tensor) -> None:
@@ -145,7 +185,8 @@ class GaussianMixture(nn.Module):
         """Set w_k proportional to the label counts (K,), all positive."""
         if counts.shape != (self.classes,) or not bool((counts > 0).all()):
             raise UserError(f"expected {self.classes} positive class counts, got {counts.tolist()}")
-        self.weight_logits.copy_(counts.to(self.weight_logits).log())
+        offsets = self._half_norms() if self.weights == "affine" else 0.0
+        self.weight_logits.copy_(counts.to(self.weight_logits).log() - offsets)
 
     def fit_means(self, z: Tensor, y: Tensor) -> None:
         """Set each mean to the average of its class's latents: z (N, D), y (N,).
@@ -178,6 +219,26 @@ class GaussianMixture(nn.Module):
         """Average distance between two means, 0-dim (IB-INN's "delta mu")."""
         return torch.pdist(self.means).mean()
 
+    def half_mahalanobis(self, log_prob_given_class: Tensor) -> Tensor:
+        """½ (z-μ_k)ᵀΣ_k⁻¹(z-μ_k), (B, K), from the log q(z|k) that `densities` gave."""
+        log_volume = 0.5 * (self._log_var().sum(1) + self.dims * log(2 * pi))
+        return -(log_prob_given_class + log_volume)
+
+    def _log_var(self) -> Tensor:
+        """(K, D), zeros for unit covariance."""
+        rows = self.log_var if self.covariance != "unit" else torch.zeros_like(self.means)
+        return rows.expand(self.classes, self.dims)
+
+    def _precision(self) -> Tensor:
+        return (-self._log_var()).exp()
+
+    def _half_norms(self) -> Tensor:
+        return 0.5 * (self.means.square() * self._precision()).sum(1)
+
+    def std(self) -> Tensor:
+        """σ, (K, D)."""
+        return (0.5 * self._log_var()).exp()
+
     def _whitened(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Latents and means in units of the shared standard deviation."""
         if self.covariance == "unit":
@@ -190,7 +251,7 @@ class GaussianMixture(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             centre = self.means.detach().mean(0)
             z, means = z - centre, self.means - centre
-            precision = (-self.log_var).exp()
+            precision = self._precision()
             shared = precision.mean(0)
             linear = z @ (means * precision).T - 0.5 * (means.square() * precision).sum(1)
             quadratic = 0.5 * z.square() @ (precision - shared).T
@@ -203,11 +264,6 @@ class GaussianMixture(nn.Module):
                 scores + common[:, None], log_prob, (scores + prior).log_softmax(1)
             )
 
-    def _std(self) -> Tensor:
-        if self.covariance == "unit":
-            return torch.ones_like(self.means)
-        return (0.5 * self.log_var).exp().expand(self.classes, self.dims)
-
     def _check_labels(self, y: Tensor) -> None:
         wrong = (y < 0) | (y >= self.classes)
         if y.is_floating_point() or bool(wrong.any()):
@@ -219,22 +275,3 @@ class GaussianMixture(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for `print(mixture)`."""
         return f"classes={self.classes}, dims={self.dims}, covariance={self.covariance}"
-
-
-def equidistant_means(
-    classes: int, dims: int, distance: float, generator: torch.Generator | None = None
-) -> Tensor:
-    """K points in D dimensions, any two of them `distance` apart (on average, where D < K).
-
-    As in IB-INN's code: scaled identities side by side, means[:, jK:(j+1)K] = s·I, and zeros in
-    the last D mod K columns; ours has s = distance / sqrt(2 ⌊D/K⌋), so the distance is exact (the
-    code's ⌊2D/K⌋ makes it 4.96 for CIFAR-100). Where D < K no such points exist: random directions.
-    """
-    repeats = dims // classes
-    if repeats == 0:
-        points = torch.randn(classes, dims, generator=generator, dtype=torch.float64)
-        return (points * distance / torch.pdist(points).mean()).float()
-    means = torch.zeros(classes, dims)
-    blocks = torch.eye(classes).repeat(1, repeats)
-    means[:, : repeats * classes] = blocks * distance / (2 * repeats) ** 0.5
-    return means

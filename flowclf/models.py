@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from couplings.core import Shape
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import make_settings
 from flowclf.errors import UserError
 from flowclf.runs import Run
-from flowclf.systems import find_system
+from flowclf.systems import Blueprint, find_system
 
 __all__ = ["build", "load", "load_weights", "save_weights"]
 
@@ -28,6 +29,7 @@ def build(
     preset: str | None = None,
     beta: float | None = None,
     seed: int = 0,
+    backbone: nn.Module | None = None,
     **settings: Any,
 ) -> GenerativeClassifier:
     """An untrained model.
@@ -40,6 +42,21 @@ def build(
         preset: default "image" or "mlp", by the shape.
         beta: β̃, the weight of the decision.
         seed: of weights, rotations and permutations.
+        backbone: your own network from (B, *shape) to (B, D) for a feed-forward system, e.g. a
+            transformer over token numbers, which are then the x of a table:
+
+            >>> class Tiny(torch.nn.Module):
+            ...     def __init__(self):
+            ...         super().__init__()
+            ...         self.embed = torch.nn.Embedding(1000, 32)
+            ...         self.layer = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+            ...     def forward(self, tokens):
+            ...         return self.layer(self.embed(tokens.long())).mean(1)
+            >>> model = build("vc", shape=(16,), classes=4, backbone=Tiny(),
+            ...               preprocess={"per": "range"})
+            >>> model.log_posterior(torch.randint(1000, (2, 16)).float()).shape
+            torch.Size([2, 4])
+
         settings: sections of the system's settings, e.g. network={"kind": "mlp", "blocks": 6}.
 
     Raises:
@@ -52,20 +69,32 @@ def build(
         )
     if levels is None and len(shape) == 3:
         levels = IMAGE_LEVELS
+    if backbone is not None:
+        settings = {**settings, "network": {"kind": "custom"}}
     typed = make_settings(system, shape, preset, beta, settings)
-    return find_system(system).build(shape, classes, levels, typed, seed)
+    return find_system(system).build(Blueprint(shape, classes, levels, seed, backbone), typed)
 
 
-def load(run_or_path: str | Path, device: torch.device | str = "cpu") -> GenerativeClassifier:
+def load(
+    run_or_path: str | Path,
+    device: torch.device | str = "cpu",
+    backbone: nn.Module | None = None,
+) -> GenerativeClassifier:
     """The trained model of a run folder, in eval mode.
+
+    Args:
+        run_or_path: the folder.
+        device: where the model goes.
+        backbone: the module that the run was trained with, where it was the user's own; its
+            weights are read from the run.
 
     Raises:
         UserError: not a run folder, a run that has not ended, or weights of another architecture.
     """
     run = Run(Path(run_or_path))
     config, facts = run.read_config()
-    system = find_system(config.system)
-    model = system.build(facts.shape, facts.classes, facts.levels, config.model, config.seed)
+    blueprint = Blueprint(facts.shape, facts.classes, facts.levels, config.seed, backbone)
+    model = find_system(config.system).build(blueprint, config.model)
     load_weights(model, run.weights_file)
     return model.eval().to(device)
 

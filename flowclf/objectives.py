@@ -1,4 +1,7 @@
-"""Objectives: pure functions of what encoder and mixture returned; minimised; in nats."""
+"""Objectives: pure functions of what encoder and mixture returned; minimised; in nats.
+
+A target row of zeros is a sample without a label: it counts in no decision.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,34 @@ from math import inf
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot, softplus
 
 from flowclf.errors import UserError
 
-__all__ = ["class_nll_loss", "ib_weights", "ib_inn_loss", "smooth_labels"]
+__all__ = [
+    "class_nll_loss",
+    "decision_loss",
+    "discriminator_loss",
+    "gaussian_kl",
+    "ib_inn_loss",
+    "ib_weights",
+    "smooth_labels",
+    "trade_off",
+    "variational_loss",
+    "with_margin",
+]
 
 
 def smooth_labels(y: Tensor, classes: int, smoothing: float) -> Tensor:
-    """(1 - α) one-hot(y) + α/K: labels (B,) to targets (B, K)."""
-    one_hot = torch.nn.functional.one_hot(y, classes).to(torch.get_default_dtype())
-    return (1 - smoothing) * one_hot + smoothing / classes
+    """(1 - α) one-hot(y) + α/K: labels (B,) to targets (B, K); zeros for the label -1."""
+    known = (y >= 0)[:, None]
+    targets = one_hot(y.clamp_min(0), classes).to(torch.get_default_dtype())
+    return ((1 - smoothing) * targets + smoothing / classes) * known
+
+
+def decision_loss(log_posterior: Tensor, targets: Tensor) -> Tensor:
+    """-mean Σ_k t_k log q(k|z) over the labelled samples: (B, K), (B, K) to a 0-dim tensor."""
+    return -(targets * log_posterior).sum() / targets.sum().clamp_min(1)
 
 
 def ib_weights(beta: float) -> tuple[float, float]:
@@ -27,6 +48,13 @@ def ib_weights(beta: float) -> tuple[float, float]:
     if not beta >= 0:
         raise UserError(f"expected beta >= 0, got {beta}")
     return (0.0, 2.0) if beta == inf else (2 / (1 + beta), 2 * beta / (1 + beta))
+
+
+def trade_off(rate_per_dim: Tensor, decision: Tensor, beta: float) -> dict[str, Tensor]:
+    """2/(1+β̃) · (rate + β̃ decision) and its two terms, all 0-dim, nats."""
+    weight_rate, weight_decision = ib_weights(beta)
+    total = weight_rate * rate_per_dim + weight_decision * decision
+    return {"rate_per_dim": rate_per_dim, "decision": decision, "total": total}
 
 
 def ib_inn_loss(
@@ -47,13 +75,87 @@ def ib_inn_loss(
     Returns:
         `rate_per_dim` L_X/d and `decision` -L_Y, both in nats, and their weighted `total`.
     """
-    weight_rate, weight_decision = ib_weights(beta)
-    rate = -log_prob.mean() / dims
-    decision = -(targets * log_posterior).sum(1).mean()
-    total = weight_rate * rate + weight_decision * decision
-    return {"rate_per_dim": rate, "decision": decision, "total": total}
+    return trade_off(-log_prob.mean() / dims, decision_loss(log_posterior, targets), beta)
 
 
-def class_nll_loss(log_prob_given_class: Tensor, y: Tensor) -> Tensor:
-    """-mean log q(x|y): log-likelihoods (B, K) and labels (B,) to a 0-dim tensor, nats."""
-    return -log_prob_given_class.gather(1, y[:, None]).mean()
+def class_nll_loss(log_prob_given_class: Tensor, log_prob: Tensor, y: Tensor) -> Tensor:
+    """-mean log q(x|y), and -log q(x) where y is -1: (B, K), (B,), (B,) to a 0-dim tensor, nats."""
+    labelled = log_prob_given_class.gather(1, y.clamp_min(0)[:, None])[:, 0]
+    return -torch.where(y >= 0, labelled, log_prob).mean()
+
+
+def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(m, diag s²) ‖ N(0, I)) = ½ Σ (m² + s² - log s² - 1): (B, D), (B, D) to (B,), nats."""
+    return 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(1)
+
+
+def with_margin(
+    log_posterior: Tensor, half_mahalanobis: Tensor, y: Tensor, margin: float
+) -> Tensor:
+    """log p(k|z) with the distance to the true class counted (1 + margin) times, (B, K).
+
+    Wan et al., "Rethinking feature distribution for loss functions in image classification", CVPR
+    2018, Eq. 11.
+    """
+    if not margin:
+        return log_posterior
+    own = one_hot(y, log_posterior.shape[1])
+    return (log_posterior - margin * own * half_mahalanobis).log_softmax(1)
+
+
+def variational_loss(
+    decision: Tensor,
+    log_prob_given_class: Tensor,
+    ratio: Tensor | None,
+    log_weights: Tensor,
+    y: Tensor,
+    *,
+    ce: float,
+    prior_logprob: float,
+    ratio_weight: float,
+    class_prior: float,
+) -> dict[str, Tensor]:
+    """Variational Classification (Dhuliawala et al. 2023), Eq. 9, with a weight for each term.
+
+        total = ce · decision - prior_logprob · mean log p(z|y) + ratio · mean T_y(z)
+                - class_prior · mean log p(y)
+
+    With prior_logprob = ratio = λ it is ce · decision + λ · KL(q(z|y) ‖ p(z|y)) at the optimal T up
+    to routing (what is detached in the arguments): MLE with neither (CE), MAP with prior_logprob
+    alone (GM), Bayesian with both (VC).
+
+    Args:
+        decision: -log p(y|z), 0-dim.
+        log_prob_given_class: log p(z|k), (B, K), nats.
+        ratio: T_k(z), (B, K), or None.
+        log_weights: log p(k), (K,).
+        y: labels (B,).
+        ce, prior_logprob, ratio_weight, class_prior: the weights.
+
+    Returns:
+        `decision`, `prior_nats` -log p(z|y), `class_prior` -log p(y), with T `ratio`, and `total`.
+    """
+    own = y[:, None]
+    terms = {
+        "decision": decision,
+        "prior_nats": -log_prob_given_class.gather(1, own).mean(),
+        "class_prior": -log_weights[y].mean(),
+    }
+    total = ce * decision + prior_logprob * terms["prior_nats"] + class_prior * terms["class_prior"]
+    if ratio is not None:
+        terms["ratio"] = ratio.gather(1, own).mean()
+        total = total + ratio_weight * terms["ratio"]
+    return {**terms, "total": total}
+
+
+def discriminator_loss(ratio_data: Tensor, ratio_prior: Tensor, y: Tensor) -> Tensor:
+    """Logistic loss that tells latents of class y from draws of p(z|y): its optimum is T = log q/p.
+
+        mean softplus(-T_y(z)) + mean softplus(T_y(z')),   z of the data, z' ~ p(z|y)
+
+    Args:
+        ratio_data, ratio_prior: T_k of both, (B, K).
+        y: labels (B,) of both.
+    """
+    own = y[:, None]
+    return softplus(-ratio_data.gather(1, own)).mean() + softplus(ratio_prior.gather(1, own)).mean()

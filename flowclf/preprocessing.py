@@ -48,7 +48,7 @@ def fit_preprocess(
         floor: least standard deviation of an image's pixel, as a fraction of the largest.
         per: one shift and scale a "dim", or a "channel"; "range": those of the unfitted stage.
     """
-    if per == "range" and not marginal:
+    if per == "range" and isinstance(preprocess, ElementwiseAffine):
         return
     mean, std = _moments(x, floor, per)
     if isinstance(preprocess, ElementwiseAffine):

@@ -14,11 +14,11 @@ import yaml
 
 from couplings.core import Shape
 from flowclf.config import NAMES, RECORDED, RunConfig, make_config
-from flowclf.data import Dataset, load_dataset
+from flowclf.data import Dataset, TextOptions, load_dataset
 from flowclf.errors import UserError
 from flowclf.files import write_json, write_text, write_yaml
 
-__all__ = ["DataFacts", "Run", "new_run_folder"]
+__all__ = ["DataFacts", "Run", "load_data", "new_run_folder"]
 
 VERSIONS = ("flowclf", "torch", "numpy", "lightning")
 
@@ -120,7 +120,7 @@ class Run:
             UserError: data that are gone or changed.
         """
         config, facts = self.read_config()
-        dataset = load_dataset(config.dataset, data_dir)
+        dataset = load_data(config, data_dir)
         if DataFacts.of(dataset) != facts:
             raise UserError(
                 f"{config.dataset} is no longer the data that {self.folder} was trained on"
@@ -167,6 +167,13 @@ class Run:
         if not isinstance(document, dict):
             raise UserError(f"{self.config_file} is damaged: it is not a YAML mapping")
         return document
+
+
+def load_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
+    """The data of a run's settings, which say how a file of texts is read."""
+    data = config.data
+    text = TextOptions(data.text, data.label, data.vocabulary, data.train_size, config.seed)
+    return load_dataset(config.dataset, data_dir, text=text)
 
 
 def new_run_folder(out: Path | None, name: str) -> Path:

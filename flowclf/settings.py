@@ -7,16 +7,26 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
+    "BackboneSettings",
+    "CNNSettings",
     "ConvSettings",
+    "CustomSettings",
     "DataSettings",
-    "MLPSettings",
+    "FeedForwardSettings",
+    "Fraction",
+    "InvertibleSettings",
+    "MapSettings",
     "MixtureSettings",
-    "NoiseSettings",
+    "ModelSettings",
+    "NetworkSettings",
+    "PaperResidualSettings",
     "PaperSettings",
+    "Positive",
     "PreprocessSettings",
+    "ResidualSettings",
     "Section",
     "TrainSettings",
-    "NetworkSettings",
+    "Weight",
 ]
 
 
@@ -46,6 +56,7 @@ class PreprocessSettings(Section):
     # bits/dim, but dequantisation noise grows in the pixels that hardly vary.
     marginal: Annotated[float, Field(ge=0, le=1)] = 0.3
     floor: Annotated[float, Field(gt=0, le=1)] = 0.1  # least std of a pixel, of the largest
+    # One mean and scale a dimension or a channel; "range": grey levels to ±1, tables untouched.
     per: Literal["dim", "channel", "range"] = "dim"
 
 
@@ -107,25 +118,131 @@ class PaperSettings(MapSettings):
 NetworkSettings = Annotated[ConvSettings | MLPSettings | PaperSettings, Field(discriminator="kind")]
 
 
+class PlainSettings(Section):
+    """Fully connected feed-forward network."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: Widths = (256, 128)
+    dropout: Fraction = 0.0
+
+
+class CNNSettings(Section):
+    """Small convolutional network."""
+
+    kind: Literal["cnn"] = "cnn"
+    width: Widths = (32, 64)  # each followed by a pooling
+    hidden: Widths = (128,)
+    dropout: Fraction = 0.0
+
+
+class ResNetSettings(Section):
+    """ResNet in its CIFAR form."""
+
+    kind: Literal["resnet"] = "resnet"
+    depth: Literal[10, 18, 34, 50] = 18
+    width: Positive = 64
+
+
+class WideResNetSettings(Section):
+    """WideResNet; by default WRN-28-10."""
+
+    kind: Literal["wide-resnet"] = "wide-resnet"
+    depth: Positive = 28
+    width: Positive = 10
+    dropout: Fraction = 0.0
+
+
+class ResidualSettings(Section):
+    """The feed-forward counterpart of the invertible `conv` network, field by field."""
+
+    kind: Literal["residual"] = "residual"
+    blocks: Widths = (6,)
+    width: Widths = (32,)
+    dense_blocks: Annotated[int, Field(ge=0)] = 1
+    dense_hidden: Widths = (256,)
+    dropout: Fraction = 0.0
+    batch_norm: bool = True
+
+
+class PaperResidualSettings(Section):
+    """The feed-forward network of IB-INN's authors, counterpart of the invertible `paper`."""
+
+    kind: Literal["paper"] = "paper"
+    variant: Literal["cifar", "mnist"] = "cifar"
+
+
+class CustomSettings(Section):
+    """The user's own module, handed over in Python as `backbone`."""
+
+    kind: Literal["custom"] = "custom"
+
+
+BackboneSettings = Annotated[
+    PlainSettings
+    | CNNSettings
+    | ResNetSettings
+    | WideResNetSettings
+    | ResidualSettings
+    | PaperResidualSettings
+    | CustomSettings,
+    Field(discriminator="kind"),
+]
+
+
 class MixtureSettings(Section):
     """The latent mixture."""
 
+    kind: Literal["gaussian", "vmf"] = "gaussian"  # vmf: von Mises-Fisher, on the sphere
     means: Literal["learned", "frozen"] = "learned"
     # "data": the untrained network's average latent of each class, which spares few dimensions
-    # from having to swap classes; "equidistant": IB-INN's pattern, `distance` apart.
-    start: Literal["equidistant", "data"] = "equidistant"
+    # from having to swap classes; "equidistant": IB-INN's pattern, `distance` apart; "sphere": the
+    # same directions at radius √D; "normal": N(0, 1) a number; "linear": as torch's Linear.
+    start: Literal["equidistant", "sphere", "normal", "linear", "data"] = "equidistant"
     covariance: Literal["unit", "shared", "per-class"] = "unit"
-    weights: Literal["uniform", "empirical", "learned"] = "uniform"
+    weights: Literal["uniform", "empirical", "learned", "affine"] = "uniform"
     distance: Annotated[float, Field(gt=0)] = 5.0
+
+
+class ModelSettings(Section):
+    """What every system has: the first stage, the noise and the latent mixture."""
+
+    preprocess: PreprocessSettings = PreprocessSettings()
+    noise: NoiseSettings = NoiseSettings()
+    mixture: MixtureSettings = MixtureSettings()
+
+
+class InvertibleSettings(ModelSettings):
+    """What a system with an invertible network has besides."""
+
+    network: NetworkSettings = ConvSettings()
+
+
+# A feed-forward network needs neither normal marginals nor densities of grey levels.
+STANDARDISED = PreprocessSettings(marginal=0.0, per="channel")
+NOISELESS = NoiseSettings(uniform=0.0)
+
+
+class FeedForwardSettings(ModelSettings):
+    """What a system without an inverse has besides."""
+
+    preprocess: PreprocessSettings = STANDARDISED
+    noise: NoiseSettings = NOISELESS
+    network: BackboneSettings = CNNSettings()
+    latent: Positive | None = None  # width of a linear layer behind the network; None: no layer
 
 
 class DataSettings(Section):
     """What is trained on."""
 
     validation: Fraction = 0.0  # share of the training set held out
-    train_size: Positive | None = None  # use only the first n training samples
+    train_size: Positive | None = None  # use only n training samples …
+    subset: Literal["first", "stratified"] = "first"  # … the first, or drawn by class with the seed
     test_size: Positive | None = None
     augment: Literal["none", "shift", "flip-crop", "paper-cifar"] = "none"
+    # Of a .csv file with text: columns, by name or number, and the number of words to know.
+    text: Annotated[str, BeforeValidator(str)] = "text"
+    label: Annotated[str, BeforeValidator(str)] = "label"
+    vocabulary: Positive = 2000
 
 
 class TrainSettings(Section):
@@ -138,6 +255,8 @@ class TrainSettings(Section):
     momentum: Fraction = 0.9  # sgd; beta1 of adamw
     weight_decay: Weight = 0.0
     means_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # learning rate of the means, relative
+    mixture_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # of covariances and class weights
+    heads_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # of discriminators
     means_momentum: Fraction = 0.9
     weights_momentum: Fraction = 0.9
     schedule: Literal["cosine", "one-cycle", "milestones", "constant"] = "one-cycle"

@@ -14,7 +14,7 @@ from typing import Any
 from flowclf.files import write_text
 from flowclf.runs import git_commit
 
-__all__ = ["append_rows"]
+__all__ = ["append_rows", "read_rows"]
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -37,3 +37,12 @@ def append_rows(name: str, rows: Sequence[dict[str, Any]]) -> None:
         writer.writeheader()
     writer.writerows({**row, **facts} for row in rows)
     write_text(path, old + text.getvalue())
+
+
+def read_rows(name: str) -> list[dict[str, str]]:
+    """The rows recorded so far; none where there is no such file."""
+    path = FOLDER / name
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

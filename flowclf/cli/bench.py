@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flowclf.cli.options import AsJson, Device, Where
-from flowclf.cli.output import number, percent, print_json, print_table
+from flowclf.cli.output import message, number, percent, print_json, print_table
 from flowclf.errors import UserError
 
 __all__ = ["bench"]
@@ -23,12 +23,16 @@ def bench(
         str,
         typer.Argument(
             help="mnist14 (75 CPU-seconds a seed), digits or mnist: whole classifiers; "
-            "couplings, networks or mixture: side by side with other packages."
+            "couplings, networks or mixture: side by side with other packages; or a study of "
+            "several systems: vc-low-data, ib-comparison …"
         ),
     ],
     seeds: Annotated[
-        str, typer.Option(help="Seeds of a classifier, separated by commas.")
-    ] = "0,1,2",
+        str | None,
+        typer.Option(
+            help="Seeds, separated by commas.", show_default="0,1,2, or those of the study"
+        ),
+    ] = None,
     device: Where = Device.auto,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, not recorded.")] = False,
     as_json: AsJson = False,
@@ -48,17 +52,17 @@ def _compare(task: str, device: Device, quick: bool, as_json: bool) -> int:
     return subprocess.run([sys.executable, "-m", "couplings.bench", task, *arguments]).returncode
 
 
-def _classify(task: str, seeds: str, as_json: bool) -> None:
+def _classify(task: str, seeds: str | None, as_json: bool) -> None:
     from flowclf.bench.classify import COLUMNS, TASKS, run_bench
+    from flowclf.bench.study import study_names
 
+    if task in study_names():
+        _study(task, seeds, as_json)
+        return
     if task not in TASKS:
-        choices = ", ".join((*TASKS, *MAPS))
+        choices = ", ".join((*TASKS, *MAPS, *study_names()))
         raise UserError(f"unknown bench {task!r}; choose from: {choices}")
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise UserError(f"expected --seeds like 0,1,2, got {seeds!r}") from None
-    rows = run_bench(task, numbers)
+    rows = run_bench(task, _numbers(seeds or "0,1,2"))
     if as_json:
         print_json(rows)
         return
@@ -66,6 +70,46 @@ def _classify(task: str, seeds: str, as_json: bool) -> None:
     formats["seconds"] = lambda v: number(v, 1)
     table = [[formats.get(c, _plain)(row[c]) for c in COLUMNS] for row in rows]
     print_table(task, COLUMNS, table)
+
+
+def _study(name: str, seeds: str | None, as_json: bool) -> None:
+    from flowclf.bench.study import METRICS, averages, read_study, run_study
+
+    study = read_study(name)
+    numbers = _numbers(seeds) if seeds else study.seeds
+    rows = []
+    for row in run_study(study, numbers):
+        rows.append(row)
+        done = f"{len(rows)}/{len(numbers) * len(study.variants)}"
+        message(f"{done}  {row['variant']}, seed {row['seed']}: {percent(row['accuracy'])}")
+    summary = averages(rows)
+    if as_json:
+        print_json(summary)
+        return
+    shown = [m for m in METRICS if any(row[m] for row in summary)]
+    table = [
+        [row["variant"], str(row["seeds"]), *(_with_error(m, row[m]) for m in shown)]
+        for row in summary
+    ]
+    print_table(f"{name}: mean ± standard error", ("variant", "seeds", *shown), table)
+
+
+def _with_error(metric: str, value: tuple[float, float | None] | None) -> str:
+    """Accuracies and calibration errors in per cent."""
+    if value is None:
+        return "-"
+    factor = 100 if metric == "accuracy" or metric.startswith("ece") else 1
+    digits = 0 if metric == "parameters" else 1 if metric == "seconds" else 3 - (factor > 1)
+    centre, error = value[0] * factor, value[1]
+    spread = "" if not error else f" ± {error * factor:.{digits}f}"
+    return f"{centre:.{digits}f}{spread}"
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise UserError(f"expected --seeds like 0,1,2, got {seeds!r}") from None
 
 
 def _plain(value: object) -> str:

@@ -98,13 +98,14 @@ class Request:
 
 
 def _settings(request: Request, data_dir: Path | None) -> tuple[RunConfig, Dataset]:
-    from flowclf.data import DATASETS, load_dataset
+    from flowclf.data import DATASETS
+    from flowclf.runs import load_data
 
     name = request.data or "digits"
-    if name in DATASETS:
-        # Settings before data: a misspelt key should not cost a download.
-        request.make(name, DATASETS[name].shape)
-    dataset = load_dataset(name, data_dir)
+    # Settings before data: a misspelt key should not cost a download, and they say how texts are
+    # read. Only the default preset may be another for the shape that the data turn out to have.
+    known = DATASETS[name].shape if name in DATASETS else (1,)
+    dataset = load_data(request.make(name, known), data_dir)
     return request.make(name, dataset.shape), dataset
 
 

@@ -29,10 +29,10 @@ MOST_POINTS = 2000
 def run_figures(
     model: GenerativeClassifier, test: Split, dataset: Dataset, folder: Path
 ) -> list[Path]:
-    """Write samples.png (images only) and latent.png; their paths."""
+    """Write latent.png and, of systems that can draw images, samples.png; their paths."""
     paths = [folder / "latent.png"]
     save_figure(_latent(model, test, dataset), paths[0])
-    if dataset.levels:
+    if dataset.levels and model.has_density:
         images = class_samples(model, PER_CLASS, TEMPERATURE, seed=0)
         paths.insert(0, folder / "samples.png")
         save_figure(sample_figure(images, dataset.class_names, dataset.levels), paths[0])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier
+from flowclf.encoders import InvertibleEncoder
 
 __all__ = ["TrainingDiverged", "check_finite"]
 
@@ -37,6 +38,8 @@ def check_finite(
 def layer_statistics(model: GenerativeClassifier, x: Tensor) -> str:
     """One line a stage: largest |activation| and |log_det|, up to the first that is not finite."""
     lines = [f"{'stage':34} {'max |z|':>10} {'max |log_det|':>14}", _line("input", x, None)]
+    if not isinstance(model.encoder, InvertibleEncoder):
+        return "\n".join([*lines, _line("latent", model.encode(x).z, None)])
     stages = [model.encoder.preprocess, *model.encoder.network.children()]
     for position, stage in enumerate(_flat(stages)):
         x, log_det = stage(x)

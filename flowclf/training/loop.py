@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from couplings import Chain
 from flowclf.classifier import GenerativeClassifier, class_latents
 from flowclf.config import RunConfig
@@ -14,6 +16,7 @@ from flowclf.evaluation import evaluate
 from flowclf.models import save_weights
 from flowclf.runs import DataFacts, Run
 from flowclf.seeding import derive_seed, private_rng
+from flowclf.settings import CustomSettings
 from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
 from flowclf.training.guard import check_finite
@@ -52,6 +55,7 @@ def train(
     devices: int = 1,
     resume: bool = False,
     report: Report = silent,
+    backbone: nn.Module | None = None,
 ) -> Trained:
     """Train a system on a data set, and evaluate it on the test split.
 
@@ -63,6 +67,7 @@ def train(
         devices: number of processes (DDP above 1).
         resume: go on from the run's checkpoint.
         report: shows progress.
+        backbone: the user's own network, see `flowclf.build`.
 
     Raises:
         UserError: settings that do not fit the data.
@@ -71,7 +76,10 @@ def train(
     """
     fabric = launch_fabric(config, device, devices)
     training, validation, test = splits(config, dataset)
-    model = fresh_model(config, dataset, training)
+    if backbone is not None:
+        custom = config.model.model_copy(update={"network": CustomSettings()})
+        config = config.model_copy(update={"model": custom})
+    model = fresh_model(config, dataset, training, backbone)
     augment = make_augmentation(config.data.augment, dataset.shape, dataset.levels)
     with stop_on_signal() as stop, cpu_threads(config.train.threads):
         loop = Loop(config, fabric, model, training, validation, augment, run, report, stop)

@@ -17,20 +17,19 @@ WARMUP_FACTOR = 0.05
 
 
 def make_optimizer(model: GenerativeClassifier, settings: TrainSettings) -> torch.optim.Optimizer:
-    """SGD or AdamW with three groups: the network, the means, the rest of the mixture.
+    """SGD or AdamW with groups: the network, the means, the rest of the mixture, the heads.
 
     Weight decay is the network's alone, as in IB-INN's code.
     """
-    mixture = model.mixture
+    mixture, heads, lr = model.mixture, list(model.heads.parameters()), settings.lr
     others = [p for p in mixture.parameters() if p is not mixture.means]
-    in_mixture = set(mixture.parameters())
-    network = [p for p in model.parameters() if p not in in_mixture]
+    elsewhere = {mixture.means, *others, *heads}
+    network = [p for p in model.parameters() if p not in elsewhere]
     groups = [
-        _group(network, settings.lr, settings.weight_decay, settings.momentum),
-        _group(
-            [mixture.means], settings.lr * settings.means_lr_factor, 0.0, settings.means_momentum
-        ),
-        _group(others, settings.lr, 0.0, settings.weights_momentum),
+        _group(network, lr, settings.weight_decay, settings.momentum),
+        _group([mixture.means], lr * settings.means_lr_factor, 0.0, settings.means_momentum),
+        _group(others, lr * settings.mixture_lr_factor, 0.0, settings.weights_momentum),
+        _group(heads, lr * settings.heads_lr_factor, 0.0, settings.momentum),
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":

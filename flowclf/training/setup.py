@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
-from flowclf.data import Dataset, Split, hold_out, subset
+from flowclf.data import Dataset, Split, hold_out, stratified, subset
 from flowclf.devices import pick_device
 from flowclf.errors import UserError
-from flowclf.systems import find_system
+from flowclf.systems import Blueprint, find_system
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -58,7 +59,7 @@ def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
         UserError: a class of which no training sample is left.
     """
     data = config.data
-    training = subset(dataset.train, data.train_size) if data.train_size else dataset.train
+    training = _training(config, dataset)
     test = subset(dataset.test, data.test_size) if data.test_size else dataset.test
     training, validation = hold_out(training, data.validation, config.seed)
     missing = set(range(dataset.classes)) - set(training.y.tolist())
@@ -70,9 +71,20 @@ def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
     return training, validation, test
 
 
-def fresh_model(config: RunConfig, dataset: Dataset, training: Split) -> GenerativeClassifier:
+def _training(config: RunConfig, dataset: Dataset) -> Split:
+    size = config.data.train_size
+    if size is None or size >= len(dataset.train):
+        return dataset.train
+    if config.data.subset == "first":
+        return subset(dataset.train, size)
+    return stratified(dataset.train, size, config.seed)[0]
+
+
+def fresh_model(
+    config: RunConfig, dataset: Dataset, training: Split, backbone: nn.Module | None = None
+) -> GenerativeClassifier:
     """The untrained model with its statistics fitted to the training split."""
-    system = find_system(config.system)
-    model = system.build(dataset.shape, dataset.classes, dataset.levels, config.model, config.seed)
+    blueprint = Blueprint(dataset.shape, dataset.classes, dataset.levels, config.seed, backbone)
+    model = find_system(config.system).build(blueprint, config.model)
     model.fit_statistics(training.x, training.y)
     return model

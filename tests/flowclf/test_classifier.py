@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 import flowclf
@@ -16,7 +16,6 @@ from couplings import Chain
 from couplings.testing import assert_invertible, randomize
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
-from flowclf.encoders import Encoding
 from flowclf.errors import NoExactDensity, UserError
 
 K = 3
@@ -258,28 +257,17 @@ def test_sizes_and_classes() -> None:
     assert (model.shape, model.dims, model.classes) == ((1, 8, 8), 64, K)
 
 
-class Blurred(nn.Module):
-    """An encoder that knows no log-determinant."""
-
-    def forward(self, x: Tensor) -> Encoding:
-        return Encoding(x.mean(1, keepdim=True).expand_as(x))
-
-
 def test_without_an_exact_density_log_prob_names_the_elbo() -> None:
-    exact, (x, y) = table_model(), draw_table()
-
-    class Lossy(GenerativeClassifier):
-        def loss(self, x: Tensor, y: Tensor, generator: Any = None) -> dict[str, Tensor]:
-            raise NotImplementedError
-
-        def fit_statistics(self, x: Tensor, y: Tensor) -> None:
-            raise NotImplementedError
-
-    model = Lossy((2,), Blurred(), exact.mixture, exact.noise)  # type: ignore[arg-type]
+    model, (x, y) = build("ce", shape=(2,), classes=K).double().eval(), draw_table()
     assert model.log_posterior(x).shape == (len(x), K)
+    message = r"VariationalClassifier has no exact log_prob.*elbo\(x\)"
     for arguments in ((x,), (x, y)):
-        with pytest.raises(NoExactDensity, match=r"Lossy has no exact log_prob.*elbo\(x\)"):
+        with pytest.raises(NoExactDensity, match=message):
             model.log_prob(*arguments)
+    with pytest.raises(UserError, match="DeltaEncoder, which has no inverse"):
+        model.decode(model.encode(x).z)
+    with pytest.raises(UserError, match="a system that can generate, got VariationalClassifier"):
+        model.sample(y)
 
 
 def test_means_can_start_at_the_average_latents(generator: torch.Generator) -> None:

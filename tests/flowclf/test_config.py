@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from flowclf.config import (
     parse_assignments,
     preset_names,
     read_settings,
+    setting_names,
 )
 from flowclf.errors import UserError
 from flowclf.systems import PLANNED, SYSTEMS, find_system
@@ -188,14 +188,17 @@ def test_the_document_is_complete() -> None:
     assert document["objective"] == {"beta": 8.0, "label_smoothing": 0.0}
 
 
-def test_a_system_without_beta_refuses_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    without = dataclasses.replace(SYSTEMS["ib-inn"], beta=None)
-    monkeypatch.setitem(SYSTEMS, "vae", without)
-    monkeypatch.setattr("flowclf.config.preset_names", lambda system: ["digits"])
-    monkeypatch.setattr("flowclf.config.load_preset", lambda system, name: {})
-    assert make_config("vae", "digits", (1, 8, 8)).system == "vae"
-    with pytest.raises(UserError, match="vae has no information-bottleneck beta.*: ib-inn$"):
-        make_config("vae", "digits", (1, 8, 8), beta=1.0)
+def test_a_system_without_beta_names_its_own_weights() -> None:
+    own = {name: setting_names(spec.settings) for name, spec in SYSTEMS.items()}
+    for name in ("ce", "gm", "vc", "resnet", "i-revnet", "class-nll"):
+        assert make_config(name, "digits", (1, 8, 8)).system == name
+        with pytest.raises(UserError, match=f"{name} has no information-bottleneck beta") as caught:
+            make_config(name, "digits", (1, 8, 8), beta=1.0)
+        message = str(caught.value)
+        assert message.endswith("systems with one: ib-inn, vib")
+        weights = [key for key in own[name] if key.startswith("objective.")]
+        assert all(key in message for key in weights)
+        assert ("its objective has no weights" in message) == (not weights)
 
 
 @pytest.mark.parametrize("name", PLANNED)

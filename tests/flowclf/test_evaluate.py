@@ -17,11 +17,12 @@ from torch import Tensor
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
-from flowclf.errors import NoExactDensity, UserError
+from flowclf.errors import UserError
 from flowclf.evaluation import SUITES, evaluate, predict_split
 from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows
 from flowclf.evaluation.metrics import expected_calibration_error
 from flowclf.seeding import generator_for
+from flowclf.systems.resnet import Softmax
 
 K = 3
 NETWORK = {"kind": "conv", "blocks": [1], "width": [4], "dense_hidden": [8], "dropout": 0.5}
@@ -101,7 +102,8 @@ def test_the_mode_is_put_back_after_an_error(generator: torch.Generator) -> None
 def test_suites_can_be_picked(generator: torch.Generator) -> None:
     split = images(generator)
     model = image_model(split)
-    assert evaluate(model, split, ["calibration"]).keys() == {"ece", "negative_log_posterior_nats"}
+    names = {"ece", "ece_20_bins", "negative_log_posterior_nats"}
+    assert evaluate(model, split, ["calibration"]).keys() == names
     assert evaluate(model, split, iter(SUITES)) == evaluate(model, split)
     with pytest.raises(UserError, match="unknown suite 'colour'; choose from: accuracy, calib"):
         evaluate(model, split, ["accuracy", "colour"])
@@ -113,25 +115,16 @@ def test_an_empty_split_is_refused(generator: torch.Generator) -> None:
         evaluate(image_model(split), split.take(slice(0)))
 
 
-class Told(GenerativeClassifier):
+class Told(Softmax):
     """Posteriors by a given function of x, and no density."""
 
     def __init__(self, posterior: Callable[[Tensor], Tensor]) -> None:
-        plain = build("ib-inn", shape=(2,), classes=K)
-        super().__init__((2,), plain.encoder, plain.mixture, plain.noise)
+        plain = build("resnet", shape=(2,), classes=K)
+        super().__init__((2,), plain.encoder, plain.mixture, plain.noise, plain.settings)
         self.posterior = posterior
 
     def log_posterior(self, x: Tensor) -> Tensor:
         return self.posterior(x).log_softmax(1)
-
-    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        raise NoExactDensity("use elbo(x)")
-
-    def loss(self, x: Tensor, y: Tensor, generator: Any = None) -> dict[str, Tensor]:
-        raise NotImplementedError
-
-    def fit_statistics(self, x: Tensor, y: Tensor) -> None:
-        raise NotImplementedError
 
 
 def labelled_rows(count: int = 3000) -> Split:

@@ -22,8 +22,17 @@ SOURCES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-LOWEST = ["errors", "files", "settings", "seeding", "devices", "marginals"]
-LATENT = ["mixture", "encoders", "noise", "preprocessing", "objectives"]
+LOWEST = ["errors", "files", "settings", "seeding", "devices", "marginals", "means"]
+LATENT = [
+    "mixture",
+    "vmf",
+    "encoders",
+    "backbones",
+    "heads",
+    "noise",
+    "preprocessing",
+    "objectives",
+]
 CORE = [*LATENT, "classifier"]
 UPPER = ["training", "evaluation", "figures", "bench", "cli", "sweeps"]
 # What the modules of a floor must never import, at module level or inside a function.

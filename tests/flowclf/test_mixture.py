@@ -1,4 +1,4 @@
-"""The latent mixture against torch.distributions, and the identities that the systems rest on."""
+"""The latent mixture against torch.distributions; the identities it rests on are in test_identities.py."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowclf.errors import UserError
-from flowclf.mixture import GaussianMixture, equidistant_means
+from flowclf.means import equidistant_means
+from flowclf.mixture import GaussianMixture
 
 K, D, B = 4, 6, 9
 COVARIANCES = ("unit", "shared", "per-class")
@@ -119,62 +120,6 @@ def test_float32_posterior_is_stable_far_out(
     expected = exact.log_posterior(z32.double())
     assert_close(expected, (-squares / 2).log_softmax(0)[None], rtol=0, atol=0.02)
     assert_close(got.double(), expected, rtol=0, atol=2e-4)
-
-
-def test_one_component_at_zero_is_the_standard_normal(generator: torch.Generator) -> None:
-    mixture, z = GaussianMixture(1, D, distance=0.0).double(), latents(generator)
-    expected = Normal(0.0, 1.0).log_prob(z).sum(1)
-    assert_close(mixture.log_prob(z), expected, rtol=0, atol=1e-13)
-    assert_close(mixture.log_prob_given_class(z)[:, 0], expected, rtol=0, atol=1e-13)
-    assert not mixture.log_posterior(z).any()
-
-
-def loss_and_gradient(log_posterior: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    loss = torch.nn.functional.nll_loss(log_posterior, y)
-    return loss, torch.autograd.grad(loss, z)[0]
-
-
-@every_weights
-@pytest.mark.parametrize("covariance", ["unit", "shared"])
-def test_equal_covariances_make_an_affine_softmax(
-    covariance: str, weights: str, generator: torch.Generator
-) -> None:
-    """I1: w_y = μ_y/σ², b_y = log π_y - ½ Σ μ_y²/σ²."""
-    mixture, z = make_mixture(covariance, weights), latents(generator).requires_grad_()
-    y = torch.arange(B) % K
-    precision = 1 / variances(mixture)
-    weight = mixture.means * precision
-    bias = mixture.log_weights - 0.5 * (mixture.means.square() * precision).sum(1)
-    got = loss_and_gradient(mixture.log_posterior(z), y, z)
-    expected = loss_and_gradient((z @ weight.T + bias).log_softmax(1), y, z)
-    assert_close(got, expected, rtol=0, atol=1e-12)
-
-
-def test_any_affine_softmax_is_a_mixture_with_unit_covariance(generator: torch.Generator) -> None:
-    """I1b: μ_y = w_y, log π_y = b_y + ½|w_y|² up to a constant."""
-    weight, bias = latents(generator, K), latents(generator, K, 1)[:, 0]
-    mixture = GaussianMixture(K, D, weights="learned").double()
-    mixture.set_means(weight)
-    mixture.set_weights((bias + 0.5 * weight.square().sum(1)).softmax(0))
-    z, y = latents(generator).requires_grad_(), torch.arange(B) % K
-    got = loss_and_gradient(mixture.log_posterior(z), y, z)
-    expected = loss_and_gradient((z @ weight.T + bias).log_softmax(1), y, z)
-    assert_close(got, expected, rtol=0, atol=1e-12)
-
-
-def test_covariances_per_class_are_no_affine_softmax(generator: torch.Generator) -> None:
-    """I1c: the identity must fail; log-ratios to the first class have a quadratic part."""
-
-    def residual(covariance: str) -> float:
-        z = latents(generator, 100)
-        log_posterior = make_mixture(covariance).log_posterior(z)
-        ratios = log_posterior[:, 1:] - log_posterior[:, :1]
-        design = torch.cat((z, torch.ones(100, 1)), dim=1)
-        fit = torch.linalg.lstsq(design, ratios).solution
-        return float((design @ fit - ratios).detach().abs().max())
-
-    assert residual("shared") < 1e-10
-    assert residual("per-class") > 1
 
 
 class LargestTensor(TorchDispatchMode):

@@ -56,7 +56,10 @@ def test_smoothed_labels_share_alpha_among_all_classes() -> None:
 
 def test_class_nll_takes_the_column_of_the_label() -> None:
     given_class = torch.tensor([[-1.0, -2.0, -3.0], [-10.0, -20.0, -30.0]])
-    assert float(class_nll_loss(given_class, torch.tensor([2, 0]))) == (3 + 10) / 2
+    log_prob = torch.tensor([-4.0, -50.0])
+    assert float(class_nll_loss(given_class, log_prob, torch.tensor([2, 0]))) == (3 + 10) / 2
+    assert float(class_nll_loss(given_class, log_prob, torch.tensor([2, -1]))) == (3 + 50) / 2
+    assert float(class_nll_loss(given_class, log_prob, torch.tensor([-1, -1]))) == (4 + 50) / 2
 
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -102,7 +105,7 @@ def test_at_beta_one_over_d_the_loss_is_class_nll_plus_a_constant(
     encoding = model.encode(x)
     assert encoding.log_det is not None
     given_class = model.mixture.log_prob_given_class(encoding.z) + encoding.log_det[:, None]
-    class_nll = class_nll_loss(given_class, y)
+    class_nll = class_nll_loss(given_class, model.log_prob(x), y)
     prior = -model.mixture.log_weights[y].mean()
     assert_close(scaled - class_nll, prior, rtol=0, atol=1e-10)
     got, expected = gradients(scaled, model), gradients(class_nll, model)

@@ -1,0 +1,157 @@
+"""What the systems are put together from, by their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from couplings import Affine, Invertible, RationalQuadratic, SoftClamp, Univariate
+from couplings.conditioners import kaiming_linear
+from couplings.core import Shape
+from couplings.networks import conv_network, mlp_network, paper_network
+from flowclf import backbones
+from flowclf.backbones.layers import feature_count
+from flowclf.encoders import DeltaEncoder, Encoder, GaussianEncoder, InvertibleEncoder
+from flowclf.errors import UserError
+from flowclf.mixture import GaussianMixture
+from flowclf.noise import Noise
+from flowclf.preprocessing import make_preprocess
+from flowclf.settings import (
+    BackboneSettings,
+    ConvSettings,
+    CustomSettings,
+    FeedForwardSettings,
+    InvertibleSettings,
+    MapSettings,
+    MixtureSettings,
+    ModelSettings,
+    NetworkSettings,
+    PaperSettings,
+)
+from flowclf.vmf import VonMisesFisherMixture
+
+__all__ = ["Blueprint", "feed_forward_parts", "invertible_parts"]
+
+FEATURES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": backbones.mlp,
+    "cnn": backbones.cnn,
+    "resnet": backbones.resnet,
+    "wide-resnet": backbones.wide_resnet,
+    "residual": backbones.residual_network,
+    "paper": backbones.paper_residual_network,
+}
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a system must know besides its settings to be built.
+
+    Args:
+        shape: (C, H, W) or (F,).
+        classes: K.
+        levels: grey levels of an image, None for a table.
+        seed: of weights, rotations and permutations.
+        backbone: the user's own module from (B, *shape) to (B, D), or None.
+    """
+
+    shape: Shape
+    classes: int
+    levels: int | None
+    seed: int
+    backbone: nn.Module | None = None
+
+    def generator(self) -> torch.Generator:
+        """A fresh generator, from which everything is drawn in order."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+def invertible_parts(
+    blueprint: Blueprint, settings: InvertibleSettings
+) -> tuple[InvertibleEncoder, GaussianMixture, Noise]:
+    """Encoder, mixture and noise of a system with an invertible network.
+
+    Raises:
+        UserError: a backbone of the user's, which is not invertible.
+    """
+    if blueprint.backbone is not None:
+        raise UserError("expected a system with a feed-forward network for `backbone`, e.g. vc")
+    generator, shape = blueprint.generator(), blueprint.shape
+    preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
+    encoder = InvertibleEncoder(preprocess, _invertible(shape, generator, settings.network))
+    mixture = _mixture(blueprint.classes, encoder.network.dims, settings.mixture, generator)
+    return encoder, mixture, _noise(blueprint, settings)
+
+
+def feed_forward_parts(
+    blueprint: Blueprint,
+    settings: FeedForwardSettings,
+    encoder: type[DeltaEncoder | GaussianEncoder],
+) -> tuple[Encoder, GaussianMixture, Noise]:
+    """Encoder, mixture and noise of a system with a feed-forward network.
+
+    A linear layer ends the network where `latent` asks for one, or an encoder that needs mean and
+    variance.
+    """
+    generator, shape = blueprint.generator(), blueprint.shape
+    preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
+    network = _backbone(blueprint, settings.network, generator)
+    features = feature_count(network, shape)
+    latent, numbers = settings.latent or features, 2 if encoder is GaussianEncoder else 1
+    if settings.latent or numbers > 1:
+        last = kaiming_linear(features, numbers * latent, generator, gain=0.5**0.5)
+        network = nn.Sequential(network, last)
+    mixture = _mixture(blueprint.classes, latent, settings.mixture, generator)
+    return encoder(preprocess, network), mixture, _noise(blueprint, settings)
+
+
+def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:
+    unit = blueprint.levels - 1 if blueprint.levels else 1.0
+    return Noise(blueprint.shape, settings.noise.uniform, settings.noise.sigma, unit=unit)
+
+
+def _mixture(
+    classes: int, dims: int, settings: MixtureSettings, generator: torch.Generator
+) -> GaussianMixture:
+    """The latent mixture; means that are to start from the data are equidistant until then."""
+    if settings.kind == "vmf":
+        return VonMisesFisherMixture(
+            classes, dims, means=settings.means, weights=settings.weights, generator=generator
+        )
+    start = "equidistant" if settings.start == "data" else settings.start
+    options = settings.model_dump(exclude={"kind", "start"})
+    return GaussianMixture(classes, dims, start=start, generator=generator, **options)
+
+
+def _backbone(
+    blueprint: Blueprint, settings: BackboneSettings, generator: torch.Generator
+) -> nn.Module:
+    if blueprint.backbone is not None:
+        return blueprint.backbone
+    if isinstance(settings, CustomSettings):
+        raise UserError(
+            "network.kind=custom: expected a module of yours as backbone=…, got none; "
+            "give it to flowclf.build, train or load"
+        )
+    options = settings.model_dump(exclude={"kind"})
+    return FEATURES[settings.kind](blueprint.shape, generator, **options)
+
+
+def _invertible(shape: Shape, generator: torch.Generator, settings: NetworkSettings) -> Invertible:
+    own = {"kind", "clamp", *MapSettings.model_fields}
+    options = settings.model_dump(exclude=own) | {"univariate": _univariate(settings)}
+    if isinstance(settings, PaperSettings):
+        return paper_network(shape, generator, **options)
+    make = conv_network if isinstance(settings, ConvSettings) else mlp_network
+    return make(shape, generator, **options)
+
+
+def _univariate(settings: NetworkSettings) -> Univariate | None:
+    """The map of all couplings; None: the one that is the network's own."""
+    if settings.map == "spline":
+        return RationalQuadratic(settings.bins, settings.bound)
+    if isinstance(settings, PaperSettings):
+        return None
+    return Affine(SoftClamp(**settings.clamp.model_dump()))

@@ -1,0 +1,67 @@
+"""Feed-forward softmax classifiers, as IB-INN was compared with.
+
+Ardizzone et al., NeurIPS 2020, Sec. 4 and code: a ResNet of the invertible network's subnetworks.
+Its softmax layer is the mixture's posterior: unit covariance, biases for weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from couplings.functional import MixtureDensities
+from flowclf.classifier import GenerativeClassifier
+from flowclf.encoders import DeltaEncoder, Encoding
+from flowclf.objectives import decision_loss, ib_weights, smooth_labels
+from flowclf.settings import (
+    BackboneSettings,
+    FeedForwardSettings,
+    Fraction,
+    MixtureSettings,
+    ResidualSettings,
+    Section,
+)
+from flowclf.systems.parts import Blueprint, feed_forward_parts
+
+__all__ = ["SOFTMAX", "ResNetSettings", "SmoothingSettings", "Softmax", "build_resnet"]
+
+SOFTMAX = MixtureSettings(weights="affine", start="linear")
+# The authors' β̃ for it, which here is only a factor on the loss.
+DECISION_WEIGHT = ib_weights(100)[1]
+
+
+class SmoothingSettings(Section):
+    """Of the targets."""
+
+    label_smoothing: Fraction = 0.0
+
+
+class ResNetSettings(FeedForwardSettings):
+    """Everything that defines it."""
+
+    network: BackboneSettings = ResidualSettings()
+    mixture: MixtureSettings = SOFTMAX
+    objective: SmoothingSettings = SmoothingSettings()
+
+
+class Softmax(GenerativeClassifier):
+    """Encoder, softmax layer, cross-entropy: a decision without a rate."""
+
+    def objective(
+        self,
+        encoding: Encoding,
+        densities: MixtureDensities,
+        y: Tensor,
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """`decision`, the cross-entropy in nats, and 1.98 times it."""
+        smoothing = self.settings.objective.label_smoothing  # type: ignore[attr-defined]
+        targets = smooth_labels(y, self.classes, smoothing)
+        decision = decision_loss(densities.log_posterior, targets)
+        return {"decision": decision, "total": DECISION_WEIGHT * decision}
+
+
+def build_resnet(blueprint: Blueprint, settings: ResNetSettings) -> Softmax:
+    """An untrained ResNet."""
+    parts = feed_forward_parts(blueprint, settings, DeltaEncoder)
+    return Softmax(blueprint.shape, *parts, settings)

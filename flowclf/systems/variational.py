@@ -1,0 +1,189 @@
+"""CE, GM and VC: the MLE, MAP and Bayesian forms of one objective.
+
+Dhuliawala, Sachan, Allen: "Variational Classification: A Probabilistic Generalization of the
+Softmax Classifier", TMLR 2023 (arXiv 2305.10406). Their numbers are those of the draft, their
+weights those of their code (0.01 and 0.01; GM 0.1 there).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from couplings.functional import MixtureDensities
+from flowclf.classifier import GenerativeClassifier
+from flowclf.encoders import DeltaEncoder, Encoding, GaussianEncoder
+from flowclf.errors import UserError
+from flowclf.heads import DensityRatio, RatioKind
+from flowclf.objectives import (
+    decision_loss,
+    discriminator_loss,
+    smooth_labels,
+    variational_loss,
+    with_margin,
+)
+from flowclf.settings import (
+    FeedForwardSettings,
+    Fraction,
+    MixtureSettings,
+    Positive,
+    Section,
+    Weight,
+)
+from flowclf.systems.parts import Blueprint, feed_forward_parts
+from flowclf.systems.resnet import SOFTMAX
+
+__all__ = [
+    "CESettings",
+    "GMSettings",
+    "VCSettings",
+    "VariationalClassifier",
+    "build_variational",
+]
+
+
+class VariationalObjective(Section):
+    """A weight for each term of Eq. 9, and who learns from it."""
+
+    ce: Weight = 1.0  # on -log p(y|z)
+    prior_logprob: Weight = 0.0  # on -log p(z|y)
+    ratio: Weight = 0.0  # on T_y(z), the discriminators' log q(z|y)/p(z|y)
+    class_prior: Weight = 1.0  # on -log p(y), where the mixture's weights are learned
+    # Whether log p(z|y) moves the encoder, as in the released code, or the mixture alone
+    # (Algorithm 1, which needs discriminators that see variances: quadratic or mlp).
+    prior_grad_to_encoder: bool = True
+    # Whether p(y|z) teaches learned class weights, as Eq. 9 has it; Algorithm 1: it does not.
+    posterior_grad_to_weights: bool = True
+    margin: Weight = 0.0  # of Wan et al., on the distance to the true class
+    label_smoothing: Fraction = 0.0
+
+
+class DiscriminatorSettings(Section):
+    """The density ratios T."""
+
+    kind: RatioKind = "affine"
+    hidden: Positive = 64  # units a class, of "mlp"
+
+
+class CESettings(FeedForwardSettings):
+    """Cross-entropy: no prior, and the mixture of equal covariances that a softmax layer is."""
+
+    encoder: Literal["delta", "gaussian"] = "delta"
+    mixture: MixtureSettings = SOFTMAX
+    objective: VariationalObjective = VariationalObjective()
+    discriminator: DiscriminatorSettings = DiscriminatorSettings()
+
+
+LEARNED = MixtureSettings(start="normal", covariance="per-class")
+
+
+class GMSettings(CESettings):
+    """Gaussian mixture: with the prior term."""
+
+    mixture: MixtureSettings = LEARNED
+    objective: VariationalObjective = VariationalObjective(prior_logprob=0.01)
+
+
+class VCSettings(GMSettings):
+    """Variational classification: with the prior term and the entropy, by density ratios."""
+
+    objective: VariationalObjective = VariationalObjective(prior_logprob=0.01, ratio=0.01)
+
+
+class VariationalClassifier(GenerativeClassifier):
+    """Encoder, latent mixture with learned means and variances, discriminators."""
+
+    settings: CESettings
+
+    @property
+    def learn_weights(self) -> bool:  # type: ignore[override]
+        """As the settings say; the biases of a softmax layer always learn."""
+        affine = self.settings.mixture.weights == "affine"
+        return affine or self.settings.objective.posterior_grad_to_weights
+
+    def objective(
+        self,
+        encoding: Encoding,
+        densities: MixtureDensities,
+        y: Tensor,
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """The terms of Eq. 9 and the discriminators' own loss, nats; each reaches its parameters.
+
+        decision: encoder and mixture; prior_nats: mixture, and encoder if it may; class_prior:
+        class weights; ratio: encoder; discriminator: discriminators.
+        """
+        z, settings = encoding.z, self.settings.objective
+        given_class = densities.log_prob_given_class
+        if not settings.prior_grad_to_encoder:
+            given_class = self.mixture.log_prob_given_class(z.detach())
+        terms = variational_loss(
+            self._decision(densities, y),
+            given_class,
+            self._ratio().frozen(z, self.mixture) if self.heads else None,
+            self.mixture.log_weights,
+            y,
+            ce=settings.ce,
+            prior_logprob=settings.prior_logprob,
+            ratio_weight=settings.ratio,
+            class_prior=settings.class_prior if self._learns_class_prior else 0.0,
+        )
+        if self.heads:
+            terms["discriminator"] = self._discriminator_loss(z.detach(), y, generator)
+            terms["total"] = terms["total"] + terms["discriminator"]
+        return terms
+
+    @property
+    def _learns_class_prior(self) -> bool:
+        return self.settings.mixture.weights == "learned"
+
+    def _decision(self, densities: MixtureDensities, y: Tensor) -> Tensor:
+        settings = self.settings.objective
+        log_posterior = densities.log_posterior
+        if settings.margin:
+            distances = self.mixture.half_mahalanobis(densities.log_prob_given_class)
+            log_posterior = with_margin(log_posterior, distances, y, settings.margin)
+        return decision_loss(
+            log_posterior, smooth_labels(y, self.classes, settings.label_smoothing)
+        )
+
+    def _discriminator_loss(
+        self, z: Tensor, y: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        drawn = self.mixture.sample(y, generator=generator).detach()
+        ratio = self._ratio()
+        return discriminator_loss(ratio(z, self.mixture), ratio(drawn, self.mixture), y)
+
+    def _ratio(self) -> DensityRatio:
+        head = self.heads["ratio"]
+        assert isinstance(head, DensityRatio)
+        return head
+
+
+def build_variational(blueprint: Blueprint, settings: CESettings) -> VariationalClassifier:
+    """An untrained CE, GM or VC.
+
+    Raises:
+        UserError: discriminators or a margin on a mixture that is not Gaussian.
+    """
+    objective = settings.objective
+    if settings.mixture.kind != "gaussian" and (objective.ratio or objective.margin):
+        raise UserError(
+            "expected mixture.kind=gaussian for objective.ratio and objective.margin, got "
+            f"{settings.mixture.kind}; set both to 0"
+        )
+    encoder = {"delta": DeltaEncoder, "gaussian": GaussianEncoder}[settings.encoder]
+    parts = feed_forward_parts(blueprint, settings, encoder)
+    model = VariationalClassifier(blueprint.shape, *parts, settings)
+    if objective.ratio:
+        options = settings.discriminator
+        model.heads["ratio"] = DensityRatio(
+            blueprint.classes,
+            model.mixture.dims,
+            options.kind,
+            options.hidden,
+            blueprint.generator(),
+        )
+    return model
