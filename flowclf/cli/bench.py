@@ -15,7 +15,7 @@ from flowclf.errors import UserError
 __all__ = ["bench"]
 
 
-MAPS = ("couplings", "networks", "mixture")
+MAPS, COST = ("couplings", "networks", "mixture"), "vc-cost"
 
 
 def bench(
@@ -56,11 +56,14 @@ def _classify(task: str, seeds: str | None, as_json: bool) -> None:
     from flowclf.bench.classify import COLUMNS, TASKS, run_bench
     from flowclf.bench.study import study_names
 
+    if task == COST:
+        _cost(as_json)
+        return
     if task in study_names():
         _study(task, seeds, as_json)
         return
     if task not in TASKS:
-        choices = ", ".join((*TASKS, *MAPS, *study_names()))
+        choices = ", ".join((*TASKS, *MAPS, COST, *study_names()))
         raise UserError(f"unknown bench {task!r}; choose from: {choices}")
     rows = run_bench(task, _numbers(seeds or "0,1,2"))
     if as_json:
@@ -70,6 +73,18 @@ def _classify(task: str, seeds: str | None, as_json: bool) -> None:
     formats["seconds"] = lambda v: number(v, 1)
     table = [[formats.get(c, _plain)(row[c]) for c in COLUMNS] for row in rows]
     print_table(task, COLUMNS, table)
+
+
+def _cost(as_json: bool) -> None:
+    from flowclf.bench.cost import COST_COLUMNS, run_cost
+
+    rows = run_cost()
+    if as_json:
+        print_json(rows)
+        return
+    formats = {"milliseconds": lambda v: number(v, 1), "ratio": number}
+    table = [[formats.get(c, str)(row[c]) for c in COST_COLUMNS] for row in rows]
+    print_table("time of a training step", COST_COLUMNS, table)
 
 
 def _study(name: str, seeds: str | None, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flowclf.bench import results
+from flowclf.bench.cost import run_cost
 from flowclf.bench.study import METRICS, Study, averages, read_study, run_study, study_names
 from flowclf.cli.app import run
 from flowclf.config import RunConfig
@@ -106,3 +107,11 @@ def test_rows_are_read_back(folder: Path) -> None:
     results.append_rows("some.csv", [{"variant": "a, b", "seed": 1}])
     with (folder / "some.csv").open() as file:
         assert results.read_rows("some.csv") == list(csv.DictReader(file))
+
+
+def test_the_cost_of_a_step_is_relative_to_cross_entropy(folder: Path) -> None:
+    rows = run_cost(repeats=1, batch=4, depth=10)
+    assert rows[0]["system"] == "ce"
+    assert rows[0]["ratio"] == 1
+    assert all(row["milliseconds"] > 0 for row in rows)
+    assert len(results.read_rows("vc-cost.csv")) == len(rows) == 5
