@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib import resources
@@ -27,7 +27,7 @@ from flowclf.config import RunConfig, make_config, merge
 from flowclf.data import DATASETS, load_dataset
 from flowclf.errors import UserError
 from flowclf.evaluation.metrics import variance_ratio
-from flowclf.runs import load_data
+from flowclf.runs import Run, load_data
 from flowclf.training import Trained, train
 
 __all__ = ["METRICS", "Study", "averages", "read_study", "run_study", "study_names"]
@@ -93,8 +93,13 @@ def read_study(name: str) -> Study:
     return Study(name, **document)
 
 
-def run_study(study: Study, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """A row for each variant and seed, as they end; those already recorded come first."""
+def run_study(
+    study: Study, seeds: Sequence[int], runs: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """A row for each variant and seed, as they end; those already recorded come first.
+
+    With a folder `runs` each run that is not recorded yet becomes a run folder in it.
+    """
     known = {_key(row): row for row in read_rows(f"{study.name}.csv")}
     waiting = []
     for seed in seeds:
@@ -102,7 +107,8 @@ def run_study(study: Study, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
             config = study.config(variant, seed)
             row = known.get((variant, str(seed), _digest(config)))
             if row is None:
-                waiting.append((variant, config))
+                folder = runs and runs / f"{variant.replace(' ', '-')}-{seed}"
+                waiting.append((variant, config, folder))
             else:
                 yield _numbers(row)
     context = get_context("spawn")
@@ -114,9 +120,8 @@ def run_study(study: Study, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def averages(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def averages(rows: Sequence[dict[str, Any]], variants: Iterable[str]) -> list[dict[str, Any]]:
     """One row a variant: number of seeds, and mean and standard error of each metric (or None)."""
-    variants = dict.fromkeys(row["variant"] for row in rows)
     return [_average(v, [row for row in rows if row["variant"] == v]) for v in variants]
 
 
@@ -129,9 +134,9 @@ def _average(variant: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _run(variant: str, config: RunConfig) -> dict[str, Any]:
+def _run(variant: str, config: RunConfig, folder: Path | None) -> dict[str, Any]:
     torch.set_num_threads(1)
-    trained = train(config, load_data(config), device="cpu")
+    trained = train(config, load_data(config), Run(folder) if folder else None, device="cpu")
     values = trained.summary | trained.summary["test"]
     values["variance_ratio"] = _variance_ratio(trained)
     row = {"variant": variant, "system": config.system, "seed": config.seed}

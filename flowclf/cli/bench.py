@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +34,7 @@ def bench(
             help="Seeds, separated by commas.", show_default="0,1,2, or those of the study"
         ),
     ] = None,
+    runs: Annotated[Path | None, typer.Option(help="Keep the runs of a study here.")] = None,
     device: Where = Device.auto,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, not recorded.")] = False,
     as_json: AsJson = False,
@@ -40,7 +42,7 @@ def bench(
     """Measure a fixed task, and append the rows to the results kept beside the code."""
     if task in MAPS:
         return _compare(task, device, quick, as_json)
-    _classify(task, seeds, as_json)
+    _classify(task, seeds, runs, as_json)
     return 0
 
 
@@ -52,7 +54,7 @@ def _compare(task: str, device: Device, quick: bool, as_json: bool) -> int:
     return subprocess.run([sys.executable, "-m", "couplings.bench", task, *arguments]).returncode
 
 
-def _classify(task: str, seeds: str | None, as_json: bool) -> None:
+def _classify(task: str, seeds: str | None, runs: Path | None, as_json: bool) -> None:
     from flowclf.bench.classify import COLUMNS, TASKS, run_bench
     from flowclf.bench.study import study_names
 
@@ -60,7 +62,7 @@ def _classify(task: str, seeds: str | None, as_json: bool) -> None:
         _cost(as_json)
         return
     if task in study_names():
-        _study(task, seeds, as_json)
+        _study(task, seeds, runs, as_json)
         return
     if task not in TASKS:
         choices = ", ".join((*TASKS, *MAPS, COST, *study_names()))
@@ -87,17 +89,17 @@ def _cost(as_json: bool) -> None:
     print_table("time of a training step", COST_COLUMNS, table)
 
 
-def _study(name: str, seeds: str | None, as_json: bool) -> None:
+def _study(name: str, seeds: str | None, runs: Path | None, as_json: bool) -> None:
     from flowclf.bench.study import METRICS, averages, read_study, run_study
 
     study = read_study(name)
     numbers = _numbers(seeds) if seeds else study.seeds
     rows = []
-    for row in run_study(study, numbers):
+    for row in run_study(study, numbers, runs):
         rows.append(row)
         done = f"{len(rows)}/{len(numbers) * len(study.variants)}"
         message(f"{done}  {row['variant']}, seed {row['seed']}: {percent(row['accuracy'])}")
-    summary = averages(rows)
+    summary = averages(rows, study.variants)
     if as_json:
         print_json(summary)
         return

@@ -58,7 +58,9 @@ def class_samples(
 def _latent(model: GenerativeClassifier, test: Split, dataset: Dataset) -> Figure:
     device = model.mixture.means.device
     z = model.encode(test.x[:MOST_POINTS].to(device)).z.cpu()
-    return latent_figure(z, test.y[:MOST_POINTS], model.mixture.means.cpu(), dataset.class_names)
+    mixture = model.mixture
+    y, means, std = test.y[:MOST_POINTS], mixture.means.cpu(), mixture.std().cpu()
+    return latent_figure(z, y, means, std, dataset.class_names)
 
 
 def interpolation_strips(

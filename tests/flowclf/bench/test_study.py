@@ -15,6 +15,7 @@ from flowclf.cli.app import run
 from flowclf.config import RunConfig
 from flowclf.data import DATASETS
 from flowclf.errors import UserError
+from flowclf.runs import Run
 
 TINY = Study(
     name="tiny",
@@ -36,7 +37,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_study_is_recorded_and_not_repeated(folder: Path) -> None:
-    rows = list(run_study(TINY, [0]))
+    rows = list(run_study(TINY, [0], folder / "runs"))
+    assert Run(folder / "runs" / "CE-0").read_summary()["system"] == "ce"
     assert [(row["variant"], row["seed"]) for row in rows] == [("CE", 0), ("flow", 0)]
     assert rows[0]["bits_per_dim"] is None
     assert rows[1]["bits_per_dim"] > 0
@@ -62,11 +64,11 @@ def digest(study: Study) -> str:
 
 def test_averages_have_standard_errors() -> None:
     rows = [dict.fromkeys(METRICS) | {"variant": "CE", "accuracy": a} for a in (0.9, 0.94)]
-    summary = averages(rows)[0]
+    summary = averages(rows, ["CE"])[0]
     assert summary["seeds"] == 2
     assert summary["accuracy"] == pytest.approx((0.92, 0.02))
     assert summary["bits_per_dim"] is None
-    assert averages(rows[:1])[0]["accuracy"] == (0.9, None)
+    assert averages(rows[:1], ["CE"])[0]["accuracy"] == (0.9, None)
 
 
 @pytest.mark.parametrize("name", study_names())
@@ -94,7 +96,8 @@ def test_the_command_prints_means(
 ) -> None:
     row = dict.fromkeys(METRICS, 0.5) | {"variant": "CE", "system": "ce", "bits_per_dim": None}
     rows = [row | {"seed": 0, "accuracy": 0.9}, row | {"seed": 1, "accuracy": 0.94}]
-    monkeypatch.setattr("flowclf.bench.study.run_study", lambda study, seeds: iter(rows))
+    rows += [row | {"variant": variant, "seed": 0} for variant in ("GM", "VC")]
+    monkeypatch.setattr("flowclf.bench.study.run_study", lambda *arguments: iter(rows))
     assert run(["bench", "vc-low-data", "--seeds", "0,1"]) == 0
     out = capsys.readouterr().out
     assert "92.00 ± 2.00" in out

@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.patches import Ellipse
 
 import flowclf
 from flowclf.data import Split, load_dataset
 from flowclf.errors import UserError
-from flowclf.figures import image_grid, latent_figure, plane_of_means, sample_figure, save_figure
+from flowclf.figures import (
+    image_grid,
+    latent_figure,
+    latent_panels,
+    plane_of_means,
+    sample_figure,
+    save_figure,
+)
 from flowclf.figures.run import class_samples, interpolation_strips, run_figures
 
 
@@ -91,7 +99,7 @@ def test_a_run_gets_both_figures_and_a_table_the_latent_one(tmp_path: Path) -> N
 
 def test_figures_are_written_whole_in_known_formats(tmp_path: Path) -> None:
     z, y = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
-    figure = latent_figure(z, y, torch.eye(4)[:2], ["a", "b"])
+    figure = latent_figure(z, y, torch.eye(4)[:2], torch.ones(2, 4), ["a", "b"])
     for name in ("f.png", "f.svg", "f.pdf"):
         save_figure(figure, tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pdf", "f.png", "f.svg"]
@@ -99,10 +107,26 @@ def test_figures_are_written_whole_in_known_formats(tmp_path: Path) -> None:
         save_figure(sample_figure(torch.zeros(1, 1, 1, 8, 8), ["a"], 17), tmp_path / "f.gif")
 
 
+def test_a_class_is_an_ellipse_of_two_standard_deviations() -> None:
+    means, std = torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([[1.0, 3.0], [2.0, 0.5]])
+    panel = ("one", means, torch.arange(2), means, std)
+    figure = latent_panels([panel, panel], ["a", "b"])
+    assert len(figure.axes) == 2
+    for ellipse, (first, second) in zip(figure.axes[0].patches, std.tolist(), strict=True):
+        assert isinstance(ellipse, Ellipse)
+        corners = sorted((ellipse.get_width(), ellipse.get_height()))
+        assert corners == pytest.approx(sorted((4 * first, 4 * second)))
+        # The means lie on the first axis, so that the projection keeps both.
+        upright = abs(ellipse.angle) % 180 in (0, 180)
+        width = ellipse.get_width() if upright else ellipse.get_height()
+        assert width == pytest.approx(4 * first)
+
+
 def test_pyplot_is_never_loaded() -> None:
     code = (
         "import sys, torch; from flowclf.figures import *;"
-        "latent_figure(torch.eye(4), torch.arange(4) % 2, torch.eye(4)[:2], ['a', 'b']);"
+        "means, std = torch.eye(4)[:2], torch.ones(2, 4);"
+        "latent_figure(torch.eye(4), torch.arange(4) % 2, means, std, ['a', 'b']);"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
