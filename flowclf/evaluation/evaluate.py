@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
 from flowclf.errors import UserError
 from flowclf.evaluation import metrics
+from flowclf.evaluation.temperature import fit_temperature, scale
 from flowclf.seeding import generator_for
 
-__all__ = ["SUITES", "Predictions", "evaluate", "predict_split"]
+__all__ = ["SUITES", "Predictions", "evaluate", "evaluate_scaled", "predict_split"]
 
 BATCH_SIZE = 512
 
@@ -65,6 +66,21 @@ def evaluate(
     for name in suites:
         results |= SUITES[name](predictions)
     return results
+
+
+def evaluate_scaled(
+    model: GenerativeClassifier, validation: Split, test: Split, seed: int = 0
+) -> dict[str, float]:
+    """Calibration of the test split once temperature scaled on the validation split.
+
+    What VC is compared with: `temperature`, and ECE and -log q(y|x) of the scaled posterior.
+    """
+    fitted = predict_split(model, validation, seed)
+    temperature = fit_temperature(fitted.log_posterior, fitted.y)
+    predictions = predict_split(model, test, seed)
+    scaled = replace(predictions, log_posterior=scale(predictions.log_posterior, temperature))
+    results = {f"{name}_scaled": value for name, value in calibration_suite(scaled).items()}
+    return {"temperature": temperature, **results}
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from couplings import Chain
 from flowclf.classifier import GenerativeClassifier, class_latents
 from flowclf.config import RunConfig
 from flowclf.data import Augmentation, Dataset, Split, make_augmentation
-from flowclf.evaluation import evaluate
+from flowclf.evaluation import evaluate, evaluate_scaled
 from flowclf.models import save_weights
 from flowclf.runs import DataFacts, Run
 from flowclf.seeding import derive_seed, private_rng
@@ -86,7 +86,7 @@ def train(
         if run and not resume and fabric.is_global_zero:
             run.write_config(config, DataFacts.of(dataset))
         seconds = loop.run_all(resume)
-        summary = summarise(config, model, test, seconds)
+        summary = summarise(config, model, validation, test, seconds)
     if run and fabric.is_global_zero:
         save_weights(model, run.weights_file)
         run.append_metrics(
@@ -215,9 +215,16 @@ class Loop:
 
 
 def summarise(
-    config: RunConfig, model: GenerativeClassifier, test: Split, seconds: float
+    config: RunConfig,
+    model: GenerativeClassifier,
+    validation: Split,
+    test: Split,
+    seconds: float,
 ) -> dict[str, Any]:
-    """What summary.json says."""
+    """What summary.json says; with a validation split also what temperature scaling gives."""
+    results = evaluate(model, test, seed=config.seed)
+    if len(validation):
+        results |= evaluate_scaled(model, validation, test, config.seed)
     return {
         "system": config.system,
         "data": config.dataset,
@@ -226,5 +233,5 @@ def summarise(
         "seconds": round(seconds, 3),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "device": str(model.mixture.means.device),
-        "test": evaluate(model, test, seed=config.seed),
+        "test": results,
     }

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from flowclf.config import make_config
+from flowclf.data import load_dataset
 from flowclf.errors import UserError
 from flowclf.evaluation.metrics import accuracy, expected_calibration_error, negative_log_posterior
 from flowclf.evaluation.temperature import fit_temperature, scale
+from flowclf.training import train
 
 N, K = 20_000, 5
 
@@ -97,3 +100,14 @@ def test_impossible_samples_are_refused(log_posterior: Tensor, y: Tensor, messag
 def test_impossible_temperatures_are_refused(temperature: float) -> None:
     with pytest.raises(UserError, match="temperature > 0"):
         scale(torch.zeros(1, 2), temperature)
+
+
+def test_a_run_with_a_validation_split_is_also_temperature_scaled() -> None:
+    data = load_dataset("digits")
+    overrides = [{"train": {"epochs": 3}, "data": {"validation": 0.2}}]
+    config = make_config("ce", "digits", data.shape, overrides=overrides)
+    results = train(config, data, device="cpu").summary["test"]
+    # Three epochs leave it far too unsure.
+    assert results["temperature"] < 0.9
+    assert results["ece_scaled"] < results["ece"]
+    assert results["negative_log_posterior_nats_scaled"] < results["negative_log_posterior_nats"]
