@@ -78,7 +78,8 @@ def make_config(
     """
     spec = find_system(system)
     preset = preset or default_preset(system, dataset, shape)
-    layers = [load_preset(system, preset), *overrides]
+    # A section's defaults are the system's own, also where only some of its fields are set.
+    layers = [spec.settings().model_dump(), load_preset(system, preset), *overrides]
     if beta is not None:
         layers.append(_beta_override(system, spec, beta))
     merged = merge(layers)

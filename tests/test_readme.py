@@ -18,8 +18,20 @@ from flowclf.cli.app import run
 README = Path(__file__).parents[1] / "README.md"
 
 
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), flags=re.DOTALL)
+
+
+def test_a_network_of_ones_own_becomes_a_backbone() -> None:
+    _, code = python_blocks()
+    names = {"flowclf": flowclf, "my_network": torch.nn.Flatten()}
+    exec(code, names)
+    x = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    assert names["model"].log_posterior(x).shape == (2, 10)  # type: ignore[attr-defined]
+
+
 def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), flags=re.DOTALL)
+    code = python_blocks()[0]
     assert len(re.findall(r"^\S", code, flags=re.MULTILINE)) <= 10
     make_config = flowclf.make_config
 

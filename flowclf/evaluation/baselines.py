@@ -34,6 +34,7 @@ def baseline_rows(training: Split, test: Split, levels: int | None) -> list[dict
     800 dimensions: the rows are there to compare with, not to wait for. QDA also needs more samples
     of each class than dimensions.
     """
+    training = training.labelled()
     most = min(MOST_SAMPLES, MOST_NUMBERS // training.x[0].numel())
     if len(training) > most:
         training, _ = hold_out(training, 1 - most / len(training), seed=0)

@@ -60,7 +60,7 @@ class Vib(GenerativeClassifier):
         y: Tensor,
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """`kl_per_dim` of the dimensions of x, `decision` and `total`, nats."""
+        """`kl_nats` KL(q(z|x) ‖ N(0, I)), `decision` and `total`, nats."""
         assert encoding.mean is not None
         assert encoding.log_var is not None
         settings = self.settings.objective

@@ -254,3 +254,28 @@ def test_a_file_that_is_no_mapping_is_refused(
     with pytest.raises(UserError, match=message) as caught:
         read_settings(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_system_keeps_its_own_defaults_where_a_section_is_set_in_part() -> None:
+    overrides = [{"objective": {"ratio": 0.1}, "mixture": {"start": "equidistant"}}]
+    model = make_config("vc", "digits", (1, 8, 8), overrides=overrides).to_dict()
+    assert model["objective"]["prior_logprob"] == 0.01
+    assert model["mixture"]["covariance"] == "per-class"
+    assert make_config("ce", "", (5,)).to_dict()["preprocess"]["marginal"] == 0
+
+
+def test_another_kind_of_mixture_starts_from_that_kinds_defaults() -> None:
+    overrides = [{"mixture": {"kind": "vmf"}}]
+    mixture = make_config("ce", "digits", (1, 8, 8), overrides=overrides).to_dict()["mixture"]
+    assert (mixture["kind"], mixture["weights"], mixture["start"]) == (
+        "vmf", "uniform", "equidistant",
+    )  # fmt: skip
+
+
+def test_borrowed_presets_leave_objective_and_mixture_to_the_system() -> None:
+    own = make_config("ib-inn", "cifar10", (3, 32, 32), preset="paper-cifar10").to_dict()
+    borrowed = make_config("i-revnet", "cifar10", (3, 32, 32), preset="paper-cifar10").to_dict()
+    assert own["mixture"]["weights"] == "learned"
+    assert borrowed["mixture"]["weights"] == "affine"
+    for section in ("network", "noise", "preprocess", "train", "data"):
+        assert own[section] == borrowed[section]
