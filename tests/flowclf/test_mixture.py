@@ -1,4 +1,4 @@
-"""The latent mixture against torch.distributions; the identities it rests on are in test_identities.py."""
+"""The latent mixture against torch.distributions; its identities are in test_identities.py."""
 
 from __future__ import annotations
 
