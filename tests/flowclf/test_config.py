@@ -257,9 +257,9 @@ def test_a_file_that_is_no_mapping_is_refused(
 
 
 def test_a_system_keeps_its_own_defaults_where_a_section_is_set_in_part() -> None:
-    overrides = [{"objective": {"ratio": 0.1}, "mixture": {"start": "equidistant"}}]
+    overrides = [{"objective": {"ratio": 0.2}, "mixture": {"start": "equidistant"}}]
     model = make_config("vc", "digits", (1, 8, 8), overrides=overrides).to_dict()
-    assert model["objective"]["prior_logprob"] == 0.01
+    assert model["objective"]["prior_logprob"] == 0.1
     assert model["mixture"]["covariance"] == "per-class"
     assert make_config("ce", "", (5,)).to_dict()["preprocess"]["marginal"] == 0
 
