@@ -3,10 +3,10 @@
 Dhuliawala, Sachan, Allen: "Variational Classification: A Probabilistic Generalization of the
 Softmax Classifier", TMLR 2023 (arXiv 2305.10406).
 
-Where their code differs: it weighs prior and ratio 0.01 (GM: 0.1; the toy notebook 0.1 both), starts
-the means from N(0, 1) (mixture.start=normal) and trains the mixture at a tenth of the network's
-rate (train.means_lr_factor, train.mixture_lr_factor). Means that start a distance apart learn
-faster and classify better (`flowclf bench vc-low-data`).
+Where their code differs: it weighs prior and ratio 0.01 (GM: 0.1; the toy notebook both 0.1),
+starts the means from N(0, 1) (mixture.start=normal) and trains the mixture at a tenth of the
+network's rate (train.means_lr_factor, train.mixture_lr_factor). Means that start a distance apart
+learn faster and classify better (`flowclf bench vc-low-data`).
 """
 
 from __future__ import annotations
