@@ -100,7 +100,7 @@ def with_margin(
     if not margin:
         return log_posterior
     own = one_hot(y, log_posterior.shape[1])
-    return (log_posterior - margin * own * half_mahalanobis).log_softmax(1)
+    return (log_posterior - margin * (own * half_mahalanobis)).log_softmax(1)
 
 
 def variational_loss(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -74,6 +74,11 @@ class Run:
         return self.folder / "figures"
 
     @property
+    def vocabulary_file(self) -> Path:
+        """The words of a run on texts."""
+        return self.folder / "vocabulary.txt"
+
+    @property
     def summary_file(self) -> Path:
         """The result: system, data, seed, seconds and test metrics."""
         return self.folder / "summary.json"
@@ -126,6 +131,15 @@ class Run:
                 f"{config.dataset} is no longer the data that {self.folder} was trained on"
             )
         return dataset
+
+    def write_vocabulary(self, words: Sequence[str]) -> None:
+        """vocabulary.txt, a word a line, of a run on texts."""
+        write_text(self.vocabulary_file, "".join(f"{word}\n" for word in words))
+
+    def read_vocabulary(self) -> tuple[str, ...]:
+        """The words that the model's inputs stand for; none where it was not trained on texts."""
+        file = self.vocabulary_file
+        return tuple(file.read_text("utf-8").splitlines()) if file.exists() else ()
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""

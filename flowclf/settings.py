@@ -235,7 +235,7 @@ class DataSettings(Section):
     """What is trained on."""
 
     validation: Fraction = 0.0  # share of the training set held out
-    train_size: Positive | None = None  # use only n training samples …
+    train_size: Positive | None = None  # use only n labelled samples …
     subset: Literal["first", "stratified"] = "first"  # … the first, or drawn by class with the seed
     test_size: Positive | None = None
     augment: Literal["none", "shift", "flip-crop", "paper-cifar"] = "none"

@@ -9,7 +9,7 @@ from flowclf.data.augment import Augmentation, make_augmentation
 from flowclf.data.dataset import Dataset, Split, hold_out, stratified, subset
 from flowclf.data.load import DATASETS, DatasetInfo, load_dataset, locate
 from flowclf.data.source import DataSource
-from flowclf.data.text import TextOptions
+from flowclf.data.text import TextOptions, word_frequencies
 
 __all__ = [
     "AUGMENTATIONS",
@@ -26,4 +26,5 @@ __all__ = [
     "make_augmentation",
     "stratified",
     "subset",
+    "word_frequencies",
 ]

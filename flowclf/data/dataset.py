@@ -65,6 +65,7 @@ class Dataset:
         class_names: the K names, in the order of the class numbers.
         levels: grey levels of an image, values 0..levels-1 (256 for 8 bits); None for a table.
         notices: one line each about what is not as it officially is, to show to the user.
+        vocabulary: the words that the columns of a table of texts stand for.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Dataset:
     class_names: tuple[str, ...]
     levels: int | None = None
     notices: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The user's own texts, from one `.csv` file, as the average of their words."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from flowclf.data.dataset import Dataset, Split, stratified, validate
 from flowclf.errors import UserError
 
-__all__ = ["TextOptions", "load_text"]
+__all__ = ["TextOptions", "load_text", "word_frequencies"]
 
 # A quote that is never closed should not swallow the memory.
 _LONGEST_FIELD = 2**20
@@ -73,8 +73,10 @@ def load_text(path: Path, options: TextOptions) -> Dataset:
     names = _class_names(path, labels, options)
     train, test = _split(path, _numbers(labels, names), len(names), options)
     drawn, rest = ([texts[row] for row in part.x.tolist()] for part in (train, test))
-    x_train, x_test = _features(path, drawn, rest, options.vocabulary)
-    return validate(Dataset(path.name, Split(x_train, train.y), Split(x_test, test.y), names))
+    words = _vocabulary(path, drawn, options.vocabulary)
+    x_train, x_test = word_frequencies(drawn, words), word_frequencies(rest, words)
+    splits = Split(x_train, train.y), Split(x_test, test.y)
+    return validate(Dataset(path.name, *splits, names, vocabulary=words))
 
 
 def _read(path: Path) -> list[_Row]:
@@ -181,15 +183,25 @@ def _split(path: Path, y: Tensor, classes: int, options: TextOptions) -> tuple[S
     return stratified(Split(torch.arange(len(y)), y), size, options.seed)
 
 
-def _features(
-    path: Path, train: list[str], test: list[str], vocabulary: int
-) -> tuple[Tensor, Tensor]:
+def word_frequencies(texts: Sequence[str], vocabulary: Sequence[str]) -> Tensor:
+    """How often each word of the vocabulary occurs in each text, divided by their sum: (N, F).
+
+    For new texts use the vocabulary that a run has kept: `Run(folder).read_vocabulary()`.
+    """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.preprocessing import normalize
 
+    counts = CountVectorizer(vocabulary=list(vocabulary), dtype=np.float32).transform(texts)
+    return torch.from_numpy(normalize(counts, norm="l1").toarray())
+
+
+def _vocabulary(path: Path, texts: list[str], size: int) -> tuple[str, ...]:
+    """The most frequent words but English stop words, in alphabetical order."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
     counter = CountVectorizer(stop_words="english", dtype=np.float32)
     try:
-        counts = counter.fit_transform(train)
+        counts = counter.fit_transform(texts)
     except ValueError as error:
         raise UserError(
             f"{path}: expected words in the texts to train on, got none but stop words; "
@@ -197,7 +209,5 @@ def _features(
         ) from error
     # Its max_features breaks ties by an unstable sort, so that columns would depend on the machine.
     totals = np.asarray(counts.sum(axis=0)).ravel()
-    kept = np.sort(np.argsort(-totals, kind="stable")[:vocabulary])
-    both = (counts[:, kept], counter.transform(test)[:, kept])
-    x_train, x_test = (torch.from_numpy(normalize(x, norm="l1").toarray()) for x in both)
-    return x_train, x_test
+    kept = np.sort(np.argsort(-totals, kind="stable")[:size])
+    return tuple(counter.get_feature_names_out()[kept])

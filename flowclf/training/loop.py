@@ -85,6 +85,8 @@ def train(
         loop = Loop(config, fabric, model, training, validation, augment, run, report, stop)
         if run and not resume and fabric.is_global_zero:
             run.write_config(config, DataFacts.of(dataset))
+            if dataset.vocabulary:
+                run.write_vocabulary(dataset.vocabulary)
         seconds = loop.run_all(resume)
         summary = summarise(config, model, validation, test, seconds)
     if run and fabric.is_global_zero:

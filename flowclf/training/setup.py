@@ -73,7 +73,8 @@ def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
 
 def _training(config: RunConfig, dataset: Dataset) -> Split:
     size = config.data.train_size
-    if size is None or size >= len(dataset.train):
+    # Of a file of texts these rows were drawn when it was read.
+    if size is None or size >= len(dataset.train.labelled()):
         return dataset.train
     if config.data.subset == "first":
         return subset(dataset.train, size)

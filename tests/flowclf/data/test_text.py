@@ -5,11 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.testing import assert_close
 
-from flowclf.data.text import TextOptions, load_text
+from flowclf.config import make_config
+from flowclf.data.text import TextOptions, load_text, word_frequencies
 from flowclf.errors import UserError
+from flowclf.runs import Run, load_data
+from flowclf.training import train
 
 BODY = "b,red red green,lion\na,blue,tiger\n" * 5
+
+
+WORDS = (("cats", "cat"), ("dogs", "dog"))
 
 
 def _write(path: Path, content: str) -> Path:
@@ -147,3 +154,21 @@ def test_ag_news(real: Path) -> None:
     assert torch.equal(first.train.x, same.train.x)
     assert torch.equal(first.test.x, same.test.x)
     assert first.shape != other.shape or not torch.equal(first.train.x, other.train.x)
+
+
+def test_a_run_keeps_the_words_so_that_new_texts_can_be_classified(tmp_path: Path) -> None:
+    path = tmp_path / "animals.csv"
+    rows = [f"{label},the {word} {word} runs {i}" for label, word in WORDS for i in range(20)]
+    path.write_text("label,text\n" + "\n".join([*rows, ",a cat without a label"]))
+    overrides = [{"train": {"epochs": 20}}]
+    config = make_config("ib-inn", str(path), (1,), overrides=overrides)
+    data = load_data(config)
+    assert int(data.train.unlabelled.sum()) == 1
+    run = Run(tmp_path / "run")
+    model = train(config, data, run, device="cpu").model
+    words = run.read_vocabulary()
+    assert words == data.vocabulary
+    assert {"cat", "dog"} <= set(words)
+    x = word_frequencies(["two cats and a dog, dog", "the cat"], words)
+    assert_close(x[:, [words.index("cat"), words.index("dog")]], torch.tensor([[0.0, 1], [1, 0]]))
+    assert model.predict(x).tolist() == [1, 0]
