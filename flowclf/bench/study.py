@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Study:
         settings: of all variants.
         variants: label to the system's name and what it sets besides.
         workers: runs at a time.
+        device: where they run.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Study:
     settings: dict[str, Any]
     variants: dict[str, dict[str, Any]]
     workers: int = 2
+    device: str = "cpu"
 
     def config(self, variant: str, seed: int) -> RunConfig:
         """The configuration of one run."""
@@ -98,7 +101,8 @@ def run_study(
 ) -> Iterator[dict[str, Any]]:
     """A row for each variant and seed, as they end; those already recorded come first.
 
-    With a folder `runs` each run that is not recorded yet becomes a run folder in it.
+    With a folder `runs` each run that is not recorded yet becomes a run folder in it, or goes on
+    from the checkpoint that is there.
     """
     known = {_key(row): row for row in read_rows(f"{study.name}.csv")}
     waiting = []
@@ -107,8 +111,8 @@ def run_study(
             config = study.config(variant, seed)
             row = known.get((variant, str(seed), _digest(config)))
             if row is None:
-                folder = runs and runs / f"{variant.replace(' ', '-')}-{seed}"
-                waiting.append((variant, config, folder))
+                folder = runs and runs / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', variant)}-{seed}"
+                waiting.append((variant, config, folder, study.device))
             else:
                 yield _numbers(row)
     context = get_context("spawn")
@@ -134,9 +138,11 @@ def _average(variant: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _run(variant: str, config: RunConfig, folder: Path | None) -> dict[str, Any]:
+def _run(variant: str, config: RunConfig, folder: Path | None, device: str) -> dict[str, Any]:
     torch.set_num_threads(1)
-    trained = train(config, load_data(config), Run(folder) if folder else None, device="cpu")
+    run = Run(folder) if folder else None
+    resume = run is not None and run.checkpoint_file.exists()
+    trained = train(config, load_data(config), run, device=device, resume=resume)
     values = trained.summary | trained.summary["test"]
     values["variance_ratio"] = _variance_ratio(trained)
     row = {"variant": variant, "system": config.system, "seed": config.seed}
@@ -150,8 +156,9 @@ def _variance_ratio(trained: Trained) -> float | None:
     if model.settings.mixture.kind != "gaussian":
         return None
     x, y = split.x[:MOST_LATENTS], split.y[:MOST_LATENTS]
-    z = torch.cat([model.encode(part).z for part in x.split(512)])
-    return variance_ratio(z, y, model.mixture.means, model.mixture.std())
+    means, std = model.mixture.means, model.mixture.std()
+    z = torch.cat([model.encode(part.to(means.device)).z for part in x.split(512)])
+    return variance_ratio(z, y.to(means.device), means, std)
 
 
 def _digest(config: RunConfig) -> str:

@@ -50,6 +50,18 @@ def test_a_study_is_recorded_and_not_repeated(folder: Path) -> None:
     ]
 
 
+def test_an_interrupted_run_goes_on_from_its_checkpoint(folder: Path) -> None:
+    one = dataclasses.replace(TINY, variants={"CE": {"system": "ce"}})
+    first = next(run_study(one, [0], folder / "runs"))
+    (folder / "tiny.csv").unlink()
+    state = folder / "runs" / "CE-0" / "checkpoint" / "state.pt"
+    before = state.read_bytes()
+    again = next(run_study(one, [0], folder / "runs"))
+    assert again["seconds"] >= first["seconds"]  # what it had taken counts on
+    assert again["accuracy"] == first["accuracy"]
+    assert len(state.read_bytes()) == len(before)
+
+
 def test_other_settings_are_another_run() -> None:
     other = dataclasses.replace(TINY, settings={"train": {"epochs": 2}})
     row = {"variant": "CE", "seed": "0", "settings": digest(TINY)}
