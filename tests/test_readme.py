@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
 import io
 import re
 import shlex
@@ -28,6 +29,12 @@ def test_a_network_of_ones_own_becomes_a_backbone() -> None:
     exec(code, names)
     x = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     assert names["model"].log_posterior(x).shape == (2, 10)  # type: ignore[attr-defined]
+
+
+def test_the_transformer_of_the_docstring_runs() -> None:
+    test = doctest.DocTestFinder().find(flowclf.build, "build", globs={"torch": torch})[0]
+    test.globs["build"] = flowclf.build
+    assert doctest.DocTestRunner().run(test) == (0, 3)
 
 
 def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:

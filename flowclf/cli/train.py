@@ -197,6 +197,7 @@ def _report(
     ]
     columns = ("system", "accuracy", "ECE", "bits/dim", "seconds")
     print_table(f"{dataset.name}: {len(trained.test)} test samples", columns, table)
+    print(f"model    {trained.summary['parameters']:,} parameters")
     print(f"run      {run.folder}")
     for path in figures:
         print(f"figure   {path}")

@@ -32,7 +32,7 @@ NETWORKS: dict[str, tuple[Any, dict[str, Any], Shape, int]] = {
         backbones.residual_network,
         {"blocks": (1, 1), "width": (4, 6), "dense_blocks": 2, "dense_hidden": (5,)},
         (3, 6, 6),
-        3 * 4 * 9,
+        3 * 4,  # sides of three stay
     ),
     "paper-cifar": (backbones.paper_residual_network, {"variant": "cifar"}, CIFAR, 48),
     "paper-mnist": (backbones.paper_residual_network, {"variant": "mnist"}, MNIST, 16),
