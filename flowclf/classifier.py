@@ -114,10 +114,11 @@ class GenerativeClassifier(nn.Module):
 
         log q(k|x) = log mean_s q(k|z_s),  z_s ~ q(z|x)
         """
-        encoding = self.encode(x)
+        generator = torch.Generator(self.mixture.means.device).manual_seed(0)
+        encoding = self.encode(x, generator)
         if encoding.mean is None or encoding.log_var is None:
             return self.mixture.log_posterior(encoding.z)
-        generator = torch.Generator(encoding.z.device).manual_seed(0)
+        generator.manual_seed(0)
         noise = encoding.z.new_empty(POSTERIOR_DRAWS, 1, self.mixture.dims)
         z = encoding.mean + (0.5 * encoding.log_var).exp() * noise.normal_(generator=generator)
         given_z = self.mixture.log_posterior(z.flatten(0, 1)).unflatten(0, z.shape[:2])
@@ -186,7 +187,11 @@ class GenerativeClassifier(nn.Module):
 
         Integer x is dequantised first (`perturb`); floating x is taken as it is. The label -1 means
         that there is none. The `accuracy` on the labelled samples is reported beside the terms.
+
+        Raises:
+            UserError: samples without a label where the system has no use for them.
         """
+        self._check_labelled(y)
         if not x.is_floating_point():
             x = self.perturb(x, generator)
         encoding = self.encode(x, generator)
@@ -213,12 +218,7 @@ class GenerativeClassifier(nn.Module):
         Raises:
             UserError: samples without a label where the system has no use for them.
         """
-        unlabelled = int((y < 0).sum())
-        if unlabelled and not self.accepts_unlabelled:
-            raise UserError(
-                f"{type(self).__name__} learns from labels, but {unlabelled} of {len(y)} training "
-                "samples have none (-1); leave them out, or train ib-inn, class-nll or vib"
-            )
+        self._check_labelled(y)
         settings = self.settings
         fit_preprocess(self.encoder.preprocess, x, **settings.preprocess.model_dump())
         if x.is_floating_point():
@@ -227,6 +227,14 @@ class GenerativeClassifier(nn.Module):
             self.mixture.set_weights(y[y >= 0].bincount(minlength=self.classes))
         if settings.mixture.start == "data":
             self.mixture.set_means(class_latents(self, x, y))
+
+    def _check_labelled(self, y: Tensor) -> None:
+        unlabelled = 0 if self.accepts_unlabelled else int((y < 0).sum())
+        if unlabelled:
+            raise UserError(
+                f"{type(self).__name__} learns from labels, but {unlabelled} of {len(y)} training "
+                "samples have none (-1); leave them out, or train ib-inn, class-nll or vib"
+            )
 
     def _as_float(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.shape:

@@ -87,12 +87,12 @@ class GaussianEncoder(Encoder):
     """q(z|x) = N(m(x), diag s(x)²), of a network from (B, *shape) to (B, 2D).
 
     The network's second half r gives s = softplus(r + shift). In training z is a sample, in eval
-    mode the mean.
+    mode the mean. log s stays finite however small s is.
 
     Args:
         preprocess, network: as of every encoder.
-        shift: -5: s is below 0.01 at first (Alemi et al., "Deep variational information
-            bottleneck", ICLR 2017).
+        shift: -5: where the network starts with r = 0, s is 0.0067 (Alemi et al., "Deep
+            variational information bottleneck", ICLR 2017).
     """
 
     def __init__(self, preprocess: Invertible, network: nn.Module, shift: float = -5.0) -> None:
@@ -102,8 +102,13 @@ class GaussianEncoder(Encoder):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
         """z, mean and log_var."""
         mean, raw = self.network(self.preprocess(x)[0]).chunk(2, dim=1)
-        std = nn.functional.softplus(raw + self.shift)
+        log_std = log_softplus(raw + self.shift)
         z = mean
         if self.training:
-            z = mean + std * torch.empty_like(mean).normal_(generator=generator)
-        return Encoding(z, mean=mean, log_var=2 * std.log())
+            z = mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator)
+        return Encoding(z, mean=mean, log_var=2 * log_std)
+
+
+def log_softplus(r: Tensor) -> Tensor:
+    """log log(1 + e^r), which is r where e^r no longer counts beside 1."""
+    return torch.where(r < -20, r, nn.functional.softplus(r.clamp_min(-20)).log())

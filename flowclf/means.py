@@ -24,6 +24,7 @@ def initial_means(
     regularised class-NLL); normal: N(0, 1) a number (Variational Classification); linear: weights
     of torch's Linear, uniform in ±1/√D.
     """
+    generator = generator or torch.Generator().manual_seed(0)
     if start == "normal":
         return torch.randn(classes, dims, generator=generator)
     if start == "linear":
@@ -46,6 +47,7 @@ def equidistant_means(
     """
     repeats = dims // classes
     if repeats == 0:
+        generator = generator or torch.Generator().manual_seed(0)
         points = _spread_points(classes, dims, generator)
         return (points * distance / torch.pdist(points).mean()).float()
     means = torch.zeros(classes, dims)
@@ -54,7 +56,7 @@ def equidistant_means(
     return means
 
 
-def _spread_points(classes: int, dims: int, generator: torch.Generator | None) -> Tensor:
+def _spread_points(classes: int, dims: int, generator: torch.Generator) -> Tensor:
     """Points on the unit sphere that have repelled each other like charges, in random order."""
     if dims == 1:
         order = torch.randperm(classes, generator=generator)

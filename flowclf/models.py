@@ -13,6 +13,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.config import make_settings
 from flowclf.errors import UserError
 from flowclf.runs import Run
+from flowclf.settings import FeedForwardSettings
 from flowclf.systems import Blueprint, find_system
 
 __all__ = ["build", "load", "load_weights", "save_weights"]
@@ -69,10 +70,11 @@ def build(
         )
     if levels is None and len(shape) == 3:
         levels = IMAGE_LEVELS
-    if backbone is not None:
+    spec = find_system(system)
+    if backbone is not None and issubclass(spec.settings, FeedForwardSettings):
         settings = {**settings, "network": {"kind": "custom"}}
     typed = make_settings(system, shape, preset, beta, settings)
-    return find_system(system).build(Blueprint(shape, classes, levels, seed, backbone), typed)
+    return spec.build(Blueprint(shape, classes, levels, seed, backbone), typed)
 
 
 def load(

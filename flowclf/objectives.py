@@ -27,10 +27,12 @@ __all__ = [
 ]
 
 
-def smooth_labels(y: Tensor, classes: int, smoothing: float) -> Tensor:
+def smooth_labels(
+    y: Tensor, classes: int, smoothing: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """(1 - α) one-hot(y) + α/K: labels (B,) to targets (B, K); zeros for the label -1."""
     known = (y >= 0)[:, None]
-    targets = one_hot(y.clamp_min(0), classes).to(torch.get_default_dtype())
+    targets = one_hot(y.clamp_min(0), classes).to(dtype)
     return ((1 - smoothing) * targets + smoothing / classes) * known
 
 

@@ -59,9 +59,12 @@ def feature_count(network: nn.Module, shape: Shape) -> int:
     Raises:
         UserError: another output.
     """
-    was_training = network.training
-    out = network.eval()(torch.zeros(2, *shape))
-    network.train(was_training)
+    # A user's module may keep parts of itself in another mode.
+    modes = {module: module.training for module in network.modules()}
+    like = next(network.parameters(), torch.zeros(()))
+    out = network.eval()(torch.zeros(2, *shape, dtype=like.dtype, device=like.device))
+    for module, training in modes.items():
+        module.training = training
     if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != 2:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise UserError(f"expected a backbone from (B, *{shape}) to (B, D), got {got} for B = 2")

@@ -53,9 +53,9 @@ class IBInn(GenerativeClassifier):
         """`rate_per_dim`, `decision` and `total` of Eq. 14, nats."""
         assert encoding.log_det is not None
         settings = self.settings.objective
-        targets = smooth_labels(y, self.classes, settings.label_smoothing)
-        log_prob = densities.log_prob + encoding.log_det
-        return ib_inn_loss(log_prob, densities.log_posterior, targets, self.dims, settings.beta)
+        log_prob, log_posterior = densities.log_prob + encoding.log_det, densities.log_posterior
+        targets = smooth_labels(y, self.classes, settings.label_smoothing, log_posterior.dtype)
+        return ib_inn_loss(log_prob, log_posterior, targets, self.dims, settings.beta)
 
     def paper_rate_per_dim(self, x: Tensor, log_prob: Tensor | None = None) -> Tensor:
         """L_X/d of the authors' code, (B,): standardised units, without the (d/2) log 2π.

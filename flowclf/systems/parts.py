@@ -102,6 +102,7 @@ def feed_forward_parts(
     latent, numbers = settings.latent or features, 2 if encoder is GaussianEncoder else 1
     if settings.latent or numbers > 1:
         last = kaiming_linear(features, numbers * latent, generator, gain=0.5**0.5)
+        last.weight.data[latent:] = 0  # every sample starts with the same variance
         network = nn.Sequential(network, last)
     mixture = _mixture(blueprint.classes, latent, settings.mixture, generator)
     return encoder(preprocess, network), mixture, _noise(blueprint, settings)

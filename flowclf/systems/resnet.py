@@ -56,8 +56,9 @@ class Softmax(GenerativeClassifier):
     ) -> dict[str, Tensor]:
         """`decision`, the cross-entropy in nats, and 1.98 times it."""
         smoothing = self.settings.objective.label_smoothing  # type: ignore[attr-defined]
-        targets = smooth_labels(y, self.classes, smoothing)
-        decision = decision_loss(densities.log_posterior, targets)
+        log_posterior = densities.log_posterior
+        targets = smooth_labels(y, self.classes, smoothing, log_posterior.dtype)
+        decision = decision_loss(log_posterior, targets)
         return {"decision": decision, "total": DECISION_WEIGHT * decision}
 
 

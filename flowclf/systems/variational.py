@@ -149,9 +149,9 @@ class VariationalClassifier(GenerativeClassifier):
         if settings.margin:
             distances = self.mixture.half_mahalanobis(densities.log_prob_given_class)
             log_posterior = with_margin(log_posterior, distances, y, settings.margin)
-        return decision_loss(
-            log_posterior, smooth_labels(y, self.classes, settings.label_smoothing)
-        )
+        smoothing = settings.label_smoothing
+        targets = smooth_labels(y, self.classes, smoothing, log_posterior.dtype)
+        return decision_loss(log_posterior, targets)
 
     def _discriminator_loss(
         self, z: Tensor, y: Tensor, generator: torch.Generator | None

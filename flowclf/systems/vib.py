@@ -65,8 +65,9 @@ class Vib(GenerativeClassifier):
         assert encoding.log_var is not None
         settings = self.settings.objective
         kl = gaussian_kl(encoding.mean, encoding.log_var).mean()
-        targets = smooth_labels(y, self.classes, settings.label_smoothing)
-        decision = decision_loss(densities.log_posterior, targets)
+        log_posterior = densities.log_posterior
+        targets = smooth_labels(y, self.classes, settings.label_smoothing, log_posterior.dtype)
+        decision = decision_loss(log_posterior, targets)
         terms = trade_off(kl / self.dims, decision, settings.beta)
         return {"kl_nats": kl, "decision": decision, "total": terms["total"]}
 
