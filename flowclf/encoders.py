@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from couplings import Invertible
 from flowclf.errors import UserError
 
-__all__ = ["DeltaEncoder", "Encoder", "Encoding", "GaussianEncoder", "InvertibleEncoder"]
+__all__ = [
+    "DeltaEncoder",
+    "Encoder",
+    "Encoding",
+    "GaussianEncoder",
+    "InvertibleEncoder",
+    "log_softplus",
+]
 
 
 @dataclass(frozen=True)

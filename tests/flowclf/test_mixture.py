@@ -288,3 +288,23 @@ def test_autocast_does_not_reach_the_densities(covariance: str, generator: torch
             got = getattr(mixture, method)(z)
         assert got.dtype == torch.float32
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(("classes", "dims"), [(10, 2), (10, 3), (7, 1), (4, 3)])
+def test_few_dimensions_have_their_means_spread_over_them(classes: int, dims: int) -> None:
+    means = equidistant_means(classes, dims, 5.0)
+    assert_close(torch.pdist(means).mean(), torch.tensor(5.0))
+    nearest = (torch.cdist(means, means) + 1e9 * torch.eye(classes)).amin(1)
+    assert_close(nearest, nearest.mean().expand(classes), rtol=0.02, atol=0)
+    assert torch.equal(means, equidistant_means(classes, dims, 5.0))
+
+
+def test_means_start_where_they_are_asked_to() -> None:
+    seeded = {"generator": torch.Generator().manual_seed(0)}
+    sphere = GaussianMixture(4, 50, start="sphere").means
+    assert_close(sphere.norm(dim=1), torch.full((4,), 50**0.5))
+    assert_close(sphere @ sphere.T, 50 * torch.eye(4), atol=1e-4, rtol=0)
+    linear = GaussianMixture(100, 64, start="linear", **seeded).means
+    assert 0.12 < float(linear.abs().max()) <= 1 / 8
+    normal = GaussianMixture(100, 64, start="normal", **seeded).means
+    assert abs(float(normal.std()) - 1) < 0.05
