@@ -3,7 +3,7 @@
 from couplings.conditioners import MLP, ConvNet
 from couplings.core import Chain, Inverse, Invertible, ShapeError
 from couplings.coupling import Conditioner, Coupling, DownsamplingCoupling, two_sided_coupling
-from couplings.elementwise import PiecewiseLinear
+from couplings.elementwise import Logistic, PiecewiseLinear
 from couplings.functional import SoftClamp
 from couplings.linear import ElementwiseAffine, Permutation, Rotation, random_rotation
 from couplings.reshape import DCT, Flatten, Haar, SpaceToDepth
@@ -23,6 +23,7 @@ __all__ = [
     "Haar",
     "Inverse",
     "Invertible",
+    "Logistic",
     "Permutation",
     "PiecewiseLinear",
     "RationalQuadratic",

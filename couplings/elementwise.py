@@ -1,13 +1,16 @@
-"""Piecewise-linear monotone maps with given knots: a marginal's shape, taken out exactly."""
+"""Monotone maps of each number by itself: piecewise linear with given knots, and logistic."""
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from couplings.core import Invertible, Shape, ShapeError, sum_log_det
 
-__all__ = ["PiecewiseLinear"]
+__all__ = ["Logistic", "PiecewiseLinear"]
 
 
 class PiecewiseLinear(Invertible):
@@ -73,3 +76,36 @@ class PiecewiseLinear(Invertible):
         value = self.values.to(dtype).T.gather(0, piece)
         slope = slopes.to(dtype).T.gather(0, piece)
         return start, value, slope
+
+
+class Logistic(Invertible):
+    """z_d = low + (high - low) σ(x_d): the real line onto an open interval.
+
+        log_det = Σ_d [ log(high - low) + log σ(x_d) + log σ(-x_d) ]
+
+    A standard logistic x becomes uniform.
+
+    Args:
+        shape: shape of one sample.
+        low, high: ends of the interval, which the inverse takes to ∓infinity, and what lies outside
+            to NaN.
+
+    Raises:
+        ValueError: low is not below high.
+    """
+
+    def __init__(self, shape: Shape, low: float = 0.0, high: float = 1.0) -> None:
+        super().__init__(shape)
+        if not low < high:
+            raise ValueError(f"Logistic: expected low < high, got {low} and {high}")
+        self.low, self.high = low, high
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.low + (self.high - self.low) * x.sigmoid(), self._log_det(x)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = (z - self.low).log() - (self.high - z).log()
+        return x, -self._log_det(x)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return sum_log_det(logsigmoid(x) + logsigmoid(-x) + log(self.high - self.low))

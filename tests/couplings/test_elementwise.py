@@ -1,4 +1,4 @@
-"""Piecewise-linear maps against interpolation by numpy, and their tails."""
+"""Piecewise-linear maps against interpolation by numpy, and their tails; logistic maps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from couplings import PiecewiseLinear, ShapeError
+from couplings import Logistic, PiecewiseLinear, ShapeError
 from couplings.testing import assert_invertible
 
 KNOTS = torch.tensor([-1.0, -0.5, 0.25, 1.0], dtype=torch.float64)
@@ -73,3 +73,30 @@ def test_numbers_that_do_not_increase_are_refused() -> None:
         PiecewiseLinear((2,), KNOTS, -VALUES)
     with pytest.raises(ValueError, match="strictly increasing"):
         PiecewiseLinear((2,), KNOTS.flip(0), VALUES)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.5, 1.5)])
+def test_the_logistic_fills_its_interval(low: float, high: float) -> None:
+    points = torch.tensor([-20.0, -3.0, -0.1, 0.0, 2.0, 12.0], dtype=torch.float64)
+    map_ = Logistic((2,), low, high)
+    # Where the interval ends, doubles are as far apart as what is left of it.
+    assert_invertible(map_, torch.cartesian_prod(points, points), tolerance=1e-6)
+    assert_invertible(map_, torch.cartesian_prod(points[1:5], points[1:5]), tolerance=1e-12)
+    ends, _ = map_(torch.tensor([[-800.0, 800.0]], dtype=torch.float64))
+    assert ends.tolist() == [[low, high]]
+
+
+def test_the_interval_cancels_from_a_divergence_on_it() -> None:
+    """log q(z) - log U(z) = log N(t) - Σ log logistic(t), t before the map: any interval."""
+    t = torch.linspace(-4, 4, 9, dtype=torch.float64)[:, None]
+    normal = torch.distributions.Normal(0.3, 0.7).log_prob(t)[:, 0]
+    logistic = torch.nn.functional.logsigmoid(t) + torch.nn.functional.logsigmoid(-t)
+    for low, high in ((0.0, 1.0), (-1.5, 1.5)):
+        _, log_det = Logistic((1,), low, high)(t)
+        log_ratio = normal - log_det + np.log(high - low)
+        torch.testing.assert_close(log_ratio, normal - logistic[:, 0], rtol=0, atol=1e-14)
+
+
+def test_an_interval_has_a_length() -> None:
+    with pytest.raises(ValueError, match="expected low < high, got 1 and 1"):
+        Logistic((2,), 1, 1)
