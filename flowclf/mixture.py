@@ -235,6 +235,10 @@ class GaussianMixture(nn.Module):
     def _half_norms(self) -> Tensor:
         return 0.5 * (self.means.square() * self._precision()).sum(1)
 
+    def embed(self, z: Tensor) -> Tensor:
+        """Where the densities are defined: z itself (B, D)."""
+        return z
+
     def std(self) -> Tensor:
         """σ, (K, D)."""
         return (0.5 * self._log_var()).exp()

@@ -151,7 +151,15 @@ class VonMisesFisherMixture(GaussianMixture):
         Raises:
             UserError: a class without a sample.
         """
-        return super().class_averages((normalize(z.to(self.means)), y) for z, y in batches)
+        return super().class_averages((self.embed(z.to(self.means)), y) for z, y in batches)
+
+    def embed(self, z: Tensor) -> Tensor:
+        """Directions z/‖z‖, (B, D)."""
+        return normalize(z)
+
+    def std(self) -> Tensor:
+        """1/sqrt(κ), (K, D): how far directions stray from a mean along the sphere, κ large."""
+        return self.kappa.rsqrt()[:, None].expand(self.classes, self.dims)
 
     def mean_distance(self) -> Tensor:
         """Average distance between two mean directions, 0-dim, from 0 to 2."""

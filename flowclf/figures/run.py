@@ -57,9 +57,9 @@ def class_samples(
 @torch.no_grad()
 def _latent(model: GenerativeClassifier, test: Split, dataset: Dataset) -> Figure:
     device = model.mixture.means.device
-    z = model.encode(test.x[:MOST_POINTS].to(device)).z.cpu()
-    mixture = model.mixture
-    y, means, std = test.y[:MOST_POINTS], mixture.means.cpu(), mixture.std().cpu()
+    mixture, y = model.mixture, test.y[:MOST_POINTS]
+    z = mixture.embed(model.encode(test.x[:MOST_POINTS].to(device)).z).cpu()
+    means, std = mixture.embed(mixture.means).cpu(), mixture.std().cpu()
     return latent_figure(z, y, means, std, dataset.class_names)
 
 

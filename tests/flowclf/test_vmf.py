@@ -350,3 +350,12 @@ def test_learning_recovers_the_concentrations(generator: torch.Generator) -> Non
 
     optimizer.step(loss)
     assert_close(mixture.log_kappa, truth.log_kappa, rtol=0, atol=0.1)
+
+
+def test_pictures_show_directions_and_their_spread(generator: torch.Generator) -> None:
+    mixture = VonMisesFisherMixture(3, 50, kappa=400.0)
+    y = torch.arange(3).repeat(2000)
+    directions = mixture.embed(5 * mixture.sample(y, generator=generator))
+    assert_close(directions.norm(dim=1), torch.ones(len(y)))
+    stray = (directions - normalize(mixture.means.detach())[y])[:, 10:].std()
+    assert_close(stray, mixture.std()[0, 0].detach(), rtol=0.1, atol=0)

@@ -10,6 +10,7 @@ import pytest
 
 from flowclf.bench import results
 from flowclf.bench.cost import run_cost
+from flowclf.bench.latents import compare_latents
 from flowclf.bench.study import METRICS, Study, averages, read_study, run_study, study_names
 from flowclf.cli.app import run
 from flowclf.config import RunConfig
@@ -130,3 +131,9 @@ def test_the_cost_of_a_step_is_relative_to_cross_entropy(folder: Path) -> None:
     assert rows[0]["ratio"] == 1
     assert all(row["milliseconds"] > 0 for row in rows)
     assert len(results.read_rows("vc-cost.csv")) == len(rows) == 5
+
+
+def test_latents_of_runs_are_drawn_side_by_side(folder: Path) -> None:
+    list(run_study(TINY, [0], folder / "runs"))
+    compare_latents([folder / "runs" / "CE-0", folder / "runs" / "flow-0"], folder / "both.png")
+    assert (folder / "both.png").stat().st_size > 10_000
