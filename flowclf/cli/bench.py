@@ -16,6 +16,14 @@ from flowclf.errors import UserError
 __all__ = ["bench"]
 
 
+TITLES = {
+    "accuracy": "accuracy %",
+    "ece": "ECE %",
+    "ece_20_bins": "20 bins",
+    "negative_log_posterior_nats": "-log q(y|x)",
+    "bits_per_dim": "bits/dim",
+    "variance_ratio": "variance",
+}
 MAPS, COST = ("couplings", "networks", "mixture"), "vc-cost"
 
 
@@ -108,7 +116,8 @@ def _study(name: str, seeds: str | None, runs: Path | None, as_json: bool) -> No
         [row["variant"], str(row["seeds"]), *(_with_error(m, row[m]) for m in shown)]
         for row in summary
     ]
-    print_table(f"{name}: mean ± standard error", ("variant", "seeds", *shown), table)
+    titles = [TITLES.get(metric, metric) for metric in shown]
+    print_table(f"{name}: mean ± standard error", ("variant", "seeds", *titles), table)
 
 
 def _with_error(metric: str, value: tuple[float, float | None] | None) -> str:
