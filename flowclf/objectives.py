@@ -5,6 +5,7 @@ A target row of zeros is a sample without a label: it counts in no decision.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 
 import torch
@@ -111,20 +112,16 @@ def variational_loss(
     ratio: Tensor | None,
     log_weights: Tensor,
     y: Tensor,
-    *,
-    ce: float,
-    prior_logprob: float,
-    ratio_weight: float,
-    class_prior: float,
+    weights: Mapping[str, float],
 ) -> dict[str, Tensor]:
     """Variational Classification (Dhuliawala et al. 2023), Eq. 9, with a weight for each term.
 
-        total = ce · decision - prior_logprob · mean log p(z|y) + ratio · mean T_y(z)
-                - class_prior · mean log p(y)
+        total = w_ce · decision - w_prior_logprob · mean log p(z|y) + w_ratio · mean T_y(z)
+                - w_class_prior · mean log p(y)
 
-    With prior_logprob = ratio = λ it is ce · decision + λ · KL(q(z|y) ‖ p(z|y)) at the optimal T up
-    to routing (what is detached in the arguments): MLE with neither (CE), MAP with prior_logprob
-    alone (GM), Bayesian with both (VC).
+    With w_prior_logprob = w_ratio = λ it is w_ce · decision + λ · KL(q(z|y) ‖ p(z|y)) at the
+    optimal T, up to routing (what is detached in the arguments): MLE with neither (CE), MAP with
+    the prior alone (GM), Bayesian with both (VC).
 
     Args:
         decision: -log p(y|z), 0-dim.
@@ -132,7 +129,7 @@ def variational_loss(
         ratio: T_k(z), (B, K), or None.
         log_weights: log p(k), (K,).
         y: labels (B,).
-        ce, prior_logprob, ratio_weight, class_prior: the weights.
+        weights: of ce, prior_logprob, ratio and class_prior.
 
     Returns:
         `decision`, `prior_nats` -log p(z|y), `class_prior` -log p(y), with T `ratio`, and `total`.
@@ -143,10 +140,14 @@ def variational_loss(
         "prior_nats": -log_prob_given_class.gather(1, own).mean(),
         "class_prior": -log_weights[y].mean(),
     }
-    total = ce * decision + prior_logprob * terms["prior_nats"] + class_prior * terms["class_prior"]
+    total = (
+        weights["ce"] * terms["decision"]
+        + weights["prior_logprob"] * terms["prior_nats"]
+        + weights["class_prior"] * terms["class_prior"]
+    )
     if ratio is not None:
         terms["ratio"] = ratio.gather(1, own).mean()
-        total = total + ratio_weight * terms["ratio"]
+        total = total + weights["ratio"] * terms["ratio"]
     return {**terms, "total": total}
 
 

@@ -48,6 +48,9 @@ __all__ = [
 ]
 
 
+TERMS = {"ce", "prior_logprob", "ratio", "class_prior"}
+
+
 class VariationalObjective(Section):
     """A weight for each term of Eq. 9, and who learns from it."""
 
@@ -129,19 +132,19 @@ class VariationalClassifier(GenerativeClassifier):
             self._ratio().frozen(z, self.mixture) if self.heads else None,
             self.mixture.log_weights,
             y,
-            ce=settings.ce,
-            prior_logprob=settings.prior_logprob,
-            ratio_weight=settings.ratio,
-            class_prior=settings.class_prior if self._learns_class_prior else 0.0,
+            self._weights(),
         )
         if self.heads:
             terms["discriminator"] = self._discriminator_loss(z.detach(), y, generator)
             terms["total"] = terms["total"] + terms["discriminator"]
         return terms
 
-    @property
-    def _learns_class_prior(self) -> bool:
-        return self.settings.mixture.weights == "learned"
+    def _weights(self) -> dict[str, float]:
+        weights = self.settings.objective.model_dump(include=TERMS)
+        if self.settings.mixture.weights != "learned":
+            # The biases of a softmax layer are no class frequencies to be learned by counting.
+            weights["class_prior"] = 0.0
+        return weights
 
     def _decision(self, densities: MixtureDensities, y: Tensor) -> Tensor:
         settings = self.settings.objective

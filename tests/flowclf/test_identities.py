@@ -312,10 +312,7 @@ def test_prior_and_ratio_together_have_the_gradients_of_the_divergence() -> None
         ratio.frozen(z, mixture),
         mixture.log_weights,
         labels,
-        ce=1.0,
-        prior_logprob=rate,
-        ratio_weight=rate,
-        class_prior=0.0,
+        {"ce": 1.0, "prior_logprob": rate, "ratio": rate, "class_prior": 0.0},
     )
     p = Independent(Normal(mixture.means, mixture.std()), 1)
     divergence = kl_divergence(Independent(Normal(mean, std), 1), p).mean()
