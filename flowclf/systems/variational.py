@@ -7,6 +7,12 @@ Where their code differs: it weighs prior and ratio 0.01 (GM: 0.1; the toy noteb
 starts the means from N(0, 1) (mixture.start=normal) and trains the mixture at a tenth of the
 network's rate (train.means_lr_factor, train.mixture_lr_factor). Means that start a distance apart
 learn faster and classify better (`flowclf bench vc-low-data`).
+
+How far the latents fill their Gaussians follows from the weights: minimising over a Gaussian q(z|y)
+of variance s², ratio · E log q - (prior_logprob + ratio) · E log p has its optimum at s²/σ² =
+ratio/(prior_logprob + ratio), 0 for GM; with prior_grad_to_encoder=false at 1. It takes
+discriminators that see variances, and a mixture that learns no slower than the network
+(`flowclf bench vc-variance`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+from math import log, pi
 from typing import Any
 
 import pytest
@@ -323,3 +323,15 @@ def test_prior_and_ratio_together_have_the_gradients_of_the_divergence() -> None
         torch.autograd.grad(rate * divergence, inputs),
         **EXACT,
     )
+
+
+@pytest.mark.parametrize(("prior", "ratio"), [(0.1, 0.2), (0.1, 0.1), (0.0, 0.3)])
+def test_how_far_latents_fill_their_gaussian_follows_from_the_weights(
+    prior: float, ratio: float
+) -> None:
+    """ratio · E log q - (prior + ratio) · E log p of N(0, s²) and N(0, 1): s² = ratio/(both)."""
+    std = torch.linspace(0.2, 2, 18_001, dtype=torch.float64)
+    q = Normal(torch.zeros_like(std), std)
+    log_p = -0.5 * (std.square() + log(2 * pi))  # on average over q
+    best = (-ratio * q.entropy() - (prior + ratio) * log_p).argmin()
+    assert float(std[best].square()) == pytest.approx(ratio / (prior + ratio), abs=1e-3)
