@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from math import log
 
 import torch
@@ -17,10 +18,27 @@ from flowclf.noise import Noise
 from flowclf.preprocessing import fit_preprocess
 from flowclf.settings import ModelSettings
 
-__all__ = ["GenerativeClassifier", "class_latents"]
+__all__ = ["Batch", "GenerativeClassifier", "class_latents"]
 
 BATCH_SIZE = 512
 POSTERIOR_DRAWS = 12
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss is computed from.
+
+    Attributes:
+        x: samples (B, *shape), floating, in data units.
+        y: labels (B,), -1 where there is none.
+        index: the samples' numbers in the training set (B,), where they are known.
+        generator: of what is drawn.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor | None = None
+    generator: torch.Generator | None = None
 
 
 class GenerativeClassifier(nn.Module):
@@ -117,11 +135,11 @@ class GenerativeClassifier(nn.Module):
         generator = torch.Generator(self.mixture.means.device).manual_seed(0)
         encoding = self.encode(x, generator)
         if encoding.mean is None or encoding.log_var is None:
-            return self.mixture.log_posterior(encoding.z)
+            return self.densities(encoding.z).log_posterior
         generator.manual_seed(0)
         noise = encoding.z.new_empty(POSTERIOR_DRAWS, 1, self.mixture.dims)
         z = encoding.mean + (0.5 * encoding.log_var).exp() * noise.normal_(generator=generator)
-        given_z = self.mixture.log_posterior(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        given_z = self.densities(z.flatten(0, 1)).log_posterior.unflatten(0, z.shape[:2])
         return given_z.logsumexp(0) - log(POSTERIOR_DRAWS)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -181,12 +199,17 @@ class GenerativeClassifier(nn.Module):
         return noisy
 
     def loss(
-        self, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator | None = None,
+        index: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The named terms of the objective and their weighted `total`, to be minimised; 0-dim.
 
         Integer x is dequantised first (`perturb`); floating x is taken as it is. The label -1 means
         that there is none. The `accuracy` on the labelled samples is reported beside the terms.
+        `index` are the samples' numbers in the training set, which some systems learn from.
 
         Raises:
             UserError: samples without a label where the system has no use for them.
@@ -195,18 +218,18 @@ class GenerativeClassifier(nn.Module):
         if not x.is_floating_point():
             x = self.perturb(x, generator)
         encoding = self.encode(x, generator)
-        densities = self.mixture.densities(encoding.z, learn_weights=self.learn_weights)
+        densities = self.densities(encoding.z)
         correct = (densities.log_posterior.argmax(1) == y).float().sum()
-        terms = self.objective(encoding, densities, y, generator)
+        terms = self.objective(encoding, densities, Batch(x, y, index, generator))
         return {**terms, "accuracy": correct / (y >= 0).sum().clamp_min(1)}
+
+    def densities(self, z: Tensor) -> MixtureDensities:
+        """log q(z|k), log q(z) and log q(k|z) of latents z (B, D), nats."""
+        return self.mixture.densities(z, learn_weights=self.learn_weights)
 
     @abstractmethod
     def objective(
-        self,
-        encoding: Encoding,
-        densities: MixtureDensities,
-        y: Tensor,
-        generator: torch.Generator | None,
+        self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
         """The named terms and `total`, from what encoder and mixture returned; 0-dim, nats."""
 

@@ -31,7 +31,7 @@ def _panel(run: Path, task: Task) -> tuple[str, Tensor, Tensor, Tensor, Tensor]:
     z = torch.cat([task.model.encode(x).z for x in test.x.split(512)])
     ratio = variance_ratio(z, test.y, mixture.means, mixture.std())
     right = accuracy(mixture.log_posterior(z), test.y)
-    title = f"{run.name}: accuracy {100 * right:.1f} %, variance ratio {ratio:.2f}"
+    title = f"{run.name}\naccuracy {100 * right:.1f} %, variance ratio {ratio:.2f}"
     means, std = mixture.means.detach(), mixture.std()
     return title, z[:SHOWN], test.y[:SHOWN], means, std
 

@@ -8,10 +8,10 @@ mixture.means=frozen; 5, 10, 18 on CIFAR-10, and 55.4).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
+from flowclf.classifier import Batch
 from flowclf.encoders import Encoding
 from flowclf.objectives import class_nll_loss
 from flowclf.settings import InvertibleSettings
@@ -25,16 +25,13 @@ class ClassNll(IBInn):
     """Invertible encoder, latent mixture, and -log q(x|y)."""
 
     def objective(
-        self,
-        encoding: Encoding,
-        densities: MixtureDensities,
-        y: Tensor,
-        generator: torch.Generator | None,
+        self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
         """`rate_per_dim` -log q(x|y)/d, of samples without a label -log q(x)/d, and its double."""
         assert encoding.log_det is not None
         given_class = densities.log_prob_given_class + encoding.log_det[:, None]
-        rate = class_nll_loss(given_class, densities.log_prob + encoding.log_det, y) / self.dims
+        nll = class_nll_loss(given_class, densities.log_prob + encoding.log_det, batch.y)
+        rate = nll / self.dims
         return {"rate_per_dim": rate, "total": 2 * rate}
 
 

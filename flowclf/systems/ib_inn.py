@@ -9,12 +9,11 @@ from __future__ import annotations
 from math import log, pi
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import Batch, GenerativeClassifier
 from flowclf.encoders import Encoding
 from flowclf.objectives import ib_inn_loss, smooth_labels
 from flowclf.settings import Fraction, InvertibleSettings, Section
@@ -44,17 +43,14 @@ class IBInn(GenerativeClassifier):
     learn_weights = False  # the authors let the class weights learn from the rate alone
 
     def objective(
-        self,
-        encoding: Encoding,
-        densities: MixtureDensities,
-        y: Tensor,
-        generator: torch.Generator | None,
+        self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
         """`rate_per_dim`, `decision` and `total` of Eq. 14, nats."""
         assert encoding.log_det is not None
         settings = self.settings.objective
         log_prob, log_posterior = densities.log_prob + encoding.log_det, densities.log_posterior
-        targets = smooth_labels(y, self.classes, settings.label_smoothing, log_posterior.dtype)
+        smoothing = settings.label_smoothing
+        targets = smooth_labels(batch.y, self.classes, smoothing, log_posterior.dtype)
         return ib_inn_loss(log_prob, log_posterior, targets, self.dims, settings.beta)
 
     def paper_rate_per_dim(self, x: Tensor, log_prob: Tensor | None = None) -> Tensor:

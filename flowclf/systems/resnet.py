@@ -6,11 +6,10 @@ Its softmax layer is the mixture's posterior: unit covariance, biases for weight
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import Batch, GenerativeClassifier
 from flowclf.encoders import DeltaEncoder, Encoding
 from flowclf.objectives import decision_loss, ib_weights, smooth_labels
 from flowclf.settings import (
@@ -48,16 +47,12 @@ class Softmax(GenerativeClassifier):
     """Encoder, softmax layer, cross-entropy: a decision without a rate."""
 
     def objective(
-        self,
-        encoding: Encoding,
-        densities: MixtureDensities,
-        y: Tensor,
-        generator: torch.Generator | None,
+        self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
         """`decision`, the cross-entropy in nats, and 1.98 times it."""
         smoothing = self.settings.objective.label_smoothing  # type: ignore[attr-defined]
         log_posterior = densities.log_posterior
-        targets = smooth_labels(y, self.classes, smoothing, log_posterior.dtype)
+        targets = smooth_labels(batch.y, self.classes, smoothing, log_posterior.dtype)
         decision = decision_loss(log_posterior, targets)
         return {"decision": decision, "total": DECISION_WEIGHT * decision}
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import Batch, GenerativeClassifier
 from flowclf.encoders import DeltaEncoder, Encoding, GaussianEncoder
 from flowclf.errors import UserError
 from flowclf.heads import DensityRatio, RatioKind
@@ -117,11 +117,7 @@ class VariationalClassifier(GenerativeClassifier):
         return affine or self.settings.objective.posterior_grad_to_weights
 
     def objective(
-        self,
-        encoding: Encoding,
-        densities: MixtureDensities,
-        y: Tensor,
-        generator: torch.Generator | None,
+        self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
         """The terms of Eq. 9 and the discriminators' own loss, nats; each reaches its parameters.
 
@@ -133,15 +129,15 @@ class VariationalClassifier(GenerativeClassifier):
         if not settings.prior_grad_to_encoder:
             given_class = self.mixture.log_prob_given_class(z.detach())
         terms = variational_loss(
-            self._decision(densities, y),
+            self._decision(densities, batch.y),
             given_class,
             self._ratio().frozen(z, self.mixture) if self.heads else None,
             self.mixture.log_weights,
-            y,
+            batch.y,
             self._weights(),
         )
         if self.heads:
-            terms["discriminator"] = self._discriminator_loss(z.detach(), y, generator)
+            terms["discriminator"] = self._discriminator_loss(z.detach(), batch.y, batch.generator)
             terms["total"] = terms["total"] + terms["discriminator"]
         return terms
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import Batch, GenerativeClassifier
 from flowclf.encoders import Encoding, GaussianEncoder
 from flowclf.objectives import decision_loss, gaussian_kl, smooth_labels, trade_off
 from flowclf.settings import (
@@ -54,11 +53,7 @@ class Vib(GenerativeClassifier):
     accepts_unlabelled = True  # they enter the rate alone
 
     def objective(
-        self,
-        encoding: Encoding,
-        densities: MixtureDensities,
-        y: Tensor,
-        generator: torch.Generator | None,
+        self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
         """`kl_nats` KL(q(z|x) ‖ N(0, I)), `decision` and `total`, nats."""
         assert encoding.mean is not None
@@ -66,7 +61,8 @@ class Vib(GenerativeClassifier):
         settings = self.settings.objective
         kl = gaussian_kl(encoding.mean, encoding.log_var).mean()
         log_posterior = densities.log_posterior
-        targets = smooth_labels(y, self.classes, settings.label_smoothing, log_posterior.dtype)
+        smoothing = settings.label_smoothing
+        targets = smooth_labels(batch.y, self.classes, smoothing, log_posterior.dtype)
         decision = decision_loss(log_posterior, targets)
         terms = trade_off(kl / self.dims, decision, settings.beta)
         return {"kl_nats": kl, "decision": decision, "total": terms["total"]}
