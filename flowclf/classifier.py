@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log
 
@@ -18,7 +20,7 @@ from flowclf.noise import Noise
 from flowclf.preprocessing import fit_preprocess
 from flowclf.settings import ModelSettings
 
-__all__ = ["Batch", "GenerativeClassifier", "class_latents"]
+__all__ = ["Batch", "GenerativeClassifier", "class_latents", "evaluating", "latents"]
 
 BATCH_SIZE = 512
 POSTERIOR_DRAWS = 12
@@ -63,6 +65,8 @@ class GenerativeClassifier(nn.Module):
     learn_weights: bool = True
     # Whether samples without a label (-1) teach it anything.
     accepts_unlabelled: bool = False
+    # Share of the training that is done, for what changes in its course.
+    progress: float = 1.0
 
     def __init__(
         self,
@@ -92,6 +96,16 @@ class GenerativeClassifier(nn.Module):
     def has_density(self) -> bool:
         """Whether `log_prob` is known and `decode` is the encoder's inverse."""
         return isinstance(self.encoder, InvertibleEncoder)
+
+    @property
+    def has_elbo(self) -> bool:
+        """Whether `elbo` is known."""
+        return self.has_density
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether `sample` can draw x of a class."""
+        return self.has_density
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
         """z (B, D) and what the encoder knows exactly (`log_det` (B,), or `mean`, `log_var`).
@@ -133,14 +147,9 @@ class GenerativeClassifier(nn.Module):
         log q(k|x) = log mean_s q(k|z_s),  z_s ~ q(z|x)
         """
         generator = torch.Generator(self.mixture.means.device).manual_seed(0)
-        encoding = self.encode(x, generator)
-        if encoding.mean is None or encoding.log_var is None:
-            return self.densities(encoding.z).log_posterior
-        generator.manual_seed(0)
-        noise = encoding.z.new_empty(POSTERIOR_DRAWS, 1, self.mixture.dims)
-        z = encoding.mean + (0.5 * encoding.log_var).exp() * noise.normal_(generator=generator)
+        z = self.encode(x, generator).draw(POSTERIOR_DRAWS, generator.manual_seed(0), common=True)
         given_z = self.densities(z.flatten(0, 1)).log_posterior.unflatten(0, z.shape[:2])
-        return given_z.logsumexp(0) - log(POSTERIOR_DRAWS)
+        return given_z.logsumexp(0) - log(len(z))
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, (B,)."""
@@ -167,10 +176,10 @@ class GenerativeClassifier(nn.Module):
         Raises:
             UserError: the system has no model of x to draw from.
         """
-        if not self.has_density:
+        if not self.can_sample:
             raise UserError(
                 f"expected a system that can generate, got {type(self).__name__}, which has no "
-                "model of x; train ib-inn or class-nll"
+                "model of x; train ib-inn, class-nll, vae or bvae"
             )
         return self.decode(self.mixture.sample(y, temperature, generator, around))
 
@@ -197,6 +206,14 @@ class GenerativeClassifier(nn.Module):
         """
         noisy: Tensor = self.noise(x, generator)
         return noisy
+
+    def dequantize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x as `log_prob` or `elbo` must see it to bound the bits of grey levels."""
+        return self.noise.dequantize(x, generator)
+
+    def bounds_bits(self, x: Tensor) -> bool:
+        """Whether these densities or bounds of x (N, *shape) are there, and normalised."""
+        return self.has_density
 
     def loss(
         self,
@@ -251,12 +268,16 @@ class GenerativeClassifier(nn.Module):
         if settings.mixture.start == "data":
             self.mixture.set_means(class_latents(self, x, y))
 
+    def fit_latents(self, x: Tensor, y: Tensor) -> None:
+        """Set what is computed from the latents of the trained network: their class averages."""
+        self.mixture.data_means.copy_(class_latents(self, x, y))
+
     def _check_labelled(self, y: Tensor) -> None:
         unlabelled = 0 if self.accepts_unlabelled else int((y < 0).sum())
         if unlabelled:
             raise UserError(
                 f"{type(self).__name__} learns from labels, but {unlabelled} of {len(y)} training "
-                "samples have none (-1); leave them out, or train ib-inn, class-nll or vib"
+                "samples have none (-1); leave them out, or train ib-inn, class-nll, vib or vae"
             )
 
     def _as_float(self, x: Tensor) -> Tensor:
@@ -269,6 +290,13 @@ class GenerativeClassifier(nn.Module):
 
 
 @torch.no_grad()
+def latents(model: GenerativeClassifier, x: Tensor) -> Tensor:
+    """Noise-free latents of x (N, *shape), (N, D), in eval mode, batch by batch."""
+    with evaluating(model):
+        return torch.cat([model.encode(part).z for part in x.split(BATCH_SIZE)])
+
+
+@torch.no_grad()
 def class_latents(model: GenerativeClassifier, x: Tensor, y: Tensor) -> Tensor:
     """Average noise-free latent of each class, (K, D), in eval mode, batch by batch.
 
@@ -277,11 +305,19 @@ def class_latents(model: GenerativeClassifier, x: Tensor, y: Tensor) -> Tensor:
     Raises:
         UserError: a class without a sample.
     """
+    batches = zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True)
+    with evaluating(model):
+        return model.mixture.class_averages(
+            (model.encode(xs).z[ys >= 0], ys[ys >= 0]) for xs, ys in batches
+        )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and what was before again afterwards."""
     was_training = model.training
     model.eval()
-    batches = zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True)
-    averages = model.mixture.class_averages(
-        (model.encode(xs).z[ys >= 0], ys[ys >= 0]) for xs, ys in batches
-    )
-    model.train(was_training)
-    return averages
+    try:
+        yield
+    finally:
+        model.train(was_training)

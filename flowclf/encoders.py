@@ -35,6 +35,20 @@ class Encoding:
     mean: Tensor | None = None
     log_var: Tensor | None = None
 
+    def draw(
+        self, count: int, generator: torch.Generator | None = None, *, common: bool = False
+    ) -> Tensor:
+        """(count, B, D): draws from q(z|x); z itself, once, where that is a point.
+
+        `common`: the same standard normal numbers for every sample, so that what is computed of a
+        sample does not depend on its batch.
+        """
+        if self.mean is None or self.log_var is None:
+            return self.z[None]
+        batch, dims = self.mean.shape
+        noise = self.mean.new_empty(count, 1 if common else batch, dims)
+        return self.mean + (0.5 * self.log_var).exp() * noise.normal_(generator=generator)
+
 
 class Encoder(nn.Module):
     """Fitted pre-processing, then a network.

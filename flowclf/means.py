@@ -12,7 +12,7 @@ __all__ = ["Start", "equidistant_means", "initial_means"]
 
 REPULSIONS = 300
 
-Start = Literal["equidistant", "sphere", "normal", "linear"]
+Start = Literal["equidistant", "sphere", "normal", "linear", "zero"]
 
 
 def initial_means(
@@ -22,8 +22,10 @@ def initial_means(
 
     equidistant: any two `distance` apart (IB-INN); sphere: the same directions at radius √D (its
     regularised class-NLL); normal: N(0, 1) a number (Variational Classification); linear: weights
-    of torch's Linear, uniform in ±1/√D.
+    of torch's Linear, uniform in ±1/√D; zero: all at the origin.
     """
+    if start == "zero":
+        return torch.zeros(classes, dims)
     generator = generator or torch.Generator().manual_seed(0)
     if start == "normal":
         return torch.randn(classes, dims, generator=generator)

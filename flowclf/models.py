@@ -31,6 +31,7 @@ def build(
     beta: float | None = None,
     seed: int = 0,
     backbone: nn.Module | None = None,
+    samples: int | None = None,
     **settings: Any,
 ) -> GenerativeClassifier:
     """An untrained model.
@@ -58,6 +59,7 @@ def build(
             >>> model.log_posterior(torch.randint(1000, (2, 16)).float()).shape
             torch.Size([2, 4])
 
+        samples: N of the training set, for vae-as.
         settings: sections of the system's settings, e.g. network={"kind": "mlp", "blocks": 6}.
 
     Raises:
@@ -74,7 +76,7 @@ def build(
     if backbone is not None and issubclass(spec.settings, FeedForwardSettings):
         settings = {**settings, "network": {"kind": "custom"}}
     typed = make_settings(system, shape, preset, beta, settings)
-    return spec.build(Blueprint(shape, classes, levels, seed, backbone), typed)
+    return spec.build(Blueprint(shape, classes, levels, seed, backbone, samples), typed)
 
 
 def load(
@@ -95,7 +97,9 @@ def load(
     """
     run = Run(Path(run_or_path))
     config, facts = run.read_config()
-    blueprint = Blueprint(facts.shape, facts.classes, facts.levels, config.seed, backbone)
+    blueprint = Blueprint(
+        facts.shape, facts.classes, facts.levels, config.seed, backbone, facts.samples
+    )
     model = find_system(config.system).build(blueprint, config.model)
     load_weights(model, run.weights_file)
     return model.eval().to(device)

@@ -15,10 +15,13 @@ from torch.nn.functional import one_hot, softplus
 from flowclf.errors import UserError
 
 __all__ = [
+    "auxiliary_softmax_terms",
     "class_nll_loss",
     "decision_loss",
     "discriminator_loss",
+    "free_bits",
     "gaussian_kl",
+    "gaussian_kl_per_dim",
     "ib_inn_loss",
     "ib_weights",
     "smooth_labels",
@@ -89,7 +92,12 @@ def class_nll_loss(log_prob_given_class: Tensor, log_prob: Tensor, y: Tensor) ->
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(m, diag s²) ‖ N(0, I)) = ½ Σ (m² + s² - log s² - 1): (B, D), (B, D) to (B,), nats."""
-    return 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(1)
+    return gaussian_kl_per_dim(mean, log_var).sum(1)
+
+
+def gaussian_kl_per_dim(mean: Tensor, log_var: Tensor) -> Tensor:
+    """Each dimension's share of it, (B, D)."""
+    return 0.5 * (mean.square() + log_var.exp() - log_var - 1)
 
 
 def with_margin(
@@ -162,3 +170,32 @@ def discriminator_loss(ratio_data: Tensor, ratio_prior: Tensor, y: Tensor) -> Te
     """
     own = y[:, None]
     return softplus(-ratio_data.gather(1, own)).mean() + softplus(ratio_prior.gather(1, own)).mean()
+
+
+def free_bits(kl_per_dim: Tensor, nats: float) -> Tensor:
+    """Each dimension's KL, but at least `nats` on average over the batch: (B, D) to 0-dim, nats.
+
+    Σ_d max(nats, mean_b KL_bd): below that a dimension costs nothing more to use (Kingma et al.,
+    "Improved variational inference with inverse autoregressive flow", NeurIPS 2016, App. C.8).
+    """
+    return kl_per_dim.mean(0).clamp_min(nats).sum()
+
+
+def auxiliary_softmax_terms(
+    kl: Tensor, identity: Tensor, log_count: float, entropy: Tensor | None = None
+) -> dict[str, Tensor]:
+    """I(z; x) and KL(q(z) ‖ p(z)) by a sample-identity softmax s: VAE-AS's `mi_nats`, `md_nats`.
+
+        MI = log N - SC,   MD = KL + SC - log N,   SC = -mean log s(i|z_i)
+
+    bounds below and above for any s, exact where s is q(i|z); MI + MD = KL. The paper has MI =
+    log N - mean H(s(·|z)) instead (`entropy`), which bounds nothing and whose gradient is not MI's.
+
+    Args:
+        kl: mean KL(q(z|x) ‖ p(z)), 0-dim, nats.
+        identity: SC, 0-dim, nats.
+        log_count: log N, or the entropy of the codes that stand for the samples.
+        entropy: mean H(s(·|z)), 0-dim; None: the bound.
+    """
+    mutual_information = log_count - (identity if entropy is None else entropy)
+    return {"mi_nats": mutual_information, "md_nats": kl + identity - log_count}

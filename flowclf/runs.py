@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -30,11 +30,12 @@ class DataFacts:
     shape: Shape
     levels: int | None
     class_names: tuple[str, ...]
+    samples: int | None = field(default=None, compare=False)  # that were trained on
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Self:
+    def of(cls, dataset: Dataset, samples: int | None = None) -> Self:
         """Those of a data set."""
-        return cls(dataset.shape, dataset.levels, dataset.class_names)
+        return cls(dataset.shape, dataset.levels, dataset.class_names, samples)
 
     @property
     def classes(self) -> int:
@@ -90,6 +91,7 @@ class Run:
                 "shape": list(facts.shape),
                 "levels": facts.levels,
                 "class_names": list(facts.class_names),
+                "samples": facts.samples,
             },
             "versions": {name: version(name) for name in VERSIONS},
             "commit": git_commit(),
@@ -105,7 +107,8 @@ class Run:
         document = self._read_document()
         try:
             facts = document["data_facts"]
-            data = DataFacts(tuple(facts["shape"]), facts["levels"], tuple(facts["class_names"]))
+            names, samples = tuple(facts["class_names"]), facts.get("samples")
+            data = DataFacts(tuple(facts["shape"]), facts["levels"], names, samples)
             config = make_config(
                 document["system"],
                 document["dataset"],

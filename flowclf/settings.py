@@ -9,12 +9,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 __all__ = [
     "BackboneSettings",
     "CNNSettings",
+    "ConvDecoderSettings",
     "ConvSettings",
     "CustomSettings",
     "DataSettings",
+    "DecoderSettings",
     "FeedForwardSettings",
     "Fraction",
     "InvertibleSettings",
+    "MLPDecoderSettings",
     "MapSettings",
     "MixtureSettings",
     "ModelSettings",
@@ -27,6 +30,7 @@ __all__ = [
     "Section",
     "TrainSettings",
     "Weight",
+    "Widths",
 ]
 
 
@@ -124,6 +128,7 @@ class PlainSettings(Section):
     kind: Literal["mlp"] = "mlp"
     hidden: Widths = (256, 128)
     dropout: Fraction = 0.0
+    nonlinearity: Literal["relu", "tanh"] = "relu"
 
 
 class CNNSettings(Section):
@@ -189,6 +194,25 @@ BackboneSettings = Annotated[
 ]
 
 
+class MLPDecoderSettings(Section):
+    """Fully connected decoder."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: Widths = (256, 256)
+    nonlinearity: Literal["relu", "tanh"] = "relu"
+
+
+class ConvDecoderSettings(Section):
+    """Convolutional decoder of images."""
+
+    kind: Literal["conv"] = "conv"
+    width: Widths = (32, 16)  # channels, each behind an upsampling
+    hidden: Widths = (128,)
+
+
+DecoderSettings = Annotated[MLPDecoderSettings | ConvDecoderSettings, Field(discriminator="kind")]
+
+
 class MixtureSettings(Section):
     """The latent mixture."""
 
@@ -196,8 +220,9 @@ class MixtureSettings(Section):
     means: Literal["learned", "frozen"] = "learned"
     # "data": the untrained network's average latent of each class, which spares few dimensions
     # from having to swap classes; "equidistant": IB-INN's pattern, `distance` apart; "sphere": the
-    # same directions at radius √D; "normal": N(0, 1) a number; "linear": as torch's Linear.
-    start: Literal["equidistant", "sphere", "normal", "linear", "data"] = "equidistant"
+    # same directions at radius √D; "normal": N(0, 1) a number; "linear": as torch's Linear;
+    # "zero": all at the origin, which with frozen means is the standard normal prior of a VAE.
+    start: Literal["equidistant", "sphere", "normal", "linear", "zero", "data"] = "equidistant"
     covariance: Literal["unit", "shared", "per-class"] = "unit"
     weights: Literal["uniform", "empirical", "learned", "affine"] = "uniform"
     distance: Annotated[float, Field(gt=0)] = 5.0
@@ -238,7 +263,11 @@ class DataSettings(Section):
     train_size: Positive | None = None  # use only n labelled samples …
     subset: Literal["first", "stratified"] = "first"  # … the first, or drawn by class with the seed
     test_size: Positive | None = None
-    augment: Literal["none", "shift", "flip-crop", "paper-cifar"] = "none"
+    labels: Positive | None = None  # keep those of n training samples, drawn by class with the seed
+    augment: Literal["none", "shift", "flip-crop", "rotate", "paper-cifar"] = "none"
+    # Images in black and white, after `augment`: by half of the levels, or drawn as bright as they
+    # are, once with the seed or, to train on, anew at each step ("resampled").
+    binarize: Literal["none", "threshold", "sampled", "resampled"] = "none"
     # Of a .csv file with text: columns, by name or number, and the number of words to know.
     text: Annotated[str, BeforeValidator(str)] = "text"
     label: Annotated[str, BeforeValidator(str)] = "label"
@@ -250,6 +279,9 @@ class TrainSettings(Section):
 
     epochs: Positive = 30
     batch_size: Positive = 128
+    # Samples with a label in each batch, the others having none, of which an epoch sees all once;
+    # None: as they come.
+    labelled: Positive | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 2e-3
     momentum: Fraction = 0.9  # sgd; beta1 of adamw

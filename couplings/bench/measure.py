@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from couplings.bench.case import Job
 from couplings.bench.rng import forked
 
-__all__ = ["Effort", "Timing", "copy_bandwidth", "measure", "peak_bytes"]
+__all__ = ["Effort", "Timing", "copy_bandwidth", "cpu_peak_bytes", "measure", "peak_bytes"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def measure(jobs: Sequence[Job], effort: Effort) -> list[Timing]:
 def peak_bytes(job: Job) -> int:
     """Bytes of live tensors at the peak of one call, above those before it. Exact."""
     job.prepare()
-    peak = _cuda_peak(job) if job.case.device.type == "cuda" else _cpu_peak(job)
+    peak = _cuda_peak(job) if job.case.device.type == "cuda" else cpu_peak_bytes(job)
     job.release()
     return peak
 
@@ -141,7 +141,8 @@ def _cuda_peak(job: Job) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _cpu_peak(job: Job) -> int:
+def cpu_peak_bytes(job: Callable[[], object]) -> int:
+    """Bytes of live tensors at the peak of a call on the CPU, above those before it."""
     # The allocator reports every allocation and release to the profiler, temporaries within an
     # operator included, which no hook on operators would see.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells of every start and stop

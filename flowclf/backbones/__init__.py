@@ -1,10 +1,20 @@
-"""Feed-forward networks from data to features (B, D), with weights from a generator.
+"""Feed-forward networks from data to features (B, D) and back, with weights from a generator.
 
 Written here since the kept libraries of such networks need torchvision.
 """
 
+from flowclf.backbones.decoders import conv_decoder, mlp_decoder
 from flowclf.backbones.plain import cnn, mlp
 from flowclf.backbones.residual import paper_residual_network, residual_network
 from flowclf.backbones.resnet import resnet, wide_resnet
 
-__all__ = ["cnn", "mlp", "paper_residual_network", "residual_network", "resnet", "wide_resnet"]
+__all__ = [
+    "cnn",
+    "conv_decoder",
+    "mlp",
+    "mlp_decoder",
+    "paper_residual_network",
+    "residual_network",
+    "resnet",
+    "wide_resnet",
+]

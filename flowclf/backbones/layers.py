@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,16 @@ from couplings.conditioners import kaiming_conv, kaiming_linear
 from couplings.core import Shape
 from flowclf.errors import UserError
 
-__all__ = ["ChannelsLast", "conv_norm", "dense_layers", "feature_count", "need_image"]
+__all__ = [
+    "ChannelsLast",
+    "Nonlinearity",
+    "conv_norm",
+    "dense_layers",
+    "feature_count",
+    "need_image",
+]
+
+Nonlinearity = Literal["relu", "tanh"]
 
 
 class ChannelsLast(nn.Module):
@@ -29,12 +40,18 @@ def conv_norm(
 
 
 def dense_layers(
-    features: int, hidden: tuple[int, ...], dropout: float, generator: torch.Generator
+    features: int,
+    hidden: tuple[int, ...],
+    dropout: float,
+    generator: torch.Generator,
+    nonlinearity: Nonlinearity = "relu",
 ) -> list[nn.Module]:
-    """[Linear, ReLU, Dropout] for each width."""
+    """[Linear, ReLU or tanh, Dropout] for each width."""
+    relu = nonlinearity == "relu"
     layers: list[nn.Module] = []
     for before, after in zip((features, *hidden), hidden, strict=False):
-        layers += [kaiming_linear(before, after, generator), nn.ReLU(inplace=True)]
+        layers.append(kaiming_linear(before, after, generator, 1.0 if relu else 0.5**0.5))
+        layers.append(nn.ReLU(inplace=True) if relu else nn.Tanh())
         layers += [nn.Dropout(dropout)] if dropout else []
     return layers
 

@@ -6,7 +6,13 @@ import torch
 from torch import nn
 
 from couplings.core import Shape
-from flowclf.backbones.layers import ChannelsLast, conv_norm, dense_layers, need_image
+from flowclf.backbones.layers import (
+    ChannelsLast,
+    Nonlinearity,
+    conv_norm,
+    dense_layers,
+    need_image,
+)
 
 __all__ = ["cnn", "mlp"]
 
@@ -17,13 +23,15 @@ def mlp(
     *,
     hidden: tuple[int, ...] = (256, 128),
     dropout: float = 0.0,
+    nonlinearity: Nonlinearity = "relu",
 ) -> nn.Sequential:
     """Flatten, then [Linear, ReLU, Dropout] for each hidden width: (B, *shape) to (B, hidden[-1]).
 
     On the averaged one-hot words of a text the first layer is an averaged embedding.
     """
     features = int(torch.Size(shape).numel())
-    return nn.Sequential(nn.Flatten(), *dense_layers(features, hidden, dropout, generator))
+    layers = dense_layers(features, hidden, dropout, generator, nonlinearity)
+    return nn.Sequential(nn.Flatten(), *layers)
 
 
 def cnn(

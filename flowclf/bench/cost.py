@@ -1,13 +1,18 @@
-"""What a step of GM and VC costs beside one of CE: ResNet-18, 100 classes, CIFAR images."""
+"""What a training step of one system costs beside one of another: time, and memory."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 
+from couplings.bench.measure import cpu_peak_bytes
+from couplings.core import Shape
 from flowclf.bench.results import append_rows
 from flowclf.classifier import GenerativeClassifier
 from flowclf.models import build
@@ -15,63 +20,139 @@ from flowclf.seeding import generator_for
 from flowclf.settings import TrainSettings
 from flowclf.training.optimizer import make_optimizer
 
-__all__ = ["COST_COLUMNS", "run_cost"]
+__all__ = ["COSTS", "COST_COLUMNS", "Cost", "run_cost"]
 
-COST_COLUMNS = ("system", "milliseconds", "ratio", "threads", "batch", "repeats")
-CLASSES, SHAPE = 100, (3, 32, 32)
-# Name to system and kind of discriminators.
-CASES = {
-    "ce": ("ce", "affine"),
-    "gm": ("gm", "affine"),
-    "vc, affine": ("vc", "affine"),
-    "vc, quadratic": ("vc", "quadratic"),
-    "vc, mlp": ("vc", "mlp"),
-}
+COST_COLUMNS = (
+    "system", "milliseconds", "ratio", "megabytes", "gradient_megabytes", "threads", "batch",
+    "repeats",
+)  # fmt: skip
 
 
-def run_cost(repeats: int = 15, batch: int = 32, depth: int = 18) -> list[dict[str, Any]]:
-    """Median milliseconds of a step of each, taken in turn, and the ratio to CE's; recorded."""
+@dataclass(frozen=True)
+class Cost:
+    """Steps to compare.
+
+    Attributes:
+        name: of the CSV.
+        shape, classes, batch: of what they learn from.
+        settings: of all.
+        cases: name to system and its own settings; ratios are to the first.
+        samples: of the training set.
+    """
+
+    name: str
+    shape: Shape
+    classes: int
+    batch: int
+    settings: dict[str, Any]
+    cases: dict[str, tuple[str, dict[str, Any]]]
+    samples: int | None = None
+
+    def model(self, case: str) -> GenerativeClassifier:
+        """The untrained model of a case, in training mode."""
+        system, own = self.cases[case]
+        options = {**self.settings, **own}
+        model = build(
+            system, shape=self.shape, classes=self.classes, samples=self.samples, **options
+        )
+        return model.train()
+
+
+VC_COST = Cost(
+    "vc-cost",
+    (3, 32, 32),
+    100,
+    32,
+    {"network": {"kind": "resnet", "depth": 18}},
+    {
+        "ce": ("ce", {}),
+        "gm": ("gm", {}),
+        "vc, affine": ("vc", {}),
+        "vc, quadratic": ("vc", {"discriminator": {"kind": "quadratic"}}),
+        "vc, mlp": ("vc", {"discriminator": {"kind": "mlp"}}),
+    },
+)
+IDENTITY_COST = Cost(
+    "vae-as-cost",
+    (1, 28, 28),
+    10,
+    128,
+    {
+        "network": {"kind": "mlp", "hidden": [500, 500]},
+        "decoder": {"kind": "mlp", "hidden": [500] * 5},
+        "latent": 40,
+    },
+    {
+        "vae": ("vae", {}),
+        "4 tags of 16": ("vae-as", {"identity": {"tags": 4, "values": 16}}),
+        "4 tags of 16, (1, 0.5)": (
+            "vae-as",
+            {"identity": {"tags": 4, "values": 16}, "objective": {"md": 0.5}},
+        ),
+        "55,000-way": ("vae-as", {}),
+    },
+    samples=55_000,
+)
+COSTS = {cost.name: cost for cost in (VC_COST, IDENTITY_COST)}
+
+
+def run_cost(cost: Cost, repeats: int = 15) -> list[dict[str, Any]]:
+    """Median milliseconds of a step of each, taken in turn, and the ratio to the first's; recorded.
+
+    `megabytes` is the peak of loss and backward above the parameters, on the CPU; of these
+    `gradient_megabytes` are what the parameters' gradients take in the end.
+    """
     generator = generator_for(0, "cost")
-    x = torch.randint(256, (batch, *SHAPE), generator=generator, dtype=torch.uint8)
-    y = torch.randint(CLASSES, (batch,), generator=generator)
-    models = {name: _model(system, depth, kind) for name, (system, kind) in CASES.items()}
-    optimizers = {name: make_optimizer(m, TrainSettings()) for name, m in models.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
+    x = torch.randint(256, (cost.batch, *cost.shape), generator=generator, dtype=torch.uint8)
+    y = torch.randint(cost.classes, (cost.batch,), generator=generator)
+    index = torch.randint(cost.samples or 1, (cost.batch,), generator=generator)
+    models = {case: cost.model(case) for case in cost.cases}
+    steps = {
+        case: partial(_backward, model, x, y, generator, index) for case, model in models.items()
+    }
+    optimizers = {case: make_optimizer(m, TrainSettings()) for case, m in models.items()}
+    times: dict[str, list[float]] = {case: [] for case in models}
     for repeat in range(repeats + 1):
-        for name, model in models.items():
-            seconds = _step(model, optimizers[name], x, y, generator)
+        for case, step in steps.items():
+            start = time.perf_counter()
+            step()
+            optimizers[case].step()
             if repeat:  # the first is to warm up
-                times[name].append(1000 * seconds)
+                times[case].append(1000 * (time.perf_counter() - start))
+    first = next(iter(times.values()))
     rows = [
         {
-            "system": name,
+            "system": case,
             "milliseconds": median(values),
-            "ratio": median(v / ce for v, ce in zip(values, times["ce"], strict=True)),
+            "ratio": median(value / base for value, base in zip(values, first, strict=True)),
+            "megabytes": _peak_bytes(models[case], steps[case]) / 2**20,
+            "gradient_megabytes": _gradient_bytes(models[case]) / 2**20,
             "threads": torch.get_num_threads(),
-            "batch": batch,
+            "batch": cost.batch,
             "repeats": repeats,
         }
-        for name, values in times.items()
+        for case, values in times.items()
     ]
-    append_rows("vc-cost.csv", rows)
+    append_rows(f"{cost.name}.csv", rows)
     return rows
 
 
-def _model(system: str, depth: int, kind: str) -> GenerativeClassifier:
-    network = {"kind": "resnet", "depth": depth}
-    settings: dict[str, Any] = {"network": network, "discriminator": {"kind": kind}}
-    return build(system, shape=SHAPE, classes=CLASSES, **settings).train()
-
-
-def _step(
+def _backward(
     model: GenerativeClassifier,
-    optimizer: torch.optim.Optimizer,
     x: torch.Tensor,
     y: torch.Tensor,
     generator: torch.Generator,
-) -> float:
-    start = time.perf_counter()
-    optimizer.zero_grad()
-    model.loss(x, y, generator)["total"].backward()
-    optimizer.step()
-    return time.perf_counter() - start
+    index: torch.Tensor,
+) -> None:
+    """Loss and backward; gradients of the step before are gone before it."""
+    model.zero_grad()
+    model.loss(x, y, generator, index)["total"].backward()
+
+
+def _gradient_bytes(model: GenerativeClassifier) -> int:
+    return sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+
+
+def _peak_bytes(model: GenerativeClassifier, step: Callable[[], None]) -> int:
+    model.zero_grad()
+    return cpu_peak_bytes(step)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib import resources
@@ -23,21 +23,20 @@ from zlib import crc32
 import torch
 import yaml
 
+from flowclf.bench.measures import MEASURES
 from flowclf.bench.results import append_rows, read_rows
-from flowclf.config import RunConfig, make_config, merge
+from flowclf.config import RunConfig, make_config
 from flowclf.data import DATASETS, load_dataset
 from flowclf.errors import UserError
-from flowclf.evaluation.metrics import variance_ratio
 from flowclf.runs import Run, load_data
-from flowclf.training import Trained, train
+from flowclf.training import train
 
 __all__ = ["METRICS", "Study", "averages", "read_study", "run_study", "study_names"]
 
 METRICS = (
     "accuracy", "ece", "ece_20_bins", "auroc", "negative_log_posterior_nats", "bits_per_dim",
-    "variance_ratio", "seconds", "parameters",
 )  # fmt: skip
-MOST_LATENTS = 10_000
+COSTS = ("seconds", "parameters")
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Study:
         seeds: by default.
         settings: of all variants.
         variants: label to the system's name and what it sets besides.
+        measures: names of `MEASURES`, besides what an evaluation gives.
         workers: runs at a time.
         device: where they run.
     """
@@ -59,8 +59,15 @@ class Study:
     seeds: tuple[int, ...]
     settings: dict[str, Any]
     variants: dict[str, dict[str, Any]]
+    measures: tuple[str, ...] = ("variance",)
     workers: int = 2
     device: str = "cpu"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The numbers in a row."""
+        measured = [name for measure in self.measures for name in MEASURES[measure].names]
+        return (*METRICS, *measured, *COSTS)
 
     def config(self, variant: str, seed: int) -> RunConfig:
         """The configuration of one run."""
@@ -90,9 +97,12 @@ def study_names() -> list[str]:
 
 
 def read_study(name: str) -> Study:
-    """The study of that name."""
-    document = yaml.safe_load((_folder() / f"{name}.yaml").read_text("utf-8"))
-    document["seeds"] = tuple(document["seeds"])
+    """The study of that name; what its file does not say is as in the study it is `like`."""
+    document = _document(name)
+    if "like" in document:
+        document = _document(document.pop("like")) | document
+    for key in {"seeds", "measures"} & document.keys():
+        document[key] = tuple(document[key])
     return Study(name, **document)
 
 
@@ -112,9 +122,9 @@ def run_study(
             row = known.get((variant, str(seed), _digest(config)))
             if row is None:
                 folder = runs and runs / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', variant)}-{seed}"
-                waiting.append((variant, config, folder, study.device))
+                waiting.append((study, variant, config, folder))
             else:
-                yield _numbers(row)
+                yield _numbers(study, row)
     context = get_context("spawn")
     with ProcessPoolExecutor(study.workers, mp_context=context) as pool:
         jobs = [pool.submit(_run, *job) for job in waiting]
@@ -124,46 +134,39 @@ def run_study(
             yield row
 
 
-def averages(rows: Sequence[dict[str, Any]], variants: Iterable[str]) -> list[dict[str, Any]]:
+def averages(rows: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any]]:
     """One row a variant: number of seeds, and mean and standard error of each metric (or None)."""
-    return [_average(v, [row for row in rows if row["variant"] == v]) for v in variants]
+    own = [(name, [row for row in rows if row["variant"] == name]) for name in study.variants]
+    return [_average(name, found, study.metrics) for name, found in own]
 
 
-def _average(variant: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _average(variant: str, rows: list[dict[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
     summary: dict[str, Any] = {"variant": variant, "seeds": len(rows)}
-    for metric in METRICS:
+    for metric in metrics:
         values = [row[metric] for row in rows if row[metric] is not None]
         error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
         summary[metric] = (mean(values), error) if values else None
     return summary
 
 
-def _run(variant: str, config: RunConfig, folder: Path | None, device: str) -> dict[str, Any]:
+def _run(study: Study, variant: str, config: RunConfig, folder: Path | None) -> dict[str, Any]:
     torch.set_num_threads(1)
     run = Run(folder) if folder else None
     resume = run is not None and run.checkpoint_file.exists()
-    trained = train(config, load_data(config), run, device=device, resume=resume)
+    trained = train(config, load_data(config), run, device=study.device, resume=resume)
     values = trained.summary | trained.summary["test"]
-    values["variance_ratio"] = _variance_ratio(trained)
+    for measure in study.measures:
+        values |= MEASURES[measure].of(trained)
     row = {"variant": variant, "system": config.system, "seed": config.seed}
-    return row | {name: values[name] for name in METRICS} | {"settings": _digest(config)}
-
-
-@torch.no_grad()
-def _variance_ratio(trained: Trained) -> float | None:
-    """Of the first training latents; None where the mixture has no variances."""
-    model, split = trained.model, trained.training.labelled()
-    if model.settings.mixture.kind != "gaussian":
-        return None
-    x, y = split.x[:MOST_LATENTS], split.y[:MOST_LATENTS]
-    means, std = model.mixture.means, model.mixture.std()
-    z = torch.cat([model.encode(part.to(means.device)).z for part in x.split(512)])
-    return variance_ratio(z, y.to(means.device), means, std)
+    return row | {name: values[name] for name in study.metrics} | {"settings": _digest(config)}
 
 
 def _digest(config: RunConfig) -> str:
-    """Changes with any setting, but not with where the data lie."""
-    plain = merge([config.to_dict(), {"dataset": Path(config.dataset).name}])
+    """Changes with any setting, but not with where the data lie, nor by new settings' defaults."""
+    plain = config.model_dump(mode="json", exclude_defaults=True)
+    plain["dataset"] = Path(config.dataset).name
+    # A section of another kind may differ in nothing else from its kind's defaults.
+    plain["kinds"] = re.findall(r'"kind": "([^"]+)"', json.dumps(config.to_dict()))
     return f"{crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
 
 
@@ -171,10 +174,14 @@ def _key(row: dict[str, str]) -> tuple[str, str, str]:
     return row["variant"], row["seed"], row["settings"]
 
 
-def _numbers(row: dict[str, str]) -> dict[str, Any]:
-    return (
-        row | {m: float(row[m]) if row[m] else None for m in METRICS} | {"seed": int(row["seed"])}
-    )
+def _numbers(study: Study, row: dict[str, str]) -> dict[str, Any]:
+    values = {name: float(row[name]) if row[name] else None for name in study.metrics}
+    return row | values | {"seed": int(row["seed"])}
+
+
+def _document(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((_folder() / f"{name}.yaml").read_text("utf-8"))
+    return found
 
 
 def _folder() -> Any:

@@ -23,8 +23,11 @@ TITLES = {
     "negative_log_posterior_nats": "-log q(y|x)",
     "bits_per_dim": "bits/dim",
     "variance_ratio": "variance",
+    "knn_accuracy": "kNN %",
+    "forest_accuracy": "forest %",
+    "clustering_accuracy": "clusters %",
 }
-MAPS, COST = ("couplings", "networks", "mixture"), "vc-cost"
+MAPS = ("couplings", "networks", "mixture")
 
 
 def bench(
@@ -33,7 +36,7 @@ def bench(
         typer.Argument(
             help="mnist14 (75 CPU-seconds a seed), digits or mnist: whole classifiers; "
             "couplings, networks or mixture: side by side with other packages; or a study of "
-            "several systems: vc-low-data, ib-comparison …"
+            "several systems: vc-low-data, bvae …"
         ),
     ],
     seeds: Annotated[
@@ -64,16 +67,17 @@ def _compare(task: str, device: Device, quick: bool, as_json: bool) -> int:
 
 def _classify(task: str, seeds: str | None, runs: Path | None, as_json: bool) -> None:
     from flowclf.bench.classify import COLUMNS, TASKS, run_bench
+    from flowclf.bench.cost import COSTS
     from flowclf.bench.study import study_names
 
-    if task == COST:
-        _cost(as_json)
+    if task in COSTS:
+        _cost(task, as_json)
         return
     if task in study_names():
         _study(task, seeds, runs, as_json)
         return
     if task not in TASKS:
-        choices = ", ".join((*TASKS, *MAPS, COST, *study_names()))
+        choices = ", ".join((*TASKS, *MAPS, *COSTS, *study_names()))
         raise UserError(f"unknown bench {task!r}; choose from: {choices}")
     rows = run_bench(task, _numbers(seeds or "0,1,2"))
     if as_json:
@@ -85,20 +89,22 @@ def _classify(task: str, seeds: str | None, runs: Path | None, as_json: bool) ->
     print_table(task, COLUMNS, table)
 
 
-def _cost(as_json: bool) -> None:
-    from flowclf.bench.cost import COST_COLUMNS, run_cost
+def _cost(task: str, as_json: bool) -> None:
+    from flowclf.bench.cost import COST_COLUMNS, COSTS, run_cost
 
-    rows = run_cost()
+    rows = run_cost(COSTS[task])
     if as_json:
         print_json(rows)
         return
-    formats = {"milliseconds": lambda v: number(v, 1), "ratio": number}
+    tenths = ("milliseconds", "megabytes", "gradient_megabytes")
+    formats = dict.fromkeys(tenths, lambda v: number(v, 1))
+    formats["ratio"] = number
     table = [[formats.get(c, str)(row[c]) for c in COST_COLUMNS] for row in rows]
     print_table("time of a training step", COST_COLUMNS, table)
 
 
 def _study(name: str, seeds: str | None, runs: Path | None, as_json: bool) -> None:
-    from flowclf.bench.study import METRICS, averages, read_study, run_study
+    from flowclf.bench.study import averages, read_study, run_study
 
     study = read_study(name)
     numbers = _numbers(seeds) if seeds else study.seeds
@@ -107,11 +113,11 @@ def _study(name: str, seeds: str | None, runs: Path | None, as_json: bool) -> No
         rows.append(row)
         done = f"{len(rows)}/{len(numbers) * len(study.variants)}"
         message(f"{done}  {row['variant']}, seed {row['seed']}: {percent(row['accuracy'])}")
-    summary = averages(rows, study.variants)
+    summary = averages(rows, study)
     if as_json:
         print_json(summary)
         return
-    shown = [m for m in METRICS if any(row[m] for row in summary)]
+    shown = [m for m in study.metrics if any(row[m] for row in summary)]
     table = [
         [row["variant"], str(row["seeds"]), *(_with_error(m, row[m]) for m in shown)]
         for row in summary
@@ -124,7 +130,7 @@ def _with_error(metric: str, value: tuple[float, float | None] | None) -> str:
     """Accuracies and calibration errors in per cent."""
     if value is None:
         return "-"
-    factor = 100 if metric == "accuracy" or metric.startswith("ece") else 1
+    factor = 100 if metric.endswith("accuracy") or metric.startswith("ece") else 1
     digits = 0 if metric == "parameters" else 1 if metric == "seconds" else 3 - (factor > 1)
     centre, error = value[0] * factor, value[1]
     spread = "" if not error else f" ± {error * factor:.{digits}f}"

@@ -6,7 +6,8 @@
 
 from flowclf.data.augment import KINDS as AUGMENTATIONS
 from flowclf.data.augment import Augmentation, make_augmentation
-from flowclf.data.dataset import Dataset, Split, hold_out, stratified, subset
+from flowclf.data.binarize import binarize, ending_binary
+from flowclf.data.dataset import Dataset, Split, hold_out, keep_labels, stratified, subset
 from flowclf.data.load import DATASETS, DatasetInfo, load_dataset, locate
 from flowclf.data.source import DataSource
 from flowclf.data.text import TextOptions, word_frequencies
@@ -20,7 +21,10 @@ __all__ = [
     "DatasetInfo",
     "Split",
     "TextOptions",
+    "binarize",
+    "ending_binary",
     "hold_out",
+    "keep_labels",
     "load_dataset",
     "locate",
     "make_augmentation",

@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from flowclf.data.rotate import random_angles, rotated
 from flowclf.errors import UserError
 
 __all__ = ["KINDS", "Augmentation", "make_augmentation"]
 
 Augmentation = Callable[[Tensor, Generator], Tensor]
 
-KINDS = ("none", "shift", "flip-crop", "paper-cifar")
+KINDS = ("none", "shift", "flip-crop", "rotate", "paper-cifar")
 """What `make_augmentation` knows."""
 
 
@@ -29,6 +30,7 @@ def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> 
 
     - `shift`: by up to 1 pixel in each direction; edge values move in.
     - `flip-crop`: mirrored left to right or not; shifted by up to 4 pixels, edge values move in.
+    - `rotate`: by any angle, bilinear; 0 moves in.
     - `paper-cifar`: as IB-INN was trained on CIFAR. Mirrored or not; brightness and contrast
       times 0.9 to 1.1, saturation times 0.95 to 1.05; rotated by up to 12 degrees (nearest
       pixel, edge values padded by 8); shifted by up to 2 pixels.
@@ -50,7 +52,7 @@ def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> 
         )
     if kind == "paper-cifar":
         return _paper_cifar(levels)
-    return {"shift": _shift, "flip-crop": _flip_crop}[kind]
+    return {"shift": _shift, "flip-crop": _flip_crop, "rotate": _turn}[kind]
 
 
 def _shift(x: Tensor, generator: Generator) -> Tensor:
@@ -59,6 +61,10 @@ def _shift(x: Tensor, generator: Generator) -> Tensor:
 
 def _flip_crop(x: Tensor, generator: Generator) -> Tensor:
     return _random_crop(_pad(_random_flip(x.float(), generator), 4), 8, generator)
+
+
+def _turn(x: Tensor, generator: Generator) -> Tensor:
+    return rotated(x, random_angles(len(x), generator))
 
 
 def _paper_cifar(levels: int) -> Augmentation:

@@ -1,7 +1,7 @@
 """What a data set is: two labelled splits, and what must hold for any of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowclf.errors import UserError
 
-__all__ = ["Dataset", "Split", "hold_out", "stratified", "subset", "validate"]
+__all__ = ["Dataset", "Split", "hold_out", "keep_labels", "stratified", "subset", "validate"]
 
 _SHOWN = 12
 _NO_LABEL = -1
@@ -211,6 +211,21 @@ def stratified(split: Split, n: int, seed: int) -> tuple[Split, Split]:
     Raises:
         UserError: `n` is below the number of classes or above that of the labelled rows.
     """
+    drawn = _drawn(split, n, seed) | split.unlabelled
+    return split.take(drawn), split.take(~drawn)
+
+
+def keep_labels(split: Split, n: int, seed: int) -> Split:
+    """All rows, with the labels of exactly `n`, in proportion to the classes; -1 for the others.
+
+    Drawn as by `stratified`, with its errors.
+    """
+    drawn = _drawn(split, n, seed)
+    return replace(split, y=torch.where(drawn, split.y, _NO_LABEL))
+
+
+def _drawn(split: Split, n: int, seed: int) -> Tensor:
+    """Bool mask (N,) of `n` labelled rows."""
     classes = _rows_by_class(split)
     sizes = torch.tensor([len(rows) for rows in classes], dtype=torch.int64)
     if not len(classes) <= n <= sizes.sum():
@@ -219,10 +234,10 @@ def stratified(split: Split, n: int, seed: int) -> tuple[Split, Split]:
             f"labelled ones, got {n}; change the number"
         )
     generator = torch.Generator().manual_seed(seed)
-    drawn = split.unlabelled
+    drawn = torch.zeros(len(split), dtype=torch.bool)
     for rows, count in zip(classes, _shares(sizes, n).tolist(), strict=True):
         drawn[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
-    return split.take(drawn), split.take(~drawn)
+    return drawn
 
 
 def _shares(sizes: Tensor, n: int) -> Tensor:

@@ -1,8 +1,9 @@
-"""MNIST's idx format, and the two data sets that are published in it."""
+"""MNIST's idx format, the two data sets that are published in it, and MNIST rotated."""
 
 import gzip
 import math
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -12,10 +13,17 @@ from torch import Tensor
 
 from flowclf.data.catalog import FILES
 from flowclf.data.dataset import Dataset, Split, validate
+from flowclf.data.rotate import random_angles, rotated
 from flowclf.data.source import DataSource
 from flowclf.errors import UserError
 
-__all__ = ["load_fashion_mnist", "load_mnist", "read_idx", "read_labelled"]
+__all__ = [
+    "load_fashion_mnist",
+    "load_mnist",
+    "load_rotated_mnist",
+    "read_idx",
+    "read_labelled",
+]
 
 _FASHION_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -24,6 +32,9 @@ _FASHION_NAMES = (
 _UBYTE = 8
 # Deflate cannot do better, so that no header makes us reserve more memory than its file can fill.
 _MOST_INFLATION = 1032
+# The angles belong to the data set, not to a run: every run sees and is tested on the same images.
+_ROTATION_SEEDS = (360, 361)
+_ROTATED_AT_ONCE = 5000
 
 
 def load_mnist(source: DataSource) -> Dataset:
@@ -34,6 +45,23 @@ def load_mnist(source: DataSource) -> Dataset:
 def load_fashion_mnist(source: DataSource) -> Dataset:
     """Fashion-MNIST: 60,000 and 10,000 images (1, 28, 28)."""
     return _load("fashion-mnist", _FASHION_NAMES, source)
+
+
+def load_rotated_mnist(source: DataSource) -> Dataset:
+    """MNIST, each image rotated by an angle of its own, uniform in [0, 360) degrees.
+
+    Always the same angles: those of torch's CPU generator, seeded with 360 for the training and
+    361 for the test split.
+    """
+    data = load_mnist(source)
+    train, test = map(_rotate, (data.train, data.test), _ROTATION_SEEDS)
+    return replace(data, name="rotated-mnist", train=train, test=test)
+
+
+def _rotate(split: Split, seed: int) -> Split:
+    angles = random_angles(len(split), torch.Generator().manual_seed(seed))
+    parts = zip(split.x.split(_ROTATED_AT_ONCE), angles.split(_ROTATED_AT_ONCE), strict=True)
+    return replace(split, x=torch.cat([rotated(x, part).to(x.dtype) for x, part in parts]))
 
 
 def _load(name: str, class_names: tuple[str, ...], source: DataSource) -> Dataset:

@@ -10,7 +10,7 @@ from flowclf.data.cifar import find_cifar10, find_cifar100, load_cifar10, load_c
 from flowclf.data.dataset import Dataset
 from flowclf.data.digits import find_digits, load_digits
 from flowclf.data.folder import load_folder
-from flowclf.data.idx import load_fashion_mnist, load_mnist
+from flowclf.data.idx import load_fashion_mnist, load_mnist, load_rotated_mnist
 from flowclf.data.npz import load_npz
 from flowclf.data.omniglot import load_omniglot
 from flowclf.data.source import DataSource
@@ -63,6 +63,10 @@ DATASETS: dict[str, DatasetInfo] = {
     "mnist": DatasetInfo(
         "mnist", "handwritten digits",
         (1, 28, 28), 10, 60_000, 10_000, "mnist", load_mnist, _find_all("mnist"),
+    ),
+    "rotated-mnist": DatasetInfo(
+        "rotated-mnist", "MNIST, each digit rotated by an angle of its own",
+        (1, 28, 28), 10, 60_000, 10_000, "mnist", load_rotated_mnist, _find_all("mnist"),
     ),
     "fashion-mnist": DatasetInfo(
         "fashion-mnist", "articles of clothing",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.data import Split
 from flowclf.errors import UserError
 from flowclf.evaluation import metrics
@@ -29,15 +29,19 @@ class Predictions:
         y: labels (N,).
         log_posterior: (N, K), of the noise-free x.
         log_prob: log q(x) (N,) in nats, data units, of the uniformly dequantised x, or None.
+        elbo: its lower bound (N,), where a system has that instead, or None.
         paper_rate_per_dim: L_X/d (N,) in the units of IB-INN's authors, or None.
         dims: dimensions of one sample.
+        bounds_bits: whether log_prob or elbo bounds the bits that x takes.
     """
 
     y: Tensor
     log_posterior: Tensor
     log_prob: Tensor | None
+    elbo: Tensor | None
     paper_rate_per_dim: Tensor | None
     dims: int
+    bounds_bits: bool
 
 
 def evaluate(
@@ -88,17 +92,15 @@ def predict_split(model: GenerativeClassifier, split: Split, seed: int = 0) -> P
     """Posteriors and densities of a split, batch by batch on the model's device."""
     if len(split) == 0:
         raise UserError("expected at least one sample to evaluate, got none")
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         batches = [
             _predict_batch(model, split.x[start : start + BATCH_SIZE], seed, start)
             for start in range(0, len(split), BATCH_SIZE)
         ]
-    finally:
-        model.train(was_training)
-    log_posterior, log_prob, paper = zip(*batches, strict=True)
-    return Predictions(split.y, torch.cat(log_posterior), _join(log_prob), _join(paper), model.dims)
+    log_posterior, log_prob, elbo, paper = map(_join, zip(*batches, strict=True))
+    assert log_posterior is not None
+    bounds = model.bounds_bits(split.x)
+    return Predictions(split.y, log_posterior, log_prob, elbo, paper, model.dims, bounds)
 
 
 def accuracy_suite(p: Predictions) -> dict[str, Any]:
@@ -120,12 +122,14 @@ def calibration_suite(p: Predictions) -> dict[str, Any]:
 
 
 def likelihood_suite(p: Predictions) -> dict[str, Any]:
-    """True bits/dim and mean log q(x); beside them IB-INN's own L_X/d. None without a density."""
-    paper = p.paper_rate_per_dim
+    """True bits/dim, mean log q(x) or elbo, and IB-INN's own L_X/d; None where there is none."""
+    likelihood = p.elbo if p.log_prob is None else p.log_prob
+    bits = None if likelihood is None else metrics.bits_per_dim(likelihood, p.dims)
     return {
-        "bits_per_dim": None if p.log_prob is None else metrics.bits_per_dim(p.log_prob, p.dims),
-        "log_prob_nats": None if p.log_prob is None else float(p.log_prob.double().mean()),
-        "paper_rate_per_dim_nats": None if paper is None else float(paper.double().mean()),
+        "bits_per_dim": bits if p.bounds_bits else None,
+        "log_prob_nats": _mean(p.log_prob),
+        "elbo_nats": _mean(p.elbo),
+        "paper_rate_per_dim_nats": _mean(p.paper_rate_per_dim),
     }
 
 
@@ -138,20 +142,26 @@ SUITES: dict[str, Callable[[Predictions], dict[str, Any]]] = {
 
 def _predict_batch(
     model: GenerativeClassifier, x: Tensor, seed: int, start: int
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Posterior, density, its bound and IB-INN's rate of a batch."""
     device = model.mixture.means.device
     x = x.to(device)
     log_posterior = model.log_posterior(x).cpu()
+    if not (model.has_density or model.has_elbo):
+        return log_posterior, None, None, None
+    noisy = model.dequantize(x, generator_for(seed, "evaluate", start, device=device))
     if not model.has_density:
-        return log_posterior, None, None
-    generator = generator_for(seed, "evaluate", start, device=device)
-    noisy = model.noise.dequantize(x, generator)
+        return log_posterior, None, model.elbo(noisy).cpu(), None
     log_prob = model.log_prob(noisy)
     paper = getattr(model, "paper_rate_per_dim", None)
     rate = paper(noisy, log_prob).cpu() if paper else None
-    return log_posterior, log_prob.cpu(), rate
+    return log_posterior, log_prob.cpu(), None, rate
 
 
 def _join(parts: tuple[Tensor | None, ...]) -> Tensor | None:
     present = [part for part in parts if part is not None]
     return torch.cat(present) if present else None
+
+
+def _mean(values: Tensor | None) -> float | None:
+    return None if values is None else float(values.double().mean())

@@ -32,7 +32,7 @@ def run_figures(
     """Write latent.png and, of systems that can draw images, samples.png; their paths."""
     paths = [folder / "latent.png"]
     save_figure(_latent(model, test, dataset), paths[0])
-    if dataset.levels and model.has_density:
+    if dataset.levels and model.can_sample:
         images = class_samples(model, PER_CLASS, TEMPERATURE, seed=0)
         paths.insert(0, folder / "samples.png")
         save_figure(sample_figure(images, dataset.class_names, dataset.levels), paths[0])
@@ -59,7 +59,9 @@ def _latent(model: GenerativeClassifier, test: Split, dataset: Dataset) -> Figur
     device = model.mixture.means.device
     mixture, y = model.mixture, test.y[:MOST_POINTS]
     z = mixture.embed(model.encode(test.x[:MOST_POINTS].to(device)).z).cpu()
-    means, std = mixture.embed(mixture.means).cpu(), mixture.std().cpu()
+    # Where all means are the origin the classes are where their latents are.
+    means = mixture.means if bool(mixture.means.any()) else mixture.data_means
+    means, std = mixture.embed(means).cpu(), mixture.std().cpu()
     return latent_figure(z, y, means, std, dataset.class_names)
 
 

@@ -55,6 +55,7 @@ class Blueprint:
         levels: grey levels of an image, None for a table.
         seed: of weights, rotations and permutations.
         backbone: the user's own module from (B, *shape) to (B, D), or None.
+        samples: N of the training set, for systems that tell its samples apart, or None.
     """
 
     shape: Shape
@@ -62,6 +63,7 @@ class Blueprint:
     levels: int | None
     seed: int
     backbone: nn.Module | None = None
+    samples: int | None = None
 
     def generator(self) -> torch.Generator:
         """A fresh generator, from which everything is drawn in order."""
@@ -89,11 +91,12 @@ def feed_forward_parts(
     blueprint: Blueprint,
     settings: FeedForwardSettings,
     encoder: type[DeltaEncoder | GaussianEncoder],
+    **options: float,
 ) -> tuple[Encoder, GaussianMixture, Noise]:
     """Encoder, mixture and noise of a system with a feed-forward network.
 
     A linear layer ends the network where `latent` asks for one, or an encoder that needs mean and
-    variance.
+    variance. `options` are the encoder's.
     """
     generator, shape = blueprint.generator(), blueprint.shape
     preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
@@ -105,7 +108,7 @@ def feed_forward_parts(
         last.weight.data[latent:] = 0  # every sample starts with the same variance
         network = nn.Sequential(network, last)
     mixture = _mixture(blueprint.classes, latent, settings.mixture, generator)
-    return encoder(preprocess, network), mixture, _noise(blueprint, settings)
+    return encoder(preprocess, network, **options), mixture, _noise(blueprint, settings)
 
 
 def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:

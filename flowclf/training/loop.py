@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from couplings import Chain
-from flowclf.classifier import GenerativeClassifier, class_latents
+from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
-from flowclf.data import Augmentation, Dataset, Split, make_augmentation
+from flowclf.data import Augmentation, Dataset, Split
 from flowclf.evaluation import evaluate, evaluate_scaled
 from flowclf.models import save_weights
 from flowclf.runs import DataFacts, Run
@@ -24,7 +24,14 @@ from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
 from flowclf.training.norm import reestimate_batch_norm
 from flowclf.training.optimizer import make_optimizer, schedule_factor, set_learning_rates
 from flowclf.training.progress import Report, silent
-from flowclf.training.setup import cpu_threads, fresh_model, launch_fabric, splits
+from flowclf.training.setup import (
+    augmentation,
+    cpu_threads,
+    fresh_model,
+    launch_fabric,
+    resampled,
+    splits,
+)
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -80,11 +87,11 @@ def train(
         custom = config.model.model_copy(update={"network": CustomSettings()})
         config = config.model_copy(update={"model": custom})
     model = fresh_model(config, dataset, training, backbone)
-    augment = make_augmentation(config.data.augment, dataset.shape, dataset.levels)
+    source, augment = resampled(config, dataset), augmentation(config, dataset)
     with stop_on_signal() as stop, cpu_threads(config.train.threads):
-        loop = Loop(config, fabric, model, training, validation, augment, run, report, stop)
+        loop = Loop(config, fabric, model, training, validation, source, augment, run, report, stop)
         if run and not resume and fabric.is_global_zero:
-            run.write_config(config, DataFacts.of(dataset))
+            run.write_config(config, DataFacts.of(dataset, len(training)))
             if dataset.vocabulary:
                 run.write_vocabulary(dataset.vocabulary)
         seconds = loop.run_all(resume)
@@ -108,6 +115,7 @@ class Loop:
         model: GenerativeClassifier,
         training: Split,
         validation: Split,
+        source: Tensor | None,
         augment: Augmentation | None,
         run: Run | None,
         report: Report,
@@ -133,6 +141,8 @@ class Loop:
             model.perturb,
             fabric.global_rank,
             fabric.world_size,
+            settings.labelled,
+            None if source is None else source.to(fabric.device),
         )
         self.steps = settings.epochs * self.batches.per_epoch
 
@@ -167,11 +177,12 @@ class Loop:
 
     def _step(self, step: int, progress: float) -> None:
         self.module.train()
+        self.model.progress = progress
         set_learning_rates(self.optimizer, schedule_factor(self.settings, progress))
-        x, y = self.batches.at(step)
+        batch = self.batches.at(step)
         seed = derive_seed(self.config.seed, "dropout", step, self.fabric.global_rank)
         with private_rng(seed, self.fabric.device):
-            terms = self.module.loss(x, y)
+            terms = self.module.loss(batch.x, batch.y, index=batch.index)
             self.optimizer.zero_grad()
             self.fabric.backward(terms["total"])
         norm = self.fabric.clip_gradients(
@@ -182,7 +193,7 @@ class Loop:
         )
         assert norm is not None
         terms = {name: value.detach() for name, value in terms.items()}
-        check_finite(self.model, terms, norm, step, x)
+        check_finite(self.model, terms, norm, step, batch.x)
         self.optimizer.step()
         self.report(step, self.steps, step // self.batches.per_epoch, terms)
 
@@ -192,7 +203,7 @@ class Loop:
             reestimate_batch_norm(self.model, self.batches, self.steps, self.settings.norm_passes)
         self.model.eval()
         split = self.batches.split
-        self.model.mixture.data_means.copy_(class_latents(self.model, split.x, split.y))
+        self.model.fit_latents(split.x, split.y)
 
     def _validate(self, done: int) -> None:
         if self.run is None or len(self.validation) == 0 or not self.fabric.is_global_zero:

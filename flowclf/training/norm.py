@@ -39,6 +39,6 @@ def reestimate_batch_norm(
         norm.momentum = None
     model.train()
     for step in range(first_step, first_step + passes * batches.per_epoch):
-        model.encode(batches.at(step)[0])
+        model.encode(batches.at(step).x)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

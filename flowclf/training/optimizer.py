@@ -35,7 +35,7 @@ def make_optimizer(model: GenerativeClassifier, settings: TrainSettings) -> torc
     if settings.optimizer == "adamw":
         for group in groups:
             group["betas"] = (group.pop("momentum"), 0.99)
-        return torch.optim.AdamW(groups)
+        return torch.optim.AdamW(groups, fused=True)
     return torch.optim.SGD(groups)
 
 

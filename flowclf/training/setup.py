@@ -5,22 +5,42 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
-from flowclf.data import Dataset, Split, hold_out, stratified, subset
+from flowclf.data import (
+    Augmentation,
+    Dataset,
+    Split,
+    binarize,
+    ending_binary,
+    hold_out,
+    keep_labels,
+    make_augmentation,
+    stratified,
+    subset,
+)
 from flowclf.devices import pick_device
 from flowclf.errors import UserError
+from flowclf.seeding import generator_for
 from flowclf.systems import Blueprint, find_system
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["cpu_threads", "fresh_model", "launch_fabric", "splits"]
+__all__ = [
+    "augmentation",
+    "cpu_threads",
+    "fresh_model",
+    "launch_fabric",
+    "resampled",
+    "splits",
+]
 
 
 def launch_fabric(config: RunConfig, device: str, devices: int) -> Fabric:
@@ -56,8 +76,38 @@ def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
     """Training, validation and test split as the settings say.
 
     Raises:
-        UserError: a class of which no training sample is left.
+        UserError: a class of which no training sample is left, labels that cannot be kept, or a
+            table that is to be binary.
     """
+    parts = zip(range(3), _as_loaded(config, dataset), strict=True)
+    training, validation, test = (_binary(config, dataset, i, split) for i, split in parts)
+    return training, validation, test
+
+
+def resampled(config: RunConfig, dataset: Dataset) -> Tensor | None:
+    """The grey levels of the training split, where each step draws its binary images from them."""
+    if config.data.binarize != "resampled":
+        return None
+    return _as_loaded(config, dataset)[0].x
+
+
+def augmentation(config: RunConfig, dataset: Dataset) -> Augmentation | None:
+    """Of training batches, with the binary images of a step as its end.
+
+    Raises:
+        UserError: one that the data do not allow.
+    """
+    augment = make_augmentation(config.data.augment, dataset.shape, dataset.levels)
+    return ending_binary(augment, config.data.binarize, dataset.levels)
+
+
+def _binary(config: RunConfig, dataset: Dataset, part: int, split: Split) -> Split:
+    generator = generator_for(config.seed, "binarize", part)
+    return replace(split, x=binarize(split.x, config.data.binarize, dataset.levels, generator))
+
+
+def _as_loaded(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
+    """The three splits in the grey levels of the data."""
     data = config.data
     training = _training(config, dataset)
     test = subset(dataset.test, data.test_size) if data.test_size else dataset.test
@@ -68,6 +118,8 @@ def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
             f"expected training samples of every class, got none of {sorted(missing)} among "
             f"{len(training)}; raise data.train_size"
         )
+    if data.labels is not None:
+        training = keep_labels(training, data.labels, config.seed)
     return training, validation, test
 
 
@@ -85,7 +137,8 @@ def fresh_model(
     config: RunConfig, dataset: Dataset, training: Split, backbone: nn.Module | None = None
 ) -> GenerativeClassifier:
     """The untrained model with its statistics fitted to the training split."""
-    blueprint = Blueprint(dataset.shape, dataset.classes, dataset.levels, config.seed, backbone)
+    shape, classes, levels = dataset.shape, dataset.classes, dataset.levels
+    blueprint = Blueprint(shape, classes, levels, config.seed, backbone, len(training))
     model = find_system(config.system).build(blueprint, config.model)
     model.fit_statistics(training.x, training.y)
     return model

@@ -22,7 +22,7 @@ from flowclf.config import (
     setting_names,
 )
 from flowclf.errors import UserError
-from flowclf.systems import PLANNED, SYSTEMS, find_system
+from flowclf.systems import SYSTEMS, find_system
 
 SHAPES = {"digits": (1, 8, 8), "image": (3, 12, 10), "mnist14": (1, 14, 14), "mlp": (5,)}
 # On top of whatever the preset says, so that no test depends on a preset's numbers.
@@ -199,14 +199,6 @@ def test_a_system_without_beta_names_its_own_weights() -> None:
         weights = [key for key in own[name] if key.startswith("objective.")]
         assert all(key in message for key in weights)
         assert ("its objective has no weights" in message) == (not weights)
-
-
-@pytest.mark.parametrize("name", PLANNED)
-def test_a_planned_system_says_so(name: str) -> None:
-    if name in SYSTEMS:
-        pytest.skip("written since")
-    with pytest.raises(UserError, match=f"'{name}' is planned, but not written yet; choose one of"):
-        find_system(name)
 
 
 def test_unknown_names_list_the_known_ones() -> None:

@@ -19,6 +19,7 @@ from flowclf.encoders import log_softplus
 from flowclf.errors import NoExactDensity, UserError
 from flowclf.models import load_weights, save_weights
 from flowclf.objectives import decision_loss, gaussian_kl, smooth_labels, trade_off
+from flowclf.settings import FeedForwardSettings
 from flowclf.systems import SYSTEMS
 from flowclf.systems.vib import alemi_beta
 
@@ -30,14 +31,15 @@ DATA: dict[str, dict[str, Any]] = {
 INVERTIBLE = ("ib-inn", "class-nll", "i-revnet")
 FEED_FORWARD = tuple(name for name in SYSTEMS if name not in INVERTIBLE)
 GENERATIVE = ("ib-inn", "class-nll")
-SEMI_SUPERVISED = ("ib-inn", "class-nll", "vib")
+DECODING = ("vae", "bvae", "vae-as", "m2", "untapped")
+SEMI_SUPERVISED = ("ib-inn", "class-nll", "vib", *DECODING)
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_data = pytest.mark.parametrize("data", DATA)
 
 
 def make_model(system: str, data: str, seed: int = 0, **settings: Any) -> GenerativeClassifier:
-    return build(system, classes=K, seed=seed, **DATA[data], **settings)
+    return build(system, classes=K, seed=seed, samples=B, **DATA[data], **settings)
 
 
 def draw(data: str, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -61,7 +63,7 @@ def randomized(model: GenerativeClassifier) -> GenerativeClassifier:
 
 
 def loss(model: GenerativeClassifier, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    return model.loss(x, y, torch.Generator().manual_seed(2))
+    return model.loss(x, y, torch.Generator().manual_seed(2), torch.arange(len(x)))
 
 
 def trained(model: GenerativeClassifier) -> dict[str, nn.Parameter]:
@@ -147,6 +149,9 @@ def test_densities_are_exact_or_refused(system: str, data: str) -> None:
         assert bool(model.log_prob(x).isfinite().all())
         assert torch.equal(model.elbo(x), model.log_prob(x))
         return
+    assert model.has_elbo == (system in DECODING)
+    if model.has_elbo:
+        assert bool(model.elbo(x).isfinite().all())
     for arguments in ((x,), (x, y)):
         with pytest.raises(NoExactDensity, match="has no exact log_prob"):
             model.log_prob(*arguments)
@@ -156,7 +161,8 @@ def test_densities_are_exact_or_refused(system: str, data: str) -> None:
 @every_system
 def test_samples_have_the_shape_of_the_data_or_are_refused(system: str, data: str) -> None:
     model, y = randomized(fitted(system, data)), torch.tensor([2, 0])
-    if system in GENERATIVE:
+    if model.can_sample:
+        assert system in GENERATIVE + DECODING
         x = model.sample(y, generator=torch.Generator().manual_seed(0))
         assert x.shape == (2, *model.shape)
         assert bool(x.isfinite().all())
@@ -168,12 +174,15 @@ def test_samples_have_the_shape_of_the_data_or_are_refused(system: str, data: st
 @every_data
 @every_system
 @torch.no_grad()
-def test_invertible_networks_decode(system: str, data: str) -> None:
+def test_what_has_an_inverse_or_a_decoder_decodes(system: str, data: str) -> None:
     model, (x, _) = randomized(fitted(system, data)), draw(data)
     z = model.encode(x).z
     if system in INVERTIBLE:
         middle = x.float() + (0.5 if data == "image" else 0.0)
         assert_close(model.decode(z), middle, rtol=0, atol=1e-3)
+        return
+    if system in DECODING:
+        assert model.decode(z).shape == x.shape
         return
     with pytest.raises(UserError, match="expected a system that can decode, got one with a"):
         model.decode(z)
@@ -217,7 +226,7 @@ def test_decisions_and_accuracy_count_the_labelled_alone(system: str) -> None:
 def test_others_refuse_samples_without_a_label(system: str, data: str) -> None:
     model = make_model(system, data)
     assert not model.accepts_unlabelled
-    message = rf"but 9 of {B} training samples have none .*ib-inn, class-nll or vib"
+    message = rf"but 9 of {B} training samples have none .*ib-inn, class-nll, vib or vae"
     with pytest.raises(UserError, match=message):
         model.fit_statistics(*unlabelled(data, 3))
 
@@ -250,7 +259,9 @@ class Pair(nn.Module):
 def test_a_network_of_the_users_is_trained_as_the_own_ones_are(system: str, data: str) -> None:
     backbone = Pair()
     model = fitted(system, data, backbone=backbone)
-    assert model.mixture.dims == (128 if system == "vib" else 2)
+    assert isinstance(model.settings, FeedForwardSettings)
+    if model.settings.latent is None:
+        assert model.mixture.dims == 2
     loss(model, *draw(data))["total"].backward()
     assert backbone.scale.grad is not None
     assert bool(backbone.scale.grad.any())

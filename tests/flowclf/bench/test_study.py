@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from math import log
 from pathlib import Path
 
 import pytest
 
 from flowclf.bench import results
-from flowclf.bench.cost import run_cost
+from flowclf.bench.cost import COSTS, run_cost
+from flowclf.bench.information import compare_information
 from flowclf.bench.latents import compare_latents
-from flowclf.bench.study import METRICS, Study, averages, read_study, run_study, study_names
+from flowclf.bench.measures import MEASURES
+from flowclf.bench.study import Study, averages, read_study, run_study, study_names
 from flowclf.cli.app import run
 from flowclf.config import RunConfig
 from flowclf.data import DATASETS
@@ -46,8 +49,8 @@ def test_a_study_is_recorded_and_not_repeated(folder: Path) -> None:
     before = (folder / "tiny.csv").read_text()
     again = list(run_study(TINY, [0]))
     assert (folder / "tiny.csv").read_text() == before
-    assert [{m: row[m] for m in METRICS} for row in again] == [
-        {m: row[m] for m in METRICS} for row in rows
+    assert [{m: row[m] for m in TINY.metrics} for row in again] == [
+        {m: row[m] for m in TINY.metrics} for row in rows
     ]
 
 
@@ -76,12 +79,13 @@ def digest(study: Study) -> str:
 
 
 def test_averages_have_standard_errors() -> None:
-    rows = [dict.fromkeys(METRICS) | {"variant": "CE", "accuracy": a} for a in (0.9, 0.94)]
-    summary = averages(rows, ["CE"])[0]
+    one = dataclasses.replace(TINY, variants={"CE": {"system": "ce"}})
+    rows = [dict.fromkeys(TINY.metrics) | {"variant": "CE", "accuracy": a} for a in (0.9, 0.94)]
+    summary = averages(rows, one)[0]
     assert summary["seeds"] == 2
     assert summary["accuracy"] == pytest.approx((0.92, 0.02))
     assert summary["bits_per_dim"] is None
-    assert averages(rows[:1], ["CE"])[0]["accuracy"] == (0.9, None)
+    assert averages(rows[:1], one)[0]["accuracy"] == (0.9, None)
 
 
 @pytest.mark.parametrize("name", study_names())
@@ -107,7 +111,7 @@ def test_missing_data_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_the_command_prints_means(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = dict.fromkeys(METRICS, 0.5) | {"variant": "CE", "system": "ce", "bits_per_dim": None}
+    row = dict.fromkeys(TINY.metrics, 0.5) | {"variant": "CE", "system": "ce", "bits_per_dim": None}
     rows = [row | {"seed": 0, "accuracy": 0.9}, row | {"seed": 1, "accuracy": 0.94}]
     rows += [row | {"variant": variant, "seed": 0} for variant in ("GM", "VC")]
     monkeypatch.setattr("flowclf.bench.study.run_study", lambda *arguments: iter(rows))
@@ -125,15 +129,50 @@ def test_rows_are_read_back(folder: Path) -> None:
         assert results.read_rows("some.csv") == list(csv.DictReader(file))
 
 
-def test_the_cost_of_a_step_is_relative_to_cross_entropy(folder: Path) -> None:
-    rows = run_cost(repeats=1, batch=4, depth=10)
-    assert rows[0]["system"] == "ce"
+@pytest.mark.parametrize("name", list(COSTS))
+def test_the_cost_of_a_step_is_relative_to_the_first(name: str, folder: Path) -> None:
+    small = {"network": {"kind": "mlp", "hidden": [8]}}
+    tiny = dataclasses.replace(COSTS[name], shape=(1, 4, 4), batch=4, settings=small)
+    rows = run_cost(tiny, repeats=1)
+    assert [row["system"] for row in rows] == list(tiny.cases)
     assert rows[0]["ratio"] == 1
     assert all(row["milliseconds"] > 0 for row in rows)
-    assert len(results.read_rows("vc-cost.csv")) == len(rows) == 5
+    assert all(row["megabytes"] > 0 for row in rows)
+    assert len(results.read_rows(f"{name}.csv")) == len(rows)
 
 
 def test_latents_of_runs_are_drawn_side_by_side(folder: Path) -> None:
     list(run_study(TINY, [0], folder / "runs"))
     compare_latents([folder / "runs" / "CE-0", folder / "runs" / "flow-0"], folder / "both.png")
     assert (folder / "both.png").stat().st_size > 10_000
+
+
+def test_information_is_compared_over_sample_sizes(folder: Path) -> None:
+    settings = {
+        "network": {"kind": "mlp", "hidden": [8]},
+        "decoder": {"kind": "mlp", "hidden": [8]},
+        "data": {"train_size": 300},
+        "train": {"epochs": 2},
+    }
+    variants = {"as": {"system": "vae-as", "latent": 2, "identity": {"hidden": [8]}}}
+    study = dataclasses.replace(TINY, settings=settings, variants=variants, measures=("rate",))
+    (row,) = run_study(study, [0], folder / "runs")
+    assert row["md_nats"] == pytest.approx(row["train_kl_nats"] + row["identity_nats"] - log(300))
+    assert row["mi_nats"] <= row["exact_mi_nats"] + 0.1
+    rows = compare_information(folder / "runs" / "as-0")
+    names = [(r["estimator"], r["samples"]) for r in rows]
+    assert names[:3] == [("all", 300), ("mini-batch", 100), ("mini-batch", 200)]
+    assert rows[1]["mi_nats"] <= rows[0]["mi_nats"] + 0.05
+    assert len(results.read_rows("vae-as-information.csv")) == 5
+
+
+def test_latents_are_scored_by_clusters_and_fitted_classifiers(folder: Path) -> None:
+    study = dataclasses.replace(TINY, measures=("clusters",))
+    row = next(run_study(study, [0]))
+    assert all(0 < row[name] <= 1 for name in MEASURES["clusters"].names if name != "ari")
+
+
+def test_a_study_may_be_like_another() -> None:
+    rotated = read_study("bvae-rotated")
+    assert (rotated.name, rotated.data) == ("bvae-rotated", "rotated-mnist")
+    assert rotated.variants == read_study("bvae").variants

@@ -216,7 +216,6 @@ CONV_ON_A_TABLE = ["train", "ib-inn", "--data", "t.npz", "--set", "network={kind
 DIGITS = ["--data", "digits"]
 BAD_OPTIONS = {
     "unknown system": (["train", "ib-in"], "ib-inn"),
-    "planned system": (["train", "vae"], "not written yet"),
     "no system": (["train"], "flowclf systems"),
     "unknown verb": (["trian"], "trian"),
     "unknown option": (["train", "ib-inn", "--bata", "1"], "--bata"),

@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowclf.data.dataset import Dataset, Split, hold_out, stratified, subset, validate
+from flowclf.data.dataset import (
+    Dataset,
+    Split,
+    hold_out,
+    keep_labels,
+    stratified,
+    subset,
+    validate,
+)
 from flowclf.errors import UserError
 
 
@@ -162,6 +170,24 @@ def test_stratified_is_fair(sizes: list[int], data: st.DataObject) -> None:
 def test_stratified_refuses_impossible_numbers(n: int) -> None:
     with pytest.raises(UserError, match=f"from 2 rows, one a class, to all 4 .*got {n}"):
         stratified(_split([0, 1, 1, -1, 0]), n, seed=0)
+
+
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_kept_labels_are_in_proportion_and_all_rows_stay() -> None:
+    split = _split([0, 1, -1, 0, 2] * 20, torch.arange(200.0).reshape(100, 2))
+    kept = keep_labels(split, 10, seed=3)
+    assert torch.equal(kept.x, split.x)
+    assert torch.bincount(kept.y + 1).tolist() == [90, 5, 3, 2]
+    assert torch.equal(kept.y[~kept.unlabelled], split.y[~kept.unlabelled])
+    assert torch.equal(keep_labels(split, 10, seed=3).y, kept.y)
+    assert not torch.equal(keep_labels(split, 10, seed=4).y, kept.y)
+    assert torch.equal(kept.labelled().x, stratified(split.labelled(), 10, seed=3)[0].x)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_impossible_numbers_of_labels_are_refused(n: int) -> None:
+    with pytest.raises(UserError, match=f"from 2 rows, one a class, to all 4 .*got {n}"):
+        keep_labels(_split([0, 1, 1, -1, 0]), n, seed=0)
 
 
 def test_subset_of_no_rows_is_refused() -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowclf.data.idx import load_fashion_mnist, load_mnist, read_idx, read_labelled
+from flowclf.data.idx import (
+    load_fashion_mnist,
+    load_mnist,
+    load_rotated_mnist,
+    read_idx,
+    read_labelled,
+)
+from flowclf.data.rotate import random_angles, rotated
 from flowclf.data.source import DataSource
 from flowclf.errors import UserError
 
@@ -66,6 +73,48 @@ def test_labels_must_be_as_many_as_images(tmp_path: Path) -> None:
     (tmp_path / "labels").write_bytes(idx(3, content=b"abc"))
     with pytest.raises(UserError, match="got 2 images and 3 labels"):
         read_labelled(tmp_path / "images", tmp_path / "labels")
+
+
+def _small_mnist(root: Path) -> DataSource:
+    """20 images of a bar and their labels, twice over."""
+    bar = bytes(
+        255 if row in (9, 10) and column < 20 else 0 for row in range(28) for column in range(28)
+    )
+    for which in ("train", "t10k"):
+        images = idx(20, 28, 28, content=bar * 20)
+        (root / f"{which}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        labels = idx(20, content=bytes(range(10)) * 2)
+        (root / f"{which}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    return DataSource(root, download=False)
+
+
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_rotated_mnist_is_always_the_same(tmp_path: Path) -> None:
+    source = _small_mnist(tmp_path)
+    plain, data = load_mnist(source), load_rotated_mnist(source)
+    assert (data.name, data.levels, data.class_names) == ("rotated-mnist", 256, plain.class_names)
+    assert (data.train.x.dtype, data.shape, len(data.notices)) == (torch.uint8, (1, 28, 28), 4)
+    assert torch.equal(data.train.y, plain.train.y)
+    again = load_rotated_mnist(source)
+    assert torch.equal(data.train.x, again.train.x)
+    assert torch.equal(data.test.x, again.test.x)
+    # The same bar each time, so that what differs is the angle alone.
+    images = torch.cat([data.train.x, data.test.x]).flatten(1)
+    assert len({tuple(image.tolist()) for image in images}) == 40
+
+
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_rotated_mnist(real: Path) -> None:
+    source = DataSource(real, download=False)
+    plain, data = load_mnist(source), load_rotated_mnist(source)
+    assert (data.train.x.shape, data.test.x.shape) == (plain.train.x.shape, plain.test.x.shape)
+    assert torch.equal(data.test.y, plain.test.y)
+    for split, seed in ((plain.train, 360), (plain.test, 361)):
+        angles = random_angles(len(split), torch.Generator().manual_seed(seed))
+        there = data.train.x if seed == 360 else data.test.x
+        assert torch.equal(there[-50:], rotated(split.x[-50:], angles[-50:]).to(torch.uint8))
+        back = rotated(there[:50], -angles[:50])
+        assert (back - split.x[:50].float()).abs().mean() < 10
 
 
 @pytest.mark.usefixtures("_global_rng_untouched")

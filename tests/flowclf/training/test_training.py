@@ -21,6 +21,8 @@ from flowclf.errors import UserError
 from flowclf.runs import Run
 from flowclf.training import Interrupted, TrainingDiverged, train
 from flowclf.training.progress import Report
+from flowclf.training.setup import fresh_model
+from flowclf.training.task import load_task
 
 SMALL = {
     "network": {"kind": "mlp", "blocks": 2, "hidden": [32], "dropout": 0.2, "batch_norm": True},
@@ -83,6 +85,36 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     assert list(whole.read_metrics()) == list(broken.read_metrics())
     results = [run.read_summary()["test"] for run in (whole, broken)]
     assert results[0] == results[1]
+
+
+def test_a_run_on_binary_images_with_few_labels_resumes_as_well(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    data = {"binarize": "resampled", "augment": "rotate", "labels": 60}
+    config = small_config(digits, data=data, train={"labelled": 10, "epochs": 2})
+    whole, broken = Run(tmp_path / "whole"), Run(tmp_path / "broken")
+    trained = train(config, digits, whole, device="cpu")
+    # 300 samples without a label or so, 40 to a batch.
+    with pytest.raises(Interrupted, match="step 5 of 14"):
+        train(config, digits, broken, device="cpu", report=signal_at(4))
+    train(config, digits, broken, device="cpu", resume=True)
+    assert_equal(weights(whole), weights(broken))
+    assert set(trained.training.x.unique().tolist()) == {0, 16}
+    assert set(trained.test.x.unique().tolist()) == {0, 16}
+    task = load_task(whole.folder, device="cpu")
+    assert torch.equal(task.training.x, trained.training.x)
+    assert torch.equal(task.training.y, trained.training.y)
+
+
+def test_statistics_and_latents_are_those_of_the_drawn_copy(digits: Dataset) -> None:
+    config = small_config(digits, data={"binarize": "resampled"})
+    trained = train(config, digits, device="cpu")
+    model, x, y = trained.model, trained.training.x, trained.training.y
+    fresh = fresh_model(config, digits, trained.training)
+    name = next(name for name in fresh.state_dict() if name.startswith("encoder.preprocess."))
+    assert torch.equal(fresh.state_dict()[name], model.state_dict()[name])
+    with torch.no_grad():
+        torch.testing.assert_close(model.mixture.data_means[3], model.encode(x).z[y == 3].mean(0))
 
 
 def test_resuming_a_finished_run_changes_nothing(digits: Dataset, tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""What a study measures of a trained system besides the suites of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from flowclf.autoencoder import Autoencoder
+from flowclf.classifier import evaluating, latents
+from flowclf.data import Split
+from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
+from flowclf.evaluation.metrics import variance_ratio
+from flowclf.identity import IdentitySoftmax
+from flowclf.information import active_units, information
+from flowclf.seeding import generator_for
+from flowclf.training import Trained
+
+__all__ = ["MEASURES", "Measure"]
+
+Values = dict[str, float | None]
+
+MOST_LATENTS = 10_000
+# Of test images, and draws of z for each, as in the VAE-AS paper.
+BOUND_IMAGES, BOUND_DRAWS = 500, 4096
+INFORMATION_LATENTS = 1000
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Names of the numbers, and what computes them."""
+
+    names: tuple[str, ...]
+    of: Callable[[Trained], Values]
+
+
+@torch.no_grad()
+def variance(trained: Trained) -> Values:
+    """Variance ratio of the first training latents; None where the mixture has no variances."""
+    model, split = trained.model, trained.training.labelled()
+    if model.settings.mixture.kind != "gaussian":
+        return {"variance_ratio": None}
+    z, y = latents(model, _device(trained, split.x[:MOST_LATENTS])).cpu(), split.y[:MOST_LATENTS]
+    means, std = model.mixture.means.cpu(), model.mixture.std().cpu()
+    return {"variance_ratio": variance_ratio(z, y, means, std)}
+
+
+def clusters(trained: Trained) -> Values:
+    """Classifiers fitted to training latents, k-means of the test latents; means of q(z|x)."""
+    model, train, test = trained.model, trained.training.labelled(), trained.test
+    z, y = latents(model, _device(trained, train.x[:MOST_LATENTS])).cpu(), train.y[:MOST_LATENTS]
+    z_test = latents(model, _device(trained, test.x)).cpu()
+    fitted = {
+        f"{kind}_accuracy": fitted_accuracy(kind, (z, y), (z_test, test.y), model.classes)
+        for kind in ("knn", "forest")
+    }
+    return {**fitted, **cluster_scores(kmeans(z_test, model.classes), test.y)}
+
+
+@torch.no_grad()
+def rate(trained: Trained) -> Values:
+    """The parts of the bound on test and training samples, in nats; exact I(z; x), KL(q(z) ‖ p)."""
+    model = trained.model
+    assert isinstance(model, Autoencoder)
+    with evaluating(model):
+        test, train = (_bound(model, s) for s in (trained.test, trained.training))
+        exact = _exact_information(model, trained.training)
+        x = _device(trained, trained.test.x[:BOUND_IMAGES])
+        draw = generator_for(0, "bound", device=x.device)
+        bound = torch.cat(
+            [model.importance_bound(part, None, BOUND_DRAWS, draw) for part in x.split(20)]
+        )
+        mean = [model.encode(part).mean for part in trained.training.x.split(2048)]
+    return {
+        "nll_nats": float(-bound.double().mean()),
+        **{f"test_{name}": value for name, value in test.items()},
+        **{f"train_{name}": value for name, value in train.items()},
+        **_softmax_information(model, trained.training, train["kl_nats"]),
+        **{f"exact_{name}": value for name, value in exact.items()},
+        "active_units": active_units(torch.cat([m for m in mean if m is not None])),
+    }
+
+
+def _bound(model: Autoencoder, split: Split) -> dict[str, float]:
+    """-log p(x|z) at one draw of z, and KL(q(z|x) ‖ p(z)), on average."""
+    generator = generator_for(0, "rate", device=model.mixture.means.device)
+    rec, kl = [], []
+    for x in split.x[:MOST_LATENTS].split(500):
+        x = x.to(model.mixture.means)
+        encoding = model.encode(x)
+        z = encoding.draw(1, generator)[0]
+        rec.append(-model.log_likelihood(x, z))
+        kl.append(model.kl(encoding, model.mixture.densities(z)))
+    return {"rec_nats": float(torch.cat(rec).mean()), "kl_nats": float(torch.cat(kl).mean())}
+
+
+def _softmax_information(model: Autoencoder, split: Split, kl: float) -> Values:
+    """By the system's own softmax over training samples, where it has one; SC form and entropy."""
+    names = ("identity_nats", "mi_nats", "md_nats", "mi_entropy_nats")
+    if "identity" not in model.heads:
+        return dict.fromkeys(names)
+    softmax, device = model.heads["identity"], model.mixture.means.device
+    assert isinstance(softmax, IdentitySoftmax)
+    generator, values = generator_for(0, "rate", device=device), []
+    for index in torch.arange(min(MOST_LATENTS, len(split)), device=device).split(500):
+        z = model.encode(split.x[index].to(device)).draw(1, generator)[0]
+        values.append(torch.stack(softmax(z, index)))
+    identity, entropy = (float(v.mean()) for v in torch.cat(values, 1))
+    log_count = softmax.log_count
+    found = (identity, log_count - identity, kl + identity - log_count, log_count - entropy)
+    return dict(zip(names, found, strict=True))
+
+
+def _exact_information(model: Autoencoder, split: Split) -> dict[str, float]:
+    """By q(z) of all training samples, at draws of the first thousand."""
+    parts = [model.encode(x.to(model.mixture.means.device)) for x in split.x.split(2048)]
+    mean = torch.cat([p.mean for p in parts if p.mean is not None])
+    log_var = torch.cat([p.log_var for p in parts if p.log_var is not None])
+    own = mean[:INFORMATION_LATENTS], log_var[:INFORMATION_LATENTS]
+    noise = torch.empty_like(own[0])
+    noise.normal_(generator=generator_for(0, "information", device=noise.device))
+    z = own[0] + (0.5 * own[1]).exp() * noise
+    return information(z, *own, mean, log_var, model.mixture.log_prob(z))
+
+
+def _device(trained: Trained, x: torch.Tensor) -> torch.Tensor:
+    return x.to(trained.model.mixture.means.device)
+
+
+RATE = (
+    "nll_nats", "test_rec_nats", "test_kl_nats", "train_rec_nats", "train_kl_nats",
+    "identity_nats", "mi_nats", "md_nats", "mi_entropy_nats", "exact_mi_nats", "exact_md_nats",
+    "active_units",
+)  # fmt: skip
+CLUSTERS = ("knn_accuracy", "forest_accuracy", "nmi", "clustering_accuracy", "ari")
+
+MEASURES = {
+    "variance": Measure(("variance_ratio",), variance),
+    "clusters": Measure(CLUSTERS, clusters),
+    "rate": Measure(RATE, rate),
+}

@@ -1,0 +1,63 @@
+"""Binary images in their 8-bit form: grey levels 0 and levels - 1, and none between."""
+
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from flowclf.data.augment import Augmentation
+from flowclf.errors import UserError
+
+__all__ = ["Binarization", "binarize", "draw_binary", "ending_binary", "threshold"]
+
+Binarization = Literal["none", "threshold", "sampled", "resampled"]
+
+
+def threshold(x: Tensor, levels: int) -> Tensor:
+    """White where x is at least levels/2; dtype and shape of x."""
+    return _black_or_white(x >= levels / 2, x, levels)
+
+
+def draw_binary(x: Tensor, levels: int, generator: Generator) -> Tensor:
+    """White with probability x/(levels - 1), pixel by pixel, of whole x; dtype and shape of x."""
+    drawn = torch.randint(
+        levels - 1, x.shape, generator=generator, device=generator.device, dtype=torch.uint8
+    )
+    return _black_or_white(drawn.to(x.device) < x, x, levels)
+
+
+def binarize(x: Tensor, kind: Binarization, levels: int | None, generator: Generator) -> Tensor:
+    """One binary copy of grey levels (N, C, H, W), drawn unless by threshold; x itself for none.
+
+    Raises:
+        UserError: a table.
+    """
+    if kind == "none":
+        return x
+    if levels is None:
+        raise UserError(
+            f"expected images for data.binarize={kind}, got rows of {tuple(x.shape[1:])}; use none"
+        )
+    return threshold(x, levels) if kind == "threshold" else draw_binary(x, levels, generator)
+
+
+def ending_binary(
+    augment: Augmentation | None, kind: Binarization, levels: int | None
+) -> Augmentation | None:
+    """`augment` (None: nothing is changed) and binary images after it.
+
+    `resampled` takes grey levels and draws after it; the others take binary images, which a
+    threshold makes binary again.
+    """
+    if kind == "none" or levels is None or (augment is None and kind != "resampled"):
+        return augment
+
+    def changed(x: Tensor, generator: Generator) -> Tensor:
+        x = x if augment is None else augment(x, generator)
+        return draw_binary(x, levels, generator) if kind == "resampled" else threshold(x, levels)
+
+    return changed
+
+
+def _black_or_white(white: Tensor, x: Tensor, levels: int) -> Tensor:
+    return white.to(x.dtype) * (levels - 1)

@@ -1,0 +1,51 @@
+"""Do latents fall into the classes? Clusterings against labels, and classifiers of latents."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flowclf.branches import BranchKind, FittedBranch
+
+__all__ = ["cluster_scores", "clustering_accuracy", "fitted_accuracy", "kmeans"]
+
+RESTARTS = 10
+
+
+def cluster_scores(clusters: Tensor, y: Tensor) -> dict[str, float]:
+    """`nmi` (arithmetic mean), `clustering_accuracy` and `ari` of clusters (N,) and labels (N,)."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    return {
+        "nmi": float(normalized_mutual_info_score(y.numpy(), clusters.numpy())),
+        "clustering_accuracy": clustering_accuracy(clusters, y),
+        "ari": float(adjusted_rand_score(y.numpy(), clusters.numpy())),
+    }
+
+
+def clustering_accuracy(clusters: Tensor, y: Tensor) -> float:
+    """Share of samples whose cluster's class is the label, by the best one-to-one assignment."""
+    from scipy.optimize import linear_sum_assignment
+
+    size = 1 + int(torch.maximum(clusters.max(), y.max()))
+    counts = (clusters * size + y).bincount(minlength=size * size).view(size, size)
+    rows, columns = linear_sum_assignment(counts.numpy(), maximize=True)
+    return float(counts[rows, columns].sum()) / len(y)
+
+
+def kmeans(z: Tensor, clusters: int, seed: int = 0) -> Tensor:
+    """Numbers of the clusters (N,) of z (N, D): scikit-learn's k-means, the best of 10 starts."""
+    from sklearn.cluster import KMeans
+
+    model = KMeans(clusters, n_init=RESTARTS, random_state=seed)
+    return torch.as_tensor(model.fit_predict(z.double().numpy())).long()
+
+
+def fitted_accuracy(
+    kind: BranchKind, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int
+) -> float:
+    """Test accuracy of a `knn` (10 neighbours) or `forest` (100 trees) of training latents."""
+    z, y = train
+    branch = FittedBranch(z.shape[1], classes, kind, neighbours=10, samples=len(z))
+    branch.fit(z, y)
+    return float((branch.log_posterior(test[0]).argmax(1) == test[1]).double().mean())

@@ -1,0 +1,229 @@
+"""Autoencoders with a label branch: what VAE, BVAE and VAE-AS share, all but the rate."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal, Self
+
+from torch import Tensor, nn
+
+from couplings.functional import MixtureDensities
+from flowclf import backbones
+from flowclf.autoencoder import Autoencoder
+from flowclf.branches import BranchKind, FittedBranch, NetworkBranch
+from flowclf.classifier import Batch, latents
+from flowclf.encoders import Encoding, GaussianEncoder
+from flowclf.errors import UserError
+from flowclf.likelihoods import LikelihoodKind, make_likelihood
+from flowclf.objectives import decision_loss, smooth_labels
+from flowclf.seeding import generator_for
+from flowclf.settings import (
+    ConvDecoderSettings,
+    DecoderSettings,
+    FeedForwardSettings,
+    MixtureSettings,
+    Positive,
+    PreprocessSettings,
+    Section,
+    Weight,
+    Widths,
+)
+from flowclf.systems.parts import Blueprint, feed_forward_parts
+from flowclf.templates import blobs, class_means
+
+__all__ = ["AutoencoderSettings", "BranchedAutoencoder", "DecodingObjective", "make_decoder"]
+
+STANDARD_NORMAL = MixtureSettings(start="zero", means="frozen")
+GREY_LEVELS = PreprocessSettings(marginal=0.0, per="range")
+# softplus of it is 1: untrained, q(z|x) is the prior.
+UNIT_SHIFT = 0.5413248546129181
+
+
+class DecodingObjective(Section):
+    """What the decoder aims at, and the label branch."""
+
+    rec: Weight = 1.0  # on -log p(x|z); BVAE's α
+    branch: Weight = 0.0  # on the label branch's cross-entropy; BVAE's λ; 0: a probe
+    # What is reconstructed: x itself, or (fixed output) one image for each class: the average of
+    # its training images, or a Gaussian blob in a place of its own.
+    target: Literal["input", "class-mean", "blob"] = "input"
+    class_weights: tuple[Weight, ...] = ()  # of each class's samples; none: 1
+
+
+class BranchSettings(Section):
+    """The classifier of latents; knn and forest are fitted to them once training has ended."""
+
+    kind: BranchKind = "network"
+    hidden: Widths = (64,)  # of "network"; "": none
+    neighbours: Positive = 10  # of "knn"
+    samples: Positive = 10_000  # at most so many latents for "knn" and "forest"
+
+
+class AutoencoderSettings(FeedForwardSettings):
+    """All but the rate."""
+
+    preprocess: PreprocessSettings = GREY_LEVELS
+    latent: Positive | None = 10
+    mixture: MixtureSettings = STANDARD_NORMAL
+    likelihood: LikelihoodKind = "bernoulli"
+    decoder: DecoderSettings = ConvDecoderSettings()
+    branch: BranchSettings = BranchSettings()
+    objective: DecodingObjective = DecodingObjective()
+
+
+class BranchedAutoencoder(Autoencoder):
+    """Gaussian encoder, decoder and label branch: rec · α + rate + branch · λ."""
+
+    settings: AutoencoderSettings
+    templates: Tensor | None
+
+    @classmethod
+    def assemble(cls, blueprint: Blueprint, settings: AutoencoderSettings) -> Self:
+        """An untrained system with its label branch and templates.
+
+        Raises:
+            UserError: settings that exclude each other.
+        """
+        check_settings(blueprint, settings)
+        parts = feed_forward_parts(blueprint, settings, GaussianEncoder, shift=UNIT_SHIFT)
+        dims = parts[1].dims
+        likelihood = make_likelihood(settings.likelihood, blueprint.shape, blueprint.levels)
+        decoder = make_decoder(blueprint, settings.decoder, dims, likelihood.outputs)
+        model = cls(blueprint.shape, *parts, settings, decoder, likelihood)
+        if settings.branch.kind != "mixture":
+            model.heads["branch"] = make_branch(blueprint, settings.branch, dims)
+        fixed = settings.objective.target != "input"
+        templates = blobs(blueprint.shape, blueprint.classes, likelihood.top) if fixed else None
+        model.register_buffer("templates", templates)
+        return model
+
+    @property
+    def accepts_unlabelled(self) -> bool:  # type: ignore[override]
+        """Not where the decoder aims at a class's image."""
+        return self.templates is None
+
+    def densities(self, z: Tensor) -> MixtureDensities:
+        """Of the mixture; log q(k|z) by the label branch, where it is not the mixture's own."""
+        densities = self.mixture.densities(z)
+        if self.settings.branch.kind == "mixture":
+            return densities
+        branch = self.heads["branch"]
+        assert isinstance(branch, NetworkBranch | FittedBranch)
+        log_posterior = branch.log_posterior(z.detach() if self._probe else z)
+        return densities._replace(log_posterior=log_posterior)
+
+    def objective(
+        self, encoding: Encoding, densities: MixtureDensities, batch: Batch
+    ) -> dict[str, Tensor]:
+        """`rec_nats` -log p(x|z), `decision` of the branch, the rate's terms and `total`, nats."""
+        settings = self.settings.objective
+        rec = self._reconstruction(encoding.z, batch)
+        decision = self._decision(densities.log_posterior, batch.y)
+        terms, rate = self.rate(
+            encoding, self._average(self.kl(encoding, densities), batch.y), batch
+        )
+        # A probe has an optimum of its own, whatever its weight.
+        branch = 1.0 if self._probe else settings.branch
+        total = settings.rec * rec + rate + branch * decision
+        return {"rec_nats": rec, **terms, "decision": decision, "total": total}
+
+    @abstractmethod
+    def rate(
+        self, encoding: Encoding, kl: Tensor, batch: Batch
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Its named terms and their weighted sum, of the mean KL(q(z|x) ‖ p(z)); 0-dim, nats."""
+
+    def fit_statistics(self, x: Tensor, y: Tensor) -> None:
+        """Besides the common: the classes' images."""
+        super().fit_statistics(x, y)
+        if self.settings.objective.target == "class-mean":
+            assert self.templates is not None
+            self.templates.copy_(class_means(x, y, self.classes))
+
+    def fit_latents(self, x: Tensor, y: Tensor) -> None:
+        """Besides the common: a branch that is fitted, to the means of q(z|x)."""
+        super().fit_latents(x, y)
+        for branch in self.heads.values():
+            if isinstance(branch, FittedBranch):
+                branch.fit(latents(self, x), y)
+
+    @property
+    def _probe(self) -> bool:
+        """Whether the encoder does not learn from the branch."""
+        return not self.settings.objective.branch and self.settings.branch.kind != "mixture"
+
+    def _reconstruction(self, z: Tensor, batch: Batch) -> Tensor:
+        target = batch.x if self.templates is None else self.templates[batch.y]
+        return self._average(-self.log_likelihood(target, z), batch.y)
+
+    def _decision(self, log_posterior: Tensor, y: Tensor) -> Tensor:
+        targets = smooth_labels(y, self.classes, 0.0, log_posterior.dtype)
+        return decision_loss(log_posterior, targets * self._sample_weights(y)[:, None])
+
+    def _average(self, values: Tensor, y: Tensor) -> Tensor:
+        weights = self._sample_weights(y)
+        return (weights * values).sum() / weights.sum()
+
+    def _sample_weights(self, y: Tensor) -> Tensor:
+        """(B,); 1 without a label."""
+        weights = self.mixture.means.new_tensor((*self.settings.objective.class_weights, 1.0))
+        return weights[y] if len(weights) > 1 else weights.expand(len(y))
+
+
+def check_settings(blueprint: Blueprint, settings: AutoencoderSettings) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        UserError: naming it.
+    """
+    objective = settings.objective
+    standard = settings.mixture == STANDARD_NORMAL
+    weights = len(objective.class_weights)
+    for wrong, message in (
+        (settings.mixture.kind != "gaussian", "mixture.kind=gaussian, got vmf"),
+        (
+            standard and settings.branch.kind == "mixture",
+            "a prior that knows the classes for branch.kind=mixture, e.g. "
+            "mixture.start=equidistant mixture.means=learned, got a standard normal",
+        ),
+        (
+            settings.branch.kind in ("knn", "forest") and bool(objective.branch),
+            f"objective.branch=0 for branch.kind={settings.branch.kind}, which has no gradient to "
+            "teach the encoder with",
+        ),
+        (
+            weights not in (0, blueprint.classes),
+            f"objective.class_weights of {blueprint.classes} classes, got {weights}",
+        ),
+        (
+            settings.likelihood != "gaussian" and bool(settings.noise.uniform),
+            f"noise.uniform=0 for likelihood={settings.likelihood}, which is one of grey levels",
+        ),
+        (
+            objective.target != "input" and len(blueprint.shape) != 3,
+            f"images for objective.target={objective.target}, got a table",
+        ),
+    ):
+        if wrong:
+            raise UserError(f"expected {message}")
+
+
+def make_decoder(
+    blueprint: Blueprint, settings: DecoderSettings, dims: int, outputs: int
+) -> nn.Module:
+    """The decoder of the settings, from `dims` latents."""
+    generator = generator_for(blueprint.seed, "decoder")
+    options = settings.model_dump(exclude={"kind"})
+    make = backbones.conv_decoder if settings.kind == "conv" else backbones.mlp_decoder
+    return make(dims, outputs, blueprint.shape, generator, **options)
+
+
+def make_branch(
+    blueprint: Blueprint, settings: BranchSettings, dims: int
+) -> NetworkBranch | FittedBranch:
+    """The label branch of the settings, on `dims` latents."""
+    classes = blueprint.classes
+    if settings.kind == "network":
+        generator = generator_for(blueprint.seed, "branch")
+        return NetworkBranch(dims, classes, settings.hidden, generator)
+    return FittedBranch(dims, classes, settings.kind, settings.neighbours, settings.samples)

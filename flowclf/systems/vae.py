@@ -1,0 +1,71 @@
+"""VAE: a Gaussian encoder, a decoder, and what its latents say of the classes.
+
+Kingma and Welling: "Auto-encoding variational Bayes", ICLR 2014; β of Higgins et al., ICLR 2017, is
+objective.kl. The label branch is a probe: it learns from latents that do not learn from it.
+
+With mixture.start=equidistant the prior is the latent mixture and the branch its posterior, whose
+decision belongs to the bound: log p(z|y) + log p(y) = log p(z) + log p(y|z), so with branch = 1
+
+    rec + KL(q(z|x) ‖ p(z)) - E_q log p(y|z) = -elbo of log p(x, y)
+
+and the model is a generative classifier: p(x|y) by `importance_bound`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from flowclf.classifier import Batch
+from flowclf.encoders import Encoding
+from flowclf.errors import UserError
+from flowclf.objectives import free_bits, gaussian_kl_per_dim
+from flowclf.settings import Fraction, Weight
+from flowclf.systems.branched import AutoencoderSettings, BranchedAutoencoder, DecodingObjective
+from flowclf.systems.parts import Blueprint
+
+__all__ = ["AutoencodingObjective", "Vae", "VaeSettings", "build_vae"]
+
+
+class AutoencodingObjective(DecodingObjective):
+    """With the rate."""
+
+    kl: Weight = 1.0  # on KL(q(z|x) ‖ p(z)); β
+    free_bits: Weight = 0.0  # nats of each latent dimension that cost nothing
+    warmup: Fraction = 0.0  # share of the run in which the KL's weight rises from 0
+
+
+class VaeSettings(AutoencoderSettings):
+    """Everything that defines it."""
+
+    objective: AutoencodingObjective = AutoencodingObjective()
+
+
+class Vae(BranchedAutoencoder):
+    """Its rate is β KL(q(z|x) ‖ p(z))."""
+
+    settings: VaeSettings
+
+    def rate(
+        self, encoding: Encoding, kl: Tensor, batch: Batch
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """`kl_nats`; with free bits the weighted sum counts what is above them."""
+        settings, cost = self.settings.objective, kl
+        if settings.free_bits:
+            assert encoding.mean is not None
+            assert encoding.log_var is not None
+            per_dim = gaussian_kl_per_dim(encoding.mean, encoding.log_var)
+            cost = free_bits(per_dim, settings.free_bits)
+        rise = min(1.0, self.progress / settings.warmup) if settings.warmup else 1.0
+        return {"kl_nats": kl}, rise * settings.kl * cost
+
+
+def build_vae(blueprint: Blueprint, settings: VaeSettings) -> Vae:
+    """An untrained VAE or BVAE.
+
+    Raises:
+        UserError: free bits of a rate that is known as a whole only.
+    """
+    model = Vae.assemble(blueprint, settings)
+    if settings.objective.free_bits and not model.standard_prior:
+        raise UserError("expected objective.free_bits=0 where the prior is a mixture of classes")
+    return model

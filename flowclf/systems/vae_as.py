@@ -1,0 +1,111 @@
+"""VAE-AS: the rate of a VAE taken apart by a softmax that tells training samples by their latents.
+
+Li: "Improve variational autoencoder with auxiliary softmax multiclassifier", 2019. On average
+KL(q(z|x) ‖ p(z)) is I(z; x) + KL(q(z) ‖ p(z)); here each has a weight of its own. The softmax
+s(i|z) learns from the sample's number alone, the encoder from s as it stands. With mi = md it is
+the VAE, whatever s.
+
+objective.form: "bound" (SC form: below I, above the divergence, with their true gradients where s
+is optimal) or "entropy" (the paper's own estimate of I, which bounds nothing).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from flowclf.classifier import Batch
+from flowclf.encoders import Encoding
+from flowclf.errors import UserError
+from flowclf.identity import IdentitySoftmax
+from flowclf.objectives import auxiliary_softmax_terms
+from flowclf.seeding import generator_for
+from flowclf.settings import Positive, Section, Weight, Widths
+from flowclf.systems.branched import AutoencoderSettings, BranchedAutoencoder, DecodingObjective
+from flowclf.systems.parts import Blueprint
+
+__all__ = ["VaeAs", "VaeAsSettings", "build_vae_as"]
+
+
+class AuxiliaryObjective(DecodingObjective):
+    """With the two parts of the rate."""
+
+    mi: Weight = 1.0  # on I(z; x); the paper's α
+    md: Weight = 1.0  # on KL(q(z) ‖ p(z)); the paper's β
+    form: Literal["bound", "entropy"] = "bound"
+
+
+class IdentitySettings(Section):
+    """The softmax over training samples: (z, hidden layers) to `tags` tags of `values` values."""
+
+    hidden: Widths | tuple[()] = (500, 500)  # none: linear in z and z², the family of the optimum
+    # One tag for each sample is the paper's; 4 of 16 values tell 65,536 samples apart.
+    tags: Positive = 1
+    values: Positive | None = None
+    coding: Literal["mixed-radix", "random"] = "mixed-radix"
+
+
+class VaeAsSettings(AutoencoderSettings):
+    """Everything that defines it."""
+
+    latent: Positive | None = 40
+    identity: IdentitySettings = IdentitySettings()
+    objective: AuxiliaryObjective = AuxiliaryObjective()
+
+
+class VaeAs(BranchedAutoencoder):
+    """Its rate is α I(z; x) + β KL(q(z) ‖ p(z))."""
+
+    settings: VaeAsSettings
+
+    def rate(
+        self, encoding: Encoding, kl: Tensor, batch: Batch
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """`kl_nats`, `mi_nats`, `md_nats` and `identity` SC, by which s learns."""
+        if batch.index is None:
+            raise UserError(
+                "expected the numbers of the samples for vae-as, got none; give index=…"
+            )
+        settings, softmax = self.settings.objective, self._softmax()
+        bound = settings.form == "bound"
+        # One pass for both who learn: s at the full rate, the encoder at what the term counts.
+        share = settings.md - (settings.mi if bound else 0)
+        z = encoding.z.detach() + share * (encoding.z - encoding.z.detach())
+        identity, entropy = (values.mean() for values in softmax(z, batch.index))
+        learned = settings.md * kl + identity
+        if not bound:
+            entropy = softmax.frozen(encoding.z, batch.index)[1].mean()
+            learned = learned - settings.mi * entropy
+        terms = auxiliary_softmax_terms(kl, identity, softmax.log_count, None if bound else entropy)
+        weighted = settings.mi * terms["mi_nats"] + settings.md * terms["md_nats"]
+        # The gradients of `learned` and the value that the terms have.
+        total = learned + (weighted + identity - learned).detach()
+        return {"kl_nats": kl, **terms, "identity": identity}, total
+
+    def _softmax(self) -> IdentitySoftmax:
+        head = self.heads["identity"]
+        assert isinstance(head, IdentitySoftmax)
+        return head
+
+
+def build_vae_as(blueprint: Blueprint, settings: VaeAsSettings) -> VaeAs:
+    """An untrained VAE-AS.
+
+    Raises:
+        UserError: the number of training samples is not known.
+    """
+    if blueprint.samples is None:
+        raise UserError("expected samples=N, the number of training samples, for vae-as")
+    model = VaeAs.assemble(blueprint, settings)
+    options = settings.identity
+    model.heads["identity"] = IdentitySoftmax(
+        blueprint.samples,
+        model.mixture.dims,
+        hidden=options.hidden,
+        tags=options.tags,
+        values=options.values,
+        coding=options.coding,
+        generator=generator_for(blueprint.seed, "identity"),
+    )
+    return model
