@@ -292,8 +292,9 @@ class GenerativeClassifier(nn.Module):
 @torch.no_grad()
 def latents(model: GenerativeClassifier, x: Tensor) -> Tensor:
     """Noise-free latents of x (N, *shape), (N, D), in eval mode, batch by batch."""
+    device = model.mixture.means.device
     with evaluating(model):
-        return torch.cat([model.encode(part).z for part in x.split(BATCH_SIZE)])
+        return torch.cat([model.encode(part.to(device)).z for part in x.split(BATCH_SIZE)])
 
 
 @torch.no_grad()

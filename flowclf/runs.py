@@ -164,6 +164,18 @@ class Run:
         """summary.json."""
         write_json(self.summary_file, summary)
 
+    @property
+    def evaluation_file(self) -> Path:
+        """What `flowclf evaluate` found."""
+        return self.folder / "evaluation.json"
+
+    def write_evaluation(self, results: dict[str, Any]) -> None:
+        """evaluation.json: these results, and older ones that they do not replace."""
+        file = self.evaluation_file
+        old = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        versions = {name: version(name) for name in VERSIONS}
+        write_json(file, old | results | {"versions": versions, "commit": git_commit()})
+
     def read_summary(self) -> dict[str, Any]:
         """What `write_summary` wrote; empty where the run has not ended."""
         if not self.summary_file.exists():

@@ -16,6 +16,7 @@ from torch import Tensor
 from flowclf.autoencoder import Autoencoder
 from flowclf.bench.results import append_rows
 from flowclf.errors import UserError
+from flowclf.evaluation.rate import gaussians
 from flowclf.identity import IdentitySoftmax
 from flowclf.information import gaussian_log_prob, information, minibatch_information
 from flowclf.seeding import generator_for
@@ -38,9 +39,7 @@ def compare_information(run: Path) -> list[dict[str, Any]]:
     model, x = task.model, task.training.x
     if not isinstance(model, Autoencoder) or "identity" not in model.heads:
         raise UserError(f"expected a run of vae-as, got {run} of {task.config.system}")
-    parts = [model.encode(part) for part in x.split(1000)]
-    mean = torch.cat([p.mean for p in parts if p.mean is not None])
-    log_var = torch.cat([p.log_var for p in parts if p.log_var is not None])
+    mean, log_var = gaussians(model, x)
     noise = torch.empty_like(mean).normal_(generator=generator_for(0, "information"))
     z = mean + (0.5 * log_var).exp() * noise
     prior = model.mixture.log_prob(z)

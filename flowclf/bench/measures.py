@@ -12,8 +12,8 @@ from flowclf.classifier import evaluating, latents
 from flowclf.data import Split
 from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
 from flowclf.evaluation.metrics import variance_ratio
+from flowclf.evaluation.rate import aggregate_information
 from flowclf.identity import IdentitySoftmax
-from flowclf.information import active_units, information
 from flowclf.seeding import generator_for
 from flowclf.training import Trained
 
@@ -24,7 +24,6 @@ Values = dict[str, float | None]
 MOST_LATENTS = 10_000
 # Of test images, and draws of z for each, as in the VAE-AS paper.
 BOUND_IMAGES, BOUND_DRAWS = 500, 4096
-INFORMATION_LATENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def variance(trained: Trained) -> Values:
     model, split = trained.model, trained.training.labelled()
     if model.settings.mixture.kind != "gaussian":
         return {"variance_ratio": None}
-    z, y = latents(model, _device(trained, split.x[:MOST_LATENTS])).cpu(), split.y[:MOST_LATENTS]
+    z, y = latents(model, split.x[:MOST_LATENTS]).cpu(), split.y[:MOST_LATENTS]
     means, std = model.mixture.means.cpu(), model.mixture.std().cpu()
     return {"variance_ratio": variance_ratio(z, y, means, std)}
 
@@ -49,8 +48,8 @@ def variance(trained: Trained) -> Values:
 def clusters(trained: Trained) -> Values:
     """Classifiers fitted to training latents, k-means of the test latents; means of q(z|x)."""
     model, train, test = trained.model, trained.training.labelled(), trained.test
-    z, y = latents(model, _device(trained, train.x[:MOST_LATENTS])).cpu(), train.y[:MOST_LATENTS]
-    z_test = latents(model, _device(trained, test.x)).cpu()
+    z, y = latents(model, train.x[:MOST_LATENTS]).cpu(), train.y[:MOST_LATENTS]
+    z_test = latents(model, test.x).cpu()
     fitted = {
         f"{kind}_accuracy": fitted_accuracy(kind, (z, y), (z_test, test.y), model.classes)
         for kind in ("knn", "forest")
@@ -65,20 +64,20 @@ def rate(trained: Trained) -> Values:
     assert isinstance(model, Autoencoder)
     with evaluating(model):
         test, train = (_bound(model, s) for s in (trained.test, trained.training))
-        exact = _exact_information(model, trained.training)
-        x = _device(trained, trained.test.x[:BOUND_IMAGES])
+        x = trained.test.x[:BOUND_IMAGES].to(model.mixture.means.device)
         draw = generator_for(0, "bound", device=x.device)
         bound = torch.cat(
             [model.importance_bound(part, None, BOUND_DRAWS, draw) for part in x.split(20)]
         )
-        mean = [model.encode(part).mean for part in trained.training.x.split(2048)]
+    exact = aggregate_information(model, trained.training.x)
+    units = exact.pop("active_units")
     return {
         "nll_nats": float(-bound.double().mean()),
         **{f"test_{name}": value for name, value in test.items()},
         **{f"train_{name}": value for name, value in train.items()},
         **_softmax_information(model, trained.training, train["kl_nats"]),
         **{f"exact_{name}": value for name, value in exact.items()},
-        "active_units": active_units(torch.cat([m for m in mean if m is not None])),
+        "active_units": units,
     }
 
 
@@ -110,22 +109,6 @@ def _softmax_information(model: Autoencoder, split: Split, kl: float) -> Values:
     log_count = softmax.log_count
     found = (identity, log_count - identity, kl + identity - log_count, log_count - entropy)
     return dict(zip(names, found, strict=True))
-
-
-def _exact_information(model: Autoencoder, split: Split) -> dict[str, float]:
-    """By q(z) of all training samples, at draws of the first thousand."""
-    parts = [model.encode(x.to(model.mixture.means.device)) for x in split.x.split(2048)]
-    mean = torch.cat([p.mean for p in parts if p.mean is not None])
-    log_var = torch.cat([p.log_var for p in parts if p.log_var is not None])
-    own = mean[:INFORMATION_LATENTS], log_var[:INFORMATION_LATENTS]
-    noise = torch.empty_like(own[0])
-    noise.normal_(generator=generator_for(0, "information", device=noise.device))
-    z = own[0] + (0.5 * own[1]).exp() * noise
-    return information(z, *own, mean, log_var, model.mixture.log_prob(z))
-
-
-def _device(trained: Trained, x: torch.Tensor) -> torch.Tensor:
-    return x.to(trained.model.mixture.means.device)
 
 
 RATE = (

@@ -2,47 +2,126 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowclf.cli.options import AsJson, DataDir, Device, RunFolder, Where
+from flowclf.cli.options import AsJson, DataDir, Device, Where
 from flowclf.cli.output import message, number, percent, print_json, print_table
+
+if TYPE_CHECKING:
+    from flowclf.data.outliers import Outliers
+    from flowclf.evaluation import Options
+    from flowclf.training.task import Task
 
 __all__ = ["evaluate"]
 
+# Longer than a cell.
+PER_CLASS = "accuracy_per_class"
+
 
 def evaluate(
-    run: RunFolder,
+    runs: Annotated[list[Path], typer.Argument(help="Folders of trained runs.")],
     suite: Annotated[
         str, typer.Option(help="Suites, separated by commas.")
     ] = "accuracy,calibration,likelihood",
+    outliers: Annotated[
+        str,
+        typer.Option(help="Of the suite ood: kinds, known data or folders, separated by commas."),
+    ] = "noise:0.1,uniform,flipped,inverted,rotated",
+    resize: Annotated[
+        bool, typer.Option(help="Make outliers of another size or colour fit.")
+    ] = True,
+    samples: Annotated[
+        int, typer.Option(help="Test images of the suites shift and attack.", min=1)
+    ] = 1000,
     data_dir: DataDir = None,
     device: Where = Device.auto,
+    baselines: Annotated[bool, typer.Option(help="Also rows of QDA and others.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a trained run on its test set."""
-    from flowclf.evaluation import evaluate as evaluate_model
+    """Evaluate trained runs on their test sets; each gets an evaluation.json."""
+    from flowclf.evaluation import Options
     from flowclf.training.task import load_task
 
-    task = load_task(run, data_dir, device.value)
-    for notice in task.dataset.notices:
-        message(f"note: {notice}")
     suites = [name.strip() for name in suite.split(",")]
-    results = evaluate_model(task.model, task.test, suites, seed=task.config.seed)
+    documents = []
+    for folder in runs:
+        task = load_task(folder, data_dir, device.value)
+        for notice in task.dataset.notices:
+            message(f"note: {notice}")
+        specs = outliers.split(",") if "ood" in suites else []
+        sets = [_load_outliers(spec, task, data_dir, resize) for spec in specs]
+        options = Options(tuple(sets), samples=samples, levels=task.dataset.levels)
+        documents.append(_evaluated(folder, task, suites, options))
+    columns = documents if as_json or not baselines else [*documents, *_baselines(task)]
     if as_json:
-        print_json(
-            {"run": str(run), "system": task.config.system, "data": task.config.dataset, **results}
-        )
+        print_json(documents[0] if len(runs) == 1 else documents)
         return
-    per_class = results.pop("accuracy_per_class", None) or []
-    rows = [(name, _shown(name, value)) for name, value in results.items()]
-    rows += [
-        (f"accuracy of {name}", percent(value))
-        for name, value in zip(task.dataset.class_names, per_class, strict=False)
-    ]
-    print_table(f"{run}: {task.config.system} on {task.config.dataset}", ("metric", "value"), rows)
+    _print(columns, task.dataset.class_names)
+
+
+def _load_outliers(spec: str, task: Task, data_dir: Path | None, resize: bool) -> Outliers:
+    """In the form of the run's data, with what was changed as a message."""
+    from flowclf.data.outliers import load_outliers
+
+    found = load_outliers(spec.strip(), task.dataset, task.config.seed, data_dir, resize)
+    for notice in found.notices:
+        message(f"note: {found.name}: {notice}")
+    return found
+
+
+def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options) -> dict[str, Any]:
+    """What is printed of a run, once it is also in its folder."""
+    from flowclf.evaluation import evaluate as evaluate_model
+    from flowclf.runs import Run
+
+    config = task.config
+    results = evaluate_model(task.model, task.test, suites, config.seed, task.training, options)
+    Run(folder).write_evaluation(results)
+    names = {"run": str(folder), "system": config.system, "data": config.dataset}
+    return {**names, **results}
+
+
+def _baselines(task: Task) -> list[dict[str, Any]]:
+    """Columns to compare with, fitted to the data of the last run."""
+    from flowclf.evaluation.baselines import baseline_rows
+
+    rows = baseline_rows(task.training, task.test, task.dataset.levels)
+    shown = ("accuracy", "ece", "bits_per_dim")
+    return [{"run": row["system"], **{name: row[name] for name in shown}} for row in rows]
+
+
+def _print(documents: Sequence[dict[str, Any]], class_names: Sequence[str]) -> None:
+    first = documents[0]
+    told = [name for name in first if any(each.get(name) is not None for each in documents)]
+    metrics = [name for name in told if not isinstance(first[name], str | list)]
+    rows = [(name, *(_shown(name, each.get(name)) for each in documents)) for name in metrics]
+    for number_, name in enumerate(class_names if first.get(PER_CLASS) else ()):
+        values = [each[PER_CLASS][number_] if PER_CLASS in each else None for each in documents]
+        rows.append((f"accuracy of {name}", *map(percent, values)))
+    titles = [each["run"] for each in documents]
+    print_table(f"{first['system']} on {first['data']}", ("metric", *titles), rows)
+    for name in (name for name in told if isinstance(first[name], list) and name != PER_CLASS):
+        _print_rows(name, documents)
+
+
+def _print_rows(name: str, documents: Sequence[dict[str, Any]]) -> None:
+    """A table of a suite's rows, run after run; intervals are in evaluation.json."""
+    rows = [{"run": each["run"], **row} for each in documents for row in each.get(name, ())]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    columns = [key for key in keys if not key.endswith(("_low", "_high"))]
+    cells = [[_cell(key, row.get(key)) for key in columns] for row in rows]
+    print_table(name, columns, cells)
+
+
+def _cell(name: str, value: Any) -> str:
+    return value if isinstance(value, str) else _shown(name, value)
 
 
 def _shown(name: str, value: float | None) -> str:
-    return percent(value) if name == "accuracy" else number(value, 4)
+    if isinstance(value, int):
+        return str(value)
+    return percent(value) if name.endswith("accuracy") else number(value, 4)

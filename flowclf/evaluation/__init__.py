@@ -1,11 +1,15 @@
 """Evaluation over the common face: metrics, suites, baselines."""
 
-from flowclf.evaluation.evaluate import (
-    SUITES,
-    Predictions,
-    evaluate,
-    evaluate_scaled,
-    predict_split,
-)
+from flowclf.evaluation.evaluate import evaluate, evaluate_scaled
+from flowclf.evaluation.predictions import Predictions, predict_split
+from flowclf.evaluation.suites import SUITES, Options, Subject
 
-__all__ = ["SUITES", "Predictions", "evaluate", "evaluate_scaled", "predict_split"]
+__all__ = [
+    "SUITES",
+    "Options",
+    "Predictions",
+    "Subject",
+    "evaluate",
+    "evaluate_scaled",
+    "predict_split",
+]

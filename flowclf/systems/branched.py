@@ -109,7 +109,9 @@ class BranchedAutoencoder(Autoencoder):
             return densities
         branch = self.heads["branch"]
         assert isinstance(branch, NetworkBranch | FittedBranch)
-        log_posterior = branch.log_posterior(z.detach() if self._probe else z)
+        # Once trained, a probe's decision may be asked for its gradient, too.
+        probing = self._probe and self.training
+        log_posterior = branch.log_posterior(z.detach() if probing else z)
         return densities._replace(log_posterior=log_posterior)
 
     def objective(

@@ -17,10 +17,12 @@ from torch import Tensor
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
+from flowclf.data.outliers import Outliers
 from flowclf.errors import UserError
-from flowclf.evaluation import SUITES, evaluate, predict_split
+from flowclf.evaluation import SUITES, Options, evaluate, predict_split
 from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows
 from flowclf.evaluation.metrics import expected_calibration_error
+from flowclf.evaluation.scores import SCORES
 from flowclf.seeding import generator_for
 from flowclf.systems.resnet import Softmax
 
@@ -103,10 +105,39 @@ def test_suites_can_be_picked(generator: torch.Generator) -> None:
     split = images(generator)
     model = image_model(split)
     names = {"ece", "ece_20_bins", "negative_log_posterior_nats"}
-    assert evaluate(model, split, ["calibration"]).keys() == names
-    assert evaluate(model, split, iter(SUITES)) == evaluate(model, split)
-    with pytest.raises(UserError, match="unknown suite 'colour'; choose from: accuracy, calib"):
+    assert names < evaluate(model, split, ["calibration"]).keys()
+    plain = [name for name in SUITES if name not in ("ood", "shift", "attack", "paper-calibration")]
+    every = evaluate(model, split, iter(plain), training=split)
+    assert every | evaluate(model, split) == every
+    confusion = [[row[str(k)] for k in range(model.classes)] for row in every["confusion"]]
+    right = sum(row[k] for k, row in enumerate(confusion))
+    assert right == round(every["accuracy"] * len(split))
+    assert every["accuracy_low"] < every["accuracy"] < every["accuracy_high"]
+    with pytest.raises(UserError, match="'clustering' needs the training split"):
+        evaluate(model, split, ["clustering"])
+    with pytest.raises(UserError, match="'ood' needs outliers"):
+        evaluate(model, split, ["ood"])
+    with pytest.raises(UserError, match="unknown suite 'colour'; choose from: accuracy, conf"):
         evaluate(model, split, ["accuracy", "colour"])
+
+
+def test_outliers_shifts_and_attacks_are_rows(generator: torch.Generator) -> None:
+    split = images(generator)
+    model, strange = image_model(split), Outliers("strange", 255 - split.x)
+    options = Options((strange,), ("brightness",), (1, 3), (0.1,), samples=8)
+    suites = ["ood", "shift", "attack"]
+    found = evaluate(model, split, suites, training=split, options=options)
+    assert {row["score"] for row in found["ood"]} == SCORES.keys() - {"waic"}
+    assert all(row["auroc_low"] <= row["auroc"] <= row["auroc_high"] for row in found["ood"])
+    assert [row["set"] for row in found["ood_entropy"]] == ["test", "strange"]
+    assert [(row["family"], row["severity"]) for row in found["shift"]][:2] == [
+        ("clean", 0),
+        ("brightness", 1),
+    ]
+    assert len(found["attack"]) == 4
+    table = Options(levels=None)
+    with pytest.raises(UserError, match="'attack' needs images"):
+        evaluate(model, split, ["attack"], options=table)
 
 
 def test_an_empty_split_is_refused(generator: torch.Generator) -> None:

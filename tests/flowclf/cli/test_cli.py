@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -335,3 +336,33 @@ def test_a_finished_run_can_be_resumed_and_stays_what_it_is(
     assert run(["train", *options, "--resume", str(trained), "--json", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["run"] == str(trained)
     assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_evaluations_of_several_runs_are_one_table_and_stay_with_them(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies = [shutil.copytree(trained, tmp_path / name) for name in ("one", "two")]
+    paths = [str(copy) for copy in copies]
+    options = ["--suite", "accuracy,ood", "--outliers", "inverted", "--device", "cpu"]
+    assert run(["evaluate", *paths, *options]) == 0
+    text = capsys.readouterr().out
+    assert "logistic regression" in text
+    assert "typicality" in text
+    document = json.loads((copies[1] / "evaluation.json").read_text())
+    assert {"accuracy", "ood", "versions"} < document.keys()
+    assert run(["evaluate", *paths, "--suite", "accuracy", "--json", "--device", "cpu"]) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert [each["accuracy"] for each in both] == [document["accuracy"]] * 2
+    kept = json.loads((copies[1] / "evaluation.json").read_text())
+    assert kept["ood"] == document["ood"]
+
+
+def test_outliers_that_cannot_be_had_are_an_error_and_write_nothing(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    assert run(["evaluate", str(copy), "--suite", "ood", "--outliers", "no-such-thing"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "no-such-thing" in error
+    assert "\n" not in error
+    assert not (copy / "evaluation.json").exists()

@@ -1,0 +1,371 @@
+"""Common corruptions of images at five severities, and the official CIFAR-10-C files.
+
+The families are those of Hendrycks & Dietterich, "Benchmarking neural network robustness to common
+corruptions and perturbations", ICLR 2019, written from their descriptions for batches of
+small images. Their strengths are this module's own: numbers compare with each other, not with
+CIFAR-10-C, whose files `load_official` reads. Left out are frost, which is photographs of frost
+laid over the image, and saturate, which means nothing to grey images; the files have both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from flowclf.data.dataset import Split
+from flowclf.errors import UserError
+from flowclf.seeding import generator_for
+
+__all__ = ["CORRUPTIONS", "OFFICIAL", "SEVERITIES", "Corruption", "corrupt", "load_official"]
+
+Corruption = Callable[[Tensor, int, Generator], Tensor]
+"""Images (B, C, H, W) in [0, 1], severity 1 to 5, of what is drawn: images, maybe beyond [0, 1]."""
+
+SEVERITIES = (1, 2, 3, 4, 5)
+CHUNK = 500
+# Lengths are in pixels of an image of this side; below half of it they shrink no more.
+SIDE = 32
+TAPS = 11
+MUD = (0.38, 0.28, 0.18)
+OFFICIAL_ROWS = 10_000
+WHERE = "https://zenodo.org/records/2535967"
+
+
+def corrupt(x: Tensor, family: str, severity: int, seed: int, levels: int = 256) -> Tensor:
+    """Corrupted images (N, C, H, W) of whole grey levels 0..levels-1, uint8 as x.
+
+    What is drawn (noise, directions, where drops lie) depends on seed, family and the image's
+    place in x, and is the same at every severity.
+
+    Args:
+        x: grey levels (N, 1 or 3, H, W), uint8.
+        family: a name of `CORRUPTIONS`.
+        severity: 1 (weak) to 5.
+        seed: of what is drawn.
+        levels: grey levels of the images.
+
+    Raises:
+        UserError: an unknown family, a severity that is none of 1 to 5, or no such images.
+    """
+    _check_family(family, severity, CORRUPTIONS)
+    if x.ndim != 4 or x.dtype != torch.uint8 or x.shape[1] not in (1, 3):
+        raise UserError(
+            f"expected grey or RGB images (N, C, H, W) in uint8, got {tuple(x.shape)} in {x.dtype}"
+        )
+    out = torch.empty_like(x)
+    for start in range(0, len(x), CHUNK):
+        unit = x[start : start + CHUNK].cpu().float() / (levels - 1)
+        generator = generator_for(seed, f"corruption {family}", start)
+        unit = CORRUPTIONS[family](unit, severity, generator).clamp(0, 1)
+        out[start : start + CHUNK] = (unit * (levels - 1)).round().to(x)
+    return out
+
+
+def _check_family(
+    family: str, severity: int, known: dict[str, Corruption] | tuple[str, ...]
+) -> None:
+    """Refuse what is not there, in one line.
+
+    Raises:
+        UserError: an unknown family, or a severity that is none of 1 to 5.
+    """
+    if family not in known:
+        raise UserError(f"expected a corruption out of {', '.join(known)}, got {family!r}")
+    if severity not in SEVERITIES:
+        raise UserError(f"expected a severity from 1 to 5, got {severity}")
+
+
+def load_official(folder: Path | str, family: str, severity: int) -> Split:
+    """The 10,000 corrupted test images (3, 32, 32) of CIFAR-10-C or CIFAR-100-C, with labels.
+
+    Args:
+        folder: CIFAR-10-C with `gaussian_noise.npy` (50000, 32, 32, 3), five severities of 10,000,
+            and `labels.npy`; or the folder that CIFAR-10-C lies in.
+        family: a name of `OFFICIAL`.
+        severity: 1 to 5.
+
+    Raises:
+        UserError: no such file, family or severity, or arrays of another shape.
+    """
+    _check_family(family, severity, OFFICIAL)
+    folder = Path(folder)
+    nested = folder / "CIFAR-10-C"
+    folder = nested if nested.is_dir() else folder
+    rows = slice(OFFICIAL_ROWS * (severity - 1), OFFICIAL_ROWS * severity)
+    images = _official(folder / f"{family}.npy", (32, 32, 3))[rows]
+    labels = _official(folder / "labels.npy", ())[rows]
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    return Split(x, torch.from_numpy(labels.astype(np.int64)))
+
+
+def _official(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The five blocks of an official file, left on disk until they are sliced."""
+    if not path.is_file():
+        raise UserError(f"expected {path}, found no such file; unpack CIFAR-10-C.tar of {WHERE}")
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        raise UserError(f"{path}: expected an intact .npy file; fetch it again") from None
+    expected = (len(SEVERITIES) * OFFICIAL_ROWS, *shape)
+    if array.shape != expected or array.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: expected integers of shape {expected}, got {array.dtype} of shape "
+            f"{array.shape}; fetch it again"
+        )
+    return array
+
+
+# Noise.
+
+
+def _gaussian_noise(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """u + σ n."""
+    return u + _of(severity, 0.04, 0.06, 0.09, 0.12, 0.15) * _normal(u.shape, generator)
+
+
+def _shot_noise(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """Poisson(λ u)/λ: λ photons make white."""
+    photons = _of(severity, 200, 100, 55, 32, 20)
+    return torch.poisson(u * photons, generator=generator) / photons
+
+
+def _impulse_noise(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """A share of the values becomes black or white."""
+    drawn = torch.rand(u.shape, generator=generator)
+    share = _of(severity, 0.02, 0.04, 0.07, 0.12, 0.18)
+    return torch.where(drawn < share / 2, 0.0, torch.where(drawn > 1 - share / 2, 1.0, u))
+
+
+def _speckle_noise(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """u (1 + σ n)."""
+    return u * (1 + _of(severity, 0.1, 0.17, 0.25, 0.35, 0.5) * _normal(u.shape, generator))
+
+
+# Blur.
+
+
+def _gaussian_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    return _smooth(u, _of(severity, 0.5, 0.7, 0.9, 1.2, 1.6) * _scale(u))
+
+
+def _defocus_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """The average over a disk, its edge anti-aliased."""
+    radius = _of(severity, 0.9, 1.2, 1.6, 2.1, 2.7) * _scale(u)
+    margin = int(radius + 1)
+    across = torch.arange(-margin, margin + 1).float()
+    kernel = (radius + 0.5 - torch.hypot(across[:, None], across)).clamp(0, 1)
+    return _filtered(u, kernel / kernel.sum())
+
+
+def _glass_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """Every pixel is seen through a bump of its own: taken from beside its place, then smoothed."""
+    bumps = _normal((len(u), 2, *u.shape[2:]), generator)
+    spread = _of(severity, 0.4, 0.6, 0.8, 1.05, 1.4) * _scale(u)
+    return _smooth(_displaced(u, spread * bumps), 0.4 * _scale(u))
+
+
+def _motion_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """The average along a straight line, in any direction."""
+    length = _of(severity, 2.5, 3.5, 5.0, 6.5, 8.0) * _scale(u)
+    return _streaked(u, length, torch.pi * torch.rand(len(u), generator=generator))
+
+
+def _zoom_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """The average over growing enlargements about the centre."""
+    strongest = _of(severity, 1.1, 1.16, 1.24, 1.34, 1.46)
+    zooms = torch.linspace(1, strongest, TAPS).tolist()
+    shown = [_sampled(u, _plain_grid(u) / zoom) for zoom in zooms]
+    return torch.stack(shown).mean(0)
+
+
+# Weather.
+
+
+def _snow(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """Flakes that fall in streaks, over an image that is paler than it was."""
+    share = _of(severity, 0.01, 0.018, 0.027, 0.037, 0.05)
+    pale = _of(severity, 0.12, 0.2, 0.27, 0.34, 0.42)
+    drawn = torch.rand(len(u), 1, *u.shape[2:], generator=generator)
+    downward = torch.pi * (0.35 + 0.3 * torch.rand(len(u), generator=generator))
+    streaks = _streaked((drawn < share).float(), 3 * _scale(u), downward)
+    grey = u.mean(1, keepdim=True)
+    paler = u.lerp(torch.maximum(u, 0.5 + 0.5 * grey), pale)
+    return paler + 2.2 * _smooth(streaks, 0.4 * _scale(u))
+
+
+def _fog(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """Light scattered by a mist of all scales, (u + a m)/(1 + a) up to the image's own white."""
+    amount = _of(severity, 0.3, 0.55, 0.85, 1.2, 1.7)
+    white = u.amax((1, 2, 3), keepdim=True)
+    return (u + amount * _mist(u, generator)) * white / (white + amount).clamp_min(1e-6)
+
+
+def _spatter(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """Drops of mud hide a share of the image."""
+    share = _of(severity, 0.05, 0.09, 0.14, 0.2, 0.28)
+    drops = _unit_variance(_smooth(_normal((len(u), 1, *u.shape[2:]), generator), 1.3 * _scale(u)))
+    edge = drops.flatten(1).quantile(1 - share, dim=1)[:, None, None, None]
+    mud = torch.tensor(MUD)[:, None, None]
+    return u.lerp(
+        mud if u.shape[1] == 3 else mud.mean(0, keepdim=True),
+        (4 * (drops - edge) + 0.5).clamp(0, 1),
+    )
+
+
+# Light.
+
+
+def _brightness(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """V + b for the value V of HSV, its hue and saturation as they were."""
+    value = u.amax(1, keepdim=True)
+    brighter = (value + _of(severity, 0.08, 0.15, 0.23, 0.31, 0.4)).clamp_max(1)
+    return torch.where(value > 0, u * brighter / value.clamp_min(1e-6), brighter)
+
+
+def _contrast(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """m + c (u - m), with m the average of each channel."""
+    mean = u.mean((2, 3), keepdim=True)
+    return mean.lerp(u, _of(severity, 0.7, 0.5, 0.36, 0.24, 0.14))
+
+
+# Digital.
+
+
+def _elastic_transform(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """Stretched and pressed by a smooth random field."""
+    noise = _normal((len(u), 2, *u.shape[2:]), generator)
+    field = _unit_variance(_smooth(noise, 3.0 * _scale(u)))
+    return _displaced(u, _of(severity, 0.6, 0.9, 1.25, 1.65, 2.1) * _scale(u) * field)
+
+
+def _pixelate(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """Averages of fewer, larger pixels."""
+    height, width = u.shape[2:]
+    kept = _of(severity, 0.75, 0.6, 0.48, 0.38, 0.3)
+    small = F.adaptive_avg_pool2d(u, (max(1, round(kept * height)), max(1, round(kept * width))))
+    return F.interpolate(small, (height, width), mode="nearest")
+
+
+def _jpeg_compression(u: Tensor, severity: int, generator: Generator) -> Tensor:
+    """Written and read again as JPEG, by Pillow."""
+    quality = int(_of(severity, 70, 50, 35, 22, 12))
+    images = (255 * u).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    decoded = np.stack([_through_jpeg(image, quality) for image in images])
+    return torch.from_numpy(decoded).permute(0, 3, 1, 2).float() / 255
+
+
+def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """(H, W, C) uint8 to the same."""
+    from PIL import Image
+
+    file = BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(
+        file, "JPEG", quality=quality
+    )
+    with Image.open(file) as decoded:
+        return np.asarray(decoded).reshape(image.shape)
+
+
+CORRUPTIONS: dict[str, Corruption] = {
+    "gaussian_noise": _gaussian_noise,
+    "shot_noise": _shot_noise,
+    "impulse_noise": _impulse_noise,
+    "defocus_blur": _defocus_blur,
+    "glass_blur": _glass_blur,
+    "motion_blur": _motion_blur,
+    "zoom_blur": _zoom_blur,
+    "snow": _snow,
+    "fog": _fog,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "elastic_transform": _elastic_transform,
+    "pixelate": _pixelate,
+    "jpeg_compression": _jpeg_compression,
+    "speckle_noise": _speckle_noise,
+    "gaussian_blur": _gaussian_blur,
+    "spatter": _spatter,
+}
+"""By the names of the official files."""
+
+OFFICIAL = (*CORRUPTIONS, "frost", "saturate")
+"""The families that CIFAR-10-C has files of."""
+
+
+# What they are made of.
+
+
+def _of(severity: int, *values: float) -> float:
+    return values[severity - 1]
+
+
+def _scale(u: Tensor) -> float:
+    """What a length grows by with the image."""
+    return max(min(u.shape[2:]) / SIDE, 0.5)
+
+
+def _normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+def _smooth(u: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur; edge values continue outside."""
+    radius = int(3 * sigma + 1)
+    weights = (-0.5 * (torch.arange(-radius, radius + 1) / sigma).square()).exp()
+    weights = weights / weights.sum()
+    return _filtered(_filtered(u, weights[:, None]), weights[None])
+
+
+def _filtered(u: Tensor, kernel: Tensor) -> Tensor:
+    """Each channel filtered by a kernel (h, w) of odd sides; edge values continue outside."""
+    rows, columns = (side // 2 for side in kernel.shape)
+    padded = F.pad(u, (columns, columns, rows, rows), mode="replicate")
+    channels = padded.flatten(0, 1)[:, None]
+    return F.conv2d(channels, kernel[None, None]).reshape(u.shape)
+
+
+def _plain_grid(u: Tensor) -> Tensor:
+    """Where each pixel is, (1, H, W, 2): x and y in units of half the width and height."""
+    identity = torch.eye(2, 3)[None]
+    return F.affine_grid(identity, [1, 1, *u.shape[2:]], align_corners=False)
+
+
+def _sampled(u: Tensor, grid: Tensor) -> Tensor:
+    """Bilinear; edge values continue outside."""
+    grid = grid.expand(len(u), -1, -1, -1)
+    return F.grid_sample(u, grid, padding_mode="border", align_corners=False)
+
+
+def _displaced(u: Tensor, field: Tensor) -> Tensor:
+    """Every pixel taken from beside its place: a field (B, 2, H, W) of x and y, in pixels."""
+    units = torch.tensor([u.shape[3], u.shape[2]]) / 2
+    return _sampled(u, _plain_grid(u) + field.permute(0, 2, 3, 1) / units)
+
+
+def _streaked(u: Tensor, length: float, angle: Tensor) -> Tensor:
+    """The average along a line of that length in pixels, at angles (B,)."""
+    direction = torch.stack((angle.cos(), angle.sin()), dim=1)[:, :, None, None]
+    field = direction.expand(-1, -1, *u.shape[2:])
+    places = torch.linspace(-length / 2, length / 2, TAPS).tolist()
+    return torch.stack([_displaced(u, place * field) for place in places]).mean(0)
+
+
+def _unit_variance(field: Tensor) -> Tensor:
+    """Each sample's field (B, C, H, W) divided by its root mean square."""
+    return field / field.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6)
+
+
+def _mist(u: Tensor, generator: Generator) -> Tensor:
+    """Noise of half the amplitude at twice the frequency, from 0.4 to 1: (B, 1, H, W)."""
+    mist, size, amplitude = torch.zeros(len(u), 1, *u.shape[2:]), 2, 1.0
+    while size <= min(u.shape[2:]):
+        noise = torch.rand(len(u), 1, size, size, generator=generator)
+        mist += amplitude * F.interpolate(noise, list(u.shape[2:]), mode="bilinear")
+        size, amplitude = 2 * size, amplitude / 2
+    low, high = mist.amin((1, 2, 3), keepdim=True), mist.amax((1, 2, 3), keepdim=True)
+    return 0.4 + 0.6 * (mist - low) / (high - low).clamp_min(1e-6)

@@ -1,0 +1,402 @@
+"""Images that a model was not trained on, made from its own test images or taken from elsewhere.
+
+Each set is uint8 images (N, C, H, W) of the shape and the grey levels of the data it is to be
+compared with, and the same for the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import cos, inf, pi, sin
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from flowclf.data.dataset import Dataset
+from flowclf.data.folder import _is_picture, _read
+from flowclf.data.load import DATASETS, load_dataset
+from flowclf.data.rotate import random_angles, rotated
+from flowclf.errors import UserError
+from flowclf.seeding import generator_for
+
+__all__ = [
+    "OUTLIERS",
+    "OutlierKind",
+    "Outliers",
+    "Request",
+    "add_noise",
+    "coloured_drawings",
+    "fitted",
+    "gaussian_images",
+    "load_outliers",
+    "rgb_rotation",
+    "rotation_matrix",
+    "uniform_images",
+]
+
+# How far a side may be short of the wanted one to be padded instead of resized: 28 to 32.
+MOST_PADDING = 4
+# Images resized at once.
+CHUNK = 1024
+# ITU-R BT.601, as Pillow has them.
+LUMINANCE = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, eq=False)
+class Outliers:
+    """A set of outliers.
+
+    Attributes:
+        name: how messages and result files call it.
+        x: images (N, C, H, W), uint8.
+        notices: one line each about what was changed to make them fit, to show to the user.
+    """
+
+    name: str
+    x: Tensor
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a kind of outliers is made from.
+
+    Attributes:
+        like: the data set to differ from; its test images are what is changed.
+        levels: its grey levels.
+        amount: the number behind the colon, or the kind's own.
+        generator: of what is drawn.
+        data_dir: where other data sets are looked for first.
+    """
+
+    like: Dataset
+    levels: int
+    amount: float
+    generator: Generator
+    data_dir: Path | None = None
+
+    @property
+    def x(self) -> Tensor:
+        """The test images (N, C, H, W), uint8."""
+        return self.like.test.x
+
+
+@dataclass(frozen=True)
+class OutlierKind:
+    """A line of `OUTLIERS`.
+
+    Attributes:
+        summary: one line for a table.
+        make: from a request to images (M, C, H, W), uint8.
+        amount: what stands behind the colon if nothing does; None: nothing may.
+        most: the largest amount; the least is 0.
+    """
+
+    summary: str
+    make: Callable[[Request], Tensor]
+    amount: float | None = None
+    most: float = inf
+
+
+def rotation_matrix(alpha: float) -> Tensor:
+    """R = Rx(0.2π α^0.7) Ry(π α^1.2), (3, 3), float64: a rotation of the RGB cube."""
+    a, b = 0.2 * pi * alpha**0.7, pi * alpha**1.2
+    about_red = [[1.0, 0.0, 0.0], [0.0, cos(a), -sin(a)], [0.0, sin(a), cos(a)]]
+    about_green = [[cos(b), 0.0, sin(b)], [0.0, 1.0, 0.0], [-sin(b), 0.0, cos(b)]]
+    return torch.tensor(about_red, dtype=torch.float64) @ torch.tensor(
+        about_green, dtype=torch.float64
+    )
+
+
+def rgb_rotation(x: Tensor, levels: int, alpha: float = 0.35) -> Tensor:
+    """Each pixel's colour turned about mid-grey, cut at black and white: (N, 3, H, W), uint8.
+
+        x' = clamp(R (x - ½) + ½),  x in [0, 1]
+
+    α = 0 is x itself. Ardizzone et al. 2020 (IB-INN) with α = 0.35.
+
+    Raises:
+        UserError: images that are not RGB.
+    """
+    if x.shape[1] != 3:
+        raise UserError(
+            f"expected RGB images for rgb-rotation, got {x.shape[1]} channels; use noise, "
+            "inverted, rotated or drawings"
+        )
+    matrix = rotation_matrix(alpha).float()
+    middle = (levels - 1) / 2
+    return _to_levels(torch.einsum("ij,njhw->nihw", matrix, x - middle) + middle, levels)
+
+
+def add_noise(x: Tensor, levels: int, sigma: float, generator: Generator) -> Tensor:
+    """x plus N(0, σ²) in units of the range of grey levels, cut at both ends; as x, uint8."""
+    noise = torch.randn(x.shape, generator=generator)
+    return _to_levels(x + sigma * (levels - 1) * noise, levels)
+
+
+def uniform_images(x: Tensor, levels: int, generator: Generator) -> Tensor:
+    """Every grey level equally probable in every pixel; as x, uint8."""
+    return torch.randint(levels, x.shape, generator=generator, dtype=torch.uint8)
+
+
+def gaussian_images(x: Tensor, levels: int, generator: Generator) -> Tensor:
+    """Independent Gaussian pixels of each channel's mean and standard deviation; as x, uint8."""
+    std, mean = torch.std_mean(x.float(), (0, 2, 3), correction=0, keepdim=True)
+    return _to_levels(mean + std * torch.randn(x.shape, generator=generator), levels)
+
+
+def coloured_drawings(
+    drawings: Tensor, shape: tuple[int, ...], levels: int, generator: Generator
+) -> Tensor:
+    """Drawings (N, 1, h, w), white on black of 256 levels, as images (N, *shape), uint8.
+
+        RGB:  x' = 1 - colour · x,  colour = 0.3 + 0.7 U(0, 1) of each image and channel
+        grey: x' = x
+
+    Padded by their edges where a side lacks at most 4 pixels, resized otherwise. As IB-INN's code
+    does with QuickDraw.
+    """
+    x = _rescaled(_padded_or_fitted(drawings, shape), 256, levels)
+    if shape[0] != 3:
+        return _with_channels(x, shape[0])
+    colours = 0.3 + 0.7 * torch.rand(len(x), 3, 1, 1, generator=generator)
+    return _to_levels((levels - 1) - colours * x, levels)
+
+
+def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Images (N, c, h, w) made (N, *shape), uint8: as much of the centre as has the proportions.
+
+    Resized by bilinear interpolation with antialiasing; grey is repeated, colour weighed by BT.601.
+
+    Raises:
+        UserError: another number of channels that is not 1 or 3.
+    """
+    parts = x.split(CHUNK)
+    return torch.cat([_resized(_with_channels(part, shape[0]), *shape[1:]) for part in parts])
+
+
+def load_outliers(
+    spec: str,
+    like: Dataset,
+    seed: int = 0,
+    data_dir: Path | None = None,
+    resize: bool = True,
+) -> Outliers:
+    """The outliers that `spec` names, in the shape and the grey levels of `like`.
+
+    Args:
+        spec: a kind of `OUTLIERS`, with its amount behind a colon or without ("rgb-rotation:0.35");
+            a known data set, whose test images are taken; or a path to a folder of pictures, in
+            any arrangement below it, or to an `.npz`. Known names go before paths.
+        like: the data set to differ from.
+        seed: of all that is drawn.
+        data_dir: where known data sets are looked for first.
+        resize: whether images of another size or colour may be made to fit; with a notice.
+
+    Raises:
+        UserError: a table, no such name or path, an amount out of range, no picture, one that is
+            damaged, or images that do not fit and may not be made to.
+    """
+    levels = like.levels
+    if not like.is_image or levels is None:
+        raise UserError(
+            f"expected images to make outliers from, got a table of {like.shape[0]} columns "
+            f"({like.name}); choose a data set of images"
+        )
+    name, _, amount = spec.partition(":")
+    if name in OUTLIERS:
+        return _made(name, amount, like, levels, seed, data_dir)
+    if spec == like.name:
+        raise UserError(f"expected other images than the model's own, got {spec!r} again")
+    if spec in DATASETS:
+        return _other_dataset(spec, like.shape, levels, data_dir, resize)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _pictures_below(path.resolve(), like.shape, levels, resize)
+    if path.is_file():
+        return _other_dataset(str(path), like.shape, levels, data_dir, resize)
+    raise UserError(
+        f"expected outliers of a kind ({', '.join(OUTLIERS)}), a known data set "
+        f"({', '.join(DATASETS)}) or a folder of pictures, got {spec!r}"
+    )
+
+
+def _made(
+    name: str, amount: str, like: Dataset, levels: int, seed: int, data_dir: Path | None
+) -> Outliers:
+    kind = OUTLIERS[name]
+    value = _amount(name, kind, amount)
+    request = Request(like, levels, value, generator_for(seed, f"outliers {name}"), data_dir)
+    called = name if kind.amount is None else f"{name}:{value:g}"
+    return Outliers(called, kind.make(request))
+
+
+def _amount(name: str, kind: OutlierKind, text: str) -> float:
+    if kind.amount is None:
+        if text:
+            raise UserError(f"expected {name!r} alone, got {text!r} behind it; leave it out")
+        return 0.0
+    if not text:
+        return kind.amount
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= kind.most or value == inf:
+        upper = "" if kind.most == inf else f" and at most {kind.most:g}"
+        raise UserError(
+            f"expected a number from 0{upper} behind {name}:, got {text!r}; try {kind.amount:g}"
+        )
+    return value
+
+
+def _drawings(request: Request) -> Tensor:
+    if request.like.name == "omniglot":
+        raise UserError(
+            "expected other images than the model's own, got drawings, which come from omniglot; "
+            "use mnist"
+        )
+    drawings = load_dataset("omniglot", request.data_dir).test.x
+    return coloured_drawings(drawings, request.like.shape, request.levels, request.generator)
+
+
+def _turned(request: Request) -> Tensor:
+    angles = random_angles(len(request.x), request.generator)
+    return _to_levels(rotated(request.x, angles), request.levels)
+
+
+OUTLIERS: dict[str, OutlierKind] = {
+    "rgb-rotation": OutlierKind(
+        "colours turned about mid-grey, RGB only",
+        lambda r: rgb_rotation(r.x, r.levels, r.amount), 0.35, most=1.0,
+    ),
+    "noise": OutlierKind(
+        "Gaussian noise added, σ as a share of the range",
+        lambda r: add_noise(r.x, r.levels, r.amount, r.generator), 0.015,
+    ),
+    "uniform": OutlierKind(
+        "nothing but uniform noise", lambda r: uniform_images(r.x, r.levels, r.generator)
+    ),
+    "gaussian": OutlierKind(
+        "nothing but Gaussian noise, of each channel's mean and spread",
+        lambda r: gaussian_images(r.x, r.levels, r.generator),
+    ),
+    "flipped": OutlierKind("upside down", lambda r: r.x.flip(-2)),
+    "inverted": OutlierKind("black for white", lambda r: (r.levels - 1 - r.x.int()).byte()),
+    "rotated": OutlierKind("each turned by an angle of its own", _turned),
+    "drawings": OutlierKind(
+        "characters of Omniglot: in colour on white, or grey on black", _drawings
+    ),
+}  # fmt: skip
+"""Kinds by name, beside the known data sets."""
+
+
+def _other_dataset(
+    spec: str, shape: tuple[int, ...], levels: int, data_dir: Path | None, resize: bool
+) -> Outliers:
+    data = load_dataset(spec, data_dir)
+    if not data.is_image or data.levels is None:
+        raise UserError(f"expected images, got a table in {spec}; choose a data set of images")
+    notices = (*data.notices, *_change(data.name, data.shape, shape, resize))
+    return Outliers(data.name, _rescaled(fitted(data.test.x, shape), data.levels, levels), notices)
+
+
+def _pictures_below(folder: Path, shape: tuple[int, ...], levels: int, resize: bool) -> Outliers:
+    visible = [path for path in sorted(folder.rglob("*")) if _is_visible(path, folder)]
+    pictures = [path for path in visible if _is_picture(path)]
+    if not pictures:
+        raise UserError(
+            f"{folder}: expected at least one .png, .jpg or .bmp picture, got none; add one or "
+            "name another folder"
+        )
+    images: list[Tensor] = []
+    changed: list[str] = []
+    for path in pictures:
+        pixels = _read(path)
+        changed += _change(str(path), pixels.shape, shape, resize)
+        images.append(_rescaled(fitted(torch.from_numpy(pixels.copy())[None], shape), 256, levels))
+    return Outliers(
+        folder.name, torch.cat(images), _folder_notices(changed, len(visible) - len(pictures))
+    )
+
+
+def _is_visible(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and path.is_file()
+
+
+def _folder_notices(changed: list[str], ignored: int) -> tuple[str, ...]:
+    notices = []
+    if changed:
+        others = f" ({len(changed)} pictures in all)" if len(changed) > 1 else ""
+        notices.append(changed[0] + others)
+    if ignored:
+        notices.append(f"{ignored} files that are not .png, .jpg or .bmp are ignored")
+    return tuple(notices)
+
+
+def _change(
+    what: str, found: tuple[int, ...], wanted: tuple[int, ...], resize: bool
+) -> tuple[str, ...]:
+    """The notice of what is done to `found`, if anything is."""
+    if found == wanted:
+        return ()
+    before, after = _size(found), _size(wanted)
+    if not resize:
+        raise UserError(
+            f"{what}: expected {after} images, got {before}; convert them, or allow resizing"
+        )
+    return (f"{what}: made {after} from {before}",)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels}-channel")
+    return f"{width}×{height} {kind}"
+
+
+def _with_channels(x: Tensor, channels: int) -> Tensor:
+    match x.shape[1], channels:
+        case found, wanted if found == wanted:
+            return x
+        case 1, 3:
+            return x.expand(-1, 3, -1, -1)
+        case 3, 1:
+            weights = torch.tensor(LUMINANCE).view(3, 1, 1)
+            return (x * weights).sum(1, keepdim=True).round().byte()
+    raise UserError(
+        f"expected images with {channels} channels, or grey or RGB ones to convert, got "
+        f"{x.shape[1]} channels; convert them"
+    )
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    found_height, found_width = x.shape[2:]
+    if (found_height, found_width) == (height, width):
+        return x
+    kept_height = max(1, min(found_height, round(found_width * height / width)))
+    kept_width = max(1, min(found_width, round(found_height * width / height)))
+    top, left = (found_height - kept_height) // 2, (found_width - kept_width) // 2
+    centre = x[:, :, top : top + kept_height, left : left + kept_width]
+    size = (height, width)
+    return _to_levels(F.interpolate(centre.float(), size, mode="bilinear", antialias=True), 256)
+
+
+def _padded_or_fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """x (N, 1, h, w) in the size (H, W) of `shape`."""
+    missing = [wanted - found for wanted, found in zip(shape[1:], x.shape[2:], strict=True)]
+    if not all(0 <= each <= MOST_PADDING for each in missing):
+        return fitted(x, (1, *shape[1:]))
+    (top, bottom), (left, right) = ((each // 2, each - each // 2) for each in missing)
+    return F.pad(x.float(), (left, right, top, bottom), mode="replicate").byte()
+
+
+def _rescaled(x: Tensor, levels: int, wanted: int) -> Tensor:
+    return x if levels == wanted else _to_levels(x * ((wanted - 1) / (levels - 1)), wanted)
+
+
+def _to_levels(x: Tensor, levels: int) -> Tensor:
+    return x.round().clamp(0, levels - 1).byte()

@@ -1,0 +1,353 @@
+"""Calibration beyond the ECE: pure functions of log-posteriors (N, K) and labels (N,)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from flowclf.errors import UserError
+
+__all__ = [
+    "BrierDecomposition",
+    "Reliability",
+    "bootstrap_interval",
+    "brier_decomposition",
+    "brier_score",
+    "classwise_calibration_error",
+    "equal_mass_calibration_error",
+    "maximum_calibration_error",
+    "over_and_underconfidence",
+    "overconfidence",
+    "paper_calibration",
+    "reliability",
+    "wilson_interval",
+]
+
+# IB-INN's bins: edges in 0-5 % and in 95-100 %, edges in between with both ends.
+PAPER_EDGES = {"published": (5, 10), "draft": (16, 22)}
+PAPER_LEAST_COUNT = 20
+PAPER_THRESHOLD = 0.003
+PAPER_LAST_EDGE = 0.99667
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What a predictor claims and what it keeps, bin by bin; float64, NaN where a bin is empty.
+
+    Attributes:
+        confidence: mean probability claimed in each bin (B,).
+        accuracy: share of it that was right (B,).
+        count: samples (B,), integers.
+        edges: (B + 1,); bin b holds those in (edges[b], edges[b + 1]], the first also its left end.
+    """
+
+    confidence: Tensor
+    accuracy: Tensor
+    count: Tensor
+    edges: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """|accuracy - confidence| (B,), 0 in empty bins."""
+        return (self.accuracy - self.confidence).abs().nan_to_num()
+
+    @property
+    def expected_error(self) -> float:
+        """Σ_b n_b/N |accuracy_b - confidence_b|: with equal-width bins the ECE of Guo et al."""
+        return float((self.count * self.gap).sum() / self.count.sum())
+
+    @property
+    def maximum_error(self) -> float:
+        """max_b |accuracy_b - confidence_b|."""
+        return float(self.gap.max())
+
+
+@dataclass(frozen=True)
+class BrierDecomposition:
+    """score = reliability - resolution + uncertainty + within_bins, each summed over the classes.
+
+    Attributes:
+        reliability: Σ_b n_b/N (p̄_b - ō_b)²: squared calibration error; less is better.
+        resolution: Σ_b n_b/N (ō_b - ō)²: how far the bins tell the outcomes apart; more is better.
+        uncertainty: ō (1 - ō): of the labels alone.
+        within_bins: mean of (p - p̄_b)² - 2 (p - p̄_b)(o - ō_b); 0 where the forecasts of a bin are
+            equal, the only case in which Murphy's three terms add up to the score.
+    """
+
+    reliability: float
+    resolution: float
+    uncertainty: float
+    within_bins: float
+
+
+def reliability(
+    log_posterior: Tensor, y: Tensor, bins: int = 15, equal_mass: bool = False
+) -> Reliability:
+    """Accuracy against top-1 confidence: (N, K), (N,).
+
+    Args:
+        log_posterior: log q(k|x), (N, K).
+        y: labels (N,).
+        bins: how many.
+        equal_mass: bins between quantiles of the confidence, instead of equal-width ones in [0, 1].
+            Equal confidences always share a bin, so that ties make bins unequal or empty.
+
+    Raises:
+        UserError: no samples, another number of labels than of samples, or no bins.
+    """
+    confidence, hit = _top(log_posterior, y)
+    return _reliability(confidence, hit, _edges(confidence, bins, equal_mass))
+
+
+def equal_mass_calibration_error(
+    log_posterior: Tensor, y: Tensor, bins: int = 15, classwise: bool = False
+) -> float:
+    """Σ_b n_b/N |accuracy_b - confidence_b| over bins of equally many samples.
+
+    Of the top-1 confidence ("AdaECE": Mukhoti et al. 2020 after Nguyen & O'Connor 2015, who have
+    the root of the mean square); or, classwise, of each class's probability, averaged over classes:
+    the adaptive calibration error of Nixon et al., CVPR workshops 2019.
+    """
+    if not classwise:
+        return reliability(log_posterior, y, bins, equal_mass=True).expected_error
+    return _mean_over_classes(log_posterior, y, bins, equal_mass=True)
+
+
+def maximum_calibration_error(
+    log_posterior: Tensor, y: Tensor, bins: int = 15, equal_mass: bool = False
+) -> float:
+    """max_b |accuracy_b - confidence_b| over bins of the top-1 confidence: Guo et al. 2017, Eq. 5.
+
+    With equal-width bins it is that of the emptiest bin, more often than not.
+    """
+    return reliability(log_posterior, y, bins, equal_mass).maximum_error
+
+
+def classwise_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15) -> float:
+    """1/K Σ_k Σ_b n_kb/N |share of class k - mean q(k|x)|, over equal-width bins of each q(k|x).
+
+    Kull et al., "Beyond temperature scaling", NeurIPS 2019, Definition of classwise-ECE.
+    """
+    return _mean_over_classes(log_posterior, y, bins, equal_mass=False)
+
+
+def brier_score(log_posterior: Tensor, y: Tensor) -> float:
+    """mean_n Σ_k (q(k|x_n) - [k = y_n])², in [0, 2]: Brier 1950."""
+    p, o = _each_class(log_posterior, y)
+    return float((p - o).square().sum(1).mean())
+
+
+def brier_decomposition(log_posterior: Tensor, y: Tensor, bins: int = 15) -> BrierDecomposition:
+    """The score of `brier_score` in parts, over equal-width bins of each class's probability.
+
+    Murphy 1973, with the terms within bins of Stephenson, Coelho & Jolliffe, "Two extra components
+    in the Brier score decomposition", 2008: with them the sum is exact, whatever the bins.
+    """
+    p, o = _each_class(log_posterior, y)
+    edges = _edges(p, bins, equal_mass=False)
+    parts = [_decompose(p[:, k], o[:, k], edges) for k in range(p.shape[1])]
+    return BrierDecomposition(*torch.stack(parts).sum(0).tolist())
+
+
+def overconfidence(log_posterior: Tensor, y: Tensor) -> float:
+    """Mean top-1 confidence - accuracy: positive where a predictor claims too much."""
+    confidence, hit = _top(log_posterior, y)
+    return float((confidence - hit).mean())
+
+
+def over_and_underconfidence(log_posterior: Tensor, y: Tensor) -> tuple[float | None, float | None]:
+    """Mean confidence where wrong, and mean of 1 - confidence where right; None without samples.
+
+    o and u of Wenger, Kjellström & Triebel, "Non-parametric calibration for classification",
+    AISTATS 2020; o P(wrong) - u P(right) is `overconfidence`, whose magnitude no ECE falls below.
+    """
+    confidence, hit = _top(log_posterior, y)
+    wrong, right = confidence[hit == 0], 1 - confidence[hit == 1]
+    return _mean(wrong), _mean(right)
+
+
+def paper_calibration(
+    log_posterior: Tensor, y: Tensor, version: str = "published"
+) -> dict[str, float | None]:
+    """The numbers of IB-INN's tables (Ardizzone et al. 2020), as their code computes them.
+
+    All N·K probabilities are pooled, in 17 bins ("published") or 51 ("draft") that are finer below
+    5 % and above 95 %; those of at most 20 entries are left out. A bin's share of true classes q is
+    compared with its centre p, not with the mean probability: even a calibrated predictor has an
+    `ece_percent` of about 0.5 (published), so that none of these compare with other papers'.
+
+    Args:
+        log_posterior: log q(k|x) under a uniform prior, (N, K).
+        y: labels (N,).
+        version: "published" or "draft".
+
+    Returns:
+        `ece_percent` Σ n_b |q - p| / Σ n_b, `mce_percent` max |q - p| and `ice_percent`, the
+        integral of |q - p| over p by the trapezoid rule; `ovc`, expected at most 1 of a calibrated
+        predictor: published, the share of wrong samples among those of a confidence above 99.7 %,
+        over 0.3 % (None where no sample is), draft, 1 - mean q of the last two bins, over 0.333 %;
+        and `geometric_mean`: of the first three, draft, of ece, mce and max(1, ovc).
+
+    Raises:
+        UserError: an unknown version, or too few samples to fill any bin.
+    """
+    if version not in PAPER_EDGES:
+        raise UserError(f"expected version {' or '.join(PAPER_EDGES)}, got {version!r}")
+    p, o = _each_class(log_posterior, y)
+    binned = _reliability(p.flatten(), o.flatten(), _paper_edges(*PAPER_EDGES[version]))
+    kept = binned.count > PAPER_LEAST_COUNT
+    if not kept.any():
+        raise UserError(
+            f"expected a bin of more than {PAPER_LEAST_COUNT} probabilities, got {p.numel()} in all"
+        )
+    centres, share = ((binned.edges[1:] + binned.edges[:-1]) / 2)[kept], binned.accuracy[kept]
+    count, gap = binned.count[kept], 100 * (share - centres).abs()
+    ece, mce = float((count * gap).sum() / count.sum()), float(gap.max())
+    ice = float(torch.trapezoid(gap, centres))
+    draft = version == "draft"
+    ovc = _draft_ovc(share) if draft else _published_ovc(log_posterior, y)
+    third = max(1.0, ovc) if draft and ovc is not None else ice
+    return {
+        "ece_percent": ece,
+        "mce_percent": mce,
+        "ice_percent": ice,
+        "ovc": ovc,
+        "geometric_mean": (ece * mce * third) ** (1 / 3),
+    }
+
+
+def bootstrap_interval(
+    metric: Callable[[Tensor, Tensor], float],
+    log_posterior: Tensor,
+    y: Tensor,
+    generator: torch.Generator,
+    draws: int = 200,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap over samples of any metric(log_posterior, y): Efron & Tibshirani 1993.
+
+    A binned calibration error grows by resampling noise: its interval lies too high, and may leave
+    out the value of the samples themselves.
+
+    Args:
+        metric: of (N, K) and (N,).
+        log_posterior: (N, K).
+        y: labels (N,).
+        generator: what draws the samples, on their device.
+        draws: bootstrap samples of N each.
+        level: share of draws within, half of the others on either side.
+    """
+    _check(log_posterior, y)
+    _check_level(level)
+    if draws < 1:
+        raise UserError(f"expected draws >= 1, got {draws}")
+    values = []
+    for _ in range(draws):
+        drawn = torch.randint(len(y), y.shape, generator=generator, device=y.device)
+        values.append(metric(log_posterior[drawn], y[drawn]))
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.tensor(values, dtype=torch.float64).quantile(tails).tolist()
+    return low, high
+
+
+def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """The shares p for which |correct/total - p| is at most z √(p (1 - p) / total): Wilson 1927."""
+    _check_level(level)
+    if not 0 <= correct <= total or total < 1:
+        raise UserError(f"expected 0 <= correct <= total and total >= 1, got {correct} of {total}")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, shrink = correct / total, 1 + z**2 / total
+    centre = (share + z**2 / (2 * total)) / shrink
+    half = z / shrink * (share * (1 - share) / total + (z / (2 * total)) ** 2) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _top(log_posterior: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Confidence and whether it was right, (N,) each."""
+    _check(log_posterior, y)
+    confidence, predicted = log_posterior.double().exp().max(1)
+    return confidence, (predicted == y).double()
+
+
+def _each_class(log_posterior: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and outcomes, (N, K) each."""
+    _check(log_posterior, y)
+    outcomes = torch.nn.functional.one_hot(y, log_posterior.shape[1])
+    return log_posterior.double().exp(), outcomes.double()
+
+
+def _edges(p: Tensor, bins: int, equal_mass: bool) -> Tensor:
+    if bins < 1:
+        raise UserError(f"expected bins >= 1, got {bins}")
+    even = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    return p.quantile(even) if equal_mass else even
+
+
+def _paper_edges(outer: int, middle: int) -> Tensor:
+    low = torch.linspace(-1e-6, 0.05, outer, dtype=torch.float64)
+    between = torch.linspace(0.05, 0.95, middle, dtype=torch.float64)[1:-1]
+    return torch.cat([low, between, 1 - low.flip(0)])
+
+
+def _bin(p: Tensor, edges: Tensor) -> Tensor:
+    """Of which bin each is; what lies outside is of the first or the last."""
+    return torch.bucketize(p.contiguous(), edges[1:-1].contiguous())
+
+
+def _reliability(p: Tensor, o: Tensor, edges: Tensor) -> Reliability:
+    """Of probabilities and outcomes, (N,) each."""
+    index, bins = _bin(p, edges), len(edges) - 1
+    count = index.bincount(minlength=bins)
+    confidence, accuracy = (index.bincount(values, bins) / count for values in (p, o))
+    return Reliability(confidence, accuracy, count, edges)
+
+
+def _mean_over_classes(log_posterior: Tensor, y: Tensor, bins: int, equal_mass: bool) -> float:
+    errors = [
+        _reliability(p, o, _edges(p, bins, equal_mass)).expected_error
+        for p, o in zip(
+            *(values.unbind(1) for values in _each_class(log_posterior, y)), strict=True
+        )
+    ]
+    return sum(errors) / len(errors)
+
+
+def _decompose(p: Tensor, o: Tensor, edges: Tensor) -> Tensor:
+    """Reliability, resolution, uncertainty and the rest within bins, (4,), of one class."""
+    index, binned = _bin(p, edges), _reliability(p, o, edges)
+    claimed, kept, base = binned.confidence[index], binned.accuracy[index], o.mean()
+    apart = p - claimed
+    within = apart.square() - 2 * apart * (o - kept)
+    parts = (claimed - kept).square(), (kept - base).square(), base * (1 - base), within
+    return torch.stack([part.mean() for part in parts])
+
+
+def _draft_ovc(share: Tensor) -> float:
+    return float(1 - share[-2:].mean()) / (1 - PAPER_LAST_EDGE)
+
+
+def _published_ovc(log_posterior: Tensor, y: Tensor) -> float | None:
+    confidence, hit = _top(log_posterior, y)
+    wrong = _mean(1 - hit[confidence > 1 - PAPER_THRESHOLD])
+    return None if wrong is None else wrong / PAPER_THRESHOLD
+
+
+def _mean(values: Tensor) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _check(log_posterior: Tensor, y: Tensor) -> None:
+    if log_posterior.ndim != 2 or y.shape != log_posterior.shape[:1] or not y.numel():
+        raise UserError(
+            "expected log-posteriors (N, K) and labels (N,) with N > 0, "
+            f"got {tuple(log_posterior.shape)} and {tuple(y.shape)}"
+        )
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UserError(f"expected 0 < level < 1, got {level}")

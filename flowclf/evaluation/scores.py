@@ -1,0 +1,259 @@
+"""Scores of how outlying a sample is, from what a model says of it; for every system.
+
+The energy -log Σ_k w_k q(z|k) (Liu et al., NeurIPS 2020) is -log q(z) here, since the classes'
+scores are normalised log-densities: it is not listed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flowclf.classifier import GenerativeClassifier, evaluating
+from flowclf.errors import UserError
+from flowclf.evaluation.detection import typicality
+from flowclf.seeding import generator_for
+from flowclf.vmf import VonMisesFisherMixture
+
+__all__ = [
+    "SCORES",
+    "Score",
+    "Told",
+    "ensemble_scores",
+    "model_scores",
+    "negative_log_prob_per_dim",
+    "training_centre",
+    "waic",
+]
+
+# Of what shares one draw of dequantisation noise; as in `evaluate`, so that densities are equal.
+BLOCK = 512
+
+Needs = Literal["density", "posterior", "latents", "training statistics", "several runs"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a model says of B samples, float64; None where it says nothing.
+
+    Attributes:
+        nll_per_dim: -log q(x)/d (B,) in nats and data units; -elbo(x)/d where there is only that.
+        log_posterior: log q(k|x), (B, K).
+        latent_nll: -log q(z) (B,) of the mixture, nats.
+        distance: to the nearest class mean, (B,), in standard deviations.
+        centre: mean nll_per_dim of the training data.
+        runs_nll_per_dim: nll_per_dim of several runs, (M, B).
+    """
+
+    nll_per_dim: Tensor | None = None
+    log_posterior: Tensor | None = None
+    latent_nll: Tensor | None = None
+    distance: Tensor | None = None
+    centre: float | None = None
+    runs_nll_per_dim: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score (B,); the higher, the more outlying.
+
+    Attributes:
+        name: its key in `SCORES`.
+        needs: what a system must have.
+        uses: the fields of `Told` that `of` takes, in this order.
+        of: from these to the score.
+        formula: in one line.
+        paper: where it comes from.
+        direction: "higher" is outlying, or "both": too low is outlying, too, so that it is to be
+            judged by `two_tailed_auroc` besides.
+    """
+
+    name: str
+    needs: Needs
+    uses: tuple[str, ...]
+    of: Callable[..., Tensor]
+    formula: str
+    paper: str
+    direction: Literal["higher", "both"] = "higher"
+
+    def __call__(self, told: Told) -> Tensor | None:
+        """The score (B,), or None where the model does not say what it takes."""
+        values = [getattr(told, field) for field in self.uses]
+        return None if any(value is None for value in values) else self.of(*values)
+
+
+def waic(nll_per_dim: Tensor) -> Tensor:
+    """mean + variance over runs of -log q(x)/d: (M, B) to (B,).
+
+    The variance divides by M, so that one run gives -log q(x)/d itself. In nats per dimension as in
+    IB-INN's code; Choi et al. take nats a sample, where the variance weighs d times more.
+    """
+    mean = nll_per_dim.mean(0)
+    # The variance of what is infinite is not a number.
+    return torch.where(mean.isinf(), mean, mean + nll_per_dim.var(0, correction=0))
+
+
+def _unsure(log_posterior: Tensor) -> Tensor:
+    """log Σ_{k≠k*} q(k|x) = log(1 - max_k q(k|x)), without rounding to a tie at log 0."""
+    likeliest = log_posterior.argmax(1, keepdim=True)
+    return log_posterior.scatter(1, likeliest, -torch.inf).logsumexp(1)
+
+
+def _entropy(log_posterior: Tensor) -> Tensor:
+    return torch.special.entr(log_posterior.exp()).sum(1)
+
+
+def _itself(values: Tensor) -> Tensor:
+    return values
+
+
+IB_INN = "Ardizzone et al., NeurIPS 2020"
+
+_ROWS = (
+    Score(
+        "negative-log-prob", "density", ("nll_per_dim",), _itself,
+        "-log q(x) / d, or -elbo(x) / d", "Bishop, 1994", "both",
+    ),
+    Score(
+        "typicality", "training statistics", ("nll_per_dim", "centre"), typicality,
+        "|-log q(x) / d - its mean over training|", f"Nalisnick et al., 2019; {IB_INN}",
+    ),
+    Score(
+        "latent-negative-log-prob", "latents", ("latent_nll",), _itself,
+        "-log Σ_k w_k q(z|k), the energy of Liu et al., NeurIPS 2020", IB_INN, "both",
+    ),
+    Score(
+        "latent-distance", "latents", ("distance",), _itself,
+        "min_k sqrt((z - μ_k)ᵀ Σ_k⁻¹ (z - μ_k))", "Lee et al., NeurIPS 2018",
+    ),
+    Score(
+        "max-probability", "posterior", ("log_posterior",), _unsure,
+        "log(1 - max_k q(k|x))", "Hendrycks and Gimpel, ICLR 2017",
+    ),
+    Score(
+        "entropy", "posterior", ("log_posterior",), _entropy,
+        "-Σ_k q(k|x) log q(k|x)", IB_INN,
+    ),
+    Score(
+        "waic", "several runs", ("runs_nll_per_dim",), waic,
+        "mean + variance over runs of -log q(x) / d", f"Choi et al., 2018; {IB_INN}", "both",
+    ),
+)  # fmt: skip
+
+SCORES: dict[str, Score] = {score.name: score for score in _ROWS}
+
+
+@torch.no_grad()
+def model_scores(
+    model: GenerativeClassifier,
+    x: Tensor,
+    batch: int = BLOCK,
+    centre: float | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """All scores that one model can give of x (N, *shape): by name, (N,), float64, on the CPU.
+
+    Posterior and latents are those of the noise-free x, densities those of the uniformly
+    dequantised one, as in `evaluate`. Deterministic, in eval mode, batch by batch.
+
+    Args:
+        model: in any mode; it is put back.
+        x: samples, on any device.
+        batch: samples at once, 512 at most; the scores do not depend on it.
+        centre: `training_centre` of this model; without it there is no typicality.
+        seed: of the dequantisation noise.
+
+    Raises:
+        UserError: no samples, or samples of another shape.
+    """
+    with evaluating(model):
+        parts = [_scores(_told(model, *pair, centre)) for pair in _batches(model, x, batch, seed)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@torch.no_grad()
+def negative_log_prob_per_dim(
+    model: GenerativeClassifier, x: Tensor, batch: int = BLOCK, seed: int = 0
+) -> Tensor:
+    """-log q(x)/d, or -elbo(x)/d where a system has only that: (N, *shape) to (N,), float64, nats.
+
+    Args: as of `model_scores`.
+
+    Raises:
+        UserError: no samples, or a system with neither.
+    """
+    if not (model.has_density or model.has_elbo):
+        raise UserError(
+            f"expected a system with a density or a bound of it, got {type(model).__name__}; "
+            "choose a score that needs the posterior or latents alone"
+        )
+    with evaluating(model):
+        parts = [_nll_per_dim(model, noisy) for _, noisy in _batches(model, x, batch, seed)]
+    return torch.cat([part for part in parts if part is not None])
+
+
+def training_centre(
+    model: GenerativeClassifier, x: Tensor, batch: int = BLOCK, seed: int = 0
+) -> float:
+    """Mean of -log q(x)/d over training samples x (N, *shape), nats: the centre of typicality.
+
+    Args, errors: as of `negative_log_prob_per_dim`.
+    """
+    return float(negative_log_prob_per_dim(model, x, batch, seed).mean())
+
+
+def ensemble_scores(
+    models: Iterable[GenerativeClassifier], x: Tensor, batch: int = BLOCK, seed: int = 0
+) -> dict[str, Tensor]:
+    """The scores that need several runs, of x (N, *shape): by name, (N,); the models one by one.
+
+    Args, errors: as of `negative_log_prob_per_dim`; UserError also for no model.
+    """
+    rows = [negative_log_prob_per_dim(model, x, batch, seed) for model in models]
+    if not rows:
+        raise UserError("expected at least one trained model, got none; name their runs")
+    return _scores(Told(runs_nll_per_dim=torch.stack(rows)))
+
+
+def _scores(told: Told) -> dict[str, Tensor]:
+    scores = {name: score(told) for name, score in SCORES.items()}
+    return {name: values for name, values in scores.items() if values is not None}
+
+
+def _batches(
+    model: GenerativeClassifier, x: Tensor, batch: int, seed: int
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """x and its dequantised self on the model's device, in batches."""
+    if not len(x) or batch < 1:
+        raise UserError(f"expected samples and a batch of at least 1, got {len(x)} and {batch}")
+    device = model.mixture.means.device
+    for start in range(0, len(x), BLOCK):
+        block = x[start : start + BLOCK].to(device)
+        noisy = model.dequantize(block, generator_for(seed, "evaluate", start, device=device))
+        yield from zip(block.split(batch), noisy.split(batch), strict=True)
+
+
+def _told(model: GenerativeClassifier, x: Tensor, noisy: Tensor, centre: float | None) -> Told:
+    log_posterior = model.log_posterior(x).cpu().double()
+    latent_nll, distance = _latent(model, model.encode(x).z)
+    return Told(_nll_per_dim(model, noisy), log_posterior, latent_nll, distance, centre)
+
+
+def _nll_per_dim(model: GenerativeClassifier, noisy: Tensor) -> Tensor | None:
+    if not (model.has_density or model.has_elbo):
+        return None
+    log_prob = model.log_prob(noisy) if model.has_density else model.elbo(noisy)
+    return -log_prob.cpu().double() / model.dims
+
+
+def _latent(model: GenerativeClassifier, z: Tensor) -> tuple[Tensor, Tensor | None]:
+    densities = model.mixture.densities(z)
+    nll = -densities.log_prob.cpu().double()
+    if isinstance(model.mixture, VonMisesFisherMixture):
+        return nll, None
+    half_squares = model.mixture.half_mahalanobis(densities.log_prob_given_class).min(1).values
+    return nll, (2 * half_squares.cpu().double()).clamp_min(0).sqrt()

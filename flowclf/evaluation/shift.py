@@ -1,0 +1,84 @@
+"""Accuracy and calibration where test images are corrupted as the training images were not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from flowclf.classifier import GenerativeClassifier
+from flowclf.data import Split
+from flowclf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, load_official
+from flowclf.errors import UserError
+from flowclf.evaluation import metrics
+from flowclf.evaluation.predictions import predict_split
+
+__all__ = ["CLEAN", "MEAN", "METRICS", "shift_table"]
+
+CLEAN, MEAN = "clean", "mean"
+METRICS = ("accuracy", "ece", "negative_log_posterior_nats")
+
+
+def shift_table(
+    model: GenerativeClassifier,
+    split: Split,
+    families: Sequence[str] = tuple(CORRUPTIONS),
+    severities: Sequence[int] = SEVERITIES,
+    seed: int = 0,
+    *,
+    levels: int = 256,
+    official: Path | str | None = None,
+) -> list[dict[str, Any]]:
+    """`accuracy`, `ece` and `negative_log_posterior_nats` of each family and severity.
+
+    Rows of (`family`, `severity`) in this order: ("clean", 0), the split as it is; every family at
+    every severity; ("mean", s), the average over families at each severity; ("mean", None), that
+    over all. ECE is of 15 bins.
+
+    Args:
+        model: of images; evaluated in eval mode and put back.
+        split: the clean images, uint8.
+        families: names of `flowclf.data.corruptions.CORRUPTIONS`.
+        severities: out of 1 to 5.
+        seed: of what the corruptions draw, and of the evaluation.
+        levels: grey levels of the images.
+        official: the folder of CIFAR-10-C, to take its images instead of our own corruptions.
+
+    Raises:
+        UserError: an unknown family or severity, none of them, no images, or no such files.
+    """
+    if not (families and severities):
+        raise UserError("expected at least one family and one severity, got none")
+
+    def shifted(family: str, severity: int) -> Split:
+        if official is not None:
+            return load_official(official, family, severity)
+        return Split(corrupt(split.x, family, severity, seed, levels), split.y)
+
+    rows = [
+        {"family": f, "severity": s, **_measured(model, shifted(f, s), seed)}
+        for f in families
+        for s in severities
+    ]
+    clean = {"family": CLEAN, "severity": 0, **_measured(model, split, seed)}
+    return [clean, *rows, *(_average(rows, s) for s in severities), _average(rows, None)]
+
+
+def _measured(model: GenerativeClassifier, split: Split, seed: int) -> dict[str, float]:
+    p = predict_split(model, split, seed)
+    values = (
+        metrics.accuracy(p.log_posterior, p.y),
+        metrics.expected_calibration_error(p.log_posterior, p.y),
+        metrics.negative_log_posterior(p.log_posterior, p.y),
+    )
+    return dict(zip(METRICS, values, strict=True))
+
+
+def _average(rows: list[dict[str, Any]], severity: int | None) -> dict[str, Any]:
+    own = [row for row in rows if severity in (None, row["severity"])]
+    return {
+        "family": MEAN,
+        "severity": severity,
+        **{name: mean(row[name] for row in own) for name in METRICS},
+    }
