@@ -10,6 +10,7 @@ import typer
 
 from flowclf.cli.options import AsJson, DataDir, Device, Where
 from flowclf.cli.output import message, number, percent, print_json, print_table
+from flowclf.errors import UserError
 
 if TYPE_CHECKING:
     from flowclf.data.outliers import Outliers
@@ -20,12 +21,18 @@ __all__ = ["evaluate"]
 
 # Longer than a cell.
 PER_CLASS = "accuracy_per_class"
+DRAWN = ("reliability",)
+ENDS = ("_low", "_high")
 
 
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of trained runs.")],
+    runs: Annotated[list[Path] | None, typer.Argument(help="Folders of trained runs.")] = None,
     suite: Annotated[
-        str, typer.Option(help="Suites, separated by commas.")
+        str,
+        typer.Option(
+            help="Suites, separated by commas: accuracy, confusion, calibration, reliability, "
+            "paper-calibration, likelihood, clustering, information, ood, shift, attack."
+        ),
     ] = "accuracy,calibration,likelihood",
     outliers: Annotated[
         str,
@@ -40,9 +47,17 @@ def evaluate(
     data_dir: DataDir = None,
     device: Where = Device.auto,
     baselines: Annotated[bool, typer.Option(help="Also rows of QDA and others.")] = True,
+    list_scores: Annotated[
+        bool, typer.Option("--list-scores", help="What the suite ood scores by.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate trained runs on their test sets; each gets an evaluation.json."""
+    """Evaluate trained runs on their test sets; each gets an evaluation.json and figures."""
+    if list_scores:
+        _print_scores(as_json)
+        return
+    if not runs:
+        raise UserError("expected the folder of a trained run, got none; see flowclf train")
     from flowclf.evaluation import Options
     from flowclf.training.task import load_task
 
@@ -63,6 +78,17 @@ def evaluate(
     _print(columns, task.dataset.class_names)
 
 
+def _print_scores(as_json: bool) -> None:
+    from flowclf.evaluation.scores import SCORES
+
+    columns = ("name", "needs", "formula", "direction", "paper")
+    rows = [{column: getattr(score, column) for column in columns} for score in SCORES.values()]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table("scores of outliers", columns, [[*row.values()] for row in rows])
+
+
 def _load_outliers(spec: str, task: Task, data_dir: Path | None, resize: bool) -> Outliers:
     """In the form of the run's data, with what was changed as a message."""
     from flowclf.data.outliers import load_outliers
@@ -76,11 +102,15 @@ def _load_outliers(spec: str, task: Task, data_dir: Path | None, resize: bool) -
 def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options) -> dict[str, Any]:
     """What is printed of a run, once it is also in its folder."""
     from flowclf.evaluation import evaluate as evaluate_model
+    from flowclf.figures.evaluation import evaluation_figures
     from flowclf.runs import Run
 
     config = task.config
     results = evaluate_model(task.model, task.test, suites, config.seed, task.training, options)
-    Run(folder).write_evaluation(results)
+    run = Run(folder)
+    run.write_evaluation(results)
+    for path in evaluation_figures(config.system, results, run.figures):
+        message(f"figure   {path}")
     names = {"run": str(folder), "system": config.system, "data": config.dataset}
     return {**names, **results}
 
@@ -97,24 +127,31 @@ def _baselines(task: Task) -> list[dict[str, Any]]:
 def _print(documents: Sequence[dict[str, Any]], class_names: Sequence[str]) -> None:
     first = documents[0]
     told = [name for name in first if any(each.get(name) is not None for each in documents)]
-    metrics = [name for name in told if not isinstance(first[name], str | list)]
-    rows = [(name, *(_shown(name, each.get(name)) for each in documents)) for name in metrics]
+    scalars = [name for name in told if not isinstance(first[name], str | list)]
+    metrics = [name for name in scalars if not name.endswith(ENDS)]
+    rows = [(name, *(_with_interval(name, each) for each in documents)) for name in metrics]
     for number_, name in enumerate(class_names if first.get(PER_CLASS) else ()):
         values = [each[PER_CLASS][number_] if PER_CLASS in each else None for each in documents]
         rows.append((f"accuracy of {name}", *map(percent, values)))
     titles = [each["run"] for each in documents]
     print_table(f"{first['system']} on {first['data']}", ("metric", *titles), rows)
-    for name in (name for name in told if isinstance(first[name], list) and name != PER_CLASS):
-        _print_rows(name, documents)
+    for name in told:
+        if isinstance(first[name], list) and name not in (PER_CLASS, *DRAWN):
+            _print_rows(name, documents)
 
 
 def _print_rows(name: str, documents: Sequence[dict[str, Any]]) -> None:
     """A table of a suite's rows, run after run; intervals are in evaluation.json."""
     rows = [{"run": each["run"], **row} for each in documents for row in each.get(name, ())]
     keys = dict.fromkeys(key for row in rows for key in row)
-    columns = [key for key in keys if not key.endswith(("_low", "_high"))]
+    columns = [key for key in keys if not key.endswith(ENDS)]
     cells = [[_cell(key, row.get(key)) for key in columns] for row in rows]
     print_table(name, columns, cells)
+
+
+def _with_interval(name: str, results: dict[str, Any]) -> str:
+    ends = [_shown(name, results[name + end]) for end in ENDS if name + end in results]
+    return _shown(name, results.get(name)) + (f" ({' – '.join(ends)})" if ends else "")
 
 
 def _cell(name: str, value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 from typing import Any, Literal, get_args
 
 import torch
@@ -24,6 +25,7 @@ from flowclf.evaluation.calibration import (
     maximum_calibration_error,
     overconfidence,
     paper_calibration,
+    reliability,
     wilson_interval,
 )
 from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
@@ -177,6 +179,29 @@ def paper_calibration_suite(subject: Subject) -> dict[str, Any]:
     }
 
 
+def reliability_suite(subject: Subject) -> dict[str, Any]:
+    """Rows of `reliability`: the 15 bins of the ECE; None in empty ones."""
+    p = subject.predictions
+    found = reliability(p.log_posterior, p.y)
+    columns = {
+        "low": found.edges[:-1],
+        "high": found.edges[1:],
+        "count": found.count,
+        "confidence": found.confidence,
+        "accuracy": found.accuracy,
+    }
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    return {
+        "reliability": [
+            {
+                name: None if isnan(value) else value
+                for name, value in zip(columns, row, strict=True)
+            }
+            for row in rows
+        ]
+    }
+
+
 def likelihood_suite(subject: Subject) -> dict[str, Any]:
     """True bits/dim, mean log q(x) or elbo, and IB-INN's own L_X/d; None where there is none."""
     p = subject.predictions
@@ -291,6 +316,7 @@ SUITES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "accuracy": accuracy_suite,
     "confusion": confusion_suite,
     "calibration": calibration_suite,
+    "reliability": reliability_suite,
     "paper-calibration": paper_calibration_suite,
     "likelihood": likelihood_suite,
     "clustering": clustering_suite,
