@@ -31,7 +31,8 @@ def evaluate(
         str,
         typer.Option(
             help="Suites, separated by commas: accuracy, confusion, calibration, reliability, "
-            "paper-calibration, likelihood, clustering, information, ood, shift, attack."
+            "paper-calibration, recalibration, likelihood, bound, clustering, information, ood, "
+            "shift, attack."
         ),
     ] = "accuracy,calibration,likelihood",
     outliers: Annotated[
@@ -58,11 +59,12 @@ def evaluate(
         return
     if not runs:
         raise UserError("expected the folder of a trained run, got none; see flowclf train")
-    from flowclf.evaluation import Options
+    from flowclf.evaluation import Options, Subject
+    from flowclf.evaluation.robustness import ensemble_rows
     from flowclf.training.task import load_task
 
     suites = [name.strip() for name in suite.split(",")]
-    documents = []
+    documents, models = [], []
     for folder in runs:
         task = load_task(folder, data_dir, device.value)
         for notice in task.dataset.notices:
@@ -71,6 +73,10 @@ def evaluate(
         sets = [_load_outliers(spec, task, data_dir, resize) for spec in specs]
         options = Options(tuple(sets), samples=samples, levels=task.dataset.levels)
         documents.append(_evaluated(folder, task, suites, options))
+        models.append(task.model)
+    if "ood" in suites and len(runs) > 1:
+        subject = Subject(task.model, task.test, seed=task.config.seed, options=options)
+        documents.append({"run": "all", "ood": ensemble_rows(models, subject)})
     columns = documents if as_json or not baselines else [*documents, *_baselines(task)]
     if as_json:
         print_json(documents[0] if len(runs) == 1 else documents)
@@ -105,8 +111,8 @@ def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options
     from flowclf.figures.evaluation import evaluation_figures
     from flowclf.runs import Run
 
-    config = task.config
-    results = evaluate_model(task.model, task.test, suites, config.seed, task.training, options)
+    config, others = task.config, (task.training, task.validation)
+    results = evaluate_model(task.model, task.test, suites, config.seed, *others, options)
     run = Run(folder)
     run.write_evaluation(results)
     for path in evaluation_figures(config.system, results, run.figures):

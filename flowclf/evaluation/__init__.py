@@ -2,7 +2,8 @@
 
 from flowclf.evaluation.evaluate import evaluate, evaluate_scaled
 from flowclf.evaluation.predictions import Predictions, predict_split
-from flowclf.evaluation.suites import SUITES, Options, Subject
+from flowclf.evaluation.subject import Options, Subject
+from flowclf.evaluation.suites import SUITES
 
 __all__ = [
     "SUITES",

@@ -10,7 +10,8 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
 from flowclf.errors import UserError
 from flowclf.evaluation.predictions import predict_split
-from flowclf.evaluation.suites import DEFAULT_SUITES, PLAIN, SUITES, Options, Subject, calibration
+from flowclf.evaluation.subject import PLAIN, Options, Subject
+from flowclf.evaluation.suites import DEFAULT_SUITES, SUITES, calibration
 from flowclf.evaluation.temperature import fit_temperature, scale
 
 __all__ = ["evaluate", "evaluate_scaled"]
@@ -22,6 +23,7 @@ def evaluate(
     suites: Iterable[str] = DEFAULT_SUITES,
     seed: int = 0,
     training: Split | None = None,
+    validation: Split | None = None,
     options: Options = PLAIN,
 ) -> dict[str, Any]:
     """The results of each suite on a split, as one dictionary of numbers, and of lists of rows.
@@ -32,12 +34,13 @@ def evaluate(
         suites: names of `SUITES`.
         seed: of the dequantisation noise and of all that is drawn.
         training: the training split, which `clustering`, `information` and `ood` need.
+        validation: samples it was not trained on, which `recalibration` needs.
         options: of the suites that look at other data than the split.
 
     Raises:
         UserError: an unknown suite, an empty split, or one that a suite needs and has not got.
     """
-    names, subject = list(suites), Subject(model, split, training, seed, options)
+    names, subject = list(suites), Subject(model, split, training, validation, seed, options)
     for name in names:
         if name not in SUITES:
             raise UserError(f"unknown suite {name!r}; choose from: {', '.join(SUITES)}")

@@ -1,23 +1,19 @@
-"""The suites of an evaluation: each a function of what it looks at to named numbers."""
+"""The suites of an evaluation: each a function of a subject to named numbers and lists of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from math import isnan
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from flowclf.classifier import GenerativeClassifier, latents
-from flowclf.data import Split
-from flowclf.data.corruptions import CORRUPTIONS, SEVERITIES
-from flowclf.data.outliers import Outliers
+from flowclf.autoencoder import Autoencoder
+from flowclf.classifier import GenerativeClassifier, evaluating, latents
 from flowclf.errors import UserError
 from flowclf.evaluation import metrics
-from flowclf.evaluation.attacks import AttackKind, AttackLoss, attack_curve
 from flowclf.evaluation.calibration import (
     brier_score,
     classwise_calibration_error,
@@ -29,85 +25,18 @@ from flowclf.evaluation.calibration import (
     wilson_interval,
 )
 from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
-from flowclf.evaluation.detection import aupr, auroc, fpr_at_95, two_tailed_auroc
 from flowclf.evaluation.predictions import Predictions, predict_split
 from flowclf.evaluation.rate import aggregate_information
-from flowclf.evaluation.scores import SCORES, model_scores, training_centre
-from flowclf.evaluation.shift import shift_table
+from flowclf.evaluation.recalibration import RECALIBRATIONS
+from flowclf.evaluation.robustness import attack_suite, ood_suite, shift_suite
+from flowclf.evaluation.subject import Subject
+from flowclf.seeding import generator_for
 
-__all__ = ["DEFAULT_SUITES", "PLAIN", "SUITES", "Options", "Subject", "calibration"]
+__all__ = ["DEFAULT_SUITES", "SUITES", "calibration"]
 
 DEFAULT_SUITES = ("accuracy", "calibration", "likelihood")
 MOST_TRAINING = 10_000
 MOST_COMPONENTS = 20_000
-BOOTSTRAPS = 100
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the suites on other than the test data look at.
-
-    Attributes:
-        outliers: of `ood`: sets that are not of the training data.
-        families, severities: of `shift`.
-        epsilons: of `attack`, as fractions of the range of grey levels.
-        samples: at most so many test images for `shift` and `attack`.
-        levels: grey levels of images, None for a table.
-    """
-
-    outliers: tuple[Outliers, ...] = ()
-    families: tuple[str, ...] = tuple(CORRUPTIONS)
-    severities: tuple[int, ...] = SEVERITIES
-    epsilons: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3)
-    samples: int = 1000
-    levels: int | None = 256
-
-
-PLAIN = Options()
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What a suite looks at.
-
-    Attributes:
-        model: in any mode; it is evaluated in eval mode and put back.
-        test: what it is evaluated on.
-        training: what it was trained on, where a suite needs that.
-        seed: of the dequantisation noise and of all that is drawn.
-        options: of the suites on other data.
-    """
-
-    model: GenerativeClassifier
-    test: Split
-    training: Split | None = None
-    seed: int = 0
-    options: Options = PLAIN
-
-    @cached_property
-    def predictions(self) -> Predictions:
-        """What the model says of the test split; computed once for all suites."""
-        return predict_split(self.model, self.test, self.seed)
-
-    def images(self, suite: str) -> tuple[Split, int]:
-        """The first test images, and their grey levels.
-
-        Raises:
-            UserError: a table.
-        """
-        if self.options.levels is None:
-            raise UserError(f"the suite {suite!r} needs images, got a table; leave it out")
-        return self.test.take(slice(self.options.samples)), self.options.levels
-
-    def needs_training(self, suite: str) -> Split:
-        """The labelled training samples.
-
-        Raises:
-            UserError: there are none.
-        """
-        if self.training is None:
-            raise UserError(f"the suite {suite!r} needs the training split, too; give training=…")
-        return self.training.labelled()
 
 
 def accuracy_suite(subject: Subject) -> dict[str, Any]:
@@ -202,6 +131,65 @@ def reliability_suite(subject: Subject) -> dict[str, Any]:
     }
 
 
+def recalibration_suite(subject: Subject) -> dict[str, Any]:
+    """Rows of `recalibration`: accuracy and calibration as it is, and after each kind of it.
+
+    Fitted on the validation split: temperature, vector scaling, isotonic regression.
+
+    Raises:
+        UserError: no validation split.
+    """
+    validation, p = subject.validation, subject.predictions
+    if not validation:
+        raise UserError(
+            "the suite 'recalibration' needs samples that were held out; train with "
+            "--set data.validation=0.1"
+        )
+    known = predict_split(subject.model, validation, subject.seed)
+    after = {
+        name: kind().fit(known.log_posterior, known.y).transform(p.log_posterior)
+        for name, kind in RECALIBRATIONS.items()
+    }
+    return {
+        "recalibration": [
+            {
+                "method": name,
+                "accuracy": metrics.accuracy(log_posterior, p.y),
+                **calibration(replace(p, log_posterior=log_posterior)),
+                "brier": brier_score(log_posterior, p.y),
+            }
+            for name, log_posterior in {"none": p.log_posterior, **after}.items()
+        ]
+    }
+
+
+def bound_suite(subject: Subject) -> dict[str, Any]:
+    """Bounds of log p(x) by 1 and by `draws` importance samples, of the first test samples.
+
+    Raises:
+        UserError: a system that has none.
+    """
+    model, options = subject.model, subject.options
+    if not isinstance(model, Autoencoder):
+        raise UserError(
+            f"the suite 'bound' needs an encoder of Gaussians and a decoder, got "
+            f"{type(model).__name__}; its density is in the suite 'likelihood', if it has one"
+        )
+    device = model.mixture.means.device
+    x = model.dequantize(subject.test.x[: options.samples].to(device))
+    generator = generator_for(subject.seed, "bound", device=device)
+    with torch.no_grad(), evaluating(model):
+        parts = x.split(20)
+        elbo = torch.cat([model.elbo(part) for part in parts])
+        many = [model.importance_bound(p, None, options.draws, generator) for p in parts]
+    return {
+        "bound": [
+            {"draws": 1, "log_prob_nats": _mean(elbo)},
+            {"draws": options.draws, "log_prob_nats": _mean(torch.cat(many))},
+        ]
+    }
+
+
 def likelihood_suite(subject: Subject) -> dict[str, Any]:
     """True bits/dim, mean log q(x) or elbo, and IB-INN's own L_X/d; None where there is none."""
     p = subject.predictions
@@ -248,97 +236,21 @@ def information_suite(subject: Subject) -> dict[str, Any]:
     return {"label_information_nats": about_y, **about_x}
 
 
-def ood_suite(subject: Subject) -> dict[str, Any]:
-    """Each set of outliers against the test split, by each score that the system can give.
-
-    Rows of `ood`: set, score, AUROC, AUPR, FPR at 95 % TPR (outliers positive) and, of scores that
-    may be too low, the two-tailed AUROC, with 95 % intervals. Rows of `ood_entropy`: mean entropy
-    of q(y|x) in nats, and how far it is above the test split's.
-
-    Raises:
-        UserError: no outliers, or no training split where the system has a density.
-    """
-    outliers = subject.options.outliers
-    if not outliers:
-        raise UserError("the suite 'ood' needs outliers; name them, e.g. --outliers noise,flipped")
-    model, centre = subject.model, None
-    if model.has_density or model.has_elbo:
-        known = subject.needs_training("ood").x[:MOST_TRAINING]
-        centre = training_centre(model, known, seed=subject.seed)
-    inside = model_scores(model, subject.test.x, centre=centre, seed=subject.seed)
-    rows, entropies = [], {"test": float(inside["entropy"].mean())}
-    for each in outliers:
-        outside = model_scores(model, each.x, centre=centre, seed=subject.seed)
-        entropies[each.name] = float(outside["entropy"].mean())
-        rows += [
-            {"set": each.name, "score": name, **_detection(name, inside[name], outside[name])}
-            for name in outside
-        ]
-    return {
-        "ood": rows,
-        "ood_entropy": [
-            {"set": name, "entropy_nats": value, "increase_nats": value - entropies["test"]}
-            for name, value in entropies.items()
-        ],
-    }
-
-
-def shift_suite(subject: Subject) -> dict[str, Any]:
-    """Accuracy and calibration of corrupted images, see `shift_table`; rows of `shift`."""
-    split, levels = subject.images("shift")
-    options = subject.options
-    families, severities = options.families, options.severities
-    return {
-        "shift": shift_table(
-            subject.model, split, families, severities, subject.seed, levels=levels
-        )
-    }
-
-
-def attack_suite(subject: Subject) -> dict[str, Any]:
-    """FGSM and PGD by cross-entropy and by a margin, see `attack_curve`; rows of `attack`."""
-    split, levels = subject.images("attack")
-    options, device = {"levels": levels, "seed": subject.seed}, subject.model.mixture.means.device
-    x, y = split.x.to(device), split.y.to(device)
-    return {
-        "attack": [
-            {"kind": kind, "loss": loss, **row}
-            for kind in get_args(AttackKind)
-            for loss in get_args(AttackLoss)
-            for row in attack_curve(
-                subject.model, x, y, subject.options.epsilons, kind, loss, **options
-            )
-        ]
-    }
-
-
 SUITES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "accuracy": accuracy_suite,
     "confusion": confusion_suite,
     "calibration": calibration_suite,
     "reliability": reliability_suite,
     "paper-calibration": paper_calibration_suite,
+    "recalibration": recalibration_suite,
     "likelihood": likelihood_suite,
+    "bound": bound_suite,
     "clustering": clustering_suite,
     "information": information_suite,
     "ood": ood_suite,
     "shift": shift_suite,
     "attack": attack_suite,
 }
-
-
-def _detection(name: str, inside: Tensor, outside: Tensor) -> dict[str, float]:
-    """Each measure, with the ends of its 95 % interval."""
-    measures = {"auroc": auroc(inside, outside)}
-    measures["aupr"] = aupr(inside, outside, draws=BOOTSTRAPS)
-    measures["fpr_at_95"] = fpr_at_95(inside, outside, draws=BOOTSTRAPS)
-    if SCORES[name].direction == "both":
-        measures["two_tailed_auroc"] = two_tailed_auroc(inside, outside, draws=BOOTSTRAPS)
-    return {
-        f"{measure}{end}": value
-        for measure, found in measures.items()
-        for end, value in (("", found.value), ("_low", found.low), ("_high", found.high))
-    }
 
 
 def _mean(values: Tensor | None) -> float | None:

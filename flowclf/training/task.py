@@ -24,6 +24,7 @@ class Task:
     model: GenerativeClassifier
     dataset: Dataset
     training: Split
+    validation: Split
     test: Split
 
 
@@ -37,5 +38,4 @@ def load_task(folder: Path, data_dir: Path | None = None, device: str = "auto") 
     config, _ = run.read_config()
     model = load(folder, pick_device(device))
     dataset = run.load_data(data_dir)
-    training, _, test = splits(config, dataset)
-    return Task(config, model, dataset, training, test)
+    return Task(config, model, dataset, *splits(config, dataset))

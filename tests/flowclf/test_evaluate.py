@@ -16,17 +16,21 @@ from torch import Tensor
 
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
-from flowclf.data import Split
+from flowclf.data import Split, hold_out
 from flowclf.data.outliers import Outliers
 from flowclf.errors import UserError
-from flowclf.evaluation import SUITES, Options, evaluate, predict_split
+from flowclf.evaluation import SUITES, Options, Subject, evaluate, predict_split
 from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows
 from flowclf.evaluation.metrics import expected_calibration_error
+from flowclf.evaluation.recalibration import TemperatureScaling
+from flowclf.evaluation.robustness import ensemble_rows
 from flowclf.evaluation.scores import SCORES
 from flowclf.seeding import generator_for
 from flowclf.systems.resnet import Softmax
 
 K = 3
+# Suites that need more than a split, or more samples.
+OTHERS = ("ood", "shift", "attack", "paper-calibration", "recalibration", "bound")
 NETWORK = {"kind": "conv", "blocks": [1], "width": [4], "dense_hidden": [8], "dropout": 0.5}
 
 
@@ -106,7 +110,7 @@ def test_suites_can_be_picked(generator: torch.Generator) -> None:
     model = image_model(split)
     names = {"ece", "ece_20_bins", "negative_log_posterior_nats"}
     assert names < evaluate(model, split, ["calibration"]).keys()
-    plain = [name for name in SUITES if name not in ("ood", "shift", "attack", "paper-calibration")]
+    plain = [name for name in SUITES if name not in OTHERS]
     every = evaluate(model, split, iter(plain), training=split)
     assert every | evaluate(model, split) == every
     confusion = [[row[str(k)] for k in range(model.classes)] for row in every["confusion"]]
@@ -268,14 +272,33 @@ def test_qda_of_images_counts_in_grey_levels(generator: torch.Generator) -> None
 
     qda, logistic = baseline_rows(train, test, 256)
     check_qda(qda, noisy(train), train.y, noisy(test), test.y, 4 * log(255))
-    x, test_x = (split.x.flatten(1).double().numpy() / 255 for split in (train, test))
-    own = LogisticRegression(max_iter=200).fit(x, train.y).predict_log_proba(test_x)
-    assert logistic["ece"] == expected_calibration_error(torch.from_numpy(own), test.y)
+    fitted, held_out = hold_out(train, 0.1, seed=0)
+    parts = [split.x.flatten(1).double().numpy() / 255 for split in (fitted, held_out, test)]
+    own = LogisticRegression(max_iter=200).fit(parts[0], fitted.y)
+    held, tested = (torch.from_numpy(own.predict_log_proba(x)) for x in parts[1:])
+    temperature = TemperatureScaling().fit(held, held_out.y)
+    assert logistic["ece"] == pytest.approx(
+        expected_calibration_error(temperature.transform(tested), test.y), abs=1e-12
+    )
 
 
-def test_qda_needs_more_samples_than_dimensions(generator: torch.Generator) -> None:
+def test_qda_needs_a_few_samples(generator: torch.Generator) -> None:
     train, test = gaussian_table(generator, 9), gaussian_table(generator, 90)
     assert [row["system"] for row in baseline_rows(train, test, None)] == ["logistic regression"]
+
+
+def test_qda_of_many_dimensions_gets_components(generator: torch.Generator) -> None:
+    train, test = (
+        Split(
+            torch.randn(n, 50, generator=generator) + 2.0 * (torch.arange(n) % K)[:, None],
+            torch.arange(n) % K,
+        )
+        for n in (90, 60)
+    )
+    qda, _ = baseline_rows(train, test, None)
+    assert qda["system"] == "QDA of 14 components"
+    assert qda["bits_per_dim"] is None
+    assert qda["accuracy"] > 0.9
 
 
 def test_two_classes_have_posteriors_as_more_have(generator: torch.Generator) -> None:
@@ -294,3 +317,41 @@ def test_baselines_see_every_class_of_a_large_sorted_set(
     split = Split(torch.randn(200, 3, generator=generator) + y[:, None], y)
     rows = baseline_rows(split, split, None)
     assert [row["samples"] for row in rows] == [60, 60]
+
+
+def test_recalibration_is_fitted_on_what_was_held_out(generator: torch.Generator) -> None:
+    test, validation = images(generator, 90), images(generator, 90)
+    model = image_model(test)
+    rows = evaluate(model, test, ["recalibration"], validation=validation)["recalibration"]
+    assert [row["method"] for row in rows] == ["none", "temperature", "vector", "isotonic"]
+    assert rows[0]["ece"] == evaluate(model, test, ["calibration"])["ece"]
+    assert rows[1]["accuracy"] == rows[0]["accuracy"]
+    for nothing in (None, validation.take(slice(0))):
+        with pytest.raises(UserError, match="data.validation"):
+            evaluate(model, test, ["recalibration"], validation=nothing)
+
+
+def test_more_importance_samples_are_a_tighter_bound(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = build("vae", shape=(1, 4, 4), classes=K, likelihood="logistic")
+    options = Options(samples=30, draws=300)
+    one, many = evaluate(model, split, ["bound"], options=options)["bound"]
+    assert one["log_prob_nats"] < many["log_prob_nats"] < 0
+    assert (one["draws"], many["draws"]) == (1, 300)
+    with pytest.raises(UserError, match="'bound' needs an encoder of Gaussians"):
+        evaluate(image_model(split), split, ["bound"])
+
+
+def test_several_runs_have_a_score_of_their_own(generator: torch.Generator) -> None:
+    split = images(generator)
+    options = Options((Outliers("strange", 255 - split.x),))
+    subject = Subject(image_model(split), split, options=options)
+    (row,) = ensemble_rows([subject.model] * 2, subject)
+    (single,) = (
+        row
+        for row in evaluate(subject.model, split, ["ood"], training=split, options=options)["ood"]
+        if row["score"] == "negative-log-prob"
+    )
+    assert row["score"] == "waic"
+    assert row["auroc"] == pytest.approx(single["auroc"])
+    assert ensemble_rows([Told(lambda x: x)], subject) == []
