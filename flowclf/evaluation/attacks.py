@@ -261,7 +261,7 @@ def _gradient(
     if gradient is None:
         raise UserError(
             f"expected a posterior with a gradient, got {type(model).__name__}, whose classes come "
-            "from neighbours, trees or a probe that has none; attack another system"
+            "from neighbours or trees, which have none; attack another system"
         )
     return gradient, attack_loss(log_posterior.detach(), y, "margin")
 

@@ -227,14 +227,25 @@ def test_mistakes_are_refused(classifier: GenerativeClassifier, test_split: Spli
         fgsm(flowclf.build("ce", shape=(3,), classes=2), torch.zeros(1, 3), y[:1], 0.1)
 
 
-@pytest.mark.parametrize("kind", ["knn", "network"])
-def test_a_posterior_without_a_gradient_is_refused(kind: str, test_split: Split) -> None:
-    """Of neighbours, and of a probe, which reads latents cut off from their encoder."""
-    probe = flowclf.build(
-        "vae", shape=(1, 8, 8), classes=10, levels=LEVELS, preset="digits", branch={"kind": kind}
+def autoencoder(branch: str) -> GenerativeClassifier:
+    shape, kind = (1, 8, 8), {"kind": branch}
+    return flowclf.build(
+        "vae", shape=shape, classes=10, levels=LEVELS, preset="digits", branch=kind
     )
+
+
+def test_a_posterior_without_a_gradient_is_refused(test_split: Split) -> None:
+    x, y = test_split.x[:2], test_split.y[:2]
     with pytest.raises(UserError, match="expected a posterior with a gradient, got"):
-        fgsm(probe, test_split.x[:2], test_split.y[:2], 0.1, levels=LEVELS)
+        fgsm(autoencoder("knn"), x, y, 0.1, levels=LEVELS)
+
+
+def test_a_probe_can_be_attacked_though_it_teaches_its_encoder_nothing(test_split: Split) -> None:
+    x, y = test_split.x[:2], test_split.y[:2]
+    model = autoencoder("network")
+    for parameter in model.heads.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(fgsm(model, x, y, 0.1, levels=LEVELS), x.float())
 
 
 class OnUnit(torch.nn.Module):

@@ -360,7 +360,9 @@ def test_evaluations_of_several_runs_are_one_table_and_stay_with_them(
 def test_outliers_that_cannot_be_had_are_an_error_and_write_nothing(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = shutil.copytree(trained, tmp_path / "copy")
+    copy = shutil.copytree(
+        trained, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluation.json")
+    )
     assert run(["evaluate", str(copy), "--suite", "ood", "--outliers", "no-such-thing"]) == 2
     error = capsys.readouterr().err.strip()
     assert "no-such-thing" in error
