@@ -9,7 +9,9 @@ import torch
 
 from flowclf.autoencoder import Autoencoder
 from flowclf.classifier import evaluating, latents
-from flowclf.data import Split
+from flowclf.data import Dataset, Split
+from flowclf.data.outliers import load_outliers
+from flowclf.evaluation import Options, evaluate
 from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
 from flowclf.evaluation.metrics import variance_ratio
 from flowclf.evaluation.rate import aggregate_information
@@ -111,6 +113,41 @@ def _softmax_information(model: Autoencoder, split: Split, kl: float) -> Values:
     return dict(zip(names, found, strict=True))
 
 
+def paper_table(trained: Trained) -> Values:
+    """IB-INN's Table 1: calibration as published, and each set of outliers by three tests.
+
+    Entropies are above those of the test split, in nats. None where a system lacks a density.
+    """
+    split, test = trained.training, trained.test
+    like = Dataset("", split, test, tuple(map(str, range(trained.model.classes))), levels=256)
+    sets = tuple(load_outliers(spec, like) for spec in OUTLIERS)
+    options = Options(outliers=sets)
+    found = evaluate(trained.model, test, PAPER_SUITES, training=split, options=options)
+    published = found["paper_calibration"][0]
+    values: Values = {f"paper_{name}": published[name] for name in PAPER_CALIBRATION}
+    rows = {(row["set"], row["score"]): row for row in found["ood"]}
+    entropies = {row["set"]: row["increase_nats"] for row in found["ood_entropy"]}
+    for spec, each in zip(OUTLIERS, sets, strict=True):
+        density = rows.get((each.name, "negative-log-prob"), {})
+        typical = rows.get((each.name, "typicality"), {})
+        cells = (
+            density.get("auroc"),
+            density.get("two_tailed_auroc"),
+            typical.get("auroc"),
+            entropies[each.name],
+        )
+        values |= dict(zip((f"{name}_{spec}" for name in TESTS), cells, strict=True))
+    return values
+
+
+OUTLIERS = ("fashion-mnist", "drawings", "noise:0.1", "rotated")
+TESTS = ("one_tailed", "two_tailed", "typicality", "entropy")
+PAPER_SUITES = ("paper-calibration", "ood")
+PAPER_CALIBRATION = ("ece_percent", "mce_percent", "ice_percent", "ovc", "geometric_mean")
+PAPER_TABLE = (
+    *(f"paper_{name}" for name in PAPER_CALIBRATION),
+    *(f"{test}_{spec}" for spec in OUTLIERS for test in TESTS),
+)
 RATE = (
     "nll_nats", "test_rec_nats", "test_kl_nats", "train_rec_nats", "train_kl_nats",
     "identity_nats", "mi_nats", "md_nats", "mi_entropy_nats", "exact_mi_nats", "exact_md_nats",
@@ -122,4 +159,5 @@ MEASURES = {
     "variance": Measure(("variance_ratio",), variance),
     "clusters": Measure(CLUSTERS, clusters),
     "rate": Measure(RATE, rate),
+    "paper-table": Measure(PAPER_TABLE, paper_table),
 }
