@@ -5,6 +5,7 @@ A decoder gives `outputs` numbers for each number of x: (B, outputs, *shape).
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal
 
 import torch
@@ -50,13 +51,13 @@ class Likelihood(nn.Module):
         """Whether log_prob of these x (N, *shape) is normalised: -elbo then bounds their bits."""
         return True
 
+    @abstractmethod
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
         """log p(x|z), (B,), nats, of x (B, *shape) in data units and outputs of the decoder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean(self, out: Tensor) -> Tensor:
         """E[x|z] (B, *shape), in data units."""
-        raise NotImplementedError
 
     def sample(
         self,
@@ -71,8 +72,9 @@ class Likelihood(nn.Module):
             return x.detach() + mean - mean.detach()
         return x.detach() if sampling == "detached" else x
 
+    @abstractmethod
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
-        raise NotImplementedError
+        """x' (B, *shape), relaxed or whole."""
 
 
 class Bernoulli(Likelihood):

@@ -13,18 +13,16 @@ one, and a recorded one is not measured again.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from flowclf.bench.results import append_rows, read_rows
+from flowclf.bench.results import append_rows, digest, read_rows
 from flowclf.classifier import evaluating
 from flowclf.data import Dataset, Split, load_dataset
 from flowclf.devices import pick_device
@@ -126,14 +124,14 @@ def run_experiment(
     task = None
     for seed in seeds:
         for variant in variants:
-            digest = _digest(variant, experiment)
-            row = known.get((variant, str(seed), digest))
+            settings = _digest(variant, experiment)
+            row = known.get((variant, str(seed), settings))
             if row is not None:
                 numbers = {name: float(row[name]) for name in SCORES}
                 yield row | numbers | {"seed": seed}
                 continue
             task = task or make_task()
-            found = measure(task, experiment, variant, seed, device) | {"settings": digest}
+            found = measure(task, experiment, variant, seed, device) | {"settings": settings}
             append_rows(FILE, [found])
             yield found
 
@@ -214,7 +212,7 @@ def _digest(variant: str, experiment: Experiment) -> str:
     model = build(system, shape=(1, 28, 28), classes=10, preset=preset)
     optimizer = [LR, EPSILON, NORM, LARGEST]
     plain = [system, model.settings.model_dump(), asdict(experiment), optimizer]
-    return f"{crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
+    return digest(plain)
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

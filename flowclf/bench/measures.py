@@ -14,7 +14,7 @@ from flowclf.data.outliers import load_outliers
 from flowclf.evaluation import Options, evaluate
 from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
 from flowclf.evaluation.metrics import variance_ratio
-from flowclf.evaluation.rate import aggregate_information
+from flowclf.evaluation.rate import aggregate_information, importance_bounds
 from flowclf.identity import IdentitySoftmax
 from flowclf.seeding import generator_for
 from flowclf.training import Trained
@@ -67,10 +67,7 @@ def rate(trained: Trained) -> Values:
     with evaluating(model):
         test, train = (_bound(model, s) for s in (trained.test, trained.training))
         x = trained.test.x[:BOUND_IMAGES].to(model.mixture.means.device)
-        draw = generator_for(0, "bound", device=x.device)
-        bound = torch.cat(
-            [model.importance_bound(part, None, BOUND_DRAWS, draw) for part in x.split(20)]
-        )
+        bound = importance_bounds(model, x, BOUND_DRAWS)
     exact = aggregate_information(model, trained.training.x)
     units = exact.pop("active_units")
     return {

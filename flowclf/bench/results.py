@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from flowclf.files import write_text
 from flowclf.runs import git_commit
 
-__all__ = ["append_rows", "read_rows"]
+__all__ = ["append_rows", "digest", "read_rows"]
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -46,3 +48,8 @@ def read_rows(name: str) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def digest(settings: Any) -> str:
+    """Eight digits that change with any of the settings, which JSON can say."""
+    return f"{crc32(json.dumps(settings, sort_keys=True).encode()):08x}"

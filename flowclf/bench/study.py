@@ -18,13 +18,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
-from zlib import crc32
 
 import torch
 import yaml
 
 from flowclf.bench.measures import MEASURES
-from flowclf.bench.results import append_rows, read_rows
+from flowclf.bench.results import append_rows, digest, read_rows
 from flowclf.config import RunConfig, make_config
 from flowclf.data import DATASETS, load_dataset
 from flowclf.errors import UserError
@@ -167,7 +166,7 @@ def _digest(config: RunConfig) -> str:
     plain["dataset"] = Path(config.dataset).name
     # A section of another kind may differ in nothing else from its kind's defaults.
     plain["kinds"] = re.findall(r'"kind": "([^"]+)"', json.dumps(config.to_dict()))
-    return f"{crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
+    return digest(plain)
 
 
 def _key(row: dict[str, str]) -> tuple[str, str, str]:

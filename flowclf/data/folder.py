@@ -10,7 +10,7 @@ from flowclf.data.dataset import Dataset, Split, validate
 from flowclf.data.pictures import decode
 from flowclf.errors import UserError
 
-__all__ = ["load_folder"]
+__all__ = ["is_picture", "load_folder", "read_picture"]
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp"}
 
@@ -31,7 +31,7 @@ def load_folder(path: Path) -> Dataset:
     names = tuple(files["train"])
     _check_same_classes(path, names, tuple(files["test"]))
     first = next(iter(files["train"].values()))[0]
-    model = _read(first)
+    model = read_picture(first)
     train, test = (_to_split(files[part], first, model) for part in ("train", "test"))
     return validate(Dataset(path.name, train, test, names, levels=256, notices=_ignored(path)))
 
@@ -51,7 +51,7 @@ def _visible_dir(path: Path) -> bool:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if _is_picture(path))
+    found = sorted(path for path in folder.iterdir() if is_picture(path))
     if not found:
         raise UserError(
             f"{folder}: expected at least one .png, .jpg or .bmp picture of this class, got none; "
@@ -60,7 +60,8 @@ def _pictures(folder: Path) -> list[Path]:
     return found
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
+    """Whether a file's ending is that of a picture, and it is not hidden."""
     return path.suffix.lower() in _ENDINGS and not path.name.startswith(".") and path.is_file()
 
 
@@ -76,7 +77,7 @@ def _check_same_classes(path: Path, train: tuple[str, ...], test: tuple[str, ...
 
 def _ignored(path: Path) -> tuple[str, ...]:
     strange = sum(
-        not _is_picture(file) and not file.name.startswith(".") and file.is_file()
+        not is_picture(file) and not file.name.startswith(".") and file.is_file()
         for part in ("train", "test")
         for file in (path / part).glob("*/*")
     )
@@ -93,7 +94,7 @@ def _to_split(files: dict[str, list[Path]], first: Path, model: _Pixels) -> Spli
 
 
 def _matching(path: Path, first: Path, model: _Pixels) -> _Pixels:
-    pixels = _read(path)
+    pixels = read_picture(path)
     if pixels.shape != model.shape:
         raise UserError(
             f"{path}: expected {_describe(model)} as {first.name} has, got {_describe(pixels)}; "
@@ -102,7 +103,12 @@ def _matching(path: Path, first: Path, model: _Pixels) -> _Pixels:
     return pixels
 
 
-def _read(path: Path) -> _Pixels:
+def read_picture(path: Path) -> _Pixels:
+    """(C, H, W), uint8.
+
+    Raises:
+        UserError: a damaged picture.
+    """
     pixels = np.asarray(decode(path, str(path)), dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from flowclf.data.dataset import Dataset
-from flowclf.data.folder import _is_picture, _read
+from flowclf.data.folder import is_picture, read_picture
 from flowclf.data.load import DATASETS, load_dataset
 from flowclf.data.rotate import random_angles, rotated
 from flowclf.errors import UserError
@@ -306,7 +306,7 @@ def _other_dataset(
 
 def _pictures_below(folder: Path, shape: tuple[int, ...], levels: int, resize: bool) -> Outliers:
     visible = [path for path in sorted(folder.rglob("*")) if _is_visible(path, folder)]
-    pictures = [path for path in visible if _is_picture(path)]
+    pictures = [path for path in visible if is_picture(path)]
     if not pictures:
         raise UserError(
             f"{folder}: expected at least one .png, .jpg or .bmp picture, got none; add one or "
@@ -315,7 +315,7 @@ def _pictures_below(folder: Path, shape: tuple[int, ...], levels: int, resize: b
     images: list[Tensor] = []
     changed: list[str] = []
     for path in pictures:
-        pixels = _read(path)
+        pixels = read_picture(path)
         changed += _change(str(path), pixels.shape, shape, resize)
         images.append(_rescaled(fitted(torch.from_numpy(pixels.copy())[None], shape), 256, levels))
     return Outliers(

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowclf.autoencoder import Autoencoder
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.information import active_units, information
 from flowclf.seeding import generator_for
 
-__all__ = ["aggregate_information", "gaussians"]
+__all__ = ["aggregate_information", "gaussians", "importance_bounds"]
 
 BATCH_SIZE = 512
 LATENTS = 1000
@@ -46,3 +47,10 @@ def gaussians(model: GenerativeClassifier, x: Tensor) -> tuple[Tensor, Tensor]:
             means.append(encoding.mean)
             log_vars.append(encoding.log_var)
     return torch.cat(means), torch.cat(log_vars)
+
+
+def importance_bounds(model: Autoencoder, x: Tensor, draws: int, seed: int = 0) -> Tensor:
+    """`importance_bound` of x (N, *shape) on the model's device, (N,), nats, in eval mode."""
+    generator = generator_for(seed, "bound", device=x.device)
+    with evaluating(model):
+        return torch.cat([model.importance_bound(p, None, draws, generator) for p in x.split(20)])

@@ -13,11 +13,10 @@ from flowclf.evaluation.attacks import AttackKind, AttackLoss, attack_curve
 from flowclf.evaluation.detection import aupr, auroc, fpr_at_95, two_tailed_auroc
 from flowclf.evaluation.scores import SCORES, ensemble_scores, model_scores, training_centre
 from flowclf.evaluation.shift import shift_table
-from flowclf.evaluation.subject import Subject
+from flowclf.evaluation.subject import MOST_TRAINING, Subject
 
 __all__ = ["attack_suite", "ensemble_rows", "ood_suite", "shift_suite"]
 
-MOST_TRAINING = 10_000
 BOOTSTRAPS = 100
 
 

@@ -12,7 +12,10 @@ from flowclf.data.outliers import Outliers
 from flowclf.errors import UserError
 from flowclf.evaluation.predictions import Predictions, predict_split
 
-__all__ = ["PLAIN", "Options", "Subject"]
+__all__ = ["MOST_TRAINING", "PLAIN", "Options", "Subject"]
+
+# Training samples that are looked at beside the test split.
+MOST_TRAINING = 10_000
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from flowclf.autoencoder import Autoencoder
-from flowclf.classifier import GenerativeClassifier, evaluating, latents
+from flowclf.classifier import evaluating, latents
+from flowclf.encoders import GaussianEncoder
 from flowclf.errors import UserError
 from flowclf.evaluation import metrics
 from flowclf.evaluation.calibration import (
@@ -26,16 +27,14 @@ from flowclf.evaluation.calibration import (
 )
 from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
 from flowclf.evaluation.predictions import Predictions, predict_split
-from flowclf.evaluation.rate import aggregate_information
+from flowclf.evaluation.rate import aggregate_information, importance_bounds
 from flowclf.evaluation.recalibration import RECALIBRATIONS
 from flowclf.evaluation.robustness import attack_suite, ood_suite, shift_suite
-from flowclf.evaluation.subject import Subject
-from flowclf.seeding import generator_for
+from flowclf.evaluation.subject import MOST_TRAINING, Subject
 
 __all__ = ["DEFAULT_SUITES", "SUITES", "calibration"]
 
 DEFAULT_SUITES = ("accuracy", "calibration", "likelihood")
-MOST_TRAINING = 10_000
 MOST_COMPONENTS = 20_000
 
 
@@ -177,15 +176,13 @@ def bound_suite(subject: Subject) -> dict[str, Any]:
         )
     device = model.mixture.means.device
     x = model.dequantize(subject.test.x[: options.samples].to(device))
-    generator = generator_for(subject.seed, "bound", device=device)
     with torch.no_grad(), evaluating(model):
-        parts = x.split(20)
-        elbo = torch.cat([model.elbo(part) for part in parts])
-        many = [model.importance_bound(p, None, options.draws, generator) for p in parts]
+        elbo = torch.cat([model.elbo(part) for part in x.split(20)])
+    many = importance_bounds(model, x, options.draws, subject.seed)
     return {
         "bound": [
             {"draws": 1, "log_prob_nats": _mean(elbo)},
-            {"draws": options.draws, "log_prob_nats": _mean(torch.cat(many))},
+            {"draws": options.draws, "log_prob_nats": _mean(many)},
         ]
     }
 
@@ -230,7 +227,7 @@ def information_suite(subject: Subject) -> dict[str, Any]:
     p, model = subject.predictions, subject.model
     about_y = _label_entropy(p.y) - metrics.negative_log_posterior(p.log_posterior, p.y)
     about_x: dict[str, Any] = dict.fromkeys(("mi_nats", "md_nats", "active_units"))
-    if _is_gaussian(model, subject.test.x[:1]):
+    if isinstance(model.encoder, GaussianEncoder):
         training = subject.needs_training("information")
         about_x = aggregate_information(model, training.x[:MOST_COMPONENTS], subject.seed)
     return {"label_information_nats": about_y, **about_x}
@@ -255,10 +252,6 @@ SUITES: dict[str, Callable[[Subject], dict[str, Any]]] = {
 
 def _mean(values: Tensor | None) -> float | None:
     return None if values is None else float(values.double().mean())
-
-
-def _is_gaussian(model: GenerativeClassifier, x: Tensor) -> bool:
-    return model.encode(x.to(model.mixture.means.device)).log_var is not None
 
 
 def _label_entropy(y: Tensor) -> float:
