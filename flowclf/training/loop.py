@@ -22,7 +22,12 @@ from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
 from flowclf.training.guard import check_finite
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
 from flowclf.training.norm import reestimate_batch_norm
-from flowclf.training.optimizer import make_optimizer, schedule_factor, set_learning_rates
+from flowclf.training.optimizer import (
+    clip_gradients,
+    make_optimizer,
+    schedule_factor,
+    set_learning_rates,
+)
 from flowclf.training.progress import Report, silent
 from flowclf.training.setup import (
     augmentation,
@@ -185,13 +190,7 @@ class Loop:
             terms = self.module.loss(batch.x, batch.y, index=batch.index)
             self.optimizer.zero_grad()
             self.fabric.backward(terms["total"])
-        norm = self.fabric.clip_gradients(
-            self.module,
-            self.optimizer,
-            max_norm=self.settings.clip_norm,
-            error_if_nonfinite=False,
-        )
-        assert norm is not None
+        norm = clip_gradients(self.model, self.settings.clip_norm)
         terms = {name: value.detach() for name, value in terms.items()}
         check_finite(self.model, terms, norm, step, batch.x)
         self.optimizer.step()

@@ -6,11 +6,12 @@ from math import cos, pi
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.settings import TrainSettings
 
-__all__ = ["make_optimizer", "schedule_factor", "set_learning_rates"]
+__all__ = ["clip_gradients", "make_optimizer", "schedule_factor", "set_learning_rates"]
 
 FINAL_FACTOR = 1e-3
 WARMUP_FACTOR = 0.05
@@ -37,6 +38,19 @@ def make_optimizer(model: GenerativeClassifier, settings: TrainSettings) -> torc
             group["betas"] = (group.pop("momentum"), 0.99)
         return torch.optim.AdamW(groups, fused=True)
     return torch.optim.SGD(groups)
+
+
+def clip_gradients(model: GenerativeClassifier, max_norm: float) -> Tensor:
+    """Clip each head's gradients, and those of all else, to a norm of `max_norm`; the whole norm.
+
+    A head that looks on (a probe, the identities' softmax of VAE-AS) then has no part in the steps
+    of the network it looks at: VAE-AS at (1, 1) stays the VAE.
+    """
+    heads = [list(head.parameters()) for head in model.heads.values()]
+    own = {p for head in heads for p in head}
+    others = [p for p in model.parameters() if p not in own]
+    norms = [torch.nn.utils.clip_grad_norm_(part, max_norm) for part in (others, *heads) if part]
+    return torch.stack(norms).norm()
 
 
 def schedule_factor(settings: TrainSettings, progress: float) -> float:

@@ -70,6 +70,23 @@ def test_training_lowers_the_loss_and_classifies(digits: Dataset) -> None:
     assert trained.summary["test"]["accuracy"] > 0.8
 
 
+def test_a_head_that_looks_on_does_not_steer_the_network(digits: Dataset) -> None:
+    """VAE-AS at (1, 1) is the VAE to its last update, although the clip binds both (its softmax
+    has a gradient of its own, which would shorten the encoder's steps)."""
+
+    def run(system: str, **model: object) -> dict[str, Tensor]:
+        small = {"network": {"kind": "mlp", "hidden": [32]}, "decoder": {"kind": "mlp"}} | model
+        data = {"train_size": 400, "test_size": 100}
+        settings = {"epochs": 3, "batch_size": 50, "precision": "64-true", "clip_norm": 0.3}
+        overrides = [small, {"latent": 4, "data": data, "train": settings}]
+        config = make_config(system, "digits", digits.shape, overrides=overrides)
+        return train(config, digits, device="cpu").model.state_dict()
+
+    vae, auxiliary = run("vae"), run("vae-as", identity={"hidden": [16], "tags": 2})
+    for name, value in vae.items():
+        torch.testing.assert_close(auxiliary[name], value, rtol=1e-9, atol=1e-9, msg=name)
+
+
 @pytest.mark.parametrize("step", [0, 9, 16])
 def test_a_resumed_run_equals_the_uninterrupted_one(
     digits: Dataset, tmp_path: Path, step: int
