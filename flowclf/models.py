@@ -119,7 +119,7 @@ def load_weights(model: GenerativeClassifier, path: Path) -> None:
     """Read what `save_weights` wrote into a model of the same architecture.
 
     Raises:
-        UserError: no such file, a damaged one, or one of another architecture.
+        UserError: no such file, a damaged one, one of another architecture, or NaN in it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -134,6 +134,9 @@ def load_weights(model: GenerativeClassifier, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     check_architecture(model.state_dict(), state, path)
+    spoilt = [name for name, value in state.items() if bool(value.isnan().any())]
+    if spoilt:
+        raise UserError(f"{path} holds NaN in {spoilt[0]}: train the run again")
     model.load_state_dict(state)
 
 

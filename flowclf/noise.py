@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import e, inf, log, pi
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,17 @@ class Noise(nn.Module):
         self.uniform, self.sigma = uniform, sigma
         self.register_buffer("unit", torch.full(shape, float(unit)))
 
+    def entropy(self, *, floating: bool = False) -> float:
+        """h(ε) of the noise in all dimensions, nats; -inf without noise.
+
+        Of U[0, w) + N(0, s²) by quadrature, of either alone log w or ½ log(2πe s²). Data that are
+        `floating` get the normal part alone.
+        """
+        width = 0.0 if floating else self.uniform
+        std = self.sigma * self.unit.double().flatten()
+        pairs = zip(*(v.tolist() for v in std.unique(return_counts=True)), strict=True)
+        return sum(count * _noise_entropy(width, value) for value, count in pairs)
+
     def set_unit(self, unit: Tensor) -> None:
         """Replace the unit of `sigma`, broadcast to one sample."""
         self.unit = unit.expand(self.unit.shape).to(self.unit).clone()
@@ -49,3 +62,16 @@ class Noise(nn.Module):
             return x.to(self.unit.dtype)
         x = x.to(self.unit.dtype)
         return x + width * torch.empty_like(x).uniform_(generator=generator) if width else x
+
+
+def _noise_entropy(width: float, std: float) -> float:
+    """h of U[0, width) + N(0, std²), nats."""
+    if not std:
+        return log(width) if width else -inf
+    if not width:
+        return 0.5 * log(2 * pi * e * std**2)
+    # Beyond nine standard deviations there is nothing; the edges are as wide as those.
+    points = torch.linspace(-9 * std, width + 9 * std, 200_001, dtype=torch.float64)
+    normal = torch.distributions.Normal(points.new_zeros(()), std)
+    density = (normal.cdf(points) - normal.cdf(points - width)) / width
+    return float(torch.trapezoid(torch.special.entr(density), points))

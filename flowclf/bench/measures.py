@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import get_args
 
 import torch
 
 from flowclf.autoencoder import Autoencoder
 from flowclf.classifier import evaluating, latents
 from flowclf.data import Dataset, Split
+from flowclf.data.corruptions import SEVERITIES
 from flowclf.data.outliers import load_outliers
 from flowclf.evaluation import Options, evaluate
+from flowclf.evaluation.attacks import AttackLoss, attack_curve
 from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
 from flowclf.evaluation.metrics import variance_ratio
-from flowclf.evaluation.rate import aggregate_information, importance_bounds
-from flowclf.identity import IdentitySoftmax
+from flowclf.evaluation.rate import (
+    aggregate_information,
+    importance_bounds,
+    softmax_information,
+)
+from flowclf.evaluation.shift import CLEAN, MEAN
 from flowclf.seeding import generator_for
 from flowclf.training import Trained
 
@@ -68,13 +76,16 @@ def rate(trained: Trained) -> Values:
         test, train = (_bound(model, s) for s in (trained.test, trained.training))
         x = trained.test.x[:BOUND_IMAGES].to(model.mixture.means.device)
         bound = importance_bounds(model, x, BOUND_DRAWS)
+    by_softmax: Values = dict.fromkeys(BY_SOFTMAX)
+    if "identity" in model.heads:
+        by_softmax = {**softmax_information(model, trained.training.x, train["kl_nats"])}
     exact = aggregate_information(model, trained.training.x)
     units = exact.pop("active_units")
     return {
         "nll_nats": float(-bound.double().mean()),
         **{f"test_{name}": value for name, value in test.items()},
         **{f"train_{name}": value for name, value in train.items()},
-        **_softmax_information(model, trained.training, train["kl_nats"]),
+        **by_softmax,
         **{f"exact_{name}": value for name, value in exact.items()},
         "active_units": units,
     }
@@ -93,62 +104,83 @@ def _bound(model: Autoencoder, split: Split) -> dict[str, float]:
     return {"rec_nats": float(torch.cat(rec).mean()), "kl_nats": float(torch.cat(kl).mean())}
 
 
-def _softmax_information(model: Autoencoder, split: Split, kl: float) -> Values:
-    """By the system's own softmax over training samples, where it has one; SC form and entropy."""
-    names = ("identity_nats", "mi_nats", "md_nats", "mi_entropy_nats")
-    if "identity" not in model.heads:
-        return dict.fromkeys(names)
-    softmax, device = model.heads["identity"], model.mixture.means.device
-    assert isinstance(softmax, IdentitySoftmax)
-    generator, values = generator_for(0, "rate", device=device), []
-    for index in torch.arange(min(MOST_LATENTS, len(split)), device=device).split(500):
-        z = model.encode(split.x[index].to(device)).draw(1, generator)[0]
-        values.append(torch.stack(softmax(z, index)))
-    identity, entropy = (float(v.mean()) for v in torch.cat(values, 1))
-    log_count = softmax.log_count
-    found = (identity, log_count - identity, kl + identity - log_count, log_count - entropy)
-    return dict(zip(names, found, strict=True))
-
-
 def paper_table(trained: Trained) -> Values:
-    """IB-INN's Table 1: calibration as published, and each set of outliers by three tests.
+    """IB-INN's Table 1: calibration as published, and each set of outliers, see `outliers`."""
+    found = evaluate(trained.model, trained.test, ["paper-calibration"])["paper_calibration"][0]
+    calibration = {f"paper_{name}": found[name] for name in PAPER_CALIBRATION}
+    return calibration | outliers(trained, OUTLIERS)
+
+
+def outliers(trained: Trained, specs: Sequence[str]) -> Values:
+    """AUROC of each set of outliers by three tests of the density, and of VIB by its rate.
 
     Entropies are above those of the test split, in nats. None where a system lacks a density.
     """
     split, test = trained.training, trained.test
     like = Dataset("", split, test, tuple(map(str, range(trained.model.classes))), levels=256)
-    sets = tuple(load_outliers(spec, like) for spec in OUTLIERS)
+    sets = tuple(load_outliers(spec, like) for spec in specs)
     options = Options(outliers=sets)
-    found = evaluate(trained.model, test, PAPER_SUITES, training=split, options=options)
-    published = found["paper_calibration"][0]
-    values: Values = {f"paper_{name}": published[name] for name in PAPER_CALIBRATION}
+    found = evaluate(trained.model, test, ["ood"], training=split, options=options)
     rows = {(row["set"], row["score"]): row for row in found["ood"]}
     entropies = {row["set"]: row["increase_nats"] for row in found["ood_entropy"]}
-    for spec, each in zip(OUTLIERS, sets, strict=True):
+    values: Values = {}
+    for spec, each in zip(specs, sets, strict=True):
         density = rows.get((each.name, "negative-log-prob"), {})
-        typical = rows.get((each.name, "typicality"), {})
         cells = (
             density.get("auroc"),
             density.get("two_tailed_auroc"),
-            typical.get("auroc"),
+            rows.get((each.name, "typicality"), {}).get("auroc"),
+            rows.get((each.name, "rate"), {}).get("auroc"),
             entropies[each.name],
         )
         values |= dict(zip((f"{name}_{spec}" for name in TESTS), cells, strict=True))
     return values
 
 
+def robustness(trained: Trained) -> Values:
+    """FGSM's accuracy by ε, and AUROC of noticing it by the density; corruptions by severity.
+
+    Accuracy and ECE are averages over all families, of the first 1,000 test images; `scaled` at the
+    temperature of the validation split.
+    """
+    model, test, values = trained.model, trained.test, dict[str, float | None]()
+    first, device = test.take(slice(ATTACKED)), model.mixture.means.device
+    x, y = first.x.to(device), first.y.to(device)
+    for loss in get_args(AttackLoss):
+        for row in attack_curve(model, x, y, EPSILONS, "fgsm", loss, levels=256):
+            place = f"{loss}_{row['epsilon']:g}"
+            values |= {f"fgsm_{place}": row["accuracy"], f"noticed_{place}": row["auroc"]}
+    options = Options(samples=ATTACKED)
+    splits = trained.training, trained.validation
+    for row in evaluate(model, test, ["shift"], 0, *splits, options)["shift"]:
+        if row["family"] in (CLEAN, MEAN) and row["severity"] is not None:
+            values |= {f"{name}_severity_{row['severity']}": row[name] for name in SHIFTED}
+    return values
+
+
+ATTACKED = 1000
+EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.3)
+SHIFTED = ("accuracy", "ece", "ece_scaled")
+ROBUSTNESS = (
+    *(f"{name}_{loss}_{e:g}" for name in ("fgsm", "noticed")
+      for loss in get_args(AttackLoss) for e in EPSILONS),
+    *(f"{name}_severity_{s}" for name in SHIFTED for s in (0, *SEVERITIES)),
+)  # fmt: skip
+TRAP = ("mnist", "omniglot")
 OUTLIERS = ("fashion-mnist", "drawings", "noise:0.1", "rotated")
-TESTS = ("one_tailed", "two_tailed", "typicality", "entropy")
-PAPER_SUITES = ("paper-calibration", "ood")
+TESTS = ("one_tailed", "two_tailed", "typicality", "rate", "entropy")
 PAPER_CALIBRATION = ("ece_percent", "mce_percent", "ice_percent", "ovc", "geometric_mean")
-PAPER_TABLE = (
-    *(f"paper_{name}" for name in PAPER_CALIBRATION),
-    *(f"{test}_{spec}" for spec in OUTLIERS for test in TESTS),
-)
+
+
+def _outlier_names(specs: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{test}_{spec}" for spec in specs for test in TESTS)
+
+
+PAPER_TABLE = (*(f"paper_{name}" for name in PAPER_CALIBRATION), *_outlier_names(OUTLIERS))
+BY_SOFTMAX = ("identity_nats", "mi_nats", "md_nats", "mi_entropy_nats")
 RATE = (
     "nll_nats", "test_rec_nats", "test_kl_nats", "train_rec_nats", "train_kl_nats",
-    "identity_nats", "mi_nats", "md_nats", "mi_entropy_nats", "exact_mi_nats", "exact_md_nats",
-    "active_units",
+    *BY_SOFTMAX, "exact_mi_nats", "exact_md_nats", "active_units",
 )  # fmt: skip
 CLUSTERS = ("knn_accuracy", "forest_accuracy", "nmi", "clustering_accuracy", "ari")
 
@@ -157,4 +189,6 @@ MEASURES = {
     "clusters": Measure(CLUSTERS, clusters),
     "rate": Measure(RATE, rate),
     "paper-table": Measure(PAPER_TABLE, paper_table),
+    "likelihood-trap": Measure(_outlier_names(TRAP), partial(outliers, specs=TRAP)),
+    "robustness": Measure(ROBUSTNESS, robustness),
 }

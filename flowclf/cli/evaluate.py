@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowclf.cli.options import AsJson, DataDir, Device, Where
-from flowclf.cli.output import message, number, percent, print_json, print_table
+from flowclf.cli.output import message, number, percent, print_json, print_table, status
 from flowclf.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = ["evaluate"]
 # Longer than a cell.
 PER_CLASS = "accuracy_per_class"
 DRAWN = ("reliability",)
+NAMES = ("run", "system", "data")
 ENDS = ("_low", "_high")
 
 
@@ -107,18 +108,21 @@ def _load_outliers(spec: str, task: Task, data_dir: Path | None, resize: bool) -
 
 def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options) -> dict[str, Any]:
     """What is printed of a run, once it is also in its folder."""
-    from flowclf.evaluation import evaluate as evaluate_model
+    from flowclf.evaluation import Subject, evaluate_subject
     from flowclf.figures.evaluation import evaluation_figures
     from flowclf.runs import Run
 
     config, others = task.config, (task.training, task.validation)
-    results = evaluate_model(task.model, task.test, suites, config.seed, *others, options)
+    with status(f"{folder}: ") as report:
+        subject = Subject(task.model, task.test, *others, config.seed, options, report)
+        results = evaluate_subject(subject, suites)
     run = Run(folder)
     run.write_evaluation(results)
-    for path in evaluation_figures(config.system, results, run.figures):
+    scores = subject.outlier_scores if "ood" in results else None
+    names = task.dataset.class_names
+    for path in evaluation_figures(config.system, results, run.figures, names, scores):
         message(f"figure   {path}")
-    names = {"run": str(folder), "system": config.system, "data": config.dataset}
-    return {**names, **results}
+    return {"run": str(folder), "system": config.system, "data": config.dataset, **results}
 
 
 def _baselines(task: Task) -> list[dict[str, Any]]:
@@ -133,7 +137,7 @@ def _baselines(task: Task) -> list[dict[str, Any]]:
 def _print(documents: Sequence[dict[str, Any]], class_names: Sequence[str]) -> None:
     first = documents[0]
     told = [name for name in first if any(each.get(name) is not None for each in documents)]
-    scalars = [name for name in told if not isinstance(first[name], str | list)]
+    scalars = [name for name in told if name not in NAMES and not isinstance(first[name], list)]
     metrics = [name for name in scalars if not name.endswith(ENDS)]
     rows = [(name, *(_with_interval(name, each) for each in documents)) for name in metrics]
     for number_, name in enumerate(class_names if first.get(PER_CLASS) else ()):
@@ -151,7 +155,7 @@ def _print_rows(name: str, documents: Sequence[dict[str, Any]]) -> None:
     rows = [{"run": each["run"], **row} for each in documents for row in each.get(name, ())]
     keys = dict.fromkeys(key for row in rows for key in row)
     columns = [key for key in keys if not key.endswith(ENDS)]
-    cells = [[_cell(key, row.get(key)) for key in columns] for row in rows]
+    cells = [[_shown(key, row.get(key)) for key in columns] for row in rows]
     print_table(name, columns, cells)
 
 
@@ -160,11 +164,7 @@ def _with_interval(name: str, results: dict[str, Any]) -> str:
     return _shown(name, results.get(name)) + (f" ({' – '.join(ends)})" if ends else "")
 
 
-def _cell(name: str, value: Any) -> str:
-    return value if isinstance(value, str) else _shown(name, value)
-
-
-def _shown(name: str, value: float | None) -> str:
-    if isinstance(value, int):
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, int | str):
         return str(value)
     return percent(value) if name.endswith("accuracy") else number(value, 4)

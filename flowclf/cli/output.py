@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["message", "percent", "print_json", "print_table", "number"]
+__all__ = ["message", "number", "percent", "print_json", "print_table", "status", "with_error"]
 
 
 def message(text: str) -> None:
     """A line on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def status(prefix: str) -> Iterator[Callable[[str], None]]:
+    """What is being done just now, on standard error: in place on a terminal, else line by line."""
+    from rich.console import Console
+
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield lambda text: message(prefix + text)
+        return
+    with console.status(prefix) as shown:
+        yield lambda text: shown.update(prefix + text)
 
 
 def print_json(value: Any) -> None:
@@ -42,3 +56,11 @@ def percent(value: float | None) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A float, or a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def with_error(value: tuple[float, float | None] | None, factor: float, digits: int) -> str:
+    """A mean ± its standard error, both times a factor; no error where it is None or 0."""
+    if value is None:
+        return "-"
+    spread = "" if not value[1] else f" ± {value[1] * factor:.{digits}f}"
+    return f"{value[0] * factor:.{digits}f}{spread}"

@@ -1,6 +1,6 @@
 """Evaluation over the common face: metrics, suites, baselines."""
 
-from flowclf.evaluation.evaluate import evaluate, evaluate_scaled
+from flowclf.evaluation.evaluate import evaluate, evaluate_scaled, evaluate_subject
 from flowclf.evaluation.predictions import Predictions, predict_split
 from flowclf.evaluation.subject import Options, Subject
 from flowclf.evaluation.suites import SUITES
@@ -12,5 +12,6 @@ __all__ = [
     "Subject",
     "evaluate",
     "evaluate_scaled",
+    "evaluate_subject",
     "predict_split",
 ]

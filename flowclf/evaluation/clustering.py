@@ -7,7 +7,13 @@ from torch import Tensor
 
 from flowclf.branches import BranchKind, FittedBranch
 
-__all__ = ["cluster_scores", "clustering_accuracy", "fitted_accuracy", "kmeans"]
+__all__ = [
+    "class_distances",
+    "cluster_scores",
+    "clustering_accuracy",
+    "fitted_accuracy",
+    "kmeans",
+]
 
 RESTARTS = 10
 
@@ -49,3 +55,16 @@ def fitted_accuracy(
     branch = FittedBranch(z.shape[1], classes, kind, neighbours=10, samples=len(z))
     branch.fit(z, y)
     return float((branch.log_posterior(test[0]).argmax(1) == test[1]).double().mean())
+
+
+def class_distances(means: Tensor, std: Tensor) -> Tensor:
+    """sqrt(Σ_d (μ_id - μ_jd)²/(σ_id σ_jd)) of (K, D) twice: (K, K), float64.
+
+    With equal variances the Mahalanobis distance of two means: half of it is how far either is
+    from the plane between the classes.
+    """
+    means, std = means.double(), std.double()
+    rows = [
+        ((mean - means).square() / (s * std)).sum(1) for mean, s in zip(means, std, strict=True)
+    ]
+    return torch.stack(rows).sqrt()

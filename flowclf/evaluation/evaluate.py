@@ -14,7 +14,7 @@ from flowclf.evaluation.subject import PLAIN, Options, Subject
 from flowclf.evaluation.suites import DEFAULT_SUITES, SUITES, calibration
 from flowclf.evaluation.temperature import fit_temperature, scale
 
-__all__ = ["evaluate", "evaluate_scaled"]
+__all__ = ["evaluate", "evaluate_scaled", "evaluate_subject"]
 
 
 def evaluate(
@@ -40,12 +40,22 @@ def evaluate(
     Raises:
         UserError: an unknown suite, an empty split, or one that a suite needs and has not got.
     """
-    names, subject = list(suites), Subject(model, split, training, validation, seed, options)
+    return evaluate_subject(Subject(model, split, training, validation, seed, options), suites)
+
+
+def evaluate_subject(subject: Subject, suites: Iterable[str]) -> dict[str, Any]:
+    """`evaluate`, of a subject whose predictions and scores may be needed again.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    names = list(suites)
     for name in names:
         if name not in SUITES:
             raise UserError(f"unknown suite {name!r}; choose from: {', '.join(SUITES)}")
     results: dict[str, Any] = {}
     for name in names:
+        subject.report(name)
         results |= SUITES[name](subject)
     return results
 

@@ -14,6 +14,7 @@ __all__ = [
     "bits_per_dim",
     "expected_calibration_error",
     "negative_log_posterior",
+    "top_accuracy",
     "variance_ratio",
 ]
 
@@ -21,6 +22,13 @@ __all__ = [
 def accuracy(log_posterior: Tensor, y: Tensor) -> float:
     """Share of samples whose most probable class is the label: (N, K), (N,)."""
     return float((log_posterior.argmax(1) == y).double().mean())
+
+
+def top_accuracy(log_posterior: Tensor, y: Tensor, count: int) -> float | None:
+    """Share of samples with the label among the `count` most probable classes; None if K <= it."""
+    if log_posterior.shape[1] <= count:
+        return None
+    return float((log_posterior.topk(count, 1).indices == y[:, None]).any(1).double().mean())
 
 
 def accuracy_per_class(log_posterior: Tensor, y: Tensor) -> list[float | None]:

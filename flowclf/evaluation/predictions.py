@@ -42,7 +42,11 @@ class Predictions:
 
 @torch.no_grad()
 def predict_split(model: GenerativeClassifier, split: Split, seed: int = 0) -> Predictions:
-    """Posteriors and densities of a split, batch by batch on the model's device."""
+    """Posteriors and densities of a split, batch by batch on the model's device.
+
+    Raises:
+        UserError: an empty split, or a model whose posteriors or densities are not numbers.
+    """
     if len(split) == 0:
         raise UserError("expected at least one sample to evaluate, got none")
     with evaluating(model):
@@ -52,6 +56,7 @@ def predict_split(model: GenerativeClassifier, split: Split, seed: int = 0) -> P
         ]
     log_posterior, log_prob, elbo, paper = map(_join, zip(*batches, strict=True))
     assert log_posterior is not None
+    _check_numbers(log_posterior=log_posterior, log_prob=log_prob, elbo=elbo)
     bounds = model.bounds_bits(split.x)
     return Predictions(split.y, log_posterior, log_prob, elbo, paper, model.dims, bounds)
 
@@ -72,6 +77,17 @@ def _predict_batch(
     paper = getattr(model, "paper_rate_per_dim", None)
     rate = paper(noisy, log_prob).cpu() if paper else None
     return log_posterior, log_prob.cpu(), None, rate
+
+
+def _check_numbers(**values: Tensor | None) -> None:
+    """Infinite values are possible, NaN never is."""
+    for name, value in values.items():
+        wrong = 0 if value is None else int(value.reshape(len(value), -1).isnan().any(1).sum())
+        if value is not None and wrong:
+            raise UserError(
+                f"expected a {name} that is a number, got NaN for {wrong} of {len(value)} samples; "
+                "the weights or the data hold NaN: train the run again or mend the data"
+            )
 
 
 def _join(parts: tuple[Tensor | None, ...]) -> Tensor | None:

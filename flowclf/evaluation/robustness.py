@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, get_args
 
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier
-from flowclf.errors import UserError
 from flowclf.evaluation.attacks import AttackKind, AttackLoss, attack_curve
 from flowclf.evaluation.detection import aupr, auroc, fpr_at_95, two_tailed_auroc
-from flowclf.evaluation.scores import SCORES, ensemble_scores, model_scores, training_centre
+from flowclf.evaluation.predictions import predict_split
+from flowclf.evaluation.scores import SCORES, ensemble_scores
 from flowclf.evaluation.shift import shift_table
-from flowclf.evaluation.subject import MOST_TRAINING, Subject
+from flowclf.evaluation.subject import Scores, Subject
+from flowclf.evaluation.temperature import fit_temperature
 
 __all__ = ["attack_suite", "ensemble_rows", "ood_suite", "shift_suite"]
 
@@ -30,24 +32,13 @@ def ood_suite(subject: Subject) -> dict[str, Any]:
     Raises:
         UserError: no outliers, or no training split where the system has a density.
     """
-    outliers = subject.options.outliers
-    if not outliers:
-        raise UserError("the suite 'ood' needs outliers; name them, e.g. --outliers noise,flipped")
-    model, centre = subject.model, None
-    if model.has_density or model.has_elbo:
-        known = subject.needs_training("ood").x[:MOST_TRAINING]
-        centre = training_centre(model, known, seed=subject.seed)
-    inside = model_scores(model, subject.test.x, centre=centre, seed=subject.seed)
-    rows, entropies = [], {"test": float(inside["entropy"].mean())}
-    for each in outliers:
-        outside = model_scores(model, each.x, centre=centre, seed=subject.seed)
-        entropies[each.name] = float(outside["entropy"].mean())
-        rows += [
-            {"set": each.name, "score": name, **_detection(name, inside[name], outside[name])}
-            for name in outside
-        ]
+    inside, outside = subject.outlier_scores
+    entropies = {
+        name: float(scores["entropy"].mean())
+        for name, scores in {"test": inside, **outside}.items()
+    }
     return {
-        "ood": rows,
+        "ood": [row for name, scores in outside.items() for row in _rows(name, inside, scores)],
         "ood_entropy": [
             {"set": name, "entropy_nats": value, "increase_nats": value - entropies["test"]}
             for name, value in entropies.items()
@@ -56,15 +47,31 @@ def ood_suite(subject: Subject) -> dict[str, Any]:
 
 
 def shift_suite(subject: Subject) -> dict[str, Any]:
-    """Accuracy and calibration of corrupted images, see `shift_table`; rows of `shift`."""
+    """Accuracy and calibration of corrupted images, see `shift_table`; rows of `shift`.
+
+    With a validation split also once temperature scaled on that, clean.
+    """
     split, levels = subject.images("shift")
     options = subject.options
-    families, severities = options.families, options.severities
-    return {
-        "shift": shift_table(
-            subject.model, split, families, severities, subject.seed, levels=levels
-        )
-    }
+    table = shift_table(
+        subject.model,
+        split,
+        options.families,
+        options.severities,
+        subject.seed,
+        levels=levels,
+        temperature=_temperature(subject),
+        report=subject.report,
+    )
+    return {"shift": table}
+
+
+def _temperature(subject: Subject) -> float | None:
+    """Of the validation split, where there is one."""
+    if not subject.validation:
+        return None
+    known = predict_split(subject.model, subject.validation, subject.seed)
+    return fit_temperature(known.log_posterior, known.y)
 
 
 def attack_suite(subject: Subject) -> dict[str, Any]:
@@ -72,16 +79,12 @@ def attack_suite(subject: Subject) -> dict[str, Any]:
     split, levels = subject.images("attack")
     options, device = {"levels": levels, "seed": subject.seed}, subject.model.mixture.means.device
     x, y = split.x.to(device), split.y.to(device)
-    return {
-        "attack": [
-            {"kind": kind, "loss": loss, **row}
-            for kind in get_args(AttackKind)
-            for loss in get_args(AttackLoss)
-            for row in attack_curve(
-                subject.model, x, y, subject.options.epsilons, kind, loss, **options
-            )
-        ]
-    }
+    rows = []
+    for kind, loss in product(get_args(AttackKind), get_args(AttackLoss)):
+        subject.report(f"attack: {kind} by {loss}")
+        curve = attack_curve(subject.model, x, y, subject.options.epsilons, kind, loss, **options)
+        rows += [{"kind": kind, "loss": loss, **row} for row in curve]
+    return {"attack": rows}
 
 
 def ensemble_rows(models: Sequence[GenerativeClassifier], subject: Subject) -> list[dict[str, Any]]:
@@ -89,14 +92,19 @@ def ensemble_rows(models: Sequence[GenerativeClassifier], subject: Subject) -> l
     if not all(model.has_density or model.has_elbo for model in models):
         return []
     inside = ensemble_scores(models, subject.test.x, seed=subject.seed)
-    rows = []
-    for each in subject.options.outliers:
-        outside = ensemble_scores(models, each.x, seed=subject.seed)
-        rows += [
-            {"set": each.name, "score": name, **_detection(name, inside[name], outside[name])}
-            for name in outside
-        ]
-    return rows
+    return [
+        row
+        for each in subject.options.outliers
+        for row in _rows(each.name, inside, ensemble_scores(models, each.x, seed=subject.seed))
+    ]
+
+
+def _rows(name: str, inside: Scores, outside: Scores) -> list[dict[str, Any]]:
+    """One for each score, of a set of outliers."""
+    return [
+        {"set": name, "score": score, **_detection(score, inside[score], outside[score])}
+        for score in outside
+    ]
 
 
 def _detection(name: str, inside: Tensor, outside: Tensor) -> dict[str, float]:

@@ -7,15 +7,17 @@ scores are normalised log-densities: it is not listed twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
+from flowclf.encoders import Encoding
 from flowclf.errors import UserError
 from flowclf.evaluation.detection import typicality
+from flowclf.objectives import gaussian_kl
 from flowclf.seeding import generator_for
 from flowclf.vmf import VonMisesFisherMixture
 
@@ -33,7 +35,9 @@ __all__ = [
 # Of what shares one draw of dequantisation noise; as in `evaluate`, so that densities are equal.
 BLOCK = 512
 
-Needs = Literal["density", "posterior", "latents", "training statistics", "several runs"]
+Needs = Literal[
+    "density", "posterior", "latents", "Gaussian encoder", "training statistics", "several runs"
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Told:
         log_posterior: log q(k|x), (B, K).
         latent_nll: -log q(z) (B,) of the mixture, nats.
         distance: to the nearest class mean, (B,), in standard deviations.
+        rate: KL(q(z|x) ‖ N(0, I)) (B,) of a Gaussian encoder, nats.
         centre: mean nll_per_dim of the training data.
         runs_nll_per_dim: nll_per_dim of several runs, (M, B).
     """
@@ -53,6 +58,7 @@ class Told:
     log_posterior: Tensor | None = None
     latent_nll: Tensor | None = None
     distance: Tensor | None = None
+    rate: Tensor | None = None
     centre: float | None = None
     runs_nll_per_dim: Tensor | None = None
 
@@ -129,6 +135,10 @@ _ROWS = (
     Score(
         "latent-distance", "latents", ("distance",), _itself,
         "min_k sqrt((z - μ_k)ᵀ Σ_k⁻¹ (z - μ_k))", "Lee et al., NeurIPS 2018",
+    ),
+    Score(
+        "rate", "Gaussian encoder", ("rate",), _itself,
+        "KL(q(z|x) ‖ N(0, I))", f"Alemi et al., 2018; {IB_INN}", "both",
     ),
     Score(
         "max-probability", "posterior", ("log_posterior",), _unsure,
@@ -238,9 +248,15 @@ def _batches(
 
 
 def _told(model: GenerativeClassifier, x: Tensor, noisy: Tensor, centre: float | None) -> Told:
-    log_posterior = model.log_posterior(x).cpu().double()
-    latent_nll, distance = _latent(model, model.encode(x).z)
-    return Told(_nll_per_dim(model, noisy), log_posterior, latent_nll, distance, centre)
+    log_posterior, encoding = model.log_posterior(x).cpu().double(), model.encode(x)
+    told = Told(_nll_per_dim(model, noisy), log_posterior, *_latent(model, encoding.z))
+    return replace(told, rate=_rate(encoding), centre=centre)
+
+
+def _rate(encoding: Encoding) -> Tensor | None:
+    if encoding.mean is None or encoding.log_var is None:
+        return None
+    return gaussian_kl(encoding.mean, encoding.log_var).cpu().double()
 
 
 def _nll_per_dim(model: GenerativeClassifier, noisy: Tensor) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,6 +13,7 @@ from flowclf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, load_offi
 from flowclf.errors import UserError
 from flowclf.evaluation import metrics
 from flowclf.evaluation.predictions import predict_split
+from flowclf.evaluation.temperature import scale
 
 __all__ = ["CLEAN", "MEAN", "METRICS", "shift_table"]
 
@@ -29,6 +30,8 @@ def shift_table(
     *,
     levels: int = 256,
     official: Path | str | None = None,
+    temperature: float | None = None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """`accuracy`, `ece` and `negative_log_posterior_nats` of each family and severity.
 
@@ -44,6 +47,8 @@ def shift_table(
         seed: of what the corruptions draw, and of the evaluation.
         levels: grey levels of the images.
         official: the folder of CIFAR-10-C, to take its images instead of our own corruptions.
+        temperature: also `ece_scaled`, of the posterior at this temperature (`fit_temperature`).
+        report: is told of each family.
 
     Raises:
         UserError: an unknown family or severity, none of them, no images, or no such files.
@@ -56,29 +61,38 @@ def shift_table(
             return load_official(official, family, severity)
         return Split(corrupt(split.x, family, severity, seed, levels), split.y)
 
-    rows = [
-        {"family": f, "severity": s, **_measured(model, shifted(f, s), seed)}
-        for f in families
-        for s in severities
-    ]
-    clean = {"family": CLEAN, "severity": 0, **_measured(model, split, seed)}
+    clean = {"family": CLEAN, "severity": 0, **_measured(model, split, seed, temperature)}
+    rows = []
+    for f in families:
+        report(f"corruption: {f}")
+        rows += [
+            {"family": f, "severity": s, **_measured(model, shifted(f, s), seed, temperature)}
+            for s in severities
+        ]
     return [clean, *rows, *(_average(rows, s) for s in severities), _average(rows, None)]
 
 
-def _measured(model: GenerativeClassifier, split: Split, seed: int) -> dict[str, float]:
+def _measured(
+    model: GenerativeClassifier, split: Split, seed: int, temperature: float | None
+) -> dict[str, float]:
     p = predict_split(model, split, seed)
+    scaled = {}
+    if temperature is not None:
+        log_posterior = scale(p.log_posterior, temperature)
+        scaled["ece_scaled"] = metrics.expected_calibration_error(log_posterior, p.y)
     values = (
         metrics.accuracy(p.log_posterior, p.y),
         metrics.expected_calibration_error(p.log_posterior, p.y),
         metrics.negative_log_posterior(p.log_posterior, p.y),
     )
-    return dict(zip(METRICS, values, strict=True))
+    return dict(zip(METRICS, values, strict=True)) | scaled
 
 
 def _average(rows: list[dict[str, Any]], severity: int | None) -> dict[str, Any]:
     own = [row for row in rows if severity in (None, row["severity"])]
+    names = [name for name in own[0] if name not in ("family", "severity")]
     return {
         "family": MEAN,
         "severity": severity,
-        **{name: mean(row[name] for row in own) for name in METRICS},
+        **{name: mean(row[name] for row in own) for name in names},
     }

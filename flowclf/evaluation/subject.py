@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+
+from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
@@ -11,8 +14,11 @@ from flowclf.data.corruptions import CORRUPTIONS, SEVERITIES
 from flowclf.data.outliers import Outliers
 from flowclf.errors import UserError
 from flowclf.evaluation.predictions import Predictions, predict_split
+from flowclf.evaluation.scores import model_scores, training_centre
 
-__all__ = ["MOST_TRAINING", "PLAIN", "Options", "Subject"]
+__all__ = ["MOST_TRAINING", "PLAIN", "Options", "Scores", "Subject"]
+
+Scores = dict[str, Tensor]
 
 # Training samples that are looked at beside the test split.
 MOST_TRAINING = 10_000
@@ -43,6 +49,10 @@ class Options:
 PLAIN = Options()
 
 
+def _silent(text: str) -> None:
+    """Nobody is told."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """What a suite looks at.
@@ -54,6 +64,7 @@ class Subject:
         validation: what it was not trained on, where a suite needs that.
         seed: of the dequantisation noise and of all that is drawn.
         options: of the suites on other data.
+        report: is told what is being done.
     """
 
     model: GenerativeClassifier
@@ -62,11 +73,35 @@ class Subject:
     validation: Split | None = None
     seed: int = 0
     options: Options = PLAIN
+    report: Callable[[str], None] = _silent
 
     @cached_property
     def predictions(self) -> Predictions:
         """What the model says of the test split; computed once for all suites."""
         return predict_split(self.model, self.test, self.seed)
+
+    @cached_property
+    def outlier_scores(self) -> tuple[Scores, dict[str, Scores]]:
+        """All scores of the test split, and of each set of outliers by its name.
+
+        Raises:
+            UserError: no outliers, or no training split where the system has a density.
+        """
+        outliers = self.options.outliers
+        if not outliers:
+            raise UserError(
+                "the suite 'ood' needs outliers; name them, e.g. --outliers noise,flipped"
+            )
+        centre = None
+        if self.model.has_density or self.model.has_elbo:
+            known = self.needs_training("ood").x[:MOST_TRAINING]
+            centre = training_centre(self.model, known, seed=self.seed)
+        inside = model_scores(self.model, self.test.x, centre=centre, seed=self.seed)
+        outside = {}
+        for each in outliers:
+            self.report(f"outliers: {each.name}")
+            outside[each.name] = model_scores(self.model, each.x, centre=centre, seed=self.seed)
+        return inside, outside
 
     def images(self, suite: str) -> tuple[Split, int]:
         """The first test images, and their grey levels.

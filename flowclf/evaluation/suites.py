@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowclf.autoencoder import Autoencoder
-from flowclf.classifier import evaluating, latents
+from flowclf.classifier import GenerativeClassifier, evaluating, latents
 from flowclf.encoders import GaussianEncoder
 from flowclf.errors import UserError
 from flowclf.evaluation import metrics
@@ -25,9 +25,19 @@ from flowclf.evaluation.calibration import (
     reliability,
     wilson_interval,
 )
-from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
+from flowclf.evaluation.clustering import (
+    class_distances,
+    cluster_scores,
+    fitted_accuracy,
+    kmeans,
+)
 from flowclf.evaluation.predictions import Predictions, predict_split
-from flowclf.evaluation.rate import aggregate_information, importance_bounds
+from flowclf.evaluation.rate import (
+    aggregate_information,
+    cross_information,
+    importance_bounds,
+    softmax_information,
+)
 from flowclf.evaluation.recalibration import RECALIBRATIONS
 from flowclf.evaluation.robustness import attack_suite, ood_suite, shift_suite
 from flowclf.evaluation.subject import MOST_TRAINING, Subject
@@ -39,7 +49,10 @@ MOST_COMPONENTS = 20_000
 
 
 def accuracy_suite(subject: Subject) -> dict[str, Any]:
-    """Top-1 accuracy with its 95 % interval (Wilson), within each class, and the area under ROC."""
+    """Top-1 and top-5 accuracy, the first with its 95 % interval (Wilson) and within each class.
+
+    `auroc` is the area under the ROC curve, of each class against the rest.
+    """
     p = subject.predictions
     found = metrics.accuracy(p.log_posterior, p.y)
     low, high = wilson_interval(round(found * len(p.y)), len(p.y))
@@ -47,6 +60,7 @@ def accuracy_suite(subject: Subject) -> dict[str, Any]:
         "accuracy": found,
         "accuracy_low": low,
         "accuracy_high": high,
+        "top_5_accuracy": metrics.top_accuracy(p.log_posterior, p.y, 5),
         "auroc": metrics.area_under_roc(p.log_posterior, p.y),
         "accuracy_per_class": metrics.accuracy_per_class(p.log_posterior, p.y),
     }
@@ -57,13 +71,7 @@ def confusion_suite(subject: Subject) -> dict[str, Any]:
     p = subject.predictions
     classes = p.log_posterior.shape[1]
     counts = (p.y * classes + p.log_posterior.argmax(1)).bincount(minlength=classes**2)
-    table = counts.view(classes, classes).tolist()
-    return {
-        "confusion": [
-            {"class": k, **{str(j): count for j, count in enumerate(row)}}
-            for k, row in enumerate(table)
-        ]
-    }
+    return {"confusion": _matrix(counts.view(classes, classes))}
 
 
 def calibration_suite(subject: Subject) -> dict[str, Any]:
@@ -188,20 +196,43 @@ def bound_suite(subject: Subject) -> dict[str, Any]:
 
 
 def likelihood_suite(subject: Subject) -> dict[str, Any]:
-    """True bits/dim, mean log q(x) or elbo, and IB-INN's own L_X/d; None where there is none."""
+    """True bits/dim, mean log q(x) or elbo, and IB-INN's own L_X/d; None where there is none.
+
+    `density` says which it is: exact, bound, or none. Rows of `likelihood_per_class`: the same
+    mean and bits of the samples of each class.
+    """
     p = subject.predictions
     likelihood = p.elbo if p.log_prob is None else p.log_prob
-    bits = None if likelihood is None else metrics.bits_per_dim(likelihood, p.dims)
-    return {
-        "bits_per_dim": bits if p.bounds_bits else None,
+    found = {
+        "density": "none" if likelihood is None else "exact" if p.elbo is None else "bound",
+        "bits_per_dim": _bits(p, likelihood),
         "log_prob_nats": _mean(p.log_prob),
         "elbo_nats": _mean(p.elbo),
         "paper_rate_per_dim_nats": _mean(p.paper_rate_per_dim),
     }
+    if likelihood is None:
+        return found
+    own = {int(k): likelihood[p.y == k] for k in p.y.unique()}
+    return found | {
+        "likelihood_per_class": [
+            {"class": k, "samples": len(v), "log_prob_nats": _mean(v), "bits_per_dim": _bits(p, v)}
+            for k, v in own.items()
+        ]
+    }
+
+
+def _bits(p: Predictions, likelihood: Tensor | None) -> float | None:
+    """Bits/dim of these log q(x) or elbos (N,), where they bound bits."""
+    bounds = likelihood is not None and p.bounds_bits
+    return metrics.bits_per_dim(likelihood, p.dims) if bounds and likelihood is not None else None
 
 
 def clustering_suite(subject: Subject) -> dict[str, Any]:
-    """Do latents fall into the classes? k-means, the mixture itself, and neighbours; see there."""
+    """Do latents fall into the classes? k-means, the mixture itself, and neighbours; see there.
+
+    Rows of `class_distances`: how far apart the classes' means are, in standard deviations (their
+    geometric mean over the two classes). The nearer, the more similar the classes are to the model.
+    """
     model, test = subject.model, subject.test
     training = subject.needs_training("clustering").take(slice(MOST_TRAINING))
     z, z_test = (latents(model, split.x) for split in (training, test))
@@ -215,21 +246,32 @@ def clustering_suite(subject: Subject) -> dict[str, Any]:
         **{f"kmeans_{name}": value for name, value in found.items()},
         **{f"mixture_{name}": value for name, value in by_mixture.items()},
         "knn_accuracy": fitted_accuracy("knn", *fitted, model.classes),
+        "class_distances": _matrix(class_distances(*_centres(model))),
     }
 
 
 def information_suite(subject: Subject) -> dict[str, Any]:
-    """I(Y; Z) by the posterior, and of a Gaussian encoder I(X; Z), KL(q(z) ‖ p(z)), active units.
+    """I(Y; Z) by the posterior, and what the encoder knows of x; nats, or None if that is unknown.
 
-    I(Y; Z) >= H(Y) - E[-log q(y|x)], nats. I(X; Z) and the divergence are Monte-Carlo, by q(z) of
-    at most 20,000 training samples, at one z for each of the first thousand.
+    `label_information_nats` I(Y; Z) >= H(Y) - E[-log q(y|x)]. Of a flow `input_information_nats`
+    CI(X; Z), with the Gaussian noise of `noise_sigma` (of the data's unit) and the uniform one of
+    its training. Of a Gaussian encoder `mi_nats` I(X; Z), `md_nats` KL(q(z) ‖ p(z)) and
+    `active_units`, Monte-Carlo by q(z) of at most 20,000 training samples, at one z for each of the
+    first thousand; of vae-as both also by its softmax (`softmax_…`).
     """
     p, model = subject.predictions, subject.model
     about_y = _label_entropy(p.y) - metrics.negative_log_posterior(p.log_posterior, p.y)
-    about_x: dict[str, Any] = dict.fromkeys(("mi_nats", "md_nats", "active_units"))
+    names = "input_information_nats", "noise_sigma", "mi_nats", "md_nats", "active_units"
+    about_x: dict[str, Any] = dict.fromkeys(names)
+    if model.has_density:
+        about_x["input_information_nats"] = cross_information(model, subject.test.x, subject.seed)
+        about_x["noise_sigma"] = model.noise.sigma
     if isinstance(model.encoder, GaussianEncoder):
         training = subject.needs_training("information")
-        about_x = aggregate_information(model, training.x[:MOST_COMPONENTS], subject.seed)
+        about_x |= aggregate_information(model, training.x[:MOST_COMPONENTS], subject.seed)
+    if isinstance(model, Autoencoder) and "identity" in model.heads:
+        found = softmax_information(model, subject.needs_training("information").x)
+        about_x |= {f"softmax_{name}": value for name, value in found.items()}
     return {"label_information_nats": about_y, **about_x}
 
 
@@ -248,6 +290,21 @@ SUITES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "shift": shift_suite,
     "attack": attack_suite,
 }
+
+
+def _matrix(values: Tensor) -> list[dict[str, Any]]:
+    """A row a class: (K, K)."""
+    return [
+        {"class": k, **{str(j): value for j, value in enumerate(row)}}
+        for k, row in enumerate(values.tolist())
+    ]
+
+
+def _centres(model: GenerativeClassifier) -> tuple[Tensor, Tensor]:
+    """Means (or, where all are the origin, average latents) and standard deviations, (K, D)."""
+    mixture = model.mixture
+    means = mixture.means if bool(mixture.means.any()) else mixture.data_means
+    return mixture.embed(means).detach().cpu(), mixture.std().detach().cpu()
 
 
 def _mean(values: Tensor | None) -> float | None:

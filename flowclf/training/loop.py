@@ -46,13 +46,14 @@ __all__ = ["Trained", "train"]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, the splits it was trained and tested on, and the run's summary.
+    """A trained model, the splits it was trained, validated and tested on, and the run's summary.
 
     `main_process` is false in all processes but the first of a distributed run.
     """
 
     model: GenerativeClassifier
     training: Split
+    validation: Split
     test: Split
     summary: dict[str, Any]
     main_process: bool = True
@@ -107,7 +108,7 @@ def train(
             {"step": loop.steps, "epoch": config.train.epochs, "test": summary["test"]}
         )
         run.write_summary(summary)
-    return Trained(model, training, test, summary, fabric.is_global_zero)
+    return Trained(model, training, validation, test, summary, fabric.is_global_zero)
 
 
 class Loop:

@@ -19,8 +19,9 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split, hold_out
 from flowclf.data.outliers import Outliers
 from flowclf.errors import UserError
-from flowclf.evaluation import SUITES, Options, Subject, evaluate, predict_split
+from flowclf.evaluation import SUITES, Options, Subject, evaluate, metrics, predict_split
 from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows
+from flowclf.evaluation.clustering import class_distances
 from flowclf.evaluation.metrics import expected_calibration_error
 from flowclf.evaluation.recalibration import TemperatureScaling
 from flowclf.evaluation.robustness import ensemble_rows
@@ -131,7 +132,7 @@ def test_outliers_shifts_and_attacks_are_rows(generator: torch.Generator) -> Non
     options = Options((strange,), ("brightness",), (1, 3), (0.1,), samples=8)
     suites = ["ood", "shift", "attack"]
     found = evaluate(model, split, suites, training=split, options=options)
-    assert {row["score"] for row in found["ood"]} == SCORES.keys() - {"waic"}
+    assert {row["score"] for row in found["ood"]} == SCORES.keys() - {"waic", "rate"}
     assert all(row["auroc_low"] <= row["auroc"] <= row["auroc_high"] for row in found["ood"])
     assert [row["set"] for row in found["ood_entropy"]] == ["test", "strange"]
     assert [(row["family"], row["severity"]) for row in found["shift"]][:2] == [
@@ -196,6 +197,77 @@ def test_without_a_density_there_are_no_bits() -> None:
     names = ("bits_per_dim", "log_prob_nats", "paper_rate_per_dim_nats")
     assert [results[name] for name in names] == [None, None, None]
     assert results["negative_log_posterior_nats"] == pytest.approx(log(K))
+
+
+def test_weights_that_are_not_numbers_are_refused(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split)
+    with torch.no_grad():
+        model.mixture.means[0, 0] = torch.nan
+    with pytest.raises(UserError, match="log_posterior that is a number, got NaN for 30 of 30"):
+        evaluate(model, split)
+
+
+def test_the_right_class_is_among_the_likeliest() -> None:
+    log_posterior = torch.arange(8.0).repeat(8, 1).log_softmax(1)
+    assert metrics.top_accuracy(log_posterior, torch.arange(8), 5) == 5 / 8
+    assert metrics.top_accuracy(log_posterior, torch.arange(8), 1) == 1 / 8
+    assert metrics.top_accuracy(log_posterior[:, :5], torch.arange(5), 5) is None
+
+
+def test_the_likelihood_of_each_class(generator: torch.Generator) -> None:
+    split = images(generator)
+    found = evaluate(image_model(split), split, ["likelihood"])
+    rows = found["likelihood_per_class"]
+    assert [(row["class"], row["samples"]) for row in rows] == [(0, 10), (1, 10), (2, 10)]
+    for name in ("log_prob_nats", "bits_per_dim"):
+        assert sum(row[name] for row in rows) / 3 == pytest.approx(found[name])
+    assert found["density"] == "exact"
+    nothing = evaluate(Told(lambda x: torch.zeros(len(x), K)), labelled_rows(), ["likelihood"])
+    assert nothing["density"] == "none"
+    assert "likelihood_per_class" not in nothing
+
+
+def test_the_information_of_a_flow_is_its_bits_and_grows_as_noise_shrinks(
+    generator: torch.Generator,
+) -> None:
+    """With uniform noise of one grey level h(ε) = 0: CI(X; Z) is -E log q(x)."""
+    split = images(generator, 3000)
+    model = image_model(split)
+    model.noise.uniform, model.noise.sigma = 1.0, 0.0
+    found = evaluate(model, split, ["information", "likelihood"])
+    assert found["noise_sigma"] == 0
+    assert found["input_information_nats"] == pytest.approx(-found["log_prob_nats"], abs=0.2)
+    model.noise.uniform = 0.5
+    narrower = evaluate(model, split, ["information"])["input_information_nats"]
+    assert narrower == pytest.approx(found["input_information_nats"] + 16 * log(2), abs=0.5)
+    model.noise.uniform = 0.0
+    assert evaluate(model, split, ["information"])["input_information_nats"] is None
+
+
+def test_the_information_of_vae_as_is_also_its_softmaxes(generator: torch.Generator) -> None:
+    split = images(generator)
+    settings = {"network": {"kind": "mlp", "hidden": [8]}, "identity": {"hidden": []}}
+    model = build("vae-as", shape=(1, 4, 4), classes=K, samples=len(split), **settings)
+    found = evaluate(model, split, ["information"], training=split)
+    # Untrained, it is uniform: it knows nothing, and all of the rate is divergence.
+    assert found["softmax_identity_nats"] == pytest.approx(log(30), abs=1e-5)
+    assert found["softmax_mi_nats"] == pytest.approx(0, abs=1e-5)
+    assert 0 <= found["mi_nats"] <= log(30)
+    total = found["mi_nats"] + found["md_nats"]
+    assert found["softmax_md_nats"] == pytest.approx(total, abs=1.0)
+    assert found["input_information_nats"] is None
+
+
+def test_distances_of_classes_are_those_of_their_means(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split)
+    rows = evaluate(model, split, ["clustering"], training=split)["class_distances"]
+    distances = torch.tensor([[row[str(k)] for k in range(K)] for row in rows])
+    expected = torch.cdist(model.mixture.means, model.mixture.means).detach()
+    torch.testing.assert_close(distances, expected, rtol=1e-4, atol=1e-4)
+    means, std = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[1.0, 2.0], [1.0, 0.5]])
+    assert float(class_distances(means, std)[0, 1]) == pytest.approx(5)
 
 
 # Baselines.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from flowclf.noise import Noise
@@ -75,3 +79,33 @@ def test_noise_comes_in_the_type_of_the_module(
     noise = Noise(SHAPE, 1.0, 0.1, 1.0).to(dtype)
     for x in (GREY, GREY.long(), GREY.float(), GREY.double()):
         assert noise(x, generator).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("uniform", "sigma", "expected"),
+    [
+        (1.0, 0.0, 0.0),
+        (0.25, 0.0, math.log(0.25)),
+        (0.0, 0.01, 0.5 * math.log(2 * math.pi * math.e * 2.55**2)),
+        (0.0, 0.0, -math.inf),
+    ],
+)
+def test_entropy_of_either_noise_is_known(uniform: float, sigma: float, expected: float) -> None:
+    noise = Noise((1, 2, 2), uniform, sigma, unit=255)
+    assert noise.entropy() == pytest.approx(4 * expected, rel=1e-6)
+
+
+def test_entropy_of_both_is_that_of_their_sum(generator: torch.Generator) -> None:
+    """Against the mean of -log of the sum's density, by scipy."""
+    noise = Noise((1,), uniform=1.0, sigma=0.01, unit=100)
+    drawn = noise(torch.zeros(200_000, 1, dtype=torch.uint8), generator)[:, 0].double().numpy()
+    density = scipy.stats.norm.cdf(drawn) - scipy.stats.norm.cdf(drawn - 1)
+    assert noise.entropy() == pytest.approx(-np.log(density).mean(), abs=0.01)
+    assert noise.entropy(floating=True) == pytest.approx(0.5 * math.log(2 * math.pi * math.e))
+
+
+def test_each_feature_has_the_entropy_of_its_unit() -> None:
+    noise = Noise((2,), uniform=0.0, sigma=0.5, unit=1.0)
+    noise.set_unit(torch.tensor([2.0, 20.0]))
+    ones = math.log(2 * math.pi * math.e)
+    assert noise.entropy(floating=True) == pytest.approx(ones + math.log(10), rel=1e-6)

@@ -55,7 +55,8 @@ def close(got: Tensor, expected: Tensor, rtol: float = 1e-5) -> None:
 def test_the_table_says_what_each_needs() -> None:
     assert {name: score.name for name, score in SCORES.items()} == {name: name for name in SCORES}
     assert {score.needs for score in SCORES.values()} == {
-        "density", "posterior", "latents", "training statistics", "several runs",
+        "density", "posterior", "latents", "Gaussian encoder", "training statistics",
+        "several runs",
     }  # fmt: skip
     assert all(hasattr(Told(), field) for score in SCORES.values() for field in score.uses)
     assert all(score(Told()) is None for score in SCORES.values())
@@ -73,7 +74,7 @@ def test_densities_are_those_of_an_evaluation(flow: GenerativeClassifier) -> Non
 def test_scores_are_those_computed_directly(flow: GenerativeClassifier) -> None:
     x = images().x
     scores = model_scores(flow, x, centre=3.0)
-    assert scores.keys() == SCORES.keys() - {"waic"}
+    assert scores.keys() == SCORES.keys() - {"waic", "rate"}
     assert {(s.shape, s.dtype, s.device.type) for s in scores.values()} == {
         ((len(x),), torch.float64, "cpu")
     }
@@ -142,11 +143,19 @@ def test_nothing_global_is_touched(flow: GenerativeClassifier) -> None:
 def test_each_system_gives_what_it_can() -> None:
     x = images().x
     always = {"latent-negative-log-prob", "latent-distance", "max-probability", "entropy"}
-    for system in ("resnet", "i-revnet", "vib", "ce"):
+    for system in ("resnet", "i-revnet", "ce"):
         assert model_scores(made(system), x, centre=1.0).keys() == always
+    model = made("vib").eval()
+    scores, encoding = model_scores(model, x), model.encode(x)
+    assert scores.keys() == always | {"rate"}
+    assert encoding.mean is not None
+    assert encoding.log_var is not None
+    normal = torch.distributions.Normal(encoding.mean, (0.5 * encoding.log_var).exp())
+    standard = torch.distributions.Normal(0.0, 1.0)
+    close(scores["rate"], torch.distributions.kl_divergence(normal, standard).sum(1), rtol=1e-4)
     model = made("vae").eval()
     scores = model_scores(model, x)
-    assert scores.keys() == always | {"negative-log-prob"}
+    assert scores.keys() == always | {"negative-log-prob", "rate"}
     close(scores["negative-log-prob"], -model.elbo(x) / DIMS)
 
 
