@@ -11,23 +11,22 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
-from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-import torch
 import yaml
 
+from flowclf.averages import mean_and_error
 from flowclf.bench.measures import MEASURES
 from flowclf.bench.results import append_rows, digest, read_rows
 from flowclf.config import RunConfig, make_config
 from flowclf.data import DATASETS, load_dataset
 from flowclf.errors import UserError
 from flowclf.runs import Run, load_data
+from flowclf.studies.pool import run_jobs
 from flowclf.training import train
 
 __all__ = ["METRICS", "Study", "averages", "read_study", "run_study", "study_names"]
@@ -121,16 +120,12 @@ def run_study(
             row = known.get((variant, str(seed), _digest(config)))
             if row is None:
                 folder = runs and runs / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', variant)}-{seed}"
-                waiting.append((study, variant, config, folder))
+                waiting.append(partial(_run, study, variant, config, folder))
             else:
                 yield _numbers(study, row)
-    context = get_context("spawn")
-    with ProcessPoolExecutor(study.workers, mp_context=context) as pool:
-        jobs = [pool.submit(_run, *job) for job in waiting]
-        for job in as_completed(jobs):
-            row = job.result()
-            append_rows(f"{study.name}.csv", [row])
-            yield row
+    for row in run_jobs(waiting, study.workers):
+        append_rows(f"{study.name}.csv", [row])
+        yield row
 
 
 def averages(rows: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any]]:
@@ -143,13 +138,11 @@ def _average(variant: str, rows: list[dict[str, Any]], metrics: Sequence[str]) -
     summary: dict[str, Any] = {"variant": variant, "seeds": len(rows)}
     for metric in metrics:
         values = [row[metric] for row in rows if row[metric] is not None]
-        error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-        summary[metric] = (mean(values), error) if values else None
+        summary[metric] = mean_and_error(values) if values else None
     return summary
 
 
 def _run(study: Study, variant: str, config: RunConfig, folder: Path | None) -> dict[str, Any]:
-    torch.set_num_threads(1)
     run = Run(folder) if folder else None
     resume = run is not None and run.checkpoint_file.exists()
     trained = train(config, load_data(config), run, device=study.device, resume=resume)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from flowclf.cli import bench, evaluate, generate, listing, train
+from flowclf.cli import bench, evaluate, generate, listing, study, train
 from flowclf.errors import UserError
 
 __all__ = ["app", "main"]
@@ -30,6 +30,7 @@ app.command("sample")(generate.sample)
 app.command("interpolate")(generate.interpolate)
 app.command("systems")(listing.systems)
 app.command("datasets")(listing.datasets)
+app.add_typer(study.study, name="study")
 app.command("bench")(bench.bench)
 
 # typer brings its own click; the base of its usage errors is found through one it exports.

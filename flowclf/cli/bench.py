@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from flowclf.cli.options import AsJson, Device, Where
-from flowclf.cli.output import message, number, percent, print_json, print_table
+from flowclf.cli.options import AsJson, Device, Where, whole_numbers
+from flowclf.cli.output import message, number, percent, print_json, print_table, with_error
 from flowclf.errors import UserError
 
 __all__ = ["bench"]
@@ -79,7 +79,7 @@ def _classify(task: str, seeds: str | None, runs: Path | None, as_json: bool) ->
     if task not in TASKS:
         choices = ", ".join((*TASKS, *MAPS, *COSTS, *study_names()))
         raise UserError(f"unknown bench {task!r}; choose from: {choices}")
-    rows = run_bench(task, _numbers(seeds or "0,1,2"))
+    rows = run_bench(task, whole_numbers("--seeds", seeds or "0,1,2", "0,1,2"))
     if as_json:
         print_json(rows)
         return
@@ -107,7 +107,7 @@ def _study(name: str, seeds: str | None, runs: Path | None, as_json: bool) -> No
     from flowclf.bench.study import averages, read_study, run_study
 
     study = read_study(name)
-    numbers = _numbers(seeds) if seeds else study.seeds
+    numbers = whole_numbers("--seeds", seeds, "0,1,2") if seeds else study.seeds
     rows = []
     for row in run_study(study, numbers, runs):
         rows.append(row)
@@ -128,20 +128,9 @@ def _study(name: str, seeds: str | None, runs: Path | None, as_json: bool) -> No
 
 def _with_error(metric: str, value: tuple[float, float | None] | None) -> str:
     """Accuracies and calibration errors in per cent."""
-    if value is None:
-        return "-"
     factor = 100 if metric.endswith("accuracy") or metric.startswith("ece") else 1
     digits = 0 if metric == "parameters" else 1 if metric == "seconds" else 3 - (factor > 1)
-    centre, error = value[0] * factor, value[1]
-    spread = "" if not error else f" ± {error * factor:.{digits}f}"
-    return f"{centre:.{digits}f}{spread}"
-
-
-def _numbers(seeds: str) -> list[int]:
-    try:
-        return [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise UserError(f"expected --seeds like 0,1,2, got {seeds!r}") from None
+    return with_error(value and (value[0], value[1] or None), factor, digits)
 
 
 def _plain(value: object) -> str:

@@ -72,7 +72,9 @@ def evaluate(
             message(f"note: {notice}")
         specs = outliers.split(",") if "ood" in suites else []
         sets = [_load_outliers(spec, task, data_dir, resize) for spec in specs]
-        options = Options(tuple(sets), samples=samples, levels=task.dataset.levels)
+        official = _official(task, data_dir) if "shift" in suites else None
+        levels = task.dataset.levels
+        options = Options(tuple(sets), official=official, samples=samples, levels=levels)
         documents.append(_evaluated(folder, task, suites, options))
         models.append(task.model)
     if "ood" in suites and len(runs) > 1:
@@ -103,6 +105,17 @@ def _load_outliers(spec: str, task: Task, data_dir: Path | None, resize: bool) -
     found = load_outliers(spec.strip(), task.dataset, task.config.seed, data_dir, resize)
     for notice in found.notices:
         message(f"note: {found.name}: {notice}")
+    return found
+
+
+def _official(task: Task, data_dir: Path | None) -> Path | None:
+    """Where CIFAR-10-C or CIFAR-100-C lies, if the data are those and it is there."""
+    from flowclf.data.corruptions import find_official
+    from flowclf.data.source import DataSource
+
+    found = find_official(task.config.dataset, DataSource(data_dir).roots())
+    if found:
+        message(f"note: corrupted images of {found}")
     return found
 
 

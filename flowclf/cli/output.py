@@ -59,8 +59,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def with_error(value: tuple[float, float | None] | None, factor: float, digits: int) -> str:
-    """A mean ± its standard error, both times a factor; no error where it is None or 0."""
+    """A mean ± its standard error, both times a factor; a dash for None."""
     if value is None:
         return "-"
-    spread = "" if not value[1] else f" ± {value[1] * factor:.{digits}f}"
+    spread = "" if value[1] is None else f" ± {value[1] * factor:.{digits}f}"
     return f"{value[0] * factor:.{digits}f}{spread}"

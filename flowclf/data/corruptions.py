@@ -9,7 +9,7 @@ laid over the image, and saturate, which means nothing to grey images; the files
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -22,7 +22,15 @@ from flowclf.data.dataset import Split
 from flowclf.errors import UserError
 from flowclf.seeding import generator_for
 
-__all__ = ["CORRUPTIONS", "OFFICIAL", "SEVERITIES", "Corruption", "corrupt", "load_official"]
+__all__ = [
+    "CORRUPTIONS",
+    "OFFICIAL",
+    "SEVERITIES",
+    "Corruption",
+    "corrupt",
+    "find_official",
+    "load_official",
+]
 
 Corruption = Callable[[Tensor, int, Generator], Tensor]
 """Images (B, C, H, W) in [0, 1], severity 1 to 5, of what is drawn: images, maybe beyond [0, 1]."""
@@ -34,6 +42,7 @@ SIDE = 32
 TAPS = 11
 MUD = (0.38, 0.28, 0.18)
 OFFICIAL_ROWS = 10_000
+OFFICIAL_FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
 WHERE = "https://zenodo.org/records/2535967"
 
 
@@ -102,6 +111,13 @@ def load_official(folder: Path | str, family: str, severity: int) -> Split:
     labels = _official(folder / "labels.npy", ())[rows]
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     return Split(x, torch.from_numpy(labels.astype(np.int64)))
+
+
+def find_official(dataset: str, roots: Iterable[Path]) -> Path | None:
+    """The folder of a data set's official corrupted images in the first root that has one."""
+    name = OFFICIAL_FOLDERS.get(dataset)
+    places = (root / name for root in roots if name)
+    return next((place for place in places if (place / "labels.npy").is_file()), None)
 
 
 def _official(path: Path, shape: tuple[int, ...]) -> np.ndarray:

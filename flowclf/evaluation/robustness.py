@@ -60,6 +60,7 @@ def shift_suite(subject: Subject) -> dict[str, Any]:
         options.severities,
         subject.seed,
         levels=levels,
+        official=options.official,
         temperature=_temperature(subject),
         report=subject.report,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class Options:
     Attributes:
         outliers: of `ood`: sets that are not of the training data.
         families, severities: of `shift`.
+        official: folder of the data set's official corrupted images, in place of our own.
         epsilons: of `attack`, as fractions of the range of grey levels.
         samples: at most so many test images for `shift`, `attack` and `bound`.
         draws: importance samples of `bound`.
@@ -40,6 +42,7 @@ class Options:
     outliers: tuple[Outliers, ...] = ()
     families: tuple[str, ...] = tuple(CORRUPTIONS)
     severities: tuple[int, ...] = SEVERITIES
+    official: Path | None = None
     epsilons: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3)
     samples: int = 1000
     draws: int = 1000

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from flowclf.figures.style import class_colors, new_figure
+from flowclf.averages import mean_and_error
+from flowclf.figures.style import band, line_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,6 @@ __all__ = ["attack_figure", "corruption_figure"]
 
 Rows = Sequence[Mapping[str, Any]]
 
-MARKERS = "osD^vPX*<>"
 AVERAGES = "mean"
 
 
@@ -66,17 +65,11 @@ def _draw_severities(
     for row in rows:
         if row["family"] != AVERAGES:
             found.setdefault(int(row["severity"]), []).append(float(row[metric]))
-    severities = sorted(found)
-    means = [mean(found[s]) for s in severities]
-    errors = [_standard_error(found[s]) for s in severities]
-    style = _style(k, systems)
+    points = [(s, *mean_and_error(found[s])) for s in sorted(found)]
+    severities, means, errors = zip(*points, strict=True)
+    style = line_style(k, systems)
     axes.plot(severities, means, label=system, **style)
-    low, high = ([m + side * e for m, e in zip(means, errors, strict=True)] for side in (-1, 1))
-    axes.fill_between(severities, low, high, color=style["color"], alpha=0.15, linewidth=0)
-
-
-def _standard_error(values: list[float]) -> float:
-    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    band(axes, severities, means, [error or 0.0 for error in errors], style["color"])
 
 
 def _draw_curves(axes: Axes, curves: Mapping[str, Rows], systems: list[str], value: str) -> None:
@@ -84,12 +77,7 @@ def _draw_curves(axes: Axes, curves: Mapping[str, Rows], systems: list[str], val
     for name, rows in curves.items():
         ordered = sorted(rows, key=lambda row: row["epsilon"])
         places = [row["epsilon"] for row in ordered]
-        style = _style(systems.index(name), len(systems))
+        style = line_style(systems.index(name), len(systems))
         axes.plot(places, [row[value] for row in ordered], label=name, **style)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("ε, of the range of grey levels")
-
-
-def _style(k: int, systems: int) -> dict[str, Any]:
-    color, marker = class_colors(systems)[k], MARKERS[k % len(MARKERS)]
-    return {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4}

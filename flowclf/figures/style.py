@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowclf.errors import UserError
 from flowclf.files import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["class_colors", "new_figure", "save_figure"]
+__all__ = ["band", "class_colors", "line_style", "new_figure", "save_figure"]
 
 # Paul Tol's "muted" scheme and a black: distinguishable with every common colour blindness.
 COLORS = (
     "#332288", "#88ccee", "#44aa99", "#117733", "#999933",
     "#ddcc77", "#cc6677", "#882255", "#aa4499", "#000000",
 )  # fmt: skip
+MARKERS = "osD^vPX*<>"
 FORMATS = (".png", ".pdf", ".svg")
 DPI = 150
 
@@ -25,6 +28,24 @@ DPI = 150
 def class_colors(classes: int) -> list[str]:
     """One colour a class, in a fixed order; they repeat beyond ten."""
     return [COLORS[k % len(COLORS)] for k in range(classes)]
+
+
+def line_style(k: int, lines: int) -> dict[str, Any]:
+    """How line k of so many is drawn: colour and marker both tell it apart."""
+    color, marker = class_colors(lines)[k], MARKERS[k % len(MARKERS)]
+    return {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.4}
+
+
+def band(
+    axes: Axes,
+    places: Sequence[float],
+    means: Sequence[float],
+    errors: Sequence[float],
+    color: str,
+) -> None:
+    """Shade one error to both sides of the means."""
+    low, high = ([m + side * e for m, e in zip(means, errors, strict=True)] for side in (-1, 1))
+    axes.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def new_figure(width: float, height: float) -> Figure:

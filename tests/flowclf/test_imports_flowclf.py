@@ -22,7 +22,7 @@ SOURCES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-LOWEST = ["errors", "files", "settings", "seeding", "devices", "marginals", "means"]
+LOWEST = ["errors", "averages", "files", "settings", "seeding", "devices", "marginals", "means"]
 LATENT = [
     "mixture",
     "vmf",
@@ -41,7 +41,7 @@ LATENT = [
     "two_part",
 ]
 CORE = [*LATENT, "classifier", "autoencoder"]
-UPPER = ["training", "evaluation", "figures", "bench", "cli", "sweeps"]
+UPPER = ["training", "evaluation", "studies", "figures", "bench", "cli", "sweeps"]
 # What the modules of a floor must never import, at module level or inside a function.
 FORBIDDEN = {
     **{floor: [*CORE, "systems", "data", *UPPER] for floor in LOWEST},
@@ -53,9 +53,10 @@ FORBIDDEN = {
     "config": ["data", *UPPER],
     "runs": UPPER,
     "models": UPPER,
-    "evaluation": ["training", "figures", "bench", "cli", "sweeps"],
-    "training": ["figures", "bench", "cli", "sweeps"],
-    "figures": ["training", "bench", "cli"],
+    "evaluation": ["training", "studies", "figures", "bench", "cli", "sweeps"],
+    "training": ["studies", "figures", "bench", "cli", "sweeps"],
+    "studies": ["figures", "bench", "cli", "sweeps"],
+    "figures": ["training", "studies", "bench", "cli"],
     "bench": ["cli"],
 }
 FLOORS = [*FORBIDDEN, "cli", "__main__", ""]
@@ -100,7 +101,17 @@ def imports_at_load(path: Path) -> set[str]:
 
 def test_every_module_belongs_to_a_floor() -> None:
     assert {floor_of(module) for module in SOURCES} <= set(FLOORS)
-    for floor in [*LOWEST, *CORE, "systems", "data", "training", "evaluation", "figures", "cli"]:
+    for floor in [
+        *LOWEST,
+        *CORE,
+        "systems",
+        "data",
+        "training",
+        "evaluation",
+        "studies",
+        "figures",
+        "cli",
+    ]:
         assert any(floor_of(module) == floor for module in SOURCES), floor
 
 
@@ -165,6 +176,7 @@ HELP = "from flowclf.cli.app import run\nassert run({arguments}) == 0"
         HELP.format(arguments=["--help"]),
         HELP.format(arguments=["--version"]),
         HELP.format(arguments=["train", "--help"]),
+        HELP.format(arguments=["study", "low-data", "--help"]),
     ],
 )
 def test_what_needs_no_torch_does_not_load_it(program: str) -> None:

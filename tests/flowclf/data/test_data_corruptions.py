@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from flowclf.data import load_dataset
-from flowclf.data.corruptions import CORRUPTIONS, OFFICIAL, SEVERITIES, corrupt, load_official
+from flowclf.data.corruptions import (
+    CORRUPTIONS,
+    OFFICIAL,
+    SEVERITIES,
+    corrupt,
+    find_official,
+    load_official,
+)
 from flowclf.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("_global_rng_untouched")
@@ -154,6 +161,13 @@ def test_official_files_are_read_by_severity(official: Path) -> None:
         assert split.y.dtype == torch.int64
         assert split.y[:12].tolist() == [*range(10), 0, 1]
     assert len(load_official(official.parent, "frost", 2)) == 10_000
+
+
+def test_the_official_folder_is_that_of_the_data(official: Path, tmp_path: Path) -> None:
+    roots = [tmp_path, official.parent]
+    assert find_official("cifar10", roots) == official
+    assert find_official("cifar100", roots) is None
+    assert find_official("mnist", roots) is None
 
 
 def test_official_files_that_are_not(official: Path, tmp_path: Path) -> None:

@@ -1,0 +1,14 @@
+"""Means over seeds, with their standard errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+__all__ = ["mean_and_error"]
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and its standard error s/√n, s² being the unbiased variance; None for one value."""
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+    return mean(values), error

@@ -1,0 +1,177 @@
+"""`flowclf study`: many runs for one question."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowclf.cli.options import AsJson, DataDir, Device, Where, whole_numbers
+from flowclf.cli.output import message, percent, print_json, print_table, with_error
+
+if TYPE_CHECKING:
+    from flowclf.studies import Outcome, Plan
+
+__all__ = ["study"]
+
+study = typer.Typer(help="Many runs for one question.", no_args_is_help=True)
+
+SHOWN = {"accuracy": "accuracy %", "ece": "ECE %, 15 bins"}
+
+
+# A group, although there is one study so far.
+@study.callback()
+def _group() -> None:
+    """Many runs for one question."""
+
+
+@study.command("low-data")
+def low_data(
+    systems: Annotated[
+        list[str], typer.Argument(metavar="SYSTEM", help="Names of `flowclf systems`.")
+    ],
+    data: Annotated[str, typer.Option(help="A known name, an .npz or .csv file or a folder.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs, the results and the figure.")],
+    sizes: Annotated[
+        str, typer.Option(help="Numbers n of training samples, separated by commas.")
+    ] = "50,100,200,500,1000",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    updates: Annotated[
+        int | None,
+        typer.Option(
+            help="Optimiser steps of each run, at every n.",
+            show_default="those that the preset makes on all data, at most 2,000",
+            min=1,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Passes over the n samples, instead of equal updates.", min=1),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset of all systems.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, as key=value; repeatable.")
+    ] = None,
+    device: Where = Device.auto,
+    workers: Annotated[int, typer.Option(help="Runs at a time, one thread each.", min=1)] = 2,
+    data_dir: DataDir = None,
+    baselines: Annotated[bool, typer.Option(help="Also fit QDA and logistic regression.")] = True,
+    as_json: AsJson = False,
+) -> int:
+    """Train systems on n samples, for several n and seeds: a table and learning curves.
+
+    At one seed all systems see the same n samples, drawn by class; all are
+    tested on the whole test set. Every run makes equally many updates, whatever
+    n is, in batches of at most n samples: the fewer samples, the more epochs.
+    With --epochs (or --set train.epochs, train.cpu_seconds) runs are as long as
+    these say.
+
+    Each run is a folder OUT/SYSTEM-n-seed. The same command again goes on where
+    it was interrupted, and tries again what failed. OUT/results.csv has a row
+    for every run in the folder, OUT/low-data.png the learning curves.
+    """
+    from flowclf.config import parse_assignments
+    from flowclf.studies import LowData, plan_low_data
+
+    wanted = LowData(
+        systems=list(dict.fromkeys(systems)),
+        data=data,
+        sizes=whole_numbers("--sizes", sizes, "50,100"),
+        seeds=whole_numbers("--seeds", seeds, "0,1,2"),
+        folder=out,
+        overrides=parse_assignments(assignments or []),
+        preset=preset,
+        epochs=epochs,
+        updates=updates,
+        device=device.value,
+        workers=workers,
+        baselines=baselines,
+        data_dir=data_dir,
+    )
+    plan = plan_low_data(wanted)
+    for notice in plan.notices:
+        message(f"note: {notice}")
+    outcomes = _run(plan)
+    _report(plan, outcomes, as_json)
+    return 1 if any(outcome.failure for outcome in outcomes) else 0
+
+
+def _run(plan: Plan) -> list[Outcome]:
+    """What became of all jobs, each with a line as it ends."""
+    from flowclf.studies import run_low_data
+    from flowclf.training import Interrupted
+
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in run_low_data(plan):
+            outcomes.append(outcome)
+            message(f"{len(outcomes)}/{len(plan.jobs)}  {outcome.name}: {_in_words(outcome)}")
+    except (Interrupted, KeyboardInterrupt):
+        done = f"stopped after {len(outcomes)} of {len(plan.jobs)} runs"
+        raise Interrupted(f"{done}; the same command goes on there") from None
+    return outcomes
+
+
+def _in_words(outcome: Outcome) -> str:
+    if outcome.failure:
+        return f"failed: {outcome.failure}"
+    several = len(outcome.rows) > 1
+    found = [f"{row['system']} " * several + percent(row["accuracy"]) for row in outcome.rows]
+    text = ", ".join(found) or "not fitted"
+    return f"{text} (from before)" if outcome.kept else text
+
+
+def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
+    """Notes and failures on standard error; tables, or one document; the figure."""
+    from flowclf.studies import averages
+
+    notes = list(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
+    failed = {outcome.name: outcome.failure for outcome in outcomes if outcome.failure}
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    means = averages(rows, plan.study.systems)
+    figure = _draw(plan, means) if means else None
+    for note in notes:
+        message(f"note: {note}")
+    for name, reason in failed.items():
+        message(f"failed: {name}: {reason}")
+    results = plan.study.folder / "results.csv"
+    if as_json:
+        paths = {"results": str(results), "figure": figure and str(figure)}
+        document = {"averages": means, "runs": rows, "failed": failed, "notes": notes}
+        print_json(document | paths)
+    elif figure:
+        for metric, title in SHOWN.items():
+            _print_table(f"{Path(plan.study.data).stem}: {title}", means, metric)
+        print(f"seeds    {_seeds(plan)}")
+        print(f"results  {results}")
+        print(f"figure   {figure}")
+
+
+def _draw(plan: Plan, means: Sequence[dict[str, Any]]) -> Path:
+    from flowclf.figures.low_data import low_data_figure
+    from flowclf.figures.style import save_figure
+
+    path = plan.study.folder / "low-data.png"
+    references: Collection[str] = {row["system"] for row in means} - {*plan.study.systems}
+    seeds = len(plan.study.seeds)
+    spread = f", mean ± standard error of {seeds} seeds" if seeds > 1 else ""
+    title = Path(plan.study.data).stem + spread
+    save_figure(low_data_figure(means, references, title), path)
+    return path
+
+
+def _seeds(plan: Plan) -> str:
+    numbers = ", ".join(map(str, plan.study.seeds))
+    return f"{numbers}: mean ± standard error" if len(plan.study.seeds) > 1 else numbers
+
+
+def _print_table(title: str, means: Sequence[dict[str, Any]], metric: str) -> None:
+    """A row a system, a column a size; a dash where there is nothing."""
+    sizes = sorted({row["train_size"] for row in means})
+    cells: dict[str, dict[int, str]] = {}
+    for row in means:
+        cells.setdefault(row["system"], {})[row["train_size"]] = with_error(row[metric], 100, 2)
+    table = [[name, *(own.get(size, "-") for size in sizes)] for name, own in cells.items()]
+    print_table(title, ("system", *(f"n = {size:,}" for size in sizes)), table)

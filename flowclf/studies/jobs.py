@@ -1,0 +1,175 @@
+"""One job of a study: a run on n samples, or the baselines fitted to the same samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowclf.config import RunConfig
+from flowclf.data import Split
+from flowclf.errors import UserError
+from flowclf.evaluation.baselines import baseline_rows
+from flowclf.files import write_json
+from flowclf.runs import Run, git_commit, load_data
+from flowclf.studies.rows import COLUMNS, Row, run_row
+from flowclf.training import TrainingDiverged, train
+from flowclf.training.setup import splits
+
+__all__ = ["Job", "Outcome", "check_folder", "do", "kept"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done, so that another process can do it.
+
+    Attributes:
+        config: of the run, with n as `data.train_size`; of baselines, that of a run beside them.
+        folder: of the study.
+        device: where to train.
+        data_dir: where to look for data first.
+        baselines: fit these instead of training.
+    """
+
+    config: RunConfig
+    folder: Path
+    device: str = "auto"
+    data_dir: Path | None = None
+    baselines: bool = False
+
+    @property
+    def what(self) -> str:
+        """The system, or "baselines"."""
+        return "baselines" if self.baselines else self.config.system
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.what}, n = {self.config.data.train_size}, seed {self.config.seed}"
+
+    @property
+    def path(self) -> Path:
+        """Folder of a run, file of baselines."""
+        name = f"{self.what}-{self.config.data.train_size}-{self.config.seed}"
+        return self.folder / (f"{name}.json" if self.baselines else name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        name: such as "gm, n = 50, seed 0".
+        rows: one of a run, one of each baseline that could be fitted.
+        failure: why a run failed.
+        notes: on the baselines of this n.
+        kept: it had been done before.
+    """
+
+    name: str
+    rows: Sequence[Row] = ()
+    failure: str | None = None
+    notes: Sequence[str] = ()
+    kept: bool = False
+
+
+def check_folder(job: Job) -> None:
+    """Do nothing while the folder is free, or holds a run of this configuration.
+
+    Raises:
+        UserError: it holds another run; the first setting that differs is named.
+    """
+    run = Run(job.path)
+    if job.baselines or not run.config_file.exists():
+        return
+    found = run.read_config()[0]
+    if found != job.config:
+        raise UserError(
+            f"{job.path} has other settings: {_difference(found, job.config)}; "
+            "choose another --out, or remove that run"
+        )
+
+
+def kept(job: Job) -> Outcome | None:
+    """What was found before, if the job had been done."""
+    if not job.baselines:
+        run = Run(job.path)
+        return Outcome(job.name, [run_row(run)], kept=True) if run.read_summary() else None
+    if not job.path.exists():
+        return None
+    document = json.loads(job.path.read_text("utf-8"))
+    if document["of"] != _subset_facts(job.config):
+        return None
+    return Outcome(job.name, document["rows"], notes=document["notes"], kept=True)
+
+
+def do(job: Job) -> Outcome:
+    """Train and evaluate, going on from a checkpoint that is there; or fit the baselines."""
+    try:
+        return _fit_baselines(job) if job.baselines else _train(job)
+    except (UserError, TrainingDiverged) as error:
+        return Outcome(job.name, failure=str(error).splitlines()[0])
+
+
+def _train(job: Job) -> Outcome:
+    run, dataset = Run(job.path), load_data(job.config, job.data_dir)
+    resume = run.checkpoint_file.exists()
+    train(job.config, dataset, run, device=job.device, resume=resume)
+    return Outcome(job.name, [run_row(run)])
+
+
+def _fit_baselines(job: Job) -> Outcome:
+    """Kept in a file, as runs are in their folders."""
+    config, dataset = job.config, load_data(job.config, job.data_dir)
+    training, _, test = splits(config, dataset)
+    try:
+        found = baseline_rows(training, test, dataset.levels)
+    except ValueError as error:  # of scikit-learn, numpy or ours
+        reason = str(error).splitlines()[0]
+        return Outcome(job.name, notes=[f"{job.name} cannot be fitted: {reason}"])
+    rows, notes = [_row(config, row) for row in found], _notes(config, training, found)
+    write_json(job.path, {"of": _subset_facts(config), "rows": rows, "notes": notes})
+    return Outcome(job.name, rows, notes=notes)
+
+
+def _subset_facts(config: RunConfig) -> dict[str, Any]:
+    """All that decides what baselines are fitted to."""
+    return {"data": config.dataset, "seed": config.seed, **config.data.model_dump(mode="json")}
+
+
+def _row(config: RunConfig, found: Row) -> Row:
+    """Of a baseline, in the columns of a run."""
+    own = {"data": config.dataset, "seed": config.seed, "train_size": config.data.train_size}
+    values = found | own | {"seconds": round(found["seconds"], 3), "commit": git_commit()}
+    return {name: values.get(name) for name in COLUMNS}
+
+
+def _notes(config: RunConfig, training: Split, found: Sequence[Row]) -> list[str]:
+    """Where baselines are less than their names say."""
+    size, samples = f"n = {config.data.train_size}", found[0]["samples"]
+    qda = next((row["system"] for row in found if row["system"].startswith("QDA")), None)
+    notes = []
+    if qda is None:
+        notes.append(f"{size}: no QDA, for want of samples of each class")
+    elif qda != "QDA":
+        notes.append(f"{size}: {qda}, for want of samples of each class")
+    if samples < len(training.labelled()):
+        notes.append(f"{size}: baselines are fitted to {samples:,} samples")
+    return notes
+
+
+def _difference(found: RunConfig, wanted: RunConfig) -> str:
+    """The first setting that differs."""
+    old, new = _flat(found.to_dict()), _flat(wanted.to_dict())
+    key = next(key for key in old | new if old.get(key) != new.get(key))
+    return f"{key} is {old.get(key)!r} there, and {new.get(key)!r} was asked for"
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat

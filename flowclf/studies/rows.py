@@ -1,0 +1,92 @@
+"""The rows of a study: read from its runs, written as one CSV, averaged over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flowclf.averages import mean_and_error
+from flowclf.files import write_text
+from flowclf.runs import Run
+
+__all__ = [
+    "COLUMNS",
+    "METRICS",
+    "Row",
+    "averages",
+    "recorded_rows",
+    "row_key",
+    "run_row",
+    "write_rows",
+]
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "system", "data", "seed", "train_size", "accuracy", "ece", "bits_per_dim", "seconds",
+    "negative_log_posterior_nats", "commit",
+)  # fmt: skip
+METRICS = ("accuracy", "ece", "bits_per_dim", "negative_log_posterior_nats", "seconds")
+
+
+def run_row(run: Run) -> Row:
+    """The row of a finished run: `COLUMNS`, with None where a system has no such number."""
+    settings, summary = yaml.safe_load(run.config_file.read_text("utf-8")), run.read_summary()
+    own = {"train_size": settings["data"]["train_size"], "commit": settings["commit"]}
+    values = {**summary, **summary["test"], **own}
+    return {name: values[name] for name in COLUMNS}
+
+
+def row_key(row: Row) -> tuple[str, str, int, int]:
+    """What tells rows apart, and the order in which they are written."""
+    return row["data"], row["system"], row["train_size"], row["seed"]
+
+
+def recorded_rows(folder: Path) -> Iterator[Row]:
+    """Those of all finished runs SYSTEM-n-seed, and of the baselines, that lie in a folder."""
+    for file in sorted(folder.glob("*-*-*/summary.json")):
+        row = run_row(Run(file.parent))
+        if file.parent.name == "{system}-{train_size}-{seed}".format(**row):
+            yield row
+    for file in sorted(folder.glob("baselines-*-*.json")):
+        yield from json.loads(file.read_text("utf-8"))["rows"]
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """A CSV, whole or not at all, whose order does not depend on that of the rows."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    ordered: list[Row] = sorted(rows, key=row_key)
+    writer.writerows(ordered)
+    write_text(path, text.getvalue())
+
+
+def averages(rows: Sequence[Row], systems: Sequence[str]) -> list[Row]:
+    """A row a system and size: both, the number of seeds, and mean and error of each of `METRICS`.
+
+    In the order of `systems`, then the baselines, then sizes. QDA of however many components is
+    one system.
+    """
+    groups: dict[tuple[int, str, int], list[Row]] = {}
+    for row in rows:
+        name = re.sub(r" of \d+ components$", "", row["system"])
+        place = systems.index(name) if name in systems else len(systems)
+        groups.setdefault((place, name, row["train_size"]), []).append(row)
+    return [
+        {"system": name, "train_size": size, "seeds": len(group)}
+        | {metric: _average([row[metric] for row in group]) for metric in METRICS}
+        for (_, name, size), group in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _average(values: Sequence[float | None]) -> tuple[float, float | None] | None:
+    known = [value for value in values if value is not None]
+    return mean_and_error(known) if known else None
