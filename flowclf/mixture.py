@@ -215,6 +215,13 @@ class GaussianMixture(nn.Module):
             raise UserError(f"expected a sample of every class, got none of {missing}")
         return sums / counts[:, None]
 
+    def centres(self) -> Tensor:
+        """Where the classes are, (K, D): the means, or the data's averages if all means are zero.
+
+        That is so where an autoencoder's prior is the standard normal.
+        """
+        return self.means if bool(self.means.any()) else self.data_means
+
     def mean_distance(self) -> Tensor:
         """Average distance between two means, 0-dim (IB-INN's "delta mu")."""
         return torch.pdist(self.means).mean()

@@ -14,7 +14,7 @@ from flowclf.errors import UserError
 
 if TYPE_CHECKING:
     from flowclf.data.outliers import Outliers
-    from flowclf.evaluation import Options
+    from flowclf.evaluation import Options, Subject
     from flowclf.training.task import Task
 
 __all__ = ["evaluate"]
@@ -32,8 +32,8 @@ def evaluate(
         str,
         typer.Option(
             help="Suites, separated by commas: accuracy, confusion, calibration, reliability, "
-            "paper-calibration, recalibration, likelihood, bound, clustering, information, ood, "
-            "shift, attack."
+            "paper-calibration, recalibration, likelihood, bound, clustering, information, "
+            "explain, ood, shift, attack."
         ),
     ] = "accuracy,calibration,likelihood",
     outliers: Annotated[
@@ -135,7 +135,25 @@ def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options
     names = task.dataset.class_names
     for path in evaluation_figures(config.system, results, run.figures, names, scores):
         message(f"figure   {path}")
+    for path in _draw_decisions(subject, results.get("explain", ()), names, run.figures):
+        message(f"figure   {path}")
     return {"run": str(folder), "system": config.system, "data": config.dataset, **results}
+
+
+def _draw_decisions(
+    subject: Subject, rows: Sequence[dict[str, Any]], class_names: Sequence[str], folder: Path
+) -> list[Path]:
+    """explain.png, or a note why there is none."""
+    from flowclf.figures.explain import explanation_figures
+
+    if not rows:
+        return []
+    model, test, levels = subject.model, subject.test, subject.options.levels
+    try:
+        return explanation_figures(model, test, rows, class_names, levels, folder)
+    except UserError as error:
+        message(f"note: no picture of decisions: {error}")
+        return []
 
 
 def _baselines(task: Task) -> list[dict[str, Any]]:

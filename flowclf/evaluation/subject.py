@@ -36,6 +36,7 @@ class Options:
         epsilons: of `attack`, as fractions of the range of grey levels.
         samples: at most so many test images for `shift`, `attack` and `bound`.
         draws: importance samples of `bound`.
+        explained: how many decisions `explain` looks at.
         levels: grey levels of images, None for a table.
     """
 
@@ -46,6 +47,7 @@ class Options:
     epsilons: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3)
     samples: int = 1000
     draws: int = 1000
+    explained: int = 8
     levels: int | None = 256
 
 

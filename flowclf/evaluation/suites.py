@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowclf.autoencoder import Autoencoder
-from flowclf.classifier import GenerativeClassifier, evaluating, latents
+from flowclf.classifier import evaluating, latents
 from flowclf.encoders import GaussianEncoder
 from flowclf.errors import UserError
 from flowclf.evaluation import metrics
@@ -31,6 +31,7 @@ from flowclf.evaluation.clustering import (
     fitted_accuracy,
     kmeans,
 )
+from flowclf.evaluation.explanation import explain_suite
 from flowclf.evaluation.predictions import Predictions, predict_split
 from flowclf.evaluation.rate import (
     aggregate_information,
@@ -233,12 +234,13 @@ def clustering_suite(subject: Subject) -> dict[str, Any]:
     Rows of `class_distances`: how far apart the classes' means are, in standard deviations (their
     geometric mean over the two classes). The nearer, the more similar the classes are to the model.
     """
-    model, test = subject.model, subject.test
+    model, test, mixture = subject.model, subject.test, subject.model.mixture
     training = subject.needs_training("clustering").take(slice(MOST_TRAINING))
     z, z_test = (latents(model, split.x) for split in (training, test))
     with torch.no_grad():
-        assigned = model.mixture.log_posterior(z_test).argmax(1).cpu()
-    z, z_test = (model.mixture.embed(each).cpu() for each in (z, z_test))
+        assigned = mixture.log_posterior(z_test).argmax(1).cpu()
+        z, z_test, centres = (mixture.embed(each).cpu() for each in (z, z_test, mixture.centres()))
+        distances = class_distances(centres, mixture.std().cpu())
     found = cluster_scores(kmeans(z_test, model.classes, subject.seed), test.y)
     by_mixture = cluster_scores(assigned, test.y)
     fitted = (z, training.y), (z_test, test.y)
@@ -246,7 +248,7 @@ def clustering_suite(subject: Subject) -> dict[str, Any]:
         **{f"kmeans_{name}": value for name, value in found.items()},
         **{f"mixture_{name}": value for name, value in by_mixture.items()},
         "knn_accuracy": fitted_accuracy("knn", *fitted, model.classes),
-        "class_distances": _matrix(class_distances(*_centres(model))),
+        "class_distances": _matrix(distances),
     }
 
 
@@ -286,6 +288,7 @@ SUITES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "bound": bound_suite,
     "clustering": clustering_suite,
     "information": information_suite,
+    "explain": explain_suite,
     "ood": ood_suite,
     "shift": shift_suite,
     "attack": attack_suite,
@@ -298,13 +301,6 @@ def _matrix(values: Tensor) -> list[dict[str, Any]]:
         {"class": k, **{str(j): value for j, value in enumerate(row)}}
         for k, row in enumerate(values.tolist())
     ]
-
-
-def _centres(model: GenerativeClassifier) -> tuple[Tensor, Tensor]:
-    """Means (or, where all are the origin, average latents) and standard deviations, (K, D)."""
-    mixture = model.mixture
-    means = mixture.means if bool(mixture.means.any()) else mixture.data_means
-    return mixture.embed(means).detach().cpu(), mixture.std().detach().cpu()
 
 
 def _mean(values: Tensor | None) -> float | None:

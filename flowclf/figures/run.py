@@ -59,9 +59,7 @@ def _latent(model: GenerativeClassifier, test: Split, dataset: Dataset) -> Figur
     device = model.mixture.means.device
     mixture, y = model.mixture, test.y[:MOST_POINTS]
     z = mixture.embed(model.encode(test.x[:MOST_POINTS].to(device)).z).cpu()
-    # Where all means are the origin the classes are where their latents are.
-    means = mixture.means if bool(mixture.means.any()) else mixture.data_means
-    means, std = mixture.embed(means).cpu(), mixture.std().cpu()
+    means, std = mixture.embed(mixture.centres()).cpu(), mixture.std().cpu()
     return latent_figure(z, y, means, std, dataset.class_names)
 
 

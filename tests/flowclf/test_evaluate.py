@@ -129,7 +129,7 @@ def test_suites_can_be_picked(generator: torch.Generator) -> None:
 def test_outliers_shifts_and_attacks_are_rows(generator: torch.Generator) -> None:
     split = images(generator)
     model, strange = image_model(split), Outliers("strange", 255 - split.x)
-    options = Options((strange,), ("brightness",), (1, 3), (0.1,), samples=8)
+    options = Options((strange,), ("brightness",), (1, 3), epsilons=(0.1,), samples=8)
     suites = ["ood", "shift", "attack"]
     found = evaluate(model, split, suites, training=split, options=options)
     assert {row["score"] for row in found["ood"]} == SCORES.keys() - {"waic", "rate"}

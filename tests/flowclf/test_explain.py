@@ -16,7 +16,9 @@ from flowclf.errors import UserError
 from flowclf.evaluation.explain import (
     class_change_path,
     counterfactual,
+    decision_contributions,
     distances_to_means,
+    even_odds,
     pixel_contributions,
 )
 from flowclf.training import train
@@ -77,6 +79,45 @@ def test_contributions_of_a_linear_decision_are_products() -> None:
     weights = (model.mixture.means[0] - model.mixture.means[1]) @ scale.T
     found = pixel_contributions(model, x, reference, y, other, steps=2)
     assert_close(found, (x * weights).detach())
+
+
+def test_a_path_without_a_posterior_ends_level_with_the_average_of_the_class() -> None:
+    model, x = linear_flow(), points()
+    model.mixture.data_means.copy_(2 * model.mixture.means)
+    source, target = model.predict(x), (model.predict(x) + 1) % 3
+    path, log_posterior = class_change_path(model, x, target, 4, None, source)
+    averages = model.mixture.data_means
+    direction = averages[target] - averages[source]
+    start, end = model.encode(path[0]).z.detach(), model.encode(path[-1]).z.detach()
+    assert_close(((end - averages[target]) * direction).sum(1), torch.zeros(6).double())
+    across = end - start - ((end - start) * direction).sum(1, keepdim=True) * direction / 36 / 2
+    assert_close(across, torch.zeros(6, 4).double())
+    assert bool((log_posterior[-1].argmax(1) == target).all())
+
+
+def test_moving_away_from_a_class_that_is_not_the_likeliest() -> None:
+    model, x = linear_flow(), points()
+    source, target = (model.predict(x) + 2) % 3, (model.predict(x) + 1) % 3
+    found = counterfactual(model, x, target, 0.5, source)
+    means, moved = model.mixture.means, found.z - model.encode(x).z
+    there = ~found.shift.isnan()
+    expected = found.shift[:, None] * (means[target] - means[source])
+    assert bool(there.any())
+    assert_close(moved[there].detach(), expected[there].detach())
+
+
+def test_a_decision_is_told_from_where_the_odds_are_even() -> None:
+    model, x = linear_flow(), points()
+    model.mixture.data_means.copy_(2 * model.mixture.means)
+    y, other = torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64)
+    middle = even_odds(model, y, other)
+    expected = model.mixture.data_means[:2].mean(0).expand(6, 4)
+    assert_close(middle, expected, atol=1e-9, rtol=0)
+    found = decision_contributions(model, x, y, other, steps=2)
+    straight = pixel_contributions(model, x, model.decode(middle), y, other, steps=2)
+    assert_close(found, straight)
+    given = model.log_posterior(x).detach()
+    assert_close(found.sum(1), given[:, 0] - given[:, 1], atol=1e-9, rtol=0)
 
 
 @pytest.fixture(scope="module")

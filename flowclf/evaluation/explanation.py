@@ -1,0 +1,255 @@
+"""The suite `explain`: what only a generative classifier can say of single decisions.
+
+After Mackowiak et al., "Generative classifiers as a basis for trustworthy image classification",
+CVPR 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowclf.classifier import GenerativeClassifier, evaluating
+from flowclf.data import Split
+from flowclf.encoders import InvertibleEncoder
+from flowclf.errors import UserError
+from flowclf.evaluation.explain import (
+    class_change_path,
+    counterfactual,
+    decision_contributions,
+    distances_to_means,
+)
+from flowclf.evaluation.subject import Subject
+from flowclf.vmf import VonMisesFisherMixture
+
+__all__ = ["Explanation", "explain_rows", "explain_suite", "explanations", "least_sure"]
+
+BATCH_SIZE = 64
+POSTERIOR = 0.9
+STEPS = 7
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a picture shows of one decision.
+
+    Attributes:
+        x: the sample (*shape), as the data have it.
+        label: its class, -1 without one.
+        predicted, runner_up: the two most probable classes.
+        posterior: of these two.
+        contributions: how much each number of x speaks for `predicted` and against `runner_up`,
+            (*shape), nats; see `decision_contributions`.
+        path: from x to a sample of `runner_up`, (steps, *shape), decoded.
+        path_posterior: of the two classes at its latents, (steps, 2).
+    """
+
+    x: Tensor
+    label: int
+    predicted: int
+    runner_up: int
+    posterior: tuple[float, float]
+    contributions: Tensor
+    path: Tensor
+    path_posterior: Tensor
+
+
+def explain_suite(subject: Subject) -> dict[str, Any]:
+    """Rows of `explain`: the test samples that the model is least sure of, see `explain_rows`."""
+    count, log_posterior = subject.options.explained, subject.predictions.log_posterior
+    return {"explain": explain_rows(subject.model, subject.test, log_posterior, count)}
+
+
+def explain_rows(
+    model: GenerativeClassifier, test: Split, log_posterior: Tensor, count: int
+) -> list[dict[str, Any]]:
+    """A row for each of the `count` samples of the smallest gap between the two likeliest classes.
+
+    - `sample` (of the test split), `class`, `predicted`, `runner_up` and the posteriors of the two
+    - `distance`, `runner_up_distance`: Mahalanobis, of z to their means, and `nearest_mean`, the
+      class of the nearest one; None on the sphere
+    - `shift`: α of the counterfactual with q(runner_up|z') = 0.9; None where no shift suffices
+    - log q(x)/d or elbo(x)/d of the noise-free x and of its counterfactual, nats: whether that is
+      as plausible (an autoencoder's is a mean, no sample, and not to be compared with x's)
+
+    What the system does not have is None.
+
+    Args:
+        model: in any mode; it is put back.
+        test: samples.
+        log_posterior: what it says of them, (N, K).
+        count: of samples, at most.
+
+    Raises:
+        UserError: a system without a decoder and without distances to means.
+    """
+    _check_explains(model)
+    with torch.no_grad(), evaluating(model):
+        return [
+            row
+            for index in least_sure(log_posterior, count).split(BATCH_SIZE)
+            for row in _rows(model, test.take(index), log_posterior[index], index)
+        ]
+
+
+def least_sure(log_posterior: Tensor, count: int) -> Tensor:
+    """Of (N, K) the rows of the smallest gaps between the two largest log posteriors, (count,)."""
+    first, second = log_posterior.topk(2).values.unbind(1)
+    return (first - second).argsort(stable=True)[:count]
+
+
+def explanations(
+    model: GenerativeClassifier,
+    test: Split,
+    rows: Sequence[Mapping[str, Any]],
+    steps: int = STEPS,
+) -> list[Explanation]:
+    """What a picture shows of the samples in `explain_rows`.
+
+    The path does not end at a posterior, as what convinces a model can be too little to be seen,
+    but where the runner-up's training latents are on average; see `class_change_path`.
+
+    Args:
+        model: in any mode; it is put back.
+        test: the same as the rows'.
+        rows: of `explain_rows`.
+        steps: images on the path.
+
+    Raises:
+        UserError: a system that cannot decode, or a posterior without a gradient.
+    """
+    with evaluating(model):
+        return [
+            each
+            for start in range(0, len(rows), BATCH_SIZE)
+            for each in _explained(model, test, rows[start : start + BATCH_SIZE], steps)
+        ]
+
+
+def _check_explains(model: GenerativeClassifier) -> None:
+    if not (_decodes(model) or _has_distances(model)):
+        raise UserError(
+            "the suite 'explain' needs a system that can decode or has Gaussian classes, got "
+            f"{type(model).__name__} with classes on a sphere (mixture.kind=vmf); leave it out, or "
+            "train with mixture.kind=gaussian"
+        )
+
+
+def _decodes(model: GenerativeClassifier) -> bool:
+    return model.can_sample or isinstance(model.encoder, InvertibleEncoder)
+
+
+def _has_distances(model: GenerativeClassifier) -> bool:
+    return not isinstance(model.mixture, VonMisesFisherMixture)
+
+
+def _rows(
+    model: GenerativeClassifier, split: Split, log_posterior: Tensor, index: Tensor
+) -> list[dict[str, Any]]:
+    """Of the samples of one batch, which are those at `index` of the test split."""
+    device = model.mixture.means.device
+    log_posterior = log_posterior.to(device)
+    predicted, runner_up = _likeliest(log_posterior)
+    x, pair = split.x.to(device), (predicted, runner_up)
+    posterior, other_posterior = (_at(log_posterior, k).exp() for k in pair)
+    columns = {
+        "sample": index,
+        "class": split.y,
+        "predicted": predicted,
+        "runner_up": runner_up,
+        "posterior": posterior,
+        "runner_up_posterior": other_posterior,
+        **_distances(model, x, *pair),
+        **_counterfactual(model, x, *pair),
+    }
+    values = [_listed(each, len(index)) for each in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _likeliest(log_posterior: Tensor) -> tuple[Tensor, Tensor]:
+    """The two most probable classes, (B,) each; the first as `predict` has it."""
+    first = log_posterior.argmax(1)
+    return first, log_posterior.scatter(1, first[:, None], -torch.inf).argmax(1)
+
+
+def _distances(
+    model: GenerativeClassifier, x: Tensor, predicted: Tensor, runner_up: Tensor
+) -> dict[str, Tensor | None]:
+    names = ("distance", "runner_up_distance", "nearest_mean")
+    if not _has_distances(model):
+        return dict.fromkeys(names)
+    found = distances_to_means(model, x)
+    values = _at(found, predicted), _at(found, runner_up), found.argmin(1)
+    return dict(zip(names, values, strict=True))
+
+
+def _counterfactual(
+    model: GenerativeClassifier, x: Tensor, predicted: Tensor, runner_up: Tensor
+) -> dict[str, Tensor | None]:
+    kind = "log_prob" if model.has_density or not model.has_elbo else "elbo"
+    names = ("shift", f"{kind}_per_dim_nats", f"counterfactual_{kind}_per_dim_nats")
+    if not _decodes(model):
+        return dict.fromkeys(names)
+    found = counterfactual(model, x, runner_up, POSTERIOR, predicted)
+    own, other = (_likelihood_per_dim(model, each) for each in (x, found.x))
+    if other is not None:
+        other = other.masked_fill(found.shift.isnan(), torch.nan)
+    return dict(zip(names, (found.shift, own, other), strict=True))
+
+
+def _likelihood_per_dim(model: GenerativeClassifier, x: Tensor) -> Tensor | None:
+    """log q(x)/d, or elbo(x)/d where there is only that, (B,), nats."""
+    if not (model.has_density or model.has_elbo):
+        return None
+    return (model.log_prob(x) if model.has_density else model.elbo(x)) / model.dims
+
+
+def _at(values: Tensor, k: Tensor) -> Tensor:
+    """Of (B, K) those of the classes (B,): (B,)."""
+    return values.gather(1, k[:, None])[:, 0]
+
+
+def _listed(values: Tensor | None, count: int) -> list[Any]:
+    """Numbers for a JSON document, which knows no infinity."""
+    if values is None:
+        return [None] * count
+    return [value if isfinite(value) else None for value in values.tolist()]
+
+
+def _explained(
+    model: GenerativeClassifier, test: Split, rows: Sequence[Mapping[str, Any]], steps: int
+) -> list[Explanation]:
+    device = model.mixture.means.device
+    index, predicted, runner_up = (
+        torch.tensor([row[name] for row in rows]) for name in ("sample", "predicted", "runner_up")
+    )
+    x, pair = test.x[index], torch.stack((predicted, runner_up), 1)
+    inputs = x.to(device), predicted.to(device), runner_up.to(device)
+    contributions = decision_contributions(model, *inputs).cpu()
+    path, path_posterior = _paths(model, *inputs, steps)
+    return [
+        Explanation(
+            x[i],
+            row["class"],
+            row["predicted"],
+            row["runner_up"],
+            (row["posterior"], row["runner_up_posterior"]),
+            contributions[i],
+            path[:, i],
+            path_posterior[:, i, pair[i]],
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def _paths(
+    model: GenerativeClassifier, x: Tensor, source: Tensor, target: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Images (steps, B, *shape) and posteriors (steps, B, K) on the way to the target."""
+    path, log_posterior = class_change_path(model, x, target, steps, None, source)
+    return path.cpu(), log_posterior.exp().cpu()
