@@ -185,7 +185,8 @@ def _print_rows(name: str, documents: Sequence[dict[str, Any]]) -> None:
     """A table of a suite's rows, run after run; intervals are in evaluation.json."""
     rows = [{"run": each["run"], **row} for each in documents for row in each.get(name, ())]
     keys = dict.fromkeys(key for row in rows for key in row)
-    columns = [key for key in keys if not key.endswith(ENDS)]
+    alone = len({row["run"] for row in rows}) == 1
+    columns = [key for key in keys if not (key.endswith(ENDS) or (alone and key == "run"))]
     cells = [[_shown(key, row.get(key)) for key in columns] for row in rows]
     print_table(name, columns, cells)
 

@@ -46,7 +46,7 @@ def distance_figure(distances: Tensor, class_names: Sequence[str]) -> Figure:
         UserError: another number of names.
     """
     away = distances.clone().fill_diagonal_(torch.nan)
-    texts = [[f"{value:.1f}" for value in row] for row in distances.tolist()]
+    texts = [[f"{value:.2f}" for value in row] for row in distances.tolist()]
     figure, axes = _map(away, texts, class_names, "Blues_r")
     axes.set_title("distance of the class means, in standard deviations", fontsize=9)
     return figure
@@ -64,7 +64,8 @@ def _map(
     axes = figure.add_subplot()
     image = axes.imshow(values.numpy(), cmap=colors)
     ticks = range(count) if count <= MOST_NAMES else []
-    axes.set_xticks(ticks, names if ticks else [], rotation=90, fontsize=FONT)
+    turned = 90 if max(map(len, names)) > 2 else 0
+    axes.set_xticks(ticks, names if ticks else [], rotation=turned, fontsize=FONT)
     axes.set_yticks(ticks, names if ticks else [], fontsize=FONT)
     if count > MOST_NUMBERS:
         figure.colorbar(image, ax=axes, shrink=0.7)
