@@ -248,7 +248,11 @@ def _batches(
 
 
 def _told(model: GenerativeClassifier, x: Tensor, noisy: Tensor, centre: float | None) -> Told:
-    log_posterior, encoding = model.log_posterior(x).cpu().double(), model.encode(x)
+    encoding = model.encode(x)
+    # A flow's posterior is that of its latents: one pass for both.
+    exact = encoding.log_det is not None
+    posterior = model.densities(encoding.z).log_posterior if exact else model.log_posterior(x)
+    log_posterior = posterior.cpu().double()
     told = Told(_nll_per_dim(model, noisy), log_posterior, *_latent(model, encoding.z))
     return replace(told, rate=_rate(encoding), centre=centre)
 
