@@ -70,6 +70,11 @@ class Run:
         return self.folder / "checkpoint" / "state.pt"
 
     @property
+    def progress_file(self) -> Path:
+        """Where its training is, while others look on."""
+        return self.folder / "progress.json"
+
+    @property
     def figures(self) -> Path:
         """Pictures."""
         return self.folder / "figures"

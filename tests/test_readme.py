@@ -24,7 +24,7 @@ def python_blocks() -> list[str]:
 
 
 def test_a_network_of_ones_own_becomes_a_backbone() -> None:
-    _, code = python_blocks()
+    code = python_blocks()[2]
     names = {"flowclf": flowclf, "my_network": torch.nn.Flatten()}
     exec(code, names)
     x = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
@@ -54,6 +54,15 @@ def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(names["model"].log_posterior(names["x"][:2]), torch.Tensor)
 
 
+def test_the_estimator_runs() -> None:
+    code = python_blocks()[1].replace("epochs=10", "epochs=2")
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, names)
+    assert "'beta':" in printed.getvalue()
+    assert names["images"].shape == (10, 64)
+
+
 def test_every_option_of_the_commands_exists(capsys: pytest.CaptureFixture[str]) -> None:
     block = README.read_text("utf-8").split("## The command line")[1].split("Your own data")[0]
     lines = [line.split("#")[0] for line in block.splitlines() if line.startswith("    flowclf")]
@@ -61,6 +70,6 @@ def test_every_option_of_the_commands_exists(capsys: pytest.CaptureFixture[str])
     assert len(commands) >= 8
     for command in commands:
         _, verb, *words = shlex.split(command)
-        assert run([verb, "--help"]) == 0
+        assert run([verb, *words[: verb == "study"], "--help"]) == 0
         help_text = capsys.readouterr().out
         assert all(word in help_text for word in words if word.startswith("--")), command

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from flowclf.cli import bench, evaluate, generate, listing, study, train
+from flowclf.cli import bench, evaluate, generate, listing, study, sweep, train
 from flowclf.errors import UserError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("sweep")(sweep.sweep)
 app.command("sample")(generate.sample)
 app.command("interpolate")(generate.interpolate)
 app.command("systems")(listing.systems)

@@ -119,11 +119,11 @@ def _study(name: str, seeds: str | None, runs: Path | None, as_json: bool) -> No
         return
     shown = [m for m in study.metrics if any(row[m] for row in summary)]
     table = [
-        [row["variant"], str(row["seeds"]), *(_with_error(m, row[m]) for m in shown)]
-        for row in summary
+        ["seeds", *(str(row["seeds"]) for row in summary)],
+        *([TITLES.get(m, m), *(_with_error(m, row[m]) for row in summary)] for m in shown),
     ]
-    titles = [TITLES.get(metric, metric) for metric in shown]
-    print_table(f"{name}: mean ± standard error", ("variant", "seeds", *titles), table)
+    titles = [row["variant"] for row in summary]
+    print_table(f"{name}: mean ± standard error", ("metric", *titles), table)
 
 
 def _with_error(metric: str, value: tuple[float, float | None] | None) -> str:

@@ -117,6 +117,8 @@ def _run(plan: Plan) -> list[Outcome]:
 def _in_words(outcome: Outcome) -> str:
     if outcome.failure:
         return f"failed: {outcome.failure}"
+    if outcome.busy:
+        return "in use by another process"
     several = len(outcome.rows) > 1
     found = [f"{row['system']} " * several + percent(row["accuracy"]) for row in outcome.rows]
     text = ", ".join(found) or "not fitted"

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from flowclf.config import RunConfig
-from flowclf.data import Split
+from flowclf.data import Dataset, Split
 from flowclf.errors import UserError
 from flowclf.evaluation.baselines import baseline_rows
 from flowclf.files import write_json
+from flowclf.locks import FolderInUse, locked
 from flowclf.runs import Run, git_commit, load_data
 from flowclf.studies.rows import COLUMNS, Row, run_row
 from flowclf.training import TrainingDiverged, train
-from flowclf.training.setup import splits
+from flowclf.training.progress import file_report
+from flowclf.training.setup import augmentation, fresh_model, splits
 
-__all__ = ["Job", "Outcome", "check_folder", "do", "kept"]
+__all__ = ["Job", "Outcome", "check_folder", "check_trainable", "do", "kept"]
 
 
 @dataclass(frozen=True)
@@ -26,34 +28,20 @@ class Job:
     """What is to be done, so that another process can do it.
 
     Attributes:
-        config: of the run, with n as `data.train_size`; of baselines, that of a run beside them.
-        folder: of the study.
+        config: of the run; of baselines, that of a run beside them.
+        path: folder of a run, file of baselines.
+        name: for messages.
         device: where to train.
         data_dir: where to look for data first.
         baselines: fit these instead of training.
     """
 
     config: RunConfig
-    folder: Path
+    path: Path
+    name: str
     device: str = "auto"
     data_dir: Path | None = None
     baselines: bool = False
-
-    @property
-    def what(self) -> str:
-        """The system, or "baselines"."""
-        return "baselines" if self.baselines else self.config.system
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return f"{self.what}, n = {self.config.data.train_size}, seed {self.config.seed}"
-
-    @property
-    def path(self) -> Path:
-        """Folder of a run, file of baselines."""
-        name = f"{self.what}-{self.config.data.train_size}-{self.config.seed}"
-        return self.folder / (f"{name}.json" if self.baselines else name)
 
 
 @dataclass(frozen=True)
@@ -64,6 +52,7 @@ class Outcome:
         name: such as "gm, n = 50, seed 0".
         rows: one of a run, one of each baseline that could be fitted.
         failure: why a run failed.
+        busy: another process is at it.
         notes: on the baselines of this n.
         kept: it had been done before.
     """
@@ -71,6 +60,7 @@ class Outcome:
     name: str
     rows: Sequence[Row] = ()
     failure: str | None = None
+    busy: bool = False
     notes: Sequence[str] = ()
     kept: bool = False
 
@@ -92,6 +82,17 @@ def check_folder(job: Job) -> None:
         )
 
 
+def check_trainable(config: RunConfig, dataset: Dataset) -> None:
+    """Build all that a training builds.
+
+    Raises:
+        UserError: settings that do not fit the data.
+        ShapeError: a network that does not take samples of their shape.
+    """
+    augmentation(config, dataset)
+    fresh_model(config, dataset, splits(config, dataset)[0])
+
+
 def kept(job: Job) -> Outcome | None:
     """What was found before, if the job had been done."""
     if not job.baselines:
@@ -109,14 +110,20 @@ def do(job: Job) -> Outcome:
     """Train and evaluate, going on from a checkpoint that is there; or fit the baselines."""
     try:
         return _fit_baselines(job) if job.baselines else _train(job)
+    except FolderInUse:
+        return Outcome(job.name, busy=True)
     except (UserError, TrainingDiverged) as error:
         return Outcome(job.name, failure=str(error).splitlines()[0])
 
 
 def _train(job: Job) -> Outcome:
     run, dataset = Run(job.path), load_data(job.config, job.data_dir)
-    resume = run.checkpoint_file.exists()
-    train(job.config, dataset, run, device=job.device, resume=resume)
+    with locked(run.folder):
+        # Another process may have ended it since this one looked.
+        if done := kept(job):
+            return done
+        report, resume = file_report(run.progress_file), run.checkpoint_file.exists()
+        train(job.config, dataset, run, device=job.device, resume=resume, report=report)
     return Outcome(job.name, [run_row(run)])
 
 

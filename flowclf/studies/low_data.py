@@ -28,11 +28,11 @@ from flowclf.data import DATASETS, Dataset
 from flowclf.devices import pick_device
 from flowclf.errors import UserError
 from flowclf.runs import load_data
-from flowclf.studies.jobs import Job, Outcome, check_folder, do, kept
+from flowclf.studies.jobs import Job, Outcome, check_folder, check_trainable, do, kept
 from flowclf.studies.pool import run_jobs
 from flowclf.studies.rows import recorded_rows, row_key, write_rows
 from flowclf.training.batches import Batches
-from flowclf.training.setup import augmentation, fresh_model, splits
+from flowclf.training.setup import splits
 
 __all__ = ["LowData", "Plan", "plan_low_data", "run_low_data"]
 
@@ -121,7 +121,7 @@ def plan_low_data(study: LowData) -> Plan:
     for job in jobs:
         check_folder(job)
     for job in jobs[: len(study.systems)]:
-        _check_trainable(job.config, dataset)
+        check_trainable(job.config, dataset)
     return Plan(study, jobs, dataset.notices)
 
 
@@ -153,15 +153,25 @@ def run_low_data(plan: Plan) -> Iterator[Outcome]:
 
 def _jobs(study: LowData, dataset: Dataset) -> list[Job]:
     """Size by size and seed by seed, the baselines behind the systems."""
-    place = study.folder, study.device, study.data_dir
     jobs = []
     for size in study.sizes:
         layers = [(system, _of_size(study, system, dataset, size)) for system in study.systems]
         for seed in study.seeds:
             configs = [study.config(system, dataset.shape, seed, more) for system, more in layers]
-            jobs += [Job(config, *place) for config in configs]
-            jobs += [Job(configs[0], *place, baselines=True)] if study.baselines else []
+            jobs += [_job(study, config) for config in configs]
+            jobs += [_job(study, configs[0], baselines=True)] if study.baselines else []
     return jobs
+
+
+def _job(study: LowData, config: RunConfig, *, baselines: bool = False) -> Job:
+    what, size, seed = (
+        "baselines" if baselines else config.system,
+        config.data.train_size,
+        config.seed,
+    )
+    path = study.folder / (f"{what}-{size}-{seed}" + ".json" * baselines)
+    name = f"{what}, n = {size}, seed {seed}"
+    return Job(config, path, name, study.device, study.data_dir, baselines)
 
 
 def _of_size(study: LowData, system: str, dataset: Dataset, size: int) -> list[Nested]:
@@ -212,9 +222,3 @@ def _check_sizes(study: LowData, dataset: Dataset) -> None:
                 f"expected sizes from {dataset.classes}, one sample a class, to the {most:,} "
                 f"labelled training samples of {dataset.name}, got {size:,}; change --sizes"
             )
-
-
-def _check_trainable(config: RunConfig, dataset: Dataset) -> None:
-    """Build, on few samples, all that a training builds."""
-    augmentation(config, dataset)
-    fresh_model(config, dataset, splits(config, dataset)[0])

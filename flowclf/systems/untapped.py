@@ -197,7 +197,8 @@ class Untapped(LatentVariableModel):
         Raises:
             UserError: a label out of range or a negative temperature.
         """
-        means = self.mixture.sample(y, 0.0)
+        # Of spread zero: the means themselves, whatever is drawn.
+        means = self.mixture.sample(y, 0.0, torch.Generator(self.pairs.device))
         if not temperature >= 0:
             raise UserError(f"expected temperature >= 0, got {temperature}")
         centre = means if around == "means" else self.mixture.data_means[y]

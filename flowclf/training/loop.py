@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Augmentation, Dataset, Split
 from flowclf.evaluation import evaluate, evaluate_scaled
+from flowclf.locks import locked
 from flowclf.models import save_weights
 from flowclf.runs import DataFacts, Run
 from flowclf.seeding import derive_seed, private_rng
@@ -84,6 +86,7 @@ def train(
 
     Raises:
         UserError: settings that do not fit the data.
+        FolderInUse: another process trains in the run's folder.
         TrainingDiverged: a loss that is not finite; the last good checkpoint is kept.
         Interrupted: by Ctrl-C; the checkpoint is saved.
     """
@@ -94,7 +97,8 @@ def train(
         config = config.model_copy(update={"model": custom})
     model = fresh_model(config, dataset, training, backbone)
     source, augment = resampled(config, dataset), augmentation(config, dataset)
-    with stop_on_signal() as stop, cpu_threads(config.train.threads):
+    mine = locked(run.folder) if run and fabric.is_global_zero else nullcontext()
+    with mine, stop_on_signal() as stop, cpu_threads(config.train.threads):
         loop = Loop(config, fabric, model, training, validation, source, augment, run, report, stop)
         if run and not resume and fabric.is_global_zero:
             run.write_config(config, DataFacts.of(dataset, len(training)))
@@ -102,12 +106,12 @@ def train(
                 run.write_vocabulary(dataset.vocabulary)
         seconds = loop.run_all(resume)
         summary = summarise(config, model, validation, test, seconds)
-    if run and fabric.is_global_zero:
-        save_weights(model, run.weights_file)
-        run.append_metrics(
-            {"step": loop.steps, "epoch": config.train.epochs, "test": summary["test"]}
-        )
-        run.write_summary(summary)
+        if run and fabric.is_global_zero:
+            save_weights(model, run.weights_file)
+            run.append_metrics(
+                {"step": loop.steps, "epoch": config.train.epochs, "test": summary["test"]}
+            )
+            run.write_summary(summary)
     return Trained(model, training, validation, test, summary, fabric.is_global_zero)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import log
+from math import isfinite, log
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
 
-__all__ = ["Report", "progress_bar", "silent"]
+__all__ = ["Report", "file_report", "progress_bar", "silent"]
 
 LOG_LINES = 10
 SMOOTHING = 0.95
@@ -29,6 +31,28 @@ class Report(Protocol):
 
 def silent(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
     """Show nothing."""
+
+
+def file_report(path: Path, every: float = 1.0) -> Report:
+    """Leaves step, steps, epoch, seconds and the terms in a JSON file, at most each `every` s.
+
+    For those who look on from another process: written aside and renamed, but not flushed to disk.
+    """
+    start, last = time.perf_counter(), float("-inf")
+
+    def report(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if now - last < every:
+            return
+        last = now
+        state = {"step": step + 1, "steps": steps, "epoch": epoch, "seconds": now - start}
+        values = {name: value for name, term in terms.items() if isfinite(value := float(term))}
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(state | {"terms": values}), encoding="utf-8")
+        part.replace(path)
+
+    return report
 
 
 @contextmanager

@@ -22,7 +22,17 @@ SOURCES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-LOWEST = ["errors", "averages", "files", "settings", "seeding", "devices", "marginals", "means"]
+LOWEST = [
+    "errors",
+    "averages",
+    "files",
+    "locks",
+    "settings",
+    "seeding",
+    "devices",
+    "marginals",
+    "means",
+]
 LATENT = [
     "mixture",
     "vmf",
@@ -56,8 +66,10 @@ FORBIDDEN = {
     "evaluation": ["training", "studies", "figures", "bench", "cli", "sweeps"],
     "training": ["studies", "figures", "bench", "cli", "sweeps"],
     "studies": ["figures", "bench", "cli", "sweeps"],
+    "sweeps": ["figures", "bench", "cli"],
     "figures": ["training", "studies", "bench", "cli"],
     "bench": ["cli"],
+    "sklearn": ["studies", "figures", "bench", "cli", "sweeps"],
 }
 FLOORS = [*FORBIDDEN, "cli", "__main__", ""]
 
@@ -121,13 +133,18 @@ def test_imports_run_downward(module: str) -> None:
     assert not imported & set(FORBIDDEN.get(floor_of(module), []))
 
 
-def test_nothing_but_the_command_line_imports_the_command_line() -> None:
-    users = {
+@pytest.mark.parametrize(
+    ("floor", "users"), [("cli", {"cli", "__main__"}), ("sklearn", {"sklearn"})]
+)
+def test_nothing_below_imports_the_command_line_or_the_estimator(
+    floor: str, users: set[str]
+) -> None:
+    found = {
         floor_of(module)
         for module, path in SOURCES.items()
-        if any(floor_of(t) == "cli" for t in all_imports(path) if t.startswith("flowclf"))
+        if any(floor_of(t) == floor for t in all_imports(path) if t.startswith("flowclf"))
     }
-    assert users == {"cli", "__main__"}
+    assert found == users
 
 
 def test_couplings_never_imports_flowclf() -> None:

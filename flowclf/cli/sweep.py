@@ -1,0 +1,242 @@
+"""`flowclf sweep`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowclf.cli.options import AsJson, DataDir, Device, Where, whole_numbers
+from flowclf.cli.output import message, number, percent, print_json, print_table
+from flowclf.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from flowclf.studies.jobs import Outcome
+    from flowclf.sweeps import Plan, Point, State
+
+__all__ = ["sweep"]
+
+COLUMNS = ("state", "epoch", "error", "bits/dim", "ECE", "minutes left")
+
+
+def sweep(
+    what: Annotated[
+        str, typer.Argument(metavar="SYSTEM|DIR", help="A system, or the folder of a sweep.")
+    ],
+    betas: Annotated[
+        str | None,
+        typer.Option(help="FIRST:LAST:COUNT, evenly spaced in log β̃, or values with commas."),
+    ] = None,
+    grid: Annotated[
+        list[str] | None, typer.Option(help="A setting's values, as key=a,b,c; repeatable.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
+    data: Annotated[str, typer.Option(help="A known name, a file or a folder.")] = "digits",
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset of the system.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of all runs, as key=value.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, ray or slurm.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster.")] = None,
+    workers: Annotated[int, typer.Option(help="Runs at a time, one thread each.", min=1)] = 2,
+    device: Where = Device.auto,
+    status: Annotated[bool, typer.Option("--status", help="Only say how far it is.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed before.")
+    ] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train a system at many settings; results.csv and curves in the sweep's folder.
+
+    Each run is a folder of its own. Kill the sweep at any time and start the
+    same command again, or `flowclf sweep DIR`: what has ended stays, what was
+    interrupted goes on from its checkpoint, what failed is listed and left
+    (--retry-failed). The ledger is optuna's journal, DIR/ledger.log. A second
+    command on the same folder shares the work.
+    """
+    from flowclf.sweeps import read_plan, states
+    from flowclf.sweeps.engines import find_engine
+
+    folder = _folder(what, out)
+    if status:
+        found = states(read_plan(folder))
+        _print_states(found, as_json)
+        return 0
+    worker = find_engine(engine, folder, address)
+    asked = _request(what, folder, betas, grid, seeds, data, epochs, preset, assignments, data_dir)
+    plan = read_plan(folder) if asked is None else asked
+    for notice in plan.notices:
+        message(f"note: {notice}")
+    outcomes = _run(plan, workers, device.value, retry_failed, worker)
+    _report(plan, outcomes, as_json)
+    return 1 if any(outcome.failure for outcome in outcomes) else 0
+
+
+def _folder(what: str, out: Path | None) -> Path:
+    from flowclf.systems import SYSTEMS
+
+    if what not in SYSTEMS and Path(what).is_dir():
+        return Path(what)
+    if out is None:
+        raise UserError("expected --out DIR, the folder of the sweep, got none")
+    return out
+
+
+def _request(
+    what: str,
+    folder: Path,
+    betas: str | None,
+    grid: list[str] | None,
+    seeds: str,
+    data: str,
+    epochs: int | None,
+    preset: str | None,
+    assignments: list[str] | None,
+    data_dir: Path | None,
+) -> Plan | None:
+    """The plan of what is asked for; None where a folder goes on as it is."""
+    from flowclf.config import merge, parse_assignments
+    from flowclf.sweeps import Sweep, parse_betas, parse_grid, plan_sweep
+
+    if Path(what) == folder:
+        if betas or grid or assignments or epochs or preset:
+            raise UserError(
+                f"{folder} goes on as it was begun: name the system to add other settings"
+            )
+        return None
+    overrides = [parse_assignments(assignments or [])]
+    if epochs is not None:
+        overrides.append({"train": {"epochs": epochs}})
+    return plan_sweep(
+        Sweep(
+            system=what,
+            data=data,
+            folder=folder,
+            betas=parse_betas(betas) if betas else (),
+            grid=parse_grid(grid or []),
+            seeds=whole_numbers("--seeds", seeds, "0,1,2"),
+            overrides=merge(overrides),
+            preset=preset,
+            data_dir=data_dir,
+        )
+    )
+
+
+def _run(plan: Plan, workers: int, device: str, retry_failed: bool, engine: Any) -> list[Outcome]:
+    """What became of all runs; a live table on a terminal, else a line as each ends."""
+    from flowclf.sweeps import run_sweep
+    from flowclf.training import Interrupted
+
+    outcomes: list[Outcome] = []
+    found = run_sweep(plan, workers, device, retry_failed=retry_failed, engine=engine)
+    try:
+        with _live(plan) as live:
+            for point, outcome in found:
+                outcomes.append(outcome)
+                if not live:
+                    place = f"{len(outcomes)}/{len(plan.points)}"
+                    message(f"{place}  {point.name}: {_in_words(outcome)}")
+    except (Interrupted, KeyboardInterrupt):
+        done = f"stopped after {len(outcomes)} of {len(plan.points)} runs"
+        raise Interrupted(f"{done}; the same command goes on there") from None
+    return outcomes
+
+
+@contextmanager
+def _live(plan: Plan) -> Iterator[bool]:
+    """A table that follows the runs, where standard error is a terminal."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from flowclf.sweeps import states
+
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield False
+        return
+    table = lambda: _table(states(plan))  # noqa: E731
+    with Live(get_renderable=table, console=console, refresh_per_second=1):
+        yield True
+
+
+def _table(found: Sequence[State]) -> Table:
+    from rich.table import Table
+
+    names = list(dict.fromkeys(key for state in found for key in _settings(state.point)))
+    table = Table(*names, *COLUMNS)
+    for state in found:
+        settings = _settings(state.point)
+        table.add_row(*(str(settings.get(name, "-")) for name in names), *_cells(state))
+    return table
+
+
+def _settings(point: Point) -> dict[str, Any]:
+    shown = {key: f"{v:g}" if isinstance(v, float) else v for key, v in point.varied.items()}
+    return {"system": point.config.system, **shown, "seed": point.config.seed}
+
+
+def _cells(state: State) -> list[str]:
+    test, progress = state.test, state.progress
+    error = 1 - test["accuracy"] if test else None
+    epoch = f"{progress['epoch'] + 1}" if state.kind == "running" and progress else ""
+    left = state.seconds_left
+    return [
+        state.kind if state.reason is None else f"failed: {state.reason}",
+        epoch,
+        "" if error is None else percent(error),
+        "" if not test else number(test.get("bits_per_dim")),
+        "" if not test else number(test.get("ece"), 4),
+        "" if left is None else number(left / 60, 1),
+    ]
+
+
+def _print_states(found: Sequence[State], as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"run": s.point.name, "state": s.kind, "reason": s.reason, "progress": s.progress}
+            for s in found
+        ]
+        print_json(rows)
+        return
+    print_table(
+        _counts(found),
+        ("run", *COLUMNS),
+        [[state.point.name, *_cells(state)] for state in found],
+    )
+
+
+def _counts(found: Sequence[State]) -> str:
+    kinds = [state.kind for state in found]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+
+
+def _in_words(outcome: Outcome) -> str:
+    if outcome.failure:
+        return f"failed: {outcome.failure}" + " (before: --retry-failed)" * outcome.kept
+    row = outcome.rows[0]
+    text = f"accuracy {percent(row['accuracy'])}, bits/dim {number(row['bits_per_dim'])}"
+    return f"{text} (from before)" if outcome.kept else text
+
+
+def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
+    """Failures on standard error; a table, or one document."""
+    from flowclf.sweeps import states, sweep_rows
+
+    failed = {outcome.name: outcome.failure for outcome in outcomes if outcome.failure}
+    for name, reason in failed.items():
+        message(f"failed: {name}: {reason}")
+    results = plan.folder / "results.csv"
+    if as_json:
+        print_json({"runs": sweep_rows(plan), "failed": failed, "results": str(results)})
+        return
+    _print_states(states(plan), as_json=False)
+    print(f"results  {results}")

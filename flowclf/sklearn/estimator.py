@@ -1,0 +1,333 @@
+"""`GenerativeClassifier`, which scikit-learn takes for one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin as Named
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from couplings.core import Shape
+from flowclf import classifier
+from flowclf.config import RunConfig, make_config, read_settings
+from flowclf.data import Dataset, Split
+from flowclf.devices import pick_device
+from flowclf.errors import UserError
+from flowclf.files import write_yaml
+from flowclf.models import load, load_weights, save_weights
+from flowclf.runs import DataFacts, Run
+from flowclf.seeding import private_rng
+from flowclf.sklearn.plain import SEEDS, draw_seed, nested, plain, plain_labels
+from flowclf.sklearn.samples import as_rows, grey_levels, image_shape, to_tensor
+from flowclf.training import Interrupted, train
+
+__all__ = ["GenerativeClassifier"]
+
+BATCH_SIZE = 512
+DATASET = "array"  # what a saved config.yaml calls the data
+ESTIMATOR_FILE = "estimator.yaml"
+
+Array = npt.NDArray[Any]
+Method = TypeVar("Method", bound=Callable[..., Any])
+Model = classifier.GenerativeClassifier
+
+
+def _able(*names: str, instead: str) -> Callable[[Method], Method]:
+    """Decorator: a method that fitted models have only with one of these abilities."""
+
+    def check(estimator: GenerativeClassifier) -> bool:
+        model = getattr(estimator, "model_", None)
+        # Before `fit` the method is there, and its call says that there is no model yet.
+        if model is None or any(getattr(model, name) for name in names):
+            return True
+        raise AttributeError(f"{estimator.config_.system} has no model of x; {instead}")
+
+    decorator: Callable[[Method], Method] = available_if(check)
+    return decorator
+
+
+class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Classifier, density and transformer in one, by any of flowclf's systems.
+
+    X is a table (N, F) of numbers, taken as float32; the model standardises it. With `shape`, or as
+    an array N×H×W or N×C×H×W, X holds images of whole grey levels 0 to levels - 1. Labels are of
+    any one sortable kind; -1 is one like the others. Results are float64 arrays with a row for each
+    of X, two-dimensional for images, too.
+
+    Classes weigh the same unless `settings={"mixture.weights": "empirical"}`; there is no
+    `sample_weight`. Of a table the fitted model computes in float64 on a CPU, so that what it says
+    of a row does not depend on the rows beside it; else in the precision of the training.
+
+    Args:
+        system: a name of `flowclf systems`.
+        beta: β̃, the weight of the decision; None: the preset's.
+        epochs, batch_size: of the training; None: the preset's.
+        preset: None: "mlp" for tables, "image" for images.
+        settings: all others, nested or dotted: {"network": {"blocks": 2}, "train.lr": 1e-3}.
+        shape: (C, H, W): rows of C·H·W numbers are images.
+        levels: grey levels of images, 2 to 256; None: 256.
+        random_state: an integer is the seed itself, as in `flowclf train --seed`; otherwise the
+            seed is drawn from the RandomState, or for None from numpy's global one. No other global
+            generator is drawn from or seeded.
+        device: auto, cpu or cuda.
+
+    Attributes:
+        model_: the trained `flowclf.GenerativeClassifier`.
+        config_: every setting of the training, with the seed.
+        classes_: the labels (K,), sorted.
+        shape_, levels_: shape of a sample; grey levels, None for a table.
+        n_features_in_, feature_names_in_: as of any estimator.
+    """
+
+    def __init__(
+        self,
+        system: str = "ib-inn",
+        *,
+        beta: float | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        preset: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        shape: Shape | None = None,
+        levels: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.system = system
+        self.beta = beta
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.preset = preset
+        self.settings = settings
+        self.shape = shape
+        self.levels = levels
+        self.random_state = random_state
+        self.device = device
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on X (N, F) with labels y (N,).
+
+        Raises:
+            ValueError: what scikit-learn refuses (NaN, unequal lengths, continuous labels), fewer
+                than two classes, images that are not of grey levels, or settings that the system
+                does not have, `beta` among them.
+            TrainingDiverged: a loss that is not finite.
+            KeyboardInterrupt: Ctrl-C, between two steps.
+        """
+        images = image_shape(X, self.shape)
+        levels = grey_levels(images, self.levels)
+        rows, y = validate_data(self, as_rows(X, images), y, dtype=np.float32)
+        check_classification_targets(y)
+        classes, labels = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise UserError(
+                f"expected samples of at least 2 classes, got 1 class ({classes.tolist()[0]!r}); "
+                "add samples of another class"
+            )
+        x = to_tensor(rows, images or rows.shape[1:], levels)
+        config, data = self._make_config(x), _dataset(x, labels, classes, levels)
+        try:
+            trained = train(config, data, device=self.device)
+        except Interrupted as stop:
+            # A search would take any other exception for a bad setting, and go on.
+            raise KeyboardInterrupt(str(stop)) from None
+        self.classes_ = classes
+        return self._adopt(trained.model, config, DataFacts.of(data, len(trained.training)))
+
+    def predict(self, X: Any) -> Array:
+        """The most probable label of each row, (N,)."""
+        probabilities = self.predict_proba(X)
+        labels: Array = self.classes_[probabilities.argmax(1)]
+        return labels
+
+    def predict_proba(self, X: Any) -> Array:
+        """q(y|x), (N, K), in the order of `classes_`."""
+        probabilities: Array = np.exp(self.predict_log_proba(X))
+        return probabilities
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """log q(y|x), (N, K), in the order of `classes_`; nats."""
+        # Normalised again: float32 sums are 1e-7 off, of which scikit-learn's metrics would warn.
+        return self._each(X, lambda model, x: model.log_posterior(x).double().log_softmax(1))
+
+    @_able("has_density", "has_elbo", instead="fit ib-inn, class-nll or vae")
+    def score_samples(self, X: Any) -> Array:
+        """log q(x), (N,), nats, in the units of X; of a grey level at the middle of its interval.
+
+        Of systems that have but a bound of it (vae and its kin) this is their `elbo`. Systems with
+        neither do not have the method once they are fitted.
+        """
+        return self._each(
+            X, lambda model, x: model.log_prob(x) if model.has_density else model.elbo(x)
+        )
+
+    def transform(self, X: Any) -> Array:
+        """Latents z, (N, D), without noise; of a Gaussian encoder their mean."""
+        return self._each(X, lambda model, x: model.encode(x).z)
+
+    @_able("can_sample", instead="fit ib-inn, class-nll, vae or bvae")
+    def sample(
+        self,
+        n_samples: int = 1,
+        y: Any = None,
+        *,
+        temperature: float = 1.0,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> tuple[Array, Array]:
+        """New rows X (n, F) and their labels (n,); images as rows of grey levels.
+
+        Args:
+            n_samples: how many. Their labels are drawn by the model's class weights and come in
+                order, as from scikit-learn's mixtures.
+            y: one label for all of them; or labels (n,), which get a row each.
+            temperature: factor on the latents' standard deviations; 1: draws from q(x|y).
+            random_state: None: the estimator's own; an integer gives the same rows each time.
+
+        Raises:
+            ValueError: no sample, a label unknown to `fit`, or a negative temperature.
+        """
+        check_is_fitted(self)
+        random = check_random_state(self.random_state if random_state is None else random_state)
+        labels = self._labels(n_samples, y, random)
+        device = self.model_.mixture.means.device
+        generator = torch.Generator(device).manual_seed(int(random.randint(SEEDS)))
+        parts = torch.from_numpy(labels).to(device).split(BATCH_SIZE)
+        with _computing(self.model_):
+            x = torch.cat([self.model_.sample(part, temperature, generator) for part in parts])
+        if self.levels_ is not None:
+            x = x.floor().clamp(0, self.levels_ - 1)
+        return x.flatten(1).double().cpu().numpy(), self.classes_[labels]
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder: config.yaml, model.safetensors and, at last, estimator.yaml; no pickle.
+
+        `flowclf.load(path)` gives the model alone. A RandomState is saved as the seed it gave.
+
+        Raises:
+            ValueError: a folder that holds something, or labels that YAML has no values for.
+        """
+        check_is_fitted(self)
+        run, names = Run(Path(path)), getattr(self, "feature_names_in_", None)
+        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+            raise UserError(f"expected a new or empty folder, got {path}; choose another")
+        state = {
+            "params": plain(self.get_params(deep=False)) | {"random_state": self._fixed_state()},
+            "classes": plain_labels(self.classes_),
+            "dtype": str(self.classes_.dtype),
+            "n_features_in": self.n_features_in_,
+            "feature_names_in": None if names is None else names.tolist(),
+        }
+        run.write_config(self.config_, self._facts)
+        save_weights(self.model_, run.weights_file)
+        write_yaml(run.folder / ESTIMATOR_FILE, state)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | None = None) -> Self:
+        """The fitted estimator that `save` wrote; on the same machine its predictions bit for bit.
+
+        Args:
+            path: the folder.
+            device: another one than it was made with.
+
+        Raises:
+            ValueError: not such a folder, or a damaged one.
+        """
+        run, file = Run(Path(path)), Path(path) / ESTIMATOR_FILE
+        if not file.is_file():
+            raise UserError(
+                f"expected a folder that GenerativeClassifier.save wrote, got {path} without "
+                f"{file.name}; the model of a run is read by flowclf.load"
+            )
+        estimator, state = cls(), read_settings(file)
+        try:
+            estimator.set_params(**state["params"])
+            estimator.classes_ = np.array(state["classes"], np.dtype(state["dtype"]))
+            estimator.n_features_in_ = state["n_features_in"]
+            if state["feature_names_in"] is not None:
+                estimator.feature_names_in_ = np.array(state["feature_names_in"], object)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{file} is damaged: {error} is missing or wrong") from None
+        estimator.device = device or estimator.device
+        model = load(path, pick_device(estimator.device))
+        estimator._adopt(model, *run.read_config())
+        load_weights(model, run.weights_file)  # once more, for those that are float64
+        return estimator
+
+    def _make_config(self, x: Tensor) -> RunConfig:
+        loop = {"epochs": plain(self.epochs), "batch_size": plain(self.batch_size)}
+        given = {name: value for name, value in loop.items() if value is not None}
+        return make_config(
+            self.system,
+            DATASET,
+            tuple(x.shape[1:]),
+            preset=self.preset,
+            seed=draw_seed(self.random_state),
+            beta=plain(self.beta),
+            overrides=[nested(plain(self.settings)), {"train": given}],
+        )
+
+    def _fixed_state(self) -> int | None:
+        """`random_state` as YAML can have it."""
+        if isinstance(self.random_state, np.random.RandomState):
+            return self.config_.seed
+        return None if self.random_state is None else int(self.random_state)
+
+    def _adopt(self, model: Model, config: RunConfig, facts: DataFacts) -> Self:
+        """Become fitted."""
+        table_on_cpu = facts.levels is None and model.mixture.means.device.type == "cpu"
+        self.model_ = model.double() if table_on_cpu else model
+        self.config_, self._facts = config, facts
+        self.shape_, self.levels_ = facts.shape, facts.levels
+        self._n_features_out = model.mixture.dims
+        return self
+
+    def _each(self, X: Any, function: Callable[[Model, Tensor], Tensor]) -> Array:
+        """`function` of the model and x, batch by batch."""
+        check_is_fitted(self)
+        rows = validate_data(self, as_rows(X, self.shape_), dtype=np.float32, reset=False)
+        device = self.model_.mixture.means.device
+        batches = to_tensor(rows, self.shape_, self.levels_).split(BATCH_SIZE)
+        with _computing(self.model_):
+            parts = [function(self.model_, x.to(device)).cpu() for x in batches]
+        values: Array = torch.cat(parts).double().numpy()
+        return values
+
+    def _labels(self, n_samples: int, y: Any, random: np.random.RandomState) -> Array:
+        """Class numbers (n,), int64."""
+        if n_samples < 1:
+            raise UserError(f"expected n_samples of at least 1, got {n_samples}")
+        if y is None:
+            weights = self.model_.mixture.log_weights.detach().double().cpu().softmax(0)
+            counts = random.multinomial(n_samples, weights.numpy())
+            return np.repeat(np.arange(len(counts)), counts)
+        labels = np.full(n_samples, y).tolist() if np.ndim(y) == 0 else np.asarray(y).tolist()
+        numbers = {label: number for number, label in enumerate(self.classes_.tolist())}
+        strange = [label for label in labels if label not in numbers]
+        if strange:
+            raise UserError(f"expected labels among {list(numbers)}, got {strange[0]!r}")
+        return np.array([numbers[label] for label in labels], np.int64)
+
+
+@contextmanager
+def _computing(model: Model) -> Iterator[None]:
+    """Eval mode, no gradients, and no draw from torch's global generator."""
+    with torch.no_grad(), classifier.evaluating(model), private_rng(0, model.mixture.means.device):
+        yield
+
+
+def _dataset(x: Tensor, labels: Array, classes: Array, levels: int | None) -> Dataset:
+    training = Split(x, torch.from_numpy(labels.astype(np.int64)))
+    # The loop ends with an evaluation, of which nothing is kept: one sample is enough.
+    test = training.take(slice(1))
+    return Dataset(DATASET, training, test, tuple(map(str, classes.tolist())), levels)

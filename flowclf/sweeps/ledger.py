@@ -1,0 +1,106 @@
+"""The ledger of a sweep: optuna's journal in its folder, a trial for each run that has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowclf.errors import UserError
+from flowclf.locks import locked
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+__all__ = ["Ledger"]
+
+STUDY = "sweep"
+
+
+class Ledger:
+    """Which runs of a folder have ended, and how; no run has two entries of the same end.
+
+    A trial is added once its run is over, never before: whatever is killed, none is left running.
+    Its parameters are the settings that vary and are numbers, its value is the error on the test
+    split; user attributes: `run`, and `reason` of a failed one. Open it as any other of optuna's:
+    optuna.load_study(study_name="sweep", storage=JournalStorage(JournalFileBackend(path))).
+
+    Args:
+        folder: of the sweep.
+
+    Raises:
+        UserError: optuna is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "ledger.log"
+
+    def record(
+        self,
+        run: str,
+        varied: Mapping[str, Any],
+        *,
+        accuracy: float | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Add the end of a run, unless it is there: its accuracy, or the reason of its failure."""
+        optuna = _optuna()
+        numbers = {key: float(v) for key, v in varied.items() if isinstance(v, int | float)}
+        finite = {key: v for key, v in numbers.items() if abs(v) < float("inf")}
+        distributions = {
+            key: optuna.distributions.FloatDistribution(value, value)
+            for key, value in finite.items()
+        }
+        trial = optuna.trial.create_trial(
+            state=optuna.trial.TrialState[("FAIL" if reason else "COMPLETE")],
+            params=finite,
+            distributions=distributions,
+            value=None if accuracy is None else 1 - accuracy,
+            user_attrs={"run": run} | ({"reason": reason} if reason else {}),
+        )
+        with locked(self.folder, wait=60.0):
+            if self.ends().get(run, "") != reason:
+                self._study().add_trial(trial)
+
+    def ends(self) -> dict[str, str | None]:
+        """The last end of each run: why it failed, None of one that has been completed."""
+        if not self.path.exists():
+            return {}
+        trials = self._study().get_trials(deepcopy=False)
+        return {trial.user_attrs["run"]: trial.user_attrs.get("reason") for trial in trials}
+
+    def failures(self) -> dict[str, str]:
+        """Runs that failed and have not been completed since, with the reason."""
+        return {run: reason for run, reason in self.ends().items() if reason is not None}
+
+    def _study(self) -> Study:
+        optuna = _optuna()
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+        class Held(JournalFileOpenLock):
+            """Writers take turns by `locked`, which the kernel frees: optuna's own lock outlives a
+            killed process."""
+
+            def acquire(self) -> bool:
+                return True
+
+            def release(self) -> None:
+                return None
+
+        backend = JournalFileBackend(str(self.path), lock_obj=Held(str(self.path)))
+        storage = JournalStorage(backend)
+        # Even create_study's load_if_exists would write a line.
+        if storage.get_all_studies():
+            return optuna.load_study(study_name=STUDY, storage=storage)
+        return optuna.create_study(study_name=STUDY, storage=storage, direction="minimize")
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("a sweep's ledger needs optuna: pip install 'flowclf[sweep]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

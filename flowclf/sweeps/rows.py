@@ -1,0 +1,57 @@
+"""results.csv: one row a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from flowclf.files import write_text
+from flowclf.runs import Run
+from flowclf.sweeps.grid import Plan, Point
+
+__all__ = ["FIRST", "sweep_rows", "write_results"]
+
+FIRST = ("system", "data", "seed", "beta", "accuracy", "ece", "bits_per_dim", "seconds")
+
+
+def sweep_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Of the runs that have ended, in the order of the points: `FIRST`, what varies, the rest.
+
+    The rest is everything else that was measured, the number of parameters and the commit. None
+    where a system has no such number.
+    """
+    found = [_row(point, Run(plan.folder / point.name)) for point in plan.points]
+    rows = [row for row in found if row]
+    varied = [key for point in plan.points for key in point.varied]
+    columns = dict.fromkeys([*FIRST, *varied, *(key for row in rows for key in row)])
+    return [{key: row.get(key) for key in columns} for row in rows]
+
+
+def write_results(plan: Plan) -> None:
+    """results.csv of the folder, whole or not at all."""
+    rows = sweep_rows(plan)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else FIRST, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(plan.folder / "results.csv", text.getvalue())
+
+
+def _row(point: Point, run: Run) -> dict[str, Any]:
+    """Empty where the run has not ended."""
+    summary = run.read_summary()
+    if not summary:
+        return {}
+    measured = {key: value for key, value in summary["test"].items() if not _is_several(value)}
+    names = ("system", "data", "seed", "seconds", "parameters")
+    own = {key: summary[key] for key in names} | {"beta": point.beta} | point.varied
+    commit = yaml.safe_load(run.config_file.read_text("utf-8"))["commit"]
+    return own | measured | {"commit": commit}
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)

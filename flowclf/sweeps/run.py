@@ -1,0 +1,74 @@
+"""Run what is left of a sweep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+from flowclf.studies.jobs import Job, Outcome, do, kept
+from flowclf.studies.pool import run_jobs
+from flowclf.sweeps.grid import Plan, Point
+from flowclf.sweeps.ledger import Ledger
+from flowclf.sweeps.rows import write_results
+
+__all__ = ["Engine", "run_sweep"]
+
+POLL = 0.5
+
+# Jobs and how many at a time to what they return, as they end.
+Engine = Callable[[Iterable[Callable[[], Outcome]], int], Iterator[Outcome]]
+
+
+def run_sweep(
+    plan: Plan,
+    workers: int = 2,
+    device: str = "auto",
+    *,
+    retry_failed: bool = False,
+    engine: Engine = run_jobs,
+) -> Iterator[tuple[Point, Outcome]]:
+    """What became of each point, as they end; what had been done before comes first.
+
+    Runs that failed before are not tried again unless that is asked for; those that another process
+    is at are waited for, and taken over should it be killed. The ledger gets an entry, and
+    results.csv is written anew, after each.
+
+    Raises:
+        Interrupted: by Ctrl-C; the checkpoints are saved.
+    """
+    ledger = Ledger(plan.folder)
+    failed = {} if retry_failed else ledger.failures()
+    points = {point.name: point for point in plan.points}
+    waiting = []
+    for point in plan.points:
+        job = plan.job(point, device)
+        if outcome := kept(job):
+            yield _recorded(ledger, plan, point, outcome)
+        elif point.name in failed:
+            yield point, Outcome(point.name, failure=failed[point.name], kept=True)
+        else:
+            waiting.append(job)
+    for outcome in _done(waiting, workers, engine):
+        yield _recorded(ledger, plan, points[outcome.name], outcome)
+
+
+def _done(jobs: list[Job], workers: int, engine: Engine) -> Iterator[Outcome]:
+    """All of them, also those that others do or leave behind."""
+    while jobs:
+        busy = set()
+        for outcome in engine([partial(do, job) for job in jobs], workers):
+            if outcome.busy:
+                busy.add(outcome.name)
+            else:
+                yield outcome
+        jobs = [job for job in jobs if job.name in busy]
+        time.sleep(POLL if jobs else 0)
+
+
+def _recorded(ledger: Ledger, plan: Plan, point: Point, outcome: Outcome) -> tuple[Point, Outcome]:
+    accuracy = outcome.rows[0]["accuracy"] if outcome.rows else None
+    varied = point.varied | {"seed": point.config.seed}
+    ledger.record(point.name, varied, accuracy=accuracy, reason=outcome.failure)
+    write_results(plan)
+    return point, outcome
