@@ -1,15 +1,58 @@
 """Pictures: each a function from results or tensors to a matplotlib Figure."""
 
-from flowclf.figures.images import image_grid, interpolation_figure, sample_figure
+from flowclf.figures.extraction import extracted_digits, extraction_figure
+from flowclf.figures.images import (
+    block_figure,
+    image_grid,
+    interpolation_figure,
+    sample_figure,
+    temperature_figure,
+)
+from flowclf.figures.information import information_figure
+from flowclf.figures.landscape import landscape_figure, loss_landscape
 from flowclf.figures.latent import latent_figure, latent_panels, plane_of_means
+from flowclf.figures.projections import embedded_latents, principal_figure
+from flowclf.figures.reconstructions import reconstructed, reconstruction_figure
 from flowclf.figures.style import save_figure
+from flowclf.figures.trade_off import information_plane_figure, trade_off_figure
+from flowclf.figures.trajectory import image_trajectory, rotation_trajectory, trajectory_figure
+from flowclf.figures.walks import (
+    ambiguous_walk,
+    ambiguous_walk_figure,
+    mean_walk_figure,
+    mean_walks,
+    model_interpolation_figure,
+    model_interpolations,
+)
 
 __all__ = [
+    "ambiguous_walk",
+    "ambiguous_walk_figure",
+    "block_figure",
+    "embedded_latents",
+    "extracted_digits",
+    "extraction_figure",
     "image_grid",
+    "image_trajectory",
+    "information_figure",
+    "information_plane_figure",
     "interpolation_figure",
+    "landscape_figure",
     "latent_figure",
     "latent_panels",
+    "loss_landscape",
+    "mean_walk_figure",
+    "mean_walks",
+    "model_interpolation_figure",
+    "model_interpolations",
     "plane_of_means",
+    "principal_figure",
+    "reconstructed",
+    "reconstruction_figure",
+    "rotation_trajectory",
     "sample_figure",
     "save_figure",
+    "temperature_figure",
+    "trade_off_figure",
+    "trajectory_figure",
 ]

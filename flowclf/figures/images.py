@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from flowclf.errors import UserError
 from flowclf.figures.style import new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["image_grid", "interpolation_figure", "sample_figure"]
+__all__ = [
+    "block_figure",
+    "draw_images",
+    "frame_image",
+    "image_grid",
+    "interpolation_figure",
+    "sample_figure",
+    "temperature_figure",
+]
 
 INCHES = 0.55
 GAP = 1
+# Of a page's text; blocks of more images make them smaller.
+PAGE = 7.2
+# Of a letter of a label, and between two blocks.
+LETTER, BETWEEN = 0.065, 0.15
 
 
 def image_grid(images: Tensor, levels: int) -> Tensor:
@@ -42,15 +57,106 @@ def interpolation_figure(strips: Tensor, levels: int) -> Figure:
     return _rows_figure(strips, levels, labels=None, title="straight lines in latent space")
 
 
+def temperature_figure(
+    blocks: Mapping[float, Tensor], class_names: Sequence[str], levels: int
+) -> Figure:
+    """Samples at several temperatures side by side, each (K, n, channels, H, W): a row a class.
+
+    With one seed for all they differ by nothing but their distance from the class's centre.
+
+    Raises:
+        UserError: no temperature, or another number of classes than of names.
+    """
+    titled = {f"temperature {value:g}": images for value, images in blocks.items()}
+    return block_figure(titled, class_names, levels)
+
+
+def block_figure(
+    blocks: Mapping[str, Tensor], labels: Sequence[str], levels: int, columns: int | None = None
+) -> Figure:
+    """Blocks of images (R, n, channels, H, W) by their titles, and beside the first of each line
+    of blocks the labels of its R rows.
+
+    Args:
+        blocks: at least one; all with as many rows.
+        labels: R of them.
+        levels: grey levels.
+        columns: blocks in a line; None: all.
+
+    Raises:
+        UserError: no block, or one with another number of rows than labels.
+    """
+    _check_blocks(blocks, labels)
+    columns = min(columns or len(blocks), len(blocks))
+    lines = -(-len(blocks) // columns)
+    widths = [_heights_wide(images) for images in blocks.values()]
+    margin = 0.25 + LETTER * max(map(_letters, labels))
+    room = PAGE - margin - BETWEEN * (columns - 1)
+    inches = min(INCHES, room / (columns * max(widths)))
+    title = 0.36 if any(blocks) else 0.1
+    figure = new_figure(
+        margin + columns * (inches * max(widths) + BETWEEN),
+        lines * (title + inches * len(labels)),
+    )
+    grid = figure.subplots(lines, columns, squeeze=False, width_ratios=widths[:columns])
+    for axes in grid.flat[len(blocks) :]:
+        axes.remove()
+    for k, (axes, (name, images)) in enumerate(zip(grid.flat, blocks.items(), strict=False)):
+        draw_images(axes, images, levels, () if k % columns else labels)
+        axes.set_title(name, fontsize=9)
+    return figure
+
+
+def draw_images(axes: Axes, images: Tensor, levels: int, labels: Sequence[str] = ()) -> None:
+    """Images (R, n, channels, H, W) as `image_grid` has them, and beside each row its label.
+
+    In the axes' units a pixel is 1, and the first image begins at -0.5.
+    """
+    axes.imshow(image_grid(images, levels).numpy(), interpolation="nearest")
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
+    height = images.shape[-2]
+    centres = [(height + GAP) * row + (height - 1) / 2 for row in range(len(labels))]
+    axes.set_yticks(centres, labels=labels, fontsize=8)
+    axes.tick_params(length=0)
+
+
+def frame_image(axes: Axes, images: Tensor, row: int, column: int, **style: Any) -> None:
+    """A line around one of the images (R, n, channels, H, W) that `draw_images` drew."""
+    from matplotlib.patches import Rectangle
+
+    height, width = images.shape[-2:]
+    corner = (width + GAP) * column - 1, (height + GAP) * row - 1
+    common = {"fill": False, "linewidth": 1.4, "clip_on": False}
+    axes.add_patch(Rectangle(corner, width + 1, height + 1, **common | style))
+
+
+def _letters(label: str) -> int:
+    """About as many as are seen; a formula between $ counts as one."""
+    return len(re.sub(r"\$[^$]*\$", "x", label))
+
+
+def _heights_wide(images: Tensor) -> float:
+    """A row of images (R, n, channels, H, W), in heights of one."""
+    _, count, _, height, width = images.shape
+    return (count * (width + GAP) - GAP) / (height + GAP)
+
+
+def _check_blocks(blocks: Mapping[str, Tensor], labels: Sequence[str]) -> None:
+    if not blocks:
+        raise UserError("expected at least one block of images, got none; name a model or a value")
+    for name, images in blocks.items():
+        if images.ndim != 5 or len(images) != len(labels):
+            raise UserError(
+                f"expected {len(labels)} rows of images (R, n, C, H, W) with a label each, got "
+                f"shape {tuple(images.shape)} for {name!r}; give as many labels as rows"
+            )
+
+
 def _rows_figure(images: Tensor, levels: int, labels: Sequence[str] | None, title: str) -> Figure:
     rows, columns, _, height, width = images.shape
     figure = new_figure(1.2 + INCHES * columns * width / height, 0.5 + INCHES * rows)
     axes = figure.add_subplot()
-    axes.imshow(image_grid(images, levels).numpy(), interpolation="nearest")
+    draw_images(axes, images, levels, labels or ())
     axes.set_title(title, fontsize=9)
-    axes.set_xticks([])
-    axes.spines[:].set_visible(False)
-    centres = [(height + GAP) * row + (height - 1) / 2 for row in range(rows)]
-    axes.set_yticks(centres if labels is not None else [], labels=labels or [], fontsize=8)
-    axes.tick_params(length=0)
     return figure

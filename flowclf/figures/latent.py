@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["latent_figure", "latent_panels", "plane_of_means"]
+__all__ = ["latent_figure", "latent_panels", "plane_of_means", "write_name"]
 
 
 def plane_of_means(means: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ def _draw_classes(
         own = points[y == k]
         axes.scatter(own[:, 0], own[:, 1], s=7, color=color, alpha=0.5, linewidths=0)
         _mark_mean(axes, centres[k], (basis * std[k].square()) @ basis.T, color)
-        _write_name(axes, own.mean(0) if len(own) else centres[k], class_names[k], color)
+        write_name(axes, own.mean(0) if len(own) else centres[k], class_names[k], color)
     axes.set_aspect("equal")
 
 
@@ -85,7 +85,8 @@ def _mark_mean(axes: Axes, mean: Tensor, covariance: Tensor, color: str) -> None
     axes.add_patch(Ellipse((x, y), width, height, angle=angle, **style))
 
 
-def _write_name(axes: Axes, place: Tensor, name: str, color: str) -> None:
+def write_name(axes: Axes, place: Tensor, name: str, color: str) -> None:
+    """A name in a box of its class's colour, centred at a place (2,)."""
     x, y = place.tolist()
     box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": color, "alpha": 0.9}
     axes.annotate(name, (x, y), ha="center", va="center", fontsize=8, bbox=box, zorder=4)

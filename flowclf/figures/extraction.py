@@ -1,0 +1,122 @@
+"""What one-hot labels decode to where some classes never had a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from flowclf.classifier import evaluating
+from flowclf.errors import UserError
+from flowclf.evaluation.extraction import (
+    ImageClassifier,
+    assign_by_competition,
+    canonical_images,
+    class_probabilities,
+)
+from flowclf.figures.images import draw_images, frame_image
+from flowclf.figures.style import new_figure
+from flowclf.systems.untapped import Untapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Extracted", "extracted_digits", "extraction_figure"]
+
+# ColorBrewer's blue and red, which every common colour blindness tells apart.
+RIGHT, WRONG = "#2166ac", "#b2182b"
+INCHES, LETTER = 0.6, 0.065
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """What the K one-hot labels of one model stand for.
+
+    Attributes:
+        images: decoded at one z, (K, C, H, W).
+        assigned: the class of each label, a permutation (K,).
+        read: the class that a classifier of images sees in each, (K,).
+    """
+
+    images: Tensor
+    assigned: Tensor
+    read: Tensor
+
+
+@torch.no_grad()
+def extracted_digits(model: Untapped, z: Tensor, reader: ImageClassifier, known: int) -> Extracted:
+    """The means that the one-hot labels decode to at z (D,), and the classes assigned to them.
+
+    The first `known` labels keep their classes, the others compete for the rest
+    (`assign_by_competition`, by p(class|image) of the image in black and white).
+
+    Args:
+        model: in any mode; it is put back.
+        z: e.g. `average_latent` of labelled samples.
+        reader: of `fit_image_classifier`.
+        known: classes with labels.
+
+    Raises:
+        UserError: fewer classes than known ones.
+    """
+    if not 0 <= known <= model.classes:
+        raise UserError(f"expected 0 to {model.classes} known classes, got {known}")
+    p = class_probabilities(reader, canonical_images(model, z), model.likelihood.top)
+    free = known + assign_by_competition(p[known:, known:])
+    eye = torch.eye(model.classes, dtype=z.dtype, device=z.device)
+    with evaluating(model):
+        images = model.decode(torch.cat((eye, z.expand(model.classes, -1)), 1))
+    return Extracted(images.cpu(), torch.cat((torch.arange(known), free)), p.argmax(1))
+
+
+def extraction_figure(
+    rows: Mapping[str, Extracted], class_names: Sequence[str], levels: int, known: int
+) -> Figure:
+    """The decoded one-hots of each model, a row by its name, and beneath them what they stand for.
+
+    Framed is what shows its class; where the image shows another one, that stands in brackets. A
+    line divides the labels with names from those without. Gemp, Parente, Mahadevan 2017 (Untapped),
+    Figure 2.
+
+    Raises:
+        UserError: no row, or one with another number of images than of names.
+    """
+    wrong = [name for name, row in rows.items() if len(row.images) != len(class_names)]
+    if wrong or not rows:
+        raise UserError(
+            f"expected {len(class_names)} images, one a class name, for one model or more, got "
+            f"{', '.join(wrong) or 'none'}"
+        )
+    _, _, height, width = next(iter(rows.values())).images.shape
+    side = 0.4 + LETTER * max(map(len, rows)) + len(class_names) * INCHES * width / height
+    figure = new_figure(side, 0.35 + len(rows) * (INCHES + 0.36))
+    for axes, (name, row) in zip(
+        figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True
+    ):
+        _draw_row(axes, name, row, class_names, levels, known)
+    figure.supxlabel("class assigned to each one-hot label (and what the image shows)", fontsize=8)
+    return figure
+
+
+def _draw_row(
+    axes: Axes, name: str, row: Extracted, class_names: Sequence[str], levels: int, known: int
+) -> None:
+    images = row.images[None]
+    draw_images(axes, images, levels, [name])
+    right = (row.assigned == row.read).tolist()
+    pitch = images.shape[-1] + 1
+    names = [
+        class_names[a] if a == r else f"{class_names[a]} ({class_names[r]})"
+        for a, r in zip(row.assigned.tolist(), row.read.tolist(), strict=True)
+    ]
+    axes.set_xticks([pitch * k + (pitch - 2) / 2 for k in range(len(names))], names, fontsize=8)
+    for k, (label, found) in enumerate(zip(axes.get_xticklabels(), right, strict=True)):
+        label.set_color(RIGHT if found else WRONG)
+        if found:
+            frame_image(axes, images, 0, k, edgecolor=RIGHT)
+    if 0 < known < len(names):
+        axes.axvline(pitch * known - 1, color="black", linewidth=1.5, clip_on=False)

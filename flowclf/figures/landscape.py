@@ -1,0 +1,211 @@
+"""The losses of a latent z over the plane through two class means and a third point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from flowclf.classifier import GenerativeClassifier, evaluating
+from flowclf.errors import UserError
+from flowclf.figures.style import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Landscape", "landscape_figure", "loss_landscape", "plane_through"]
+
+# Low is light; in steps that every common colour blindness tells apart.
+SCALE = "Blues"
+LEVELS, ARROWS = 14, 9
+CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """Losses on a grid of a plane in latent space.
+
+    Attributes:
+        y: name of the class whose sample loses so much.
+        across, up: coordinates in latent units, (G,) each.
+        losses: by name (G, G), nats, row i at up[i].
+        marks: places (2,) in these coordinates by name.
+    """
+
+    y: str
+    across: Tensor
+    up: Tensor
+    losses: Mapping[str, Tensor]
+    marks: Mapping[str, tuple[float, float]]
+
+
+def plane_through(first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor]:
+    """Origin (D,), in the middle of the first two points, and orthonormal basis (2, D).
+
+    The first direction is that from the first to the second point, the third point is above.
+
+    Raises:
+        UserError: three points on one line.
+    """
+    origin, along = (first + second) / 2, second - first
+    along = along / along.norm().clamp_min(torch.finfo(along.dtype).tiny)
+    rest = third - origin
+    above = rest - (rest @ along) * along
+    if not (along.norm() > 0 and above.norm() > 1e-6 * rest.norm()):
+        raise UserError(
+            "expected three points that are not on one line to lay a plane through, got means or a "
+            "third point that coincide; choose other classes or give third=…"
+        )
+    return origin, torch.stack((along, above / above.norm()))
+
+
+@torch.no_grad()
+def loss_landscape(
+    model: GenerativeClassifier,
+    y: int,
+    other: int,
+    class_names: Sequence[str],
+    third: Tensor | None = None,
+    beta: float | None = None,
+    points: int = 121,
+) -> Landscape:
+    """What a sample of class y loses by its latent z, in the plane through two means.
+
+        L_X = -log q(z),  L_Y = -log q(y|z),  class-NLL = -log q(z|y),  L_X/D + β̃ L_Y
+
+    Each above its least value on the grid, in nats.
+
+    Args:
+        model: in any mode; it is put back.
+        y: the sample's class.
+        other: the other class.
+        class_names: K names.
+        third: a latent (D,) in the plane; None: the mean of the class nearest to these two.
+        beta: of the last loss; None: without it.
+        points: of the grid in each direction.
+
+    Raises:
+        UserError: a class out of range or the same twice, no third class and no third point, or
+            points on one line.
+    """
+    means = model.mixture.centres().detach().double()
+    _check_classes(y, other, len(means), third)
+    nearest = _nearest_class(means, y, other) if third is None else None
+    corner = means[nearest] if nearest is not None else third.to(means)  # type: ignore[union-attr]
+    origin, basis = plane_through(means[y], means[other], corner)
+    places = (torch.stack((means[y], means[other], corner)) - origin) @ basis.T
+    across, up = _grid(places, points)
+    plane = origin + torch.cartesian_prod(up, across).flip(1).to(basis) @ basis
+    names = [class_names[y], class_names[other], "z" if nearest is None else class_names[nearest]]
+    marks = {name: (x, h) for name, (x, h) in zip(names, places.tolist(), strict=True)}
+    with evaluating(model):
+        losses = _losses(model, plane, y, beta)
+    grids = {name: (v - v.min()).view(points, points) for name, v in losses.items()}
+    return Landscape(class_names[y], across.cpu(), up.cpu(), grids, marks)
+
+
+def landscape_figure(landscape: Landscape) -> Figure:
+    """Contours of each loss side by side; arrows point downhill, the longer the steeper.
+
+    L_X draws z to the nearest mean of whichever class, L_Y off the other class and without end,
+    class-NLL to the own mean alone. IB-INN (Ardizzone et al. 2020), Figure 4.
+    """
+    count = len(landscape.losses)
+    columns = count if count <= 3 else 2
+    lines = -(-count // columns)
+    figure = new_figure(0.5 + 3.0 * columns, 0.35 + 2.75 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    for axes, (name, values) in zip(grid.flat, landscape.losses.items(), strict=False):
+        _draw_loss(figure, axes, landscape, values)
+        axes.set_title(name, fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("along the line of the means")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("across it")
+    figure.suptitle(f"losses of a sample of class {landscape.y} by its latent z", fontsize=10)
+    return figure
+
+
+def _nearest_class(means: Tensor, y: int, other: int) -> int:
+    distances = (means - means[y]).norm(dim=1) + (means - means[other]).norm(dim=1)
+    distances[[y, other]] = torch.inf
+    return int(distances.argmin())
+
+
+def _grid(places: Tensor, points: int) -> tuple[Tensor, Tensor]:
+    """Coordinates around the places (3, 2), with half their distance as margin, a square."""
+    low, high = places.min(0).values, places.max(0).values
+    middle, half = (low + high) / 2, 0.9 * float((high - low).max())
+    steps = torch.linspace(-half, half, points, dtype=torch.float64, device=places.device)
+    return middle[0] + steps, middle[1] + steps
+
+
+def _losses(
+    model: GenerativeClassifier, plane: Tensor, y: int, beta: float | None
+) -> dict[str, Tensor]:
+    """Of latents (G², D), each (G²,), float64, on the CPU."""
+    parts = [model.densities(z.to(model.mixture.means)) for z in plane.split(CHUNK)]
+    rate = -torch.cat([part.log_prob for part in parts]).cpu().double()
+    decision = -torch.cat([part.log_posterior[:, y] for part in parts]).cpu().double()
+    own = -torch.cat([part.log_prob_given_class[:, y] for part in parts]).cpu().double()
+    losses = {
+        r"$L_X$ = −log q(z)": rate,
+        r"$L_Y$ = −log q(y|z)": decision,
+        "class-NLL = −log q(z|y)": own,
+    }
+    if beta is not None:
+        name = rf"$L_X/D + \tilde{{\beta}} L_Y$,  $\tilde{{\beta}}$ = {beta:g}"
+        losses[name] = rate / plane.shape[1] + beta * decision
+    return losses
+
+
+def _draw_loss(figure: Figure, axes: Axes, landscape: Landscape, values: Tensor) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    across, up = landscape.across.numpy(), landscape.up.numpy()
+    levels = MaxNLocator(LEVELS).tick_values(0, float(values.max().clamp_min(1e-3)))
+    drawn = axes.contourf(across, up, values.numpy(), levels, cmap=SCALE)
+    # Not the lowest level: where a loss is all but 0 its contour is that of rounding errors.
+    lines: dict[str, Any] = {"colors": "black", "linewidths": 0.3, "alpha": 0.5}
+    axes.contour(across, up, values.numpy(), levels[1:], **lines)
+    _draw_arrows(axes, landscape, values)
+    for name, (x, h) in landscape.marks.items():
+        axes.scatter(x, h, marker="X", s=55, color="white", edgecolors="black", zorder=3)
+        box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "linewidth": 0}
+        axes.annotate(
+            name, (x, h), (0, 11), textcoords="offset points", ha="center", va="center",
+            fontsize=8, bbox=box, zorder=4,
+        )  # fmt: skip
+    axes.set_aspect("equal")
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label("nats above the least", fontsize=7)
+    bar.ax.tick_params(labelsize=6)
+    axes.tick_params(labelsize=7)
+
+
+def _draw_arrows(axes: Axes, landscape: Landscape, values: Tensor) -> None:
+    """-∇ at some points, its length as the root of the gradient's."""
+    spacing = float(landscape.across[1] - landscape.across[0])
+    up, across = torch.gradient(values, spacing=spacing)
+    step = max(1, len(landscape.across) // ARROWS)
+    some = slice(step // 2, None, step)
+    size = (across.square() + up.square()).sqrt()
+    shrink = size.clamp_min(1e-12).sqrt() * size.max().clamp_min(1e-12).sqrt()
+    across, up = (-(v / shrink)[some, some] for v in (across, up))
+    axes.quiver(
+        landscape.across[some].numpy(), landscape.up[some].numpy(), across.numpy(), up.numpy(),
+        color="black", alpha=0.75, scale=1.3 * ARROWS, width=0.005, pivot="mid",
+    )  # fmt: skip
+
+
+def _check_classes(y: int, other: int, classes: int, third: Tensor | None) -> None:
+    if not (0 <= y < classes and 0 <= other < classes) or y == other:
+        raise UserError(f"expected two classes from 0 to {classes - 1}, got {y} and {other}")
+    if third is None and classes < 3:
+        raise UserError("expected a third class for the plane, got two in all; give third=…, a z")

@@ -1,0 +1,318 @@
+"""What β̃ trades: every metric against it, and the information plane."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, inf, isnan, log, log10, sqrt
+from typing import TYPE_CHECKING, Any
+
+from flowclf.averages import mean_and_error
+from flowclf.errors import UserError
+from flowclf.figures.style import band, line_style, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["MEASURES", "Measure", "information_plane_figure", "trade_off_figure"]
+
+Rows = Sequence[Mapping[str, Any]]
+Point = tuple[float, float, float | None]
+
+BETA = r"$\tilde{\beta}$"
+COLUMNS, MOST_TICKS = 3, 6
+# Of the colours those that differ most first, as there are few systems.
+ORDER = (0, 6, 3, 7, 2, 8, 4, 5, 1, 9)
+# Of the axes' ranges: β̃ that are nearer share a label.
+NEAR = 0.035
+GREY = "#777777"
+DOTS = {"linestyle": ":", "linewidth": 1.8}
+DASHES = ("--", "-.", (0, (5, 1, 1, 1, 1, 1)))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a metric is drawn.
+
+    Attributes:
+        label: of its axis, with the unit.
+        better: an arrow, where one direction is.
+        scale: what it is multiplied by.
+    """
+
+    label: str
+    better: str = ""
+    scale: float = 1.0
+
+    @property
+    def title(self) -> str:
+        """Label and arrow."""
+        return f"{self.label} {self.better}".strip()
+
+
+UP, DOWN = "↑", "↓"
+
+MEASURES: dict[str, Measure] = {
+    "accuracy": Measure("accuracy in %", UP, 100),
+    "top_5_accuracy": Measure("top-5 accuracy in %", UP, 100),
+    "auroc": Measure("AUROC of the classes in %", UP, 100),
+    "ece": Measure("ECE (15 bins) in %", DOWN, 100),
+    "ece_20_bins": Measure("ECE (20 bins) in %", DOWN, 100),
+    "ece_equal_mass": Measure("ECE (equal mass) in %", DOWN, 100),
+    "ece_classwise": Measure("class-wise ECE in %", DOWN, 100),
+    "mce": Measure("MCE in %", DOWN, 100),
+    "brier": Measure("Brier score", DOWN),
+    "overconfidence": Measure("overconfidence in %", "", 100),
+    "negative_log_posterior_nats": Measure("−log q(y|x) in nats", DOWN),
+    "bits_per_dim": Measure("bits/dim", DOWN),
+    "label_information_nats": Measure("I(Y; Z) in nats", UP),
+    "input_information_nats": Measure("CI(X; Z) in nats"),
+    "mi_nats": Measure("I(X; Z) in nats"),
+    "variance_ratio": Measure("variance ratio"),
+    "seconds": Measure("training in seconds", DOWN),
+}
+"""How known metrics are drawn; others go by their own name."""
+
+LABELS, INPUTS = "label_information_nats", ("input_information_nats", "mi_nats")
+
+
+def trade_off_figure(
+    rows: Rows, metrics: Sequence[str], dotted: Collection[str] = ("vib",), title: str = ""
+) -> Figure:
+    """Each metric against β̃ on a logarithmic axis, a line a system.
+
+    A line is the mean over the seeds, the band one standard error of it to both sides. β̃ = 0 and
+    ∞ are detached points at the ends; a system without β̃ is a grey level line. Arrows say what is
+    better. IB-INN (Ardizzone et al. 2020), Figures 8 and 10.
+
+    Args:
+        rows: one a run: `system`, `beta` (None, or "" from a CSV: it has none), and the metrics,
+            None or "" where they are not known.
+        metrics: the rows' keys, a panel each; see `MEASURES`.
+        dotted: systems with a dotted line.
+        title: of the figure.
+
+    Raises:
+        UserError: no rows, no metrics, or a metric that no row has.
+    """
+    _check_metrics(rows, metrics)
+    columns = 2 if len(metrics) == 4 else min(len(metrics), COLUMNS)
+    lines = -(-len(metrics) // columns)
+    names = list(dict.fromkeys(str(row["system"]) for row in rows))
+    figure = new_figure(max(4.2, 0.4 + 2.7 * columns), 0.75 + 2.1 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=True).flatten()
+    axis = _BetaAxis([row.get("beta") for row in rows])
+    styles = _styles(rows, names, dotted)
+    for k, (axes, metric) in enumerate(zip(panels, metrics, strict=False)):
+        for name in names:
+            own = [row for row in rows if row["system"] == name]
+            _draw_system(axes, own, metric, axis, styles[name])
+        axes.set_title(_measure(metric).title, fontsize=9)
+        axis.write(axes)
+        axes.xaxis.set_tick_params(labelbottom=k + columns >= len(metrics))
+        if k + columns >= len(metrics):
+            axes.set_xlabel(BETA)
+    for axes in panels[len(metrics) :]:
+        axes.remove()
+    _legend(figure, styles)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def information_plane_figure(
+    rows: Rows, classes: int | None = None, dotted: Collection[str] = ("vib",)
+) -> Figure:
+    """I(Y; Z) against what the latents know of x, a line a system along β̃, which is written beside.
+
+    Flows know CI(X; Z), Gaussian encoders I(X; Z): a panel each, as the two are not the same
+    quantity. Means over the seeds; a bound of I(Y; Z) below 0 counts as 0. The trade-off of
+    I(X; Z) - β I(Y; Z), IB-INN (Ardizzone et al. 2020), Eq. 1.
+
+    Args:
+        rows: one a run: `system`, `beta`, `label_information_nats`, and `input_information_nats`
+            or `mi_nats`, as the suite `information` has them.
+        classes: K equally frequent ones, for a line at H(Y) = log K.
+        dotted: systems with a dotted line.
+
+    Raises:
+        UserError: no rows with both kinds of information.
+    """
+    known = [name for name in INPUTS if any(_has(row, name) and _has(row, LABELS) for row in rows)]
+    if not known:
+        raise UserError(
+            f"expected rows with {LABELS} and {INPUTS[0]} or {INPUTS[1]}, got none; evaluate the "
+            "runs with the suite 'information'"
+        )
+    names = list(dict.fromkeys(str(row["system"]) for row in rows))
+    styles = _styles(rows, names, dotted)
+    figure = new_figure(0.6 + 3.4 * len(known), 3.6)
+    panels = figure.subplots(1, len(known), squeeze=False, sharey=True)[0]
+    for axes, metric in zip(panels, known, strict=True):
+        for name in names:
+            own = [row for row in rows if row["system"] == name and _has(row, metric)]
+            _draw_plane(axes, own, metric, styles[name])
+        if classes is not None:
+            axes.axhline(log(classes), color=GREY, linewidth=0.8, linestyle="--")
+        axes.set_xlabel(_measure(metric).label)
+        axes.margins(0.14)
+    panels[0].set_ylabel(_measure(LABELS).label)
+    if classes is not None:
+        style = {"color": GREY, "linewidth": 0.8, "linestyle": "--"}
+        styles |= {f"H(Y) = log {classes}": style}
+    _legend(figure, styles, title=f"numbers beside the points: {BETA}")
+    return figure
+
+
+class _BetaAxis:
+    """Where each β̃ stands on a logarithmic axis: 0 and ∞ detached at its ends."""
+
+    def __init__(self, betas: Sequence[Any]) -> None:
+        known = {beta for beta in map(_number, betas) if beta is not None}
+        self.inner = sorted(beta for beta in known if 0 < beta < inf) or [1.0]
+        low, high = self.inner[0], self.inner[-1]
+        self.gap = max(3.0, (high / low) ** 0.15)
+        ends = {0.0: low / self.gap, inf: high * self.gap}
+        self.ends = {beta: place for beta, place in ends.items() if beta in known}
+
+    def place(self, beta: float) -> float:
+        """On the axis."""
+        return self.ends.get(beta, beta)
+
+    def write(self, axes: Axes) -> None:
+        """Ticks at decades, or where the values are; a thin line before what is detached."""
+        ticks = {place: "0" if beta == 0 else "∞" for beta, place in self.ends.items()}
+        ticks |= {beta: f"{beta:g}" for beta in self._inner_ticks()}
+        axes.set_xscale("log")
+        places = sorted(ticks)
+        axes.set_xticks(places, [ticks[place] for place in places])
+        axes.set_xticks([], minor=True)
+        margin = sqrt(self.gap)
+        axes.set_xlim(self._lowest() / margin, self._highest() * margin)
+        for beta, place in self.ends.items():
+            edge = place * margin if beta == 0 else place / margin
+            axes.axvline(edge, color=GREY, linewidth=0.6, linestyle=(0, (1, 3)))
+
+    def _lowest(self) -> float:
+        return self.place(0.0) if 0.0 in self.ends else self.inner[0]
+
+    def _highest(self) -> float:
+        return self.place(inf) if inf in self.ends else self.inner[-1]
+
+    def _inner_ticks(self) -> list[float]:
+        low, high = ceil(log10(self.inner[0])), floor(log10(self.inner[-1]))
+        decades = [10.0**k for k in range(low, high + 1)]
+        if len(decades) < 2:
+            return self.inner
+        return decades[:: -(-len(decades) // MOST_TICKS)]
+
+
+def _draw_system(
+    axes: Axes, rows: Rows, metric: str, axis: _BetaAxis, style: dict[str, Any]
+) -> None:
+    points = _points(rows, metric)
+    for _, mean, _ in _points(rows, metric, with_beta=False):
+        axes.axhline(mean, **style)
+    inner = [point for point in points if 0 < point[0] < inf]
+    if inner:
+        places, means, errors = zip(*inner, strict=True)
+        axes.plot(places, means, **style)
+        band(axes, places, means, [error or 0.0 for error in errors], style["color"])
+    for beta, mean, error in points:
+        if beta in axis.ends:
+            place = axis.place(beta)
+            axes.plot(place, mean, **style | {"linestyle": "none"})
+            axes.vlines(place, mean - (error or 0), mean + (error or 0), color=style["color"])
+
+
+def _draw_plane(axes: Axes, rows: Rows, metric: str, style: dict[str, Any]) -> None:
+    across = {beta: mean for beta, mean, _ in _points(rows, metric)}
+    up = {beta: max(0.0, mean) for beta, mean, _ in _points(rows, LABELS)}
+    betas = [beta for beta in across if beta in up]
+    axes.plot([across[b] for b in betas], [up[b] for b in betas], **style)
+    for near in _neighbours([(b, across[b], up[b]) for b in betas]):
+        text = ", ".join("∞" if beta == inf else f"{beta:g}" for beta, _, _ in near)
+        axes.annotate(
+            text, near[-1][1:], (5, -5), textcoords="offset points", ha="left", va="top",
+            fontsize=8, color=style["color"],
+        )  # fmt: skip
+
+
+def _neighbours(points: Sequence[tuple[float, float, float]]) -> list[list[Any]]:
+    """(β̃, across, up) in groups: those that are too near to be labelled apart, in order."""
+    if not points:
+        return []
+    _, *sides = zip(*points, strict=True)
+    across, up = (NEAR * (max(side) - min(side)) for side in sides)
+    groups: list[list[Any]] = []
+    for point in points:
+        last = groups[-1][-1] if groups else (0.0, inf, inf)
+        near = abs(point[1] - last[1]) <= across and abs(point[2] - last[2]) <= up
+        groups[-1].append(point) if near else groups.append([point])
+    return groups
+
+
+def _points(rows: Rows, metric: str, *, with_beta: bool = True) -> list[Point]:
+    """(β̃, mean, standard error) by β̃; of the rows without one (NaN, mean, error)."""
+    groups: dict[float, list[float]] = {}
+    for row in rows:
+        beta, value = _number(row.get("beta")), _number(row.get(metric))
+        if value is not None and (beta is not None) == with_beta:
+            groups.setdefault(0.0 if beta is None else beta, []).append(value)
+    scale = _measure(metric).scale
+    averages = {beta: mean_and_error([scale * v for v in groups[beta]]) for beta in sorted(groups)}
+    return [(beta, *average) for beta, average in averages.items()]
+
+
+def _styles(rows: Rows, names: Sequence[str], dotted: Collection[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a marker each; grey dashes for systems that have no β̃."""
+    own = [n for n in names if any(r["system"] == n and _has(r, "beta") for r in rows)]
+    styles = {
+        name: line_style(ORDER[k % len(ORDER)], len(ORDER)) | (DOTS if name in dotted else {})
+        for k, name in enumerate(own)
+    }
+    for k, name in enumerate(name for name in names if name not in own):
+        dashes = DASHES[k % len(DASHES)]
+        styles[name] = {"color": GREY, "linewidth": 1.1, "linestyle": dashes}
+    return styles
+
+
+def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]], title: str | None = None) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], label=name, **style) for name, style in styles.items()]
+    columns = min(len(lines), 4)
+    figure.legend(
+        handles=lines,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=9,
+        frameon=False,
+        title=title,
+        title_fontsize=8,
+    )
+
+
+def _measure(metric: str) -> Measure:
+    return MEASURES.get(metric, Measure(metric))
+
+
+def _has(row: Mapping[str, Any], name: str) -> bool:
+    return _number(row.get(name)) is not None
+
+
+def _number(value: Any) -> float | None:
+    """Of a cell that may come from a CSV; None where there is none."""
+    if value is None or value == "" or isnan(float(value)):
+        return None
+    return float(value)
+
+
+def _check_metrics(rows: Rows, metrics: Sequence[str]) -> None:
+    unknown = [name for name in metrics if not any(_has(row, name) for row in rows)]
+    if unknown or not metrics:
+        raise UserError(
+            f"expected metrics that the rows have, got {', '.join(unknown) or 'none'}; take some "
+            f"of {', '.join(sorted({key for row in rows for key in row}))}"
+        )

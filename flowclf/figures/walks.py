@@ -1,0 +1,278 @@
+"""Walks in latent space, decoded: between test images, along class means, past the undecided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from flowclf.classifier import GenerativeClassifier, evaluating, latents
+from flowclf.data import Split
+from flowclf.errors import UserError
+from flowclf.figures.images import block_figure, draw_images, frame_image
+from flowclf.figures.run import interpolation_strips
+from flowclf.figures.style import new_figure
+from flowclf.mixture import Around
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "AmbiguousWalk",
+    "ambiguous_walk",
+    "ambiguous_walk_figure",
+    "mean_walk_figure",
+    "mean_walks",
+    "model_interpolation_figure",
+    "model_interpolations",
+    "most_ambiguous",
+]
+
+# ColorBrewer's blue and red, which every common colour blindness tells apart.
+FIRST, SECOND, OTHERS = "#2166ac", "#b2182b", "#777777"
+FRAME = "#e69f00"
+# Points of the curve for each image above it.
+FINE = 12
+# Height of an image in inches, and of the curves beneath in such heights.
+INCHES, CURVES = 0.62, 1.1
+
+
+@dataclass(frozen=True, eq=False)
+class AmbiguousWalk:
+    """From one class to another through a sample that could be either.
+
+    Attributes:
+        images: (S, *shape), with the sample's own in the middle.
+        posterior: q(k|z) at P points of the walk, (P, K); every (P-1)/(S-1)-th has an image.
+        pair: the two classes.
+    """
+
+    images: Tensor
+    posterior: Tensor
+    pair: tuple[int, int]
+
+
+def model_interpolations(
+    models: Mapping[str, GenerativeClassifier], test: Split, pairs: int, steps: int, seed: int
+) -> dict[str, Tensor]:
+    """Of each model (pairs, steps, *shape): lines between the same test images of two classes.
+
+    Raises:
+        UserError: too few test samples or steps, or a system that cannot decode.
+    """
+    strips = {}
+    for name, model in models.items():
+        with evaluating(model):
+            strips[name] = interpolation_strips(model, test, pairs, steps, seed).cpu()
+    return strips
+
+
+def model_interpolation_figure(strips: Mapping[str, Tensor], levels: int) -> Figure:
+    """A block a pair, a row a model: strips (pairs, steps, C, H, W) by the models' names.
+
+    What β̃ does to what lies between two images. IB-INN (Ardizzone et al. 2020), Figure 6.
+
+    Raises:
+        UserError: no model, or strips of different shapes.
+    """
+    shapes = {tuple(strip.shape) for strip in strips.values()}
+    if len(shapes) != 1:
+        raise UserError(
+            f"expected strips of one shape for one model or more, got {sorted(shapes)}; "
+            "take them from one call of model_interpolations"
+        )
+    blocks = torch.stack(list(strips.values()), 1)
+    titled = {f"pair {k + 1}": block for k, block in enumerate(blocks)}
+    return block_figure(titled, list(strips), levels, columns=2)
+
+
+@torch.no_grad()
+def mean_walks(
+    model: GenerativeClassifier,
+    pairs: Sequence[tuple[int, int]],
+    steps: int = 9,
+    around: Around = "data",
+) -> Tensor:
+    """(P, steps, *shape): decoded points of the straight lines between two class means.
+
+        z = (1 - t) m_a + t m_b,  t = 0 … 1
+
+    Args:
+        model: one that decodes; in any mode, it is put back.
+        pairs: classes (a, b), P of them.
+        steps: images in a walk.
+        around: m are the means of the mixture, or the averages of the training latents.
+
+    Raises:
+        UserError: a class out of range, fewer than two steps, or a system that cannot decode.
+    """
+    _check_pairs(pairs, model.classes)
+    if steps < 2:
+        raise UserError(f"expected at least 2 steps, got {steps}")
+    mixture = model.mixture
+    means = mixture.centres() if around == "means" else mixture.data_means
+    first, second = means[torch.tensor(pairs, device=means.device)].unbind(1)
+    weights = torch.linspace(0, 1, steps, dtype=means.dtype, device=means.device)
+    with evaluating(model):
+        walks = [model.decode(first.lerp(second, weight)) for weight in weights]
+    return torch.stack(walks, 1).cpu()
+
+
+def mean_walk_figure(
+    walks: Tensor, pairs: Sequence[tuple[int, int]], class_names: Sequence[str], levels: int
+) -> Figure:
+    """A row a walk (P, steps, C, H, W) of `mean_walks`, from one class's mean to another's.
+
+    Raises:
+        UserError: another number of pairs than of walks, or a class without a name.
+    """
+    _check_pairs(pairs, len(class_names))
+    labels = [f"{class_names[a]} → {class_names[b]}" for a, b in pairs]
+    return block_figure({"from class mean to class mean": walks}, labels, levels)
+
+
+def most_ambiguous(log_posterior: Tensor, pair: tuple[int, int]) -> int:
+    """Of (N, K) the row where the less probable of the two classes is most probable."""
+    return int(log_posterior[:, list(pair)].min(1).values.argmax())
+
+
+@torch.no_grad()
+def ambiguous_walk(
+    model: GenerativeClassifier,
+    x: Tensor,
+    pair: tuple[int, int] | None = None,
+    steps: int = 9,
+    route: Literal["parallel", "means"] = "parallel",
+    gallery: Tensor | None = None,
+) -> AmbiguousWalk:
+    """From class a to class b through x, by the averages m of the classes' training latents.
+
+        parallel:  z' = z + α (m_b - m_a),  |α| up to where both m are passed
+        means:     from m_a to z, and from there to m_b
+
+    Parallel to the line of the averages all else of z stays: what is seen is x in its own style as
+    a and as b. In few dimensions that may leave the classes; there take the means.
+
+    Args:
+        model: in any mode; it is put back.
+        x: one sample (*shape), which stands in the middle.
+        pair: classes a, b; None: the two most probable, the smaller first.
+        steps: odd, at least 3.
+        route: parallel or means.
+        gallery: images (N, *shape); of a system that cannot decode the one with the nearest latent
+            stands for each point.
+
+    Raises:
+        UserError: an even number of steps, a class out of range, two whose averages coincide, or a
+            system that cannot decode and no gallery.
+    """
+    if steps < 3 or steps % 2 == 0:
+        raise UserError(f"expected an odd number of steps, at least 3, got {steps}; try 9")
+    with evaluating(model):
+        z = model.encode(x[None].to(model.mixture.means.device)).z
+        if pair is None:
+            a, b = sorted(model.densities(z).log_posterior[0].topk(2).indices.tolist())
+            pair = a, b
+        _check_pairs([pair], model.classes)
+        _check_apart(model.mixture.data_means, pair)
+        means, points = model.mixture.data_means[list(pair)], (steps - 1) * FINE + 1
+        path = ROUTES[route](z[0], means, points)
+        shown = path[::FINE]
+        images = model.decode(shown) if gallery is None else _nearest(model, shown, gallery)
+        if gallery is not None:
+            images[steps // 2] = x
+        posterior = model.densities(path).log_posterior.exp()
+    return AmbiguousWalk(images.cpu(), posterior.cpu(), pair)
+
+
+def ambiguous_walk_figure(
+    walks: Sequence[AmbiguousWalk], class_names: Sequence[str], levels: int
+) -> Figure:
+    """A strip of images a walk, the sample itself framed, and beneath it the posterior curves.
+
+    Blue is the class at the left end, red that at the right, grey all others together. Variational
+    Classification (Dhuliawala et al. 2023), Figure 7.
+
+    Raises:
+        UserError: no walks.
+    """
+    if not walks:
+        raise UserError("expected one walk or more, got none; take them from ambiguous_walk")
+    count, (_, height, width) = len(walks[0].images), walks[0].images.shape[1:]
+    strip = INCHES * count * width / height
+    figure = new_figure(1.9 + strip, 0.35 + len(walks) * INCHES * (1.35 + CURVES))
+    grid = figure.subplots(len(walks), 1, squeeze=False)[:, 0]
+    for axes, walk in zip(grid, walks, strict=True):
+        draw_images(axes, walk.images[None], levels)
+        frame_image(axes, walk.images[None], 0, count // 2, edgecolor=FRAME, linewidth=2)
+        curves = axes.inset_axes((0, -0.1 - CURVES, 1, CURVES))
+        _draw_posterior(curves, walk, class_names)
+    figure.supxlabel("from class to class through the framed sample", fontsize=8)
+    return figure
+
+
+def _parallel_path(z: Tensor, means: Tensor, points: int) -> Tensor:
+    """(P, D) on the line through z (D,) along that of the means (2, D), as far as either."""
+    direction = means[1] - means[0]
+    reach = ((means - z) @ direction / direction.square().sum()).abs().max()
+    return z + torch.linspace(-1, 1, points).to(z)[:, None] * reach * direction
+
+
+def _path_of_means(z: Tensor, means: Tensor, points: int) -> Tensor:
+    """(P, D) on the lines from one mean to z (D,) and from there to the other (2, D)."""
+    weights = torch.linspace(0, 1, points // 2 + 1).to(z)[:, None]
+    return torch.cat((means[0].lerp(z, weights), z.lerp(means[1], weights[1:])))
+
+
+ROUTES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "parallel": _parallel_path,
+    "means": _path_of_means,
+}
+
+
+def _nearest(model: GenerativeClassifier, points: Tensor, gallery: Tensor) -> Tensor:
+    """Of the gallery's images those whose latents are nearest to the points (S, D)."""
+    rows = torch.cdist(points, latents(model, gallery)).argmin(1)
+    return gallery[rows.to(gallery.device)]
+
+
+def _draw_posterior(axes: Axes, walk: AmbiguousWalk, class_names: Sequence[str]) -> None:
+    places = torch.linspace(0.5, len(walk.images) - 0.5, len(walk.posterior)).tolist()
+    first, second = walk.posterior[:, list(walk.pair)].unbind(1)
+    name_first, name_second = (class_names[k] for k in walk.pair)
+    curves: tuple[tuple[Tensor, str, dict[str, Any]], ...] = (
+        (first, name_first, {"color": FIRST}),
+        (second, name_second, {"color": SECOND, "linestyle": "--"}),
+        (1 - first - second, "others", {"color": OTHERS, "linestyle": ":"}),
+    )
+    for values, name, style in curves:
+        axes.plot(places, values.tolist(), label=name, linewidth=1.3, **style)
+    axes.axvline(len(walk.images) / 2, color=FRAME, linewidth=1)
+    axes.set_xlim(0, len(walk.images))
+    axes.set_ylim(-0.05, 1.05)
+    axes.set_xticks([])
+    axes.set_yticks([0, 0.5, 1], labels=["0", "½", "1"], fontsize=7)
+    axes.set_ylabel("posterior", fontsize=8)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _check_apart(means: Tensor, pair: tuple[int, int]) -> None:
+    a, b = pair
+    if bool((means[a] == means[b]).all()):
+        raise UserError(
+            f"expected two classes whose latents lie apart, got {a} and {b}; name two different "
+            "ones, and train the model first"
+        )
+
+
+def _check_pairs(pairs: Sequence[tuple[int, int]], classes: int) -> None:
+    wrong = [pair for pair in pairs if not all(0 <= k < classes for k in pair)]
+    if wrong or not pairs:
+        raise UserError(
+            f"expected pairs of classes from 0 to {classes - 1}, got {wrong or 'none'}; "
+            "name two classes each"
+        )

@@ -1,0 +1,238 @@
+"""Planes of latent space: principal components, an image's way, the losses."""
+
+from __future__ import annotations
+
+from math import pi
+
+import pytest
+import torch
+
+import flowclf
+from flowclf.data import Split
+from flowclf.errors import UserError
+from flowclf.figures.landscape import landscape_figure, loss_landscape, plane_through
+from flowclf.figures.latent import plane_of_means
+from flowclf.figures.projections import (
+    Latents,
+    embedded_latents,
+    principal_figure,
+    principal_plane,
+    spread_out,
+)
+from flowclf.figures.trajectory import image_trajectory, rotation_trajectory, trajectory_figure
+
+NAMES = ("zero", "one", "two")
+
+
+@pytest.fixture(scope="module")
+def model() -> flowclf.GenerativeClassifier:
+    network = {"kind": "mlp", "blocks": 1, "hidden": [8]}
+    model = flowclf.build("ib-inn", shape=(3, 4, 4), classes=3, levels=17, network=network)
+    split = colours()
+    model.fit_statistics(split.x, split.y)
+    model.fit_latents(split.x, split.y)
+    return model
+
+
+def colours() -> Split:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(17, (30, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    return Split(x, torch.arange(30) % 3)
+
+
+def spread(*sizes: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(300, len(sizes), generator=generator) * torch.tensor(sizes)
+
+
+def test_components_are_those_of_the_largest_variance() -> None:
+    centre, basis, shares = principal_plane(spread(0.1, 3.0, 1.0) + 5)
+    assert centre.shape == (3,)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(2).double())
+    torch.testing.assert_close(
+        basis.abs().round().float(), torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    )
+    assert shares.tolist() == pytest.approx([0.9, 0.1], abs=0.02)
+    torch.testing.assert_close(principal_plane(5 - spread(0.1, 3.0, 1.0))[1], basis)
+
+
+def test_a_single_dimension_has_no_second_component() -> None:
+    _, basis, shares = principal_plane(torch.tensor([[1.0], [3.0]]))
+    assert basis.tolist() == [[1], [0]]
+    assert shares.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("z", [torch.zeros(1, 3), torch.zeros(4)])
+def test_one_latent_has_no_components(z: torch.Tensor) -> None:
+    with pytest.raises(UserError, match="at least 2 latents"):
+        principal_plane(z)
+
+
+def test_contours_hold_their_share_of_the_class() -> None:
+    z = torch.cat((spread(3.0, 1.0, 0.1), spread(1.0, 1.0, 0.1) + 9))
+    y = torch.arange(2).repeat_interleave(300)
+    found = Latents(z, y, torch.zeros(2, 3), torch.ones(2, 3))
+    figure = principal_figure({"one": found, "two": found}, NAMES[:2])
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
+    axes = figure.axes[0]
+    assert "of the variance" in axes.get_xlabel()
+    assert [text.get_text() for text in axes.texts] == ["zero", "one"]
+    centre, basis, _ = principal_plane(z)
+    points = (z.double() - centre) @ basis.T
+    contours = [c for c in axes.collections if len(c.get_paths()) == 2]
+    assert len(contours) == 2
+    for k, contour in enumerate(contours):
+        outer, inner = contour.get_paths()
+        own = points[y == k].numpy()
+        assert outer.contains_points(own).mean() == pytest.approx(0.9, abs=0.02)
+        assert inner.contains_points(own).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_contours_leave_out_what_is_between_two_heaps() -> None:
+    z = torch.cat((spread(1.0, 1.0), spread(1.0, 1.0) + torch.tensor([9.0, 0.0])))
+    found = Latents(z, torch.zeros(600).long(), torch.zeros(1, 2), torch.ones(1, 2))
+    axes = principal_figure({"one": found}, NAMES[:1]).axes[0]
+    (contour,) = [c for c in axes.collections if len(c.get_paths()) == 2]
+    assert not any(path.contains_point((0, 0)) for path in contour.get_paths())
+
+
+def test_classes_without_area_have_no_contours() -> None:
+    found = Latents(
+        spread(1.0, 1.0)[:4], torch.arange(4) % 3, torch.eye(3)[:, :2], torch.ones(3, 2)
+    )
+    assert all(
+        len(c.get_paths()) == 1 for c in principal_figure({"a": found}, NAMES).axes[0].collections
+    )
+    with pytest.raises(UserError, match="one system or more"):
+        principal_figure({}, NAMES)
+
+
+def test_names_are_moved_apart() -> None:
+    places = [torch.zeros(2), torch.zeros(2), torch.tensor([0.1, 0.0]), torch.tensor([9.0, 9.0])]
+    moved = spread_out(places, 1.0)
+    assert torch.pdist(moved).min() > 0.95
+    torch.testing.assert_close(moved[3], places[3], atol=0.01, rtol=0)
+
+
+def test_latents_of_a_split_are_those_of_its_labelled_samples(
+    model: flowclf.GenerativeClassifier,
+) -> None:
+    split = colours()
+    y = split.y.clone()
+    y[0] = -1
+    found = embedded_latents(model, Split(split.x, y), most=5)
+    torch.testing.assert_close(found.z, model.eval().encode(split.x[1:6]).z)
+    assert found.y.tolist() == [1, 2, 0, 1, 2]
+    assert found.means.shape == found.std.shape == (3, 48)
+    assert not found.means.requires_grad
+
+
+def test_a_rotation_begins_at_the_image_itself(model: flowclf.GenerativeClassifier) -> None:
+    x = colours().x[3]
+    found = rotation_trajectory(model, x, 17, alphas=(0.0, 0.2, 0.5))
+    assert torch.equal(found.images[0], x)
+    assert not torch.equal(found.images[1], x)
+    assert found.labels == ("α = 0", "α = 0.2", "α = 0.5")
+    z = model.eval().encode(found.images).z
+    torch.testing.assert_close(found.z, z)
+    torch.testing.assert_close(found.latent_nll, -model.mixture.log_prob(z).detach())
+
+
+def test_the_way_is_drawn_in_the_plane_with_an_image_a_step(
+    model: flowclf.GenerativeClassifier,
+) -> None:
+    split = colours()
+    images = torch.cat((split.x[:4], split.x[3:4]))
+    found = image_trajectory(model, images, ["a", "b", "c", "d", "e"])
+    background = embedded_latents(model, split)
+    figure = trajectory_figure(found, background, NAMES, 17)
+    axes, *thumbnails = figure.axes
+    assert len(thumbnails) == 5
+    assert thumbnails[1].images[0].get_array().shape == (4, 4, 3)
+    assert thumbnails[1].get_xlabel() == f"b\n{found.latent_nll[1]:.0f} nats"
+    numbers = [text for text in axes.texts if text.get_text()]
+    # The fourth step is where the last is, so that only the last can be read.
+    assert [text.get_text() for text in numbers] == ["0", "1", "2", "4"]
+    centre, basis = plane_of_means(background.means)
+    path = (found.z - centre) @ basis.T
+    torch.testing.assert_close(torch.tensor(numbers[1].xy), path[1])
+    assert [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()] == list(NAMES)
+
+
+def test_a_way_has_two_ends_and_labels(model: flowclf.GenerativeClassifier) -> None:
+    x = colours().x
+    for images, labels in ((x[:1], ["a"]), (x[:2], ["a"])):
+        with pytest.raises(UserError, match="at least 2 versions"):
+            image_trajectory(model, images, labels)
+    with pytest.raises(UserError, match="at least 2 versions"):
+        rotation_trajectory(model, x[0], 17, ())
+
+
+def test_a_plane_holds_the_points_that_span_it() -> None:
+    points = torch.randn(3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    origin, basis = plane_through(*points)
+    flat = (points - origin) @ basis.T
+    torch.testing.assert_close(flat @ basis + origin, points)
+    assert flat[0, 0] < 0 < flat[1, 0]
+    assert flat[:2, 1].tolist() == pytest.approx([0, 0])
+    assert flat[2, 1] > 0
+    with pytest.raises(UserError, match="not on one line"):
+        plane_through(points[0], points[1], points[0].lerp(points[1], 0.3))
+
+
+def test_losses_are_those_of_the_mixture(model: flowclf.GenerativeClassifier) -> None:
+    found = loss_landscape(model, 1, 0, NAMES, beta=2.0, points=21)
+    assert found.y == "one"
+    assert list(found.marks) == ["one", "zero", "two"]
+    rate, decision, own, both = found.losses.values()
+    assert rate.shape == (21, 21)
+    assert all(float(values.min()) == 0 for values in found.losses.values())
+    means = model.mixture.means.detach().double()
+    origin, basis = plane_through(means[1], means[0], means[2])
+    z = origin + found.across[4] * basis[0] + found.up[17] * basis[1]
+    other = origin + found.across[9] * basis[0] + found.up[2] * basis[1]
+    with torch.no_grad():
+        densities = model.densities(torch.stack((z, other)).float())
+    for values, expected in (
+        (rate, -densities.log_prob),
+        (decision, -densities.log_posterior[:, 1]),
+        (own, -densities.log_prob_given_class[:, 1]),
+        (both, -densities.log_prob / 48 - 2 * densities.log_posterior[:, 1]),
+    ):
+        difference = expected[0] - expected[1]
+        assert float(values[17, 4] - values[2, 9]) == pytest.approx(float(difference), abs=1e-3)
+    # Least at the class's own mean: ½ r² above it at distance r.
+    x, up = found.marks["one"]
+    squares = (found.across - x).square() + (found.up[:, None] - up).square()
+    torch.testing.assert_close(own - own.min(), (squares - squares.min()) / 2, atol=1e-3, rtol=0)
+
+
+def test_a_panel_a_loss_with_its_scale(model: flowclf.GenerativeClassifier) -> None:
+    plain = landscape_figure(loss_landscape(model, 1, 0, NAMES, points=21))
+    panels, bars = plain.axes[:3], plain.axes[3:]
+    assert [axes.get_title().split(" = ")[0] for axes in panels] == ["$L_X$", "$L_Y$", "class-NLL"]
+    assert [bar.get_ylabel() for bar in bars] == ["nats above the least"] * 3
+    assert {text.get_text() for text in panels[0].texts} == set(NAMES)
+    four = landscape_figure(loss_landscape(model, 1, 0, NAMES, beta=1.0, points=21))
+    assert len(four.axes) == 8
+    assert "one" in four.get_suptitle()
+
+
+def test_a_third_point_may_be_any_latent(model: flowclf.GenerativeClassifier) -> None:
+    third = torch.full((48,), pi)
+    assert list(loss_landscape(model, 1, 0, NAMES, third, points=5).marks) == ["one", "zero", "z"]
+
+
+@pytest.mark.parametrize(("y", "other"), [(1, 1), (0, 3), (-1, 0)])
+def test_a_landscape_needs_two_classes(
+    model: flowclf.GenerativeClassifier, y: int, other: int
+) -> None:
+    with pytest.raises(UserError, match="two classes from 0 to 2"):
+        loss_landscape(model, y, other, NAMES)
+
+
+def test_two_classes_need_a_third_point() -> None:
+    network = {"kind": "mlp", "blocks": 1, "hidden": [8]}
+    two = flowclf.build("ib-inn", shape=(4,), classes=2, network=network)
+    with pytest.raises(UserError, match="give third"):
+        loss_landscape(two, 0, 1, NAMES)
