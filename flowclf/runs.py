@@ -176,10 +176,15 @@ class Run:
 
     def write_evaluation(self, results: dict[str, Any]) -> None:
         """evaluation.json: these results, and older ones that they do not replace."""
-        file = self.evaluation_file
-        old = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        file, old = self.evaluation_file, self.read_evaluation()
         versions = {name: version(name) for name in VERSIONS}
         write_json(file, old | results | {"versions": versions, "commit": git_commit()})
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """What `write_evaluation` wrote; empty where there is none."""
+        file = self.evaluation_file
+        found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        return found
 
     def read_summary(self) -> dict[str, Any]:
         """What `write_summary` wrote; empty where the run has not ended."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep"]
 
+CURVES = (
+    "accuracy", "bits_per_dim", "ece", "negative_log_posterior_nats", "mce", "overconfidence",
+)  # fmt: skip
 COLUMNS = ("state", "epoch", "error", "bits/dim", "ECE", "minutes left")
 
 
@@ -234,9 +237,30 @@ def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
     failed = {outcome.name: outcome.failure for outcome in outcomes if outcome.failure}
     for name, reason in failed.items():
         message(f"failed: {name}: {reason}")
-    results = plan.folder / "results.csv"
+    results, rows = plan.folder / "results.csv", sweep_rows(plan)
+    figures = [str(path) for path in _draw(plan.folder, rows)]
     if as_json:
-        print_json({"runs": sweep_rows(plan), "failed": failed, "results": str(results)})
+        document = {"runs": rows, "failed": failed, "results": str(results), "figures": figures}
+        print_json(document)
         return
     _print_states(states(plan), as_json=False)
     print(f"results  {results}")
+    for path in figures:
+        print(f"figure   {path}")
+
+
+def _draw(folder: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
+    """Curves against β̃, and the information plane once the runs are evaluated for it."""
+    from flowclf.figures.style import save_figure
+    from flowclf.figures.trade_off import information_plane_figure, trade_off_figure
+
+    if len({row["beta"] for row in rows} - {None}) < 2:
+        return []
+    metrics = [name for name in CURVES if any(row.get(name) is not None for row in rows)]
+    figures = {"trade-off": trade_off_figure(rows, metrics)}
+    if any(row.get("input_information_nats") or row.get("mi_nats") for row in rows):
+        figures["information-plane"] = information_plane_figure(rows)
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        save_figure(figure, path)
+    return paths

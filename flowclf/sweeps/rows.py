@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -21,8 +20,8 @@ FIRST = ("system", "data", "seed", "beta", "accuracy", "ece", "bits_per_dim", "s
 def sweep_rows(plan: Plan) -> list[dict[str, Any]]:
     """Of the runs that have ended, in the order of the points: `FIRST`, what varies, the rest.
 
-    The rest is everything else that was measured, the number of parameters and the commit. None
-    where a system has no such number.
+    The rest is everything else that was measured, by `flowclf evaluate` too, the number of
+    parameters and the commit. None where a system has no such number.
     """
     found = [_row(point, Run(plan.folder / point.name)) for point in plan.points]
     rows = [row for row in found if row]
@@ -46,12 +45,9 @@ def _row(point: Point, run: Run) -> dict[str, Any]:
     summary = run.read_summary()
     if not summary:
         return {}
-    measured = {key: value for key, value in summary["test"].items() if not _is_several(value)}
+    found = summary["test"] | run.read_evaluation()
+    measured = {key: value for key, value in found.items() if isinstance(value, float | int | str)}
     names = ("system", "data", "seed", "seconds", "parameters")
     own = {key: summary[key] for key in names} | {"beta": point.beta} | point.varied
     commit = yaml.safe_load(run.config_file.read_text("utf-8"))["commit"]
     return own | measured | {"commit": commit}
-
-
-def _is_several(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -1,0 +1,91 @@
+"""`flowclf sweep`: what it prints and leaves behind, and what becomes of mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flowclf.cli.app import run
+
+QUICK = (
+    "--data", "digits", "--epochs", "1", "--workers", "1", "--device", "cpu",
+    "--set", "network={kind: mlp, blocks: 1, hidden: [8]}", "--set", "data.train_size=200",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep") / "out"
+    assert run(["sweep", "ib-inn", "--betas", "0.1,10", "--out", str(folder), *QUICK]) == 0
+    return folder
+
+
+def test_a_sweep_leaves_results_and_curves(swept: Path) -> None:
+    assert (swept / "results.csv").read_text().startswith("system,data,seed,beta,accuracy,ece,")
+    assert (swept / "trade-off.png").stat().st_size > 10_000
+    assert (swept / "ib-inn-beta=10-seed=0" / "summary.json").exists()
+
+
+def test_it_goes_on_by_its_folder_and_says_where_it_is(
+    swept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["sweep", str(swept), "--workers", "1", "--json"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert [row["beta"] for row in document["runs"]] == [0.1, 10]
+    assert captured.err.count("(from before)") == 2
+    assert run(["sweep", str(swept), "--status"]) == 0
+    assert "2 done" in capsys.readouterr().out
+    assert run(["sweep", str(swept), "--status", "--json"]) == 0
+    assert [row["state"] for row in json.loads(capsys.readouterr().out)] == ["done", "done"]
+
+
+def test_evaluations_join_the_results(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(swept / f"ib-inn-beta={beta}-seed=0") for beta in ("0.1", "10")]
+    assert run(["evaluate", *runs, "--suite", "information", "--no-baselines"]) == 0
+    capsys.readouterr()
+    assert run(["sweep", str(swept), "--workers", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert all(row["input_information_nats"] > 0 for row in document["runs"])
+    assert [Path(path).name for path in document["figures"]] == [
+        "trade-off.png",
+        "information-plane.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ib-inn", "--betas", "1,2"], "expected --out DIR"),
+        (["ib-inn", "--betas", "2:1:3", "--out", "new"], "expected --betas FIRST:LAST:COUNT"),
+        (["ib-inn", "--grid", "lr", "--out", "new"], "expected --grid key=value,value"),
+        (["ib-inn", "--grid", "train.lrr=1", "--out", "new"], "did you mean train.lr?"),
+        (["gm", "--betas", "1,2", "--out", "new"], "gm has no information-bottleneck beta"),
+        (["nothing", "--out", "new"], "'nothing' is not a system"),
+        (["ib-inn", "--engine", "cloud", "--out", "new"], "out of local, ray, slurm"),
+        (["ib-inn", "--status", "--out", "new"], "a sweep's folder with a sweep.yaml"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["sweep", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_sweep_takes_no_new_settings_by_its_folder(
+    swept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["sweep", str(swept), "--betas", "3"]) == 2
+    assert "name the system to add other settings" in capsys.readouterr().err
