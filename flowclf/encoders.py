@@ -79,19 +79,34 @@ class Encoder(nn.Module):
 
 
 class InvertibleEncoder(Encoder):
-    """q(z|x) is a point, and so is q(x|z): pre-processing counts in the log-determinant, too."""
+    """q(z|x) is a point, and so is q(x|z): pre-processing counts in the log-determinant, too.
+
+    Args:
+        preprocess, network: as of every encoder.
+        condition: gives the features (F,) that the network sees beside every x; None: it sees none.
+    """
 
     network: Invertible
+
+    def __init__(
+        self, preprocess: Invertible, network: Invertible, condition: nn.Module | None = None
+    ) -> None:
+        super().__init__(preprocess, network)
+        self.condition = condition
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
         """z and log_det."""
         u, log_det_preprocess = self.preprocess(x)
-        z, log_det_network = self.network(u)
+        z, log_det_network = self.network(u, self.context(u))
         return Encoding(z, log_det_preprocess + log_det_network)
+
+    def context(self, x: Tensor) -> Tensor | None:
+        """What the network sees beside x (B, …), (B, F)."""
+        return None if self.condition is None else self.condition().to(x).expand(len(x), -1)
 
     def decode(self, z: Tensor) -> Tensor:
         """The x of latents z (B, D), in data units."""
-        u, _ = self.network.inverse(z)
+        u, _ = self.network.inverse(z, self.context(z))
         x, _ = self.preprocess.inverse(u)
         return x
 

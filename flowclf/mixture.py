@@ -173,12 +173,20 @@ class GaussianMixture(nn.Module):
         Raises:
             UserError: another shape, or a number that is not finite.
         """
+        self.check_means(means)
+        self.means.copy_(means)
+
+    def check_means(self, means: Tensor) -> None:
+        """Refuse what cannot be means.
+
+        Raises:
+            UserError: another shape than (K, D), or a number that is not finite.
+        """
         if means.shape != self.means.shape or not bool(means.isfinite().all()):
             raise UserError(
                 f"expected finite means of shape {tuple(self.means.shape)}, "
                 f"got shape {tuple(means.shape)}"
             )
-        self.means.copy_(means)
 
     @torch.no_grad()
     def set_weights(self, counts: Tensor) -> None:

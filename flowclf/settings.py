@@ -85,6 +85,8 @@ class MapSettings(Section):
     map: Literal["affine", "spline"] = "affine"
     bins: Annotated[int, Field(gt=0, lt=1000)] = 8  # of a spline
     bound: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0  # a spline ends there
+    # "beta": couplings and class means see log β̃, so that one model serves every β̃ (ib-inn).
+    condition: Literal["beta"] | None = None
 
 
 class ConvSettings(MapSettings):

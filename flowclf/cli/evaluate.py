@@ -46,6 +46,10 @@ def evaluate(
     samples: Annotated[
         int, typer.Option(help="Test images of the suites shift and attack.", min=1)
     ] = 1000,
+    betas: Annotated[
+        str | None,
+        typer.Option(help="FIRST:LAST:COUNT or values, of runs with network.condition=beta."),
+    ] = None,
     data_dir: DataDir = None,
     device: Where = Device.auto,
     baselines: Annotated[bool, typer.Option(help="Also rows of QDA and others.")] = True,
@@ -75,14 +79,17 @@ def evaluate(
         official = _official(task, data_dir) if "shift" in suites else None
         levels = task.dataset.levels
         options = Options(tuple(sets), official=official, samples=samples, levels=levels)
-        documents.append(_evaluated(folder, task, suites, options))
+        if betas:
+            documents += _along(folder, task, suites, options, betas)
+        else:
+            documents.append(_evaluated(folder, task, suites, options))
         models.append(task.model)
     if "ood" in suites and len(runs) > 1:
         subject = Subject(task.model, task.test, seed=task.config.seed, options=options)
         documents.append({"run": "all", "ood": ensemble_rows(models, subject)})
     columns = documents if as_json or not baselines else [*documents, *_baselines(task)]
     if as_json:
-        print_json(documents[0] if len(runs) == 1 else documents)
+        print_json(documents[0] if len(documents) == 1 else documents)
         return
     _print(columns, task.dataset.class_names)
 
@@ -138,6 +145,30 @@ def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options
     for path in _draw_decisions(subject, results.get("explain", ()), names, run.figures):
         message(f"figure   {path}")
     return {"run": str(folder), "system": config.system, "data": config.dataset, **results}
+
+
+def _along(
+    folder: Path, task: Task, suites: Sequence[str], options: Options, betas: str
+) -> list[dict[str, Any]]:
+    """What is printed of a run at each β̃, once it is also in its folder, as `betas`."""
+    from flowclf.evaluation import Subject, evaluate_subject
+    from flowclf.runs import Run
+    from flowclf.sweeps import parse_betas
+    from flowclf.systems.ib_inn import ConditionedIBInn
+
+    model, config = task.model, task.config
+    if not isinstance(model, ConditionedIBInn):
+        raise UserError(f"expected a run with network.condition=beta for --betas, got {folder}")
+    found = []
+    for beta in parse_betas(betas):
+        model.move_to(beta)
+        with status(f"{folder} at β̃ = {beta:g}: ") as report:
+            others = task.training, task.validation
+            subject = Subject(model, task.test, *others, config.seed, options, report)
+            found.append({"beta": beta, **evaluate_subject(subject, suites)})
+    Run(folder).write_evaluation({"betas": found})
+    names = {"system": config.system, "data": config.dataset}
+    return [{"run": f"β̃ = {row['beta']:g}", **names, **row} for row in found]
 
 
 def _draw_decisions(

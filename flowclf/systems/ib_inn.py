@@ -7,25 +7,29 @@ Competitive Generative Classification", NeurIPS 2020.
 from __future__ import annotations
 
 from math import log, pi
-from typing import Annotated
+from typing import Annotated, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
+from flowclf.conditioning import TradeOff
 from flowclf.encoders import Encoding
+from flowclf.errors import UserError
 from flowclf.objectives import ib_inn_loss, smooth_labels
 from flowclf.settings import Fraction, InvertibleSettings, Section
 from flowclf.systems.parts import Blueprint, invertible_parts
 
-__all__ = ["IBInn", "IBInnSettings", "build_ib_inn"]
+__all__ = ["ConditionedIBInn", "IBInn", "IBInnSettings", "build_ib_inn"]
 
 
 class ObjectiveSettings(Section):
     """Weights of the information bottleneck."""
 
     beta: Annotated[float, Field(ge=0)] = 1.0  # β̃ of Eq. 14; 0: only L_X, .inf: only L_Y
+    betas: tuple[float, float] = (0.02, 50.0)  # trained at once where network.condition=beta
     label_smoothing: Fraction = 0.0
 
 
@@ -51,7 +55,12 @@ class IBInn(GenerativeClassifier):
         log_prob, log_posterior = densities.log_prob + encoding.log_det, densities.log_posterior
         smoothing = settings.label_smoothing
         targets = smooth_labels(batch.y, self.classes, smoothing, log_posterior.dtype)
-        return ib_inn_loss(log_prob, log_posterior, targets, self.dims, settings.beta)
+        return ib_inn_loss(log_prob, log_posterior, targets, self.dims, self.beta)
+
+    @property
+    def beta(self) -> float:
+        """β̃ of the loss."""
+        return self.settings.objective.beta
 
     def paper_rate_per_dim(self, x: Tensor, log_prob: Tensor | None = None) -> Tensor:
         """L_X/d of the authors' code, (B,): standardised units, without the (d/2) log 2π.
@@ -65,6 +74,69 @@ class IBInn(GenerativeClassifier):
         return -(log_prob - log_det_preprocess) / self.dims - 0.5 * log(2 * pi)
 
 
+class ConditionedIBInn(IBInn):
+    """One IB-INN for every β̃ in a range: its couplings and class means see log β̃.
+
+    Each training step draws a β̃, log-uniform; in eval mode it is at objective.beta, or where
+    `move_to` went. None of the papers has it.
+    """
+
+    def __init__(
+        self,
+        trade_off: TradeOff,
+        blueprint: Blueprint,
+        settings: IBInnSettings,
+    ) -> None:
+        parts = invertible_parts(blueprint, settings, trade_off)
+        super().__init__(blueprint.shape, *parts, settings)
+        self.trade_off = trade_off
+        self.chosen = settings.objective.beta
+
+    @property
+    def beta(self) -> float:
+        """β̃ that it is at."""
+        return float(self.trade_off.beta)
+
+    def move_to(self, beta: float) -> None:
+        """Go to another β̃ for evaluation.
+
+        Raises:
+            UserError: β̃ outside the range that was trained.
+        """
+        self.trade_off.move(beta)
+        self.chosen = beta
+
+    def train(self, mode: bool = True) -> Self:
+        """Eval mode takes it back to the β̃ of its evaluation."""
+        if not mode:
+            self.trade_off.move(self.chosen)
+        return super().train(mode)
+
+    def loss(
+        self,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator | None = None,
+        index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """In training at a random β̃; see `GenerativeClassifier.loss`."""
+        if self.training:
+            self.trade_off.draw(generator)
+        return super().loss(x, y, generator, index)
+
+
 def build_ib_inn(blueprint: Blueprint, settings: IBInnSettings) -> IBInn:
-    """An untrained IB-INN."""
-    return IBInn(blueprint.shape, *invertible_parts(blueprint, settings), settings)
+    """An untrained IB-INN.
+
+    Raises:
+        UserError: network.condition with BatchNorm, or with the paper's network.
+    """
+    if settings.network.condition is None:
+        return IBInn(blueprint.shape, *invertible_parts(blueprint, settings), settings)
+    if getattr(settings.network, "batch_norm", True):
+        raise UserError(
+            "network.condition=beta expects network.kind conv or mlp and network.batch_norm=false: "
+            "the statistics of all β̃ together are those of none"
+        )
+    objective = settings.objective
+    return ConditionedIBInn(TradeOff(*objective.betas, objective.beta), blueprint, settings)

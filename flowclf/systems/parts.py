@@ -14,6 +14,7 @@ from couplings.core import Shape
 from couplings.networks import conv_network, mlp_network, paper_network
 from flowclf import backbones
 from flowclf.backbones.layers import feature_count
+from flowclf.conditioning import FEATURES, ConditionedMixture, TradeOff
 from flowclf.encoders import DeltaEncoder, Encoder, GaussianEncoder, InvertibleEncoder
 from flowclf.errors import UserError
 from flowclf.mixture import GaussianMixture
@@ -35,7 +36,7 @@ from flowclf.vmf import VonMisesFisherMixture
 
 __all__ = ["Blueprint", "feed_forward_parts", "invertible_parts"]
 
-FEATURES: dict[str, Callable[..., nn.Module]] = {
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "mlp": backbones.mlp,
     "cnn": backbones.cnn,
     "resnet": backbones.resnet,
@@ -71,19 +72,26 @@ class Blueprint:
 
 
 def invertible_parts(
-    blueprint: Blueprint, settings: InvertibleSettings
+    blueprint: Blueprint, settings: InvertibleSettings, trade_off: TradeOff | None = None
 ) -> tuple[InvertibleEncoder, GaussianMixture, Noise]:
     """Encoder, mixture and noise of a system with an invertible network.
 
+    With a trade-off couplings and means are conditioned on it.
+
     Raises:
-        UserError: a backbone of the user's, which is not invertible.
+        UserError: a backbone of the user's, which is not invertible; or network.condition of a
+            system that has no trade-off to be conditioned on.
     """
     if blueprint.backbone is not None:
         raise UserError("expected a system with a feed-forward network for `backbone`, e.g. vc")
+    if settings.network.condition and trade_off is None:
+        raise UserError("expected ib-inn for network.condition=beta, got a system without a β̃")
     generator, shape = blueprint.generator(), blueprint.shape
     preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
-    encoder = InvertibleEncoder(preprocess, _invertible(shape, generator, settings.network))
-    mixture = _mixture(blueprint.classes, encoder.network.dims, settings.mixture, generator)
+    features = FEATURES if trade_off else 0
+    network = _invertible(shape, generator, settings.network, features)
+    encoder = InvertibleEncoder(preprocess, network, trade_off)
+    mixture = _mixture(blueprint.classes, network.dims, settings.mixture, generator, trade_off)
     return encoder, mixture, _noise(blueprint, settings)
 
 
@@ -117,7 +125,11 @@ def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:
 
 
 def _mixture(
-    classes: int, dims: int, settings: MixtureSettings, generator: torch.Generator
+    classes: int,
+    dims: int,
+    settings: MixtureSettings,
+    generator: torch.Generator,
+    trade_off: TradeOff | None = None,
 ) -> GaussianMixture:
     """The latent mixture; means that are to start from the data are equidistant until then."""
     if settings.kind == "vmf":
@@ -125,8 +137,10 @@ def _mixture(
             classes, dims, means=settings.means, weights=settings.weights, generator=generator
         )
     start = "equidistant" if settings.start == "data" else settings.start
-    options = settings.model_dump(exclude={"kind", "start"})
-    return GaussianMixture(classes, dims, start=start, generator=generator, **options)
+    options = settings.model_dump(exclude={"kind", "start"}) | {"start": start}
+    if trade_off is not None:
+        return ConditionedMixture(trade_off, classes, dims, generator=generator, **options)
+    return GaussianMixture(classes, dims, generator=generator, **options)
 
 
 def _backbone(
@@ -140,14 +154,17 @@ def _backbone(
             "give it to flowclf.build, train or load"
         )
     options = settings.model_dump(exclude={"kind"})
-    return FEATURES[settings.kind](blueprint.shape, generator, **options)
+    return BACKBONES[settings.kind](blueprint.shape, generator, **options)
 
 
-def _invertible(shape: Shape, generator: torch.Generator, settings: NetworkSettings) -> Invertible:
+def _invertible(
+    shape: Shape, generator: torch.Generator, settings: NetworkSettings, features: int = 0
+) -> Invertible:
     own = {"kind", "clamp", *MapSettings.model_fields}
     options = settings.model_dump(exclude=own) | {"univariate": _univariate(settings)}
     if isinstance(settings, PaperSettings):
         return paper_network(shape, generator, **options)
+    options["context_features"] = features
     make = conv_network if isinstance(settings, ConvSettings) else mlp_network
     return make(shape, generator, **options)
 

@@ -41,8 +41,9 @@ def layer_statistics(model: GenerativeClassifier, x: Tensor) -> str:
     if not isinstance(model.encoder, InvertibleEncoder):
         return "\n".join([*lines, _line("latent", model.encode(x).z, None)])
     stages = [model.encoder.preprocess, *model.encoder.network.children()]
+    context = model.encoder.context(x)
     for position, stage in enumerate(_flat(stages)):
-        x, log_det = stage(x)
+        x, log_det = stage(x, context)
         lines.append(_line(f"{position} {type(stage).__name__}", x, log_det))
         if not bool(x.isfinite().all() and log_det.isfinite().all()):
             lines.append("the first stage that is not finite is the last one above")

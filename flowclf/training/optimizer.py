@@ -22,13 +22,15 @@ def make_optimizer(model: GenerativeClassifier, settings: TrainSettings) -> torc
 
     Weight decay is the network's alone, as in IB-INN's code.
     """
-    mixture, heads, lr = model.mixture, list(model.heads.parameters()), settings.lr
-    others = [p for p in mixture.parameters() if p is not mixture.means]
-    elsewhere = {mixture.means, *others, *heads}
+    heads, lr = list(model.heads.parameters()), settings.lr
+    named = list(model.mixture.named_parameters())
+    means = [p for name, p in named if name.startswith("mean")]
+    others = [p for name, p in named if not name.startswith("mean")]
+    elsewhere = {*means, *others, *heads}
     network = [p for p in model.parameters() if p not in elsewhere]
     groups = [
         _group(network, lr, settings.weight_decay, settings.momentum),
-        _group([mixture.means], lr * settings.means_lr_factor, 0.0, settings.means_momentum),
+        _group(means, lr * settings.means_lr_factor, 0.0, settings.means_momentum),
         _group(others, lr * settings.mixture_lr_factor, 0.0, settings.weights_momentum),
         _group(heads, lr * settings.heads_lr_factor, 0.0, settings.momentum),
     ]

@@ -35,6 +35,7 @@ LOWEST = [
 ]
 LATENT = [
     "mixture",
+    "conditioning",
     "vmf",
     "encoders",
     "backbones",
