@@ -46,6 +46,12 @@ class RunConfig(Section):
     train: TrainSettings
     model: SerializeAsAny[Section]
 
+    @property
+    def beta(self) -> float | None:
+        """β̃, of systems that have one."""
+        place = find_system(self.system).beta
+        return None if place is None else float(getattr(getattr(self.model, place[0]), place[1]))
+
     def to_dict(self) -> Nested:
         """Plain values for YAML, with the sections of the model at the top level."""
         plain = self.model_dump(mode="json")

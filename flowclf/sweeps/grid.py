@@ -20,7 +20,6 @@ from flowclf.files import write_yaml
 from flowclf.locks import locked
 from flowclf.runs import load_data
 from flowclf.studies.jobs import Job, check_folder, check_trainable
-from flowclf.systems import find_system
 
 __all__ = ["Plan", "Point", "Sweep", "parse_betas", "parse_grid", "plan_sweep", "read_plan"]
 
@@ -98,15 +97,6 @@ class Point:
     name: str
     varied: Nested
     config: RunConfig
-
-    @property
-    def beta(self) -> float | None:
-        """β̃, of systems that have one."""
-        place = find_system(self.config.system).beta
-        if place is None:
-            return None
-        section, name = place
-        return float(getattr(getattr(self.config.model, section), name))
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,6 @@ def _row(point: Point, run: Run) -> dict[str, Any]:
     found = summary["test"] | run.read_evaluation()
     measured = {key: value for key, value in found.items() if isinstance(value, float | int | str)}
     names = ("system", "data", "seed", "seconds", "parameters")
-    own = {key: summary[key] for key in names} | {"beta": point.beta} | point.varied
+    own = {key: summary[key] for key in names} | {"beta": point.config.beta} | point.varied
     commit = yaml.safe_load(run.config_file.read_text("utf-8"))["commit"]
     return own | measured | {"commit": commit}

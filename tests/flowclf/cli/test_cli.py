@@ -368,3 +368,45 @@ def test_outliers_that_cannot_be_had_are_an_error_and_write_nothing(
     assert "no-such-thing" in error
     assert "\n" not in error
     assert not (copy / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sample", "--temperature", "0.4,1", "--per-class", "2"],
+        ["interpolate", "--between", "means", "--pairs", "2", "--steps", "3"],
+        ["interpolate", "--between", "classes", "--classes", "4-9,3-5", "--steps", "3"],
+        ["interpolate", "--between", "classes", "--pairs", "2", "--steps", "3"],
+    ],
+)
+def test_other_walks_are_drawn(trained: Path, arguments: list[str]) -> None:
+    verb, *options = arguments
+    assert run([verb, str(trained), *options, "--out", "walk.png", "--device", "cpu"]) == 0
+    assert Path("walk.png").stat().st_size > 2000
+
+
+def test_several_runs_walk_side_by_side(trained: Path) -> None:
+    options = ["--pairs", "2", "--steps", "3", "--out", "walk.png", "--device", "cpu"]
+    assert run(["interpolate", str(trained), str(trained / "."), *options]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "--temperature", "warm"], "expected --temperature of at least 0"),
+        (["sample", "--temperature", "-1"], "expected --temperature of at least 0"),
+        (["interpolate", "--classes", "4,9"], "expected --classes like 4-9,3-5"),
+        (["interpolate", "--between", "means", "--classes", "4-99"], "99"),
+        (["interpolate", ".", "--between", "means"], "expected one run for --between means"),
+    ],
+)
+def test_walks_that_cannot_be_drawn(
+    trained: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verb, *options = arguments
+    assert run([verb, str(trained), *options, "--out", "walk.png", "--device", "cpu"]) == 2
+    assert message in stderr_line(capsys)
+    assert not Path("walk.png").exists()

@@ -109,7 +109,7 @@ def test_every_setting_meets_every_other(tmp_path: Path) -> None:
     assert len(plan.points) == len({point.name for point in plan.points}) == 2 * 2 * 2 * 2
     point = plan.points[-1]
     assert point.varied == {"beta": 10, "train.lr": 0.01, "network.hidden": [8, 8]}
-    assert (point.beta, point.config.seed, point.config.train.lr) == (10, 1, 0.01)
+    assert (point.config.beta, point.config.seed, point.config.train.lr) == (10, 1, 0.01)
     assert read_plan(tmp_path).points == plan.points
 
 
@@ -117,7 +117,7 @@ def test_systems_without_a_beta_are_swept_by_their_own_settings(tmp_path: Path) 
     settings = {"system": "ce", "overrides": {"train": SMALL["train"]}}
     grid = {"objective.ce": [1, 2]}
     plan = plan_sweep(small(tmp_path, betas=(), grid=grid, **settings))
-    assert [point.beta for point in plan.points] == [None] * 4
+    assert [point.config.beta for point in plan.points] == [None] * 4
     with pytest.raises(UserError, match="ce has no information-bottleneck beta"):
         plan_sweep(small(tmp_path, **settings))
 
@@ -125,7 +125,7 @@ def test_systems_without_a_beta_are_swept_by_their_own_settings(tmp_path: Path) 
 def test_an_infinite_beta_is_kept(tmp_path: Path) -> None:
     plan_sweep(small(tmp_path, betas=(math.inf,)))
     (point, _) = read_plan(tmp_path).points
-    assert point.beta == math.inf
+    assert point.config.beta == math.inf
     assert point.config.model.objective.beta == math.inf  # type: ignore[attr-defined]
 
 
