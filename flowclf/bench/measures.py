@@ -25,6 +25,7 @@ from flowclf.evaluation.rate import (
 )
 from flowclf.evaluation.shift import CLEAN, MEAN
 from flowclf.seeding import generator_for
+from flowclf.systems.ib_inn import ConditionedIBInn
 from flowclf.training import Trained
 
 __all__ = ["MEASURES", "Measure"]
@@ -159,6 +160,22 @@ def robustness(trained: Trained) -> Values:
 
 
 ATTACKED = 1000
+def trade_off(trained: Trained) -> Values:
+    """Accuracy, ECE, -log q(y|x) and bits/dim at each of `BETAS`, of a model for all β̃."""
+    model = trained.model
+    if not isinstance(model, ConditionedIBInn):
+        return dict.fromkeys(TRADE_OFF)
+    values: Values = {}
+    for beta in BETAS:
+        model.move_to(beta)
+        found = evaluate(model, trained.test)
+        values |= {f"{name}_at_{beta:g}": found[name] for name in TRADED}
+    return values
+
+
+BETAS = (0.02, 0.1, 0.5, 2.0, 10.0, 50.0)
+TRADED = ("accuracy", "ece", "negative_log_posterior_nats", "bits_per_dim")
+TRADE_OFF = tuple(f"{name}_at_{beta:g}" for beta in BETAS for name in TRADED)
 EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.3)
 SHIFTED = ("accuracy", "ece", "ece_scaled")
 ROBUSTNESS = (
@@ -191,4 +208,5 @@ MEASURES = {
     "paper-table": Measure(PAPER_TABLE, paper_table),
     "likelihood-trap": Measure(_outlier_names(TRAP), partial(outliers, specs=TRAP)),
     "robustness": Measure(ROBUSTNESS, robustness),
+    "trade-off": Measure(TRADE_OFF, trade_off),
 }

@@ -16,10 +16,11 @@ from flowclf.bench.latents import compare_latents
 from flowclf.bench.measures import MEASURES
 from flowclf.bench.study import Study, averages, read_study, run_study, study_names
 from flowclf.cli.app import run
-from flowclf.config import RunConfig
+from flowclf.config import RunConfig, make_config
 from flowclf.data import DATASETS
 from flowclf.errors import UserError
-from flowclf.runs import Run
+from flowclf.runs import Run, load_data
+from flowclf.training import train
 
 TINY = Study(
     name="tiny",
@@ -176,3 +177,22 @@ def test_a_study_may_be_like_another() -> None:
     rotated = read_study("bvae-rotated")
     assert (rotated.name, rotated.data) == ("bvae-rotated", "rotated-mnist")
     assert rotated.variants == read_study("bvae").variants
+
+
+def test_measures_give_the_numbers_they_name() -> None:
+    digits = DATASETS["digits"]
+    small = {
+        "network": {"kind": "mlp", "condition": "beta", "blocks": 1, "hidden": [8]},
+        "data": {"train_size": 100, "test_size": 20, "validation": 0.2},
+        "train": {"epochs": 1},
+    }
+    config = make_config("ib-inn", "digits", digits.shape, beta=1.0, overrides=[small])
+    trained = train(config, load_data(config), device="cpu")
+    for name in ("trade-off", "robustness"):
+        found = MEASURES[name].of(trained)
+        assert set(found) == set(MEASURES[name].names)
+        assert None not in found.values()
+    rest = {key: small[key] for key in ("data", "train")}
+    config = make_config("ce", "digits", digits.shape, overrides=[rest])
+    plain = train(config, load_data(config), device="cpu")
+    assert set(MEASURES["trade-off"].of(plain).values()) == {None}
