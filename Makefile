@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-kernels lint clean
+.PHONY: demo test test-kernels test-browser lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,17 @@ test: $(STAMP)  ## all tests; those on real data need FLOWCLF_DATA
 test-kernels: $(STAMP)  ## the Triton kernels, interpreted on the CPU
 	$(BIN)/pip install --quiet -c constraints.txt triton
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 tests/kernels
+
+test-browser: $(STAMP)  ## the page of `flowclf report` in a headless chromium, where there is one
+	FLOWCLF_BROWSER=1 $(BIN)/python -m pytest -rs tests/browser
+
+notebooks: $(STAMP)  ## run the notebooks' sources afresh, into the .ipynb beside them
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'
+	$(BIN)/python notebooks/execute.py
+
+test-notebooks: $(STAMP)  ## the same, writing nothing
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'
+	$(BIN)/python notebooks/execute.py --check
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from couplings.core import Shape
 from couplings.functional import MixtureDensities
-from flowclf.classifier import POSTERIOR_DRAWS, GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier
 from flowclf.encoders import Encoder, Encoding
 from flowclf.information import gaussian_log_prob
 from flowclf.likelihoods import Likelihood
@@ -99,9 +99,11 @@ class Autoencoder(LatentVariableModel):
         A bound of log p(x) where the likelihood is normalised on x (`likelihood.is_bound`).
         """
         x = self._as_float(x)
-        z, encoding = self._fixed_draws(x)
+        generator = torch.Generator(self.mixture.means.device).manual_seed(0)
+        encoding = self.encode(x, generator)
         values = [
-            self.log_likelihood(x, each) - self.kl(encoding, self.densities(each)) for each in z
+            self.log_likelihood(x, each) - self.kl(encoding, self.densities(each))
+            for each in self._fixed_draws(encoding)
         ]
         return torch.stack(values).mean(0)
 
@@ -148,11 +150,6 @@ class Autoencoder(LatentVariableModel):
         weights = self.densities(candidates).log_posterior.T.softmax(1)
         rows = torch.multinomial(weights[y], 1, generator=generator)[:, 0]
         return self.decode(candidates[rows])
-
-    def _fixed_draws(self, x: Tensor) -> tuple[Tensor, Encoding]:
-        generator = torch.Generator(self.mixture.means.device).manual_seed(0)
-        encoding = self.encode(x, generator)
-        return encoding.draw(POSTERIOR_DRAWS, generator.manual_seed(0), common=True), encoding
 
     def _log_weights(self, x: Tensor, y: Tensor | None, z: Tensor, encoding: Encoding) -> Tensor:
         """log p(x|z) + log p(z) - log q(z|x), of draws z (S, B, D): (S, B)."""

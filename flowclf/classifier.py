@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from flowclf.mixture import Around, GaussianMixture
 from flowclf.noise import Noise
 from flowclf.preprocessing import fit_preprocess
 from flowclf.settings import ModelSettings
+from flowclf.sharing import Contents, ModelInfo, push, write_folder
 
 __all__ = ["Batch", "GenerativeClassifier", "class_latents", "evaluating", "latents"]
 
@@ -59,6 +61,9 @@ class GenerativeClassifier(nn.Module):
 
     Attributes:
         heads: what is on the latents besides; trained at a rate of its own.
+        info: where the model comes from, which `save` writes; None of one made by hand.
+        kept_noise: the `common_noise`, kept while the model is exported, as no exported program
+            can hold a generator; else None.
     """
 
     # Whether the posterior's gradients may reach the class weights.
@@ -67,6 +72,8 @@ class GenerativeClassifier(nn.Module):
     accepts_unlabelled: bool = False
     # Share of the training that is done, for what changes in its course.
     progress: float = 1.0
+    info: ModelInfo | None = None
+    kept_noise: Tensor | None
 
     def __init__(
         self,
@@ -81,6 +88,7 @@ class GenerativeClassifier(nn.Module):
         self.encoder, self.mixture, self.noise = encoder, mixture, noise
         self.settings = settings
         self.heads = nn.ModuleDict()
+        self.register_buffer("kept_noise", None, persistent=False)
 
     @property
     def classes(self) -> int:
@@ -147,13 +155,26 @@ class GenerativeClassifier(nn.Module):
         log q(k|x) = log mean_s q(k|z_s),  z_s ~ q(z|x)
         """
         generator = torch.Generator(self.mixture.means.device).manual_seed(0)
-        z = self.encode(x, generator).draw(POSTERIOR_DRAWS, generator.manual_seed(0), common=True)
+        z = self._fixed_draws(self.encode(x, generator))
         given_z = self.densities(z.flatten(0, 1)).log_posterior.unflatten(0, z.shape[:2])
         return given_z.logsumexp(0) - log(len(z))
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, (B,)."""
         return self.log_posterior(x).argmax(1)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of `common_noise`: (draws, 1, D)."""
+        return POSTERIOR_DRAWS, 1, self.mixture.dims
+
+    def common_noise(self) -> Tensor:
+        """The standard normal numbers of all averages over draws of z; always the same."""
+        if self.kept_noise is not None:
+            return self.kept_noise
+        means = self.mixture.means
+        generator = torch.Generator(means.device).manual_seed(0)
+        return means.new_empty(self.noise_shape).normal_(generator=generator)
 
     def decode(self, z: Tensor) -> Tensor:
         """x (B, *shape) of latents z (B, D), in data units."""
@@ -271,6 +292,52 @@ class GenerativeClassifier(nn.Module):
     def fit_latents(self, x: Tensor, y: Tensor) -> None:
         """Set what is computed from the latents of the trained network: their class averages."""
         self.mixture.data_means.copy_(class_latents(self, x, y))
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder: model.safetensors, config.json and README.md, a model card; no pickle.
+
+        `flowclf.load(path)` gives the same model back, bit for bit. A backbone of the user's own
+        is not in it, only its weights: it must be handed to `load` again.
+
+        Raises:
+            UserError: a folder that holds something, or a model that no name and settings are
+                known of.
+        """
+        write_folder(Path(path), self._contents())
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload what `save` writes to "owner/name" on the Hugging Face Hub; the address.
+
+        Needs `pip install 'flowclf[hub]'` and, once, `hf auth login`. The repository is made if it
+        is not there, for its owner alone where `private`.
+
+        Raises:
+            UserError: no huggingface_hub, no permission, no network, or a model as in `save`.
+        """
+        return push(repo_id, self._contents(), private=private)
+
+    def _contents(self) -> Contents:
+        """What a saved model consists of."""
+        if self.info is None:
+            raise UserError(
+                f"expected a model of flowclf.build, train or load, got a {type(self).__name__} "
+                "made by hand; give it an `info`, a flowclf.sharing.ModelInfo"
+            )
+        able = {
+            "log_posterior": True,
+            "log_prob": self.has_density,
+            "elbo": self.has_elbo and not self.has_density,
+            "sample": self.can_sample,
+        }
+        learned = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        calls = tuple(name for name, there in able.items() if there)
+        return Contents(self.info, self.settings, self.state_dict(), learned, calls)
+
+    def _fixed_draws(self, encoding: Encoding) -> Tensor:
+        """(12, B, D): draws from q(z|x), always the same; z itself, once, where it is a point."""
+        if encoding.mean is None:
+            return encoding.z[None]
+        return encoding.at(self.common_noise())
 
     def _check_labelled(self, y: Tensor) -> None:
         unlabelled = 0 if self.accepts_unlabelled else int((y < 0).sum())

@@ -35,19 +35,22 @@ class Encoding:
     mean: Tensor | None = None
     log_var: Tensor | None = None
 
-    def draw(
-        self, count: int, generator: torch.Generator | None = None, *, common: bool = False
-    ) -> Tensor:
-        """(count, B, D): draws from q(z|x); z itself, once, where that is a point.
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """(count, B, D): draws from q(z|x); z itself, once, where that is a point."""
+        if self.mean is None:
+            return self.z[None]
+        noise = self.mean.new_empty(count, *self.mean.shape)
+        return self.at(noise.normal_(generator=generator))
 
-        `common`: the same standard normal numbers for every sample, so that what is computed of a
-        sample does not depend on its batch.
+    def at(self, noise: Tensor) -> Tensor:
+        """m(x) + s(x) · noise, (S, B, D), of standard normal numbers (S, B, D) or (S, 1, D).
+
+        The same for every sample (S, 1, D) make what is computed of a sample independent of its
+        batch. Where q(z|x) is a point: z itself, once.
         """
         if self.mean is None or self.log_var is None:
             return self.z[None]
-        batch, dims = self.mean.shape
-        noise = self.mean.new_empty(count, 1 if common else batch, dims)
-        return self.mean + (0.5 * self.log_var).exp() * noise.normal_(generator=generator)
+        return self.mean + (0.5 * self.log_var).exp() * noise
 
 
 class Encoder(nn.Module):
@@ -102,7 +105,7 @@ class InvertibleEncoder(Encoder):
 
     def context(self, x: Tensor) -> Tensor | None:
         """What the network sees beside x (B, …), (B, F)."""
-        return None if self.condition is None else self.condition().to(x).expand(len(x), -1)
+        return None if self.condition is None else self.condition().to(x).expand(x.shape[0], -1)
 
     def decode(self, z: Tensor) -> Tensor:
         """The x of latents z (B, D), in data units."""

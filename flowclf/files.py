@@ -10,7 +10,24 @@ from typing import Any
 
 import yaml
 
-__all__ = ["write_json", "write_text", "write_whole", "write_yaml"]
+from flowclf.errors import UserError
+
+__all__ = ["check_new", "occupied", "write_json", "write_text", "write_whole", "write_yaml"]
+
+
+def occupied(folder: Path) -> bool:
+    """Whether something is there: a file, or a folder that is not empty."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def check_new(folder: Path) -> None:
+    """Refuse to write beside what is there.
+
+    Raises:
+        UserError: the folder is not new or empty.
+    """
+    if occupied(folder):
+        raise UserError(f"expected a new or empty folder, got {folder}; choose another")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

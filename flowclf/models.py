@@ -10,13 +10,22 @@ from torch import nn
 
 from couplings.core import Shape
 from flowclf.classifier import GenerativeClassifier
-from flowclf.config import make_settings
+from flowclf.config import RunConfig, make_settings
 from flowclf.errors import UserError
-from flowclf.runs import Run
-from flowclf.settings import FeedForwardSettings
+from flowclf.runs import DataFacts, Run
+from flowclf.settings import FeedForwardSettings, Section
+from flowclf.sharing import (
+    ModelInfo,
+    download,
+    is_hub_id,
+    is_saved,
+    number_names,
+    read_folder,
+    save_weights,
+)
 from flowclf.systems import Blueprint, find_system
 
-__all__ = ["build", "load", "load_weights", "save_weights"]
+__all__ = ["assemble", "build", "info_of", "load", "load_weights", "save_weights"]
 
 IMAGE_LEVELS = 256
 
@@ -66,7 +75,7 @@ def build(
         UserError: unknown names, or values out of range.
     """
     shape = tuple(shape)
-    if len(shape) not in (1, 3) or classes < 2:
+    if len(shape) not in (1, 3) or min(shape) < 1 or classes < 2:
         raise UserError(
             f"expected shape (C, H, W) or (F,) and at least 2 classes, got {shape} and {classes}"
         )
@@ -76,43 +85,89 @@ def build(
     if backbone is not None and issubclass(spec.settings, FeedForwardSettings):
         settings = {**settings, "network": {"kind": "custom"}}
     typed = make_settings(system, shape, preset, beta, settings)
-    return spec.build(Blueprint(shape, classes, levels, seed, backbone, samples), typed)
+    names = number_names(classes)
+    info = ModelInfo(
+        system=system, shape=shape, class_names=names, levels=levels, seed=seed, samples=samples
+    )
+    return assemble(info, typed, backbone)
 
 
 def load(
-    run_or_path: str | Path,
+    source: str | Path,
     device: torch.device | str = "cpu",
     backbone: nn.Module | None = None,
+    revision: str | None = None,
 ) -> GenerativeClassifier:
-    """The trained model of a run folder, in eval mode.
+    """A trained model, in eval mode; only settings and numbers are read, never a pickle.
 
     Args:
-        run_or_path: the folder.
+        source: the folder of a run; one that `model.save` wrote; or, where no such folder is there,
+            "owner/name" on the Hugging Face Hub (`pip install 'flowclf[hub]'`).
         device: where the model goes.
-        backbone: the module that the run was trained with, where it was the user's own; its
-            weights are read from the run.
+        backbone: the module that the model was trained with, where it was the user's own; its
+            weights are read.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
-        UserError: not a run folder, a run that has not ended, or weights of another architecture.
+        UserError: not such a folder, a run that has not ended, weights of another architecture; or
+            no such model on the Hub, no way to it.
     """
-    run = Run(Path(run_or_path))
-    config, facts = run.read_config()
+    if is_hub_id(source):
+        return _load_saved(download(str(source), revision), backbone).to(device)
+    folder = Path(source)
+    if revision is not None:
+        raise UserError(f"revision={revision!r}: expected OWNER/NAME on the Hub, got {source}")
+    found = _load_saved if is_saved(folder) else _load_run
+    return found(folder, backbone).to(device)
+
+
+def assemble(
+    info: ModelInfo, settings: Section, backbone: nn.Module | None = None
+) -> GenerativeClassifier:
+    """The untrained model of complete settings, which remembers `info`.
+
+    Raises:
+        UserError: settings that do not go together, or a backbone that is missing.
+    """
     blueprint = Blueprint(
-        facts.shape, facts.classes, facts.levels, config.seed, backbone, facts.samples
+        info.shape, len(info.class_names), info.levels, info.seed, backbone, info.samples
     )
-    model = find_system(config.system).build(blueprint, config.model)
+    model = find_system(info.system).build(blueprint, settings)
+    model.info = info
+    return model
+
+
+def info_of(config: RunConfig, facts: DataFacts, vocabulary: tuple[str, ...] = ()) -> ModelInfo:
+    """What a run's model remembers: the name of a file of data, but not where it lies."""
+    return ModelInfo(
+        system=config.system,
+        shape=facts.shape,
+        class_names=facts.class_names,
+        levels=facts.levels,
+        seed=config.seed,
+        samples=facts.samples,
+        data=Path(config.dataset).name or None,
+        vocabulary=vocabulary,
+    )
+
+
+def _load_run(folder: Path, backbone: nn.Module | None) -> GenerativeClassifier:
+    run = Run(folder)
+    config, facts = run.read_config()
+    results = run.read_summary().get("test", {}) | run.read_evaluation()
+    info = info_of(config, facts, run.read_vocabulary()).with_metrics(results)
+    model = assemble(info, config.model, backbone)
     load_weights(model, run.weights_file)
-    return model.eval().to(device)
+    return model.eval()
 
 
-def save_weights(model: GenerativeClassifier, path: Path) -> None:
-    """model.safetensors, written whole."""
-    from safetensors.torch import save_file
-
-    from flowclf.files import write_whole
-
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    write_whole(path, lambda part: save_file(state, part))
+def _load_saved(folder: Path, backbone: nn.Module | None) -> GenerativeClassifier:
+    saved, weights = read_folder(folder)
+    info = saved.info
+    settings = make_settings(info.system, info.shape, None, None, saved.settings)
+    model = assemble(info, settings, backbone).to(saved.torch_dtype)
+    load_weights(model, weights)
+    return model.eval()
 
 
 def load_weights(model: GenerativeClassifier, path: Path) -> None:

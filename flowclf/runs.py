@@ -16,7 +16,7 @@ from couplings.core import Shape
 from flowclf.config import NAMES, RECORDED, RunConfig, make_config
 from flowclf.data import Dataset, TextOptions, load_dataset
 from flowclf.errors import UserError
-from flowclf.files import write_json, write_text, write_yaml
+from flowclf.files import occupied, write_json, write_text, write_yaml
 
 __all__ = ["DataFacts", "Run", "load_data", "new_run_folder"]
 
@@ -224,7 +224,7 @@ def new_run_folder(out: Path | None, name: str) -> Path:
     if out is None:
         taken = (Path("runs") / f"{name}-{number:03d}" for number in range(1, 1000))
         return next(path for path in taken if not path.exists())
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if occupied(out):
         raise UserError(
             f"expected --out to name a new or empty folder, but {out} is not empty; "
             f"choose another, or go on with --resume {out}"

@@ -97,7 +97,7 @@ class SquashedGaussian:
         return gaussian_log_prob(t, self.mean, self.log_var) + log_det
 
     def _of(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return (t, t.new_zeros(len(t))) if self.squash is None else self.squash(t)
+        return (t, t.new_zeros(t.shape[0])) if self.squash is None else self.squash(t)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class TwoPartEncoder(Encoder):
         """log p(z), (B, D) to (B,), nats."""
         if self.box is None:
             return gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z))
-        return z.new_full((len(z),), -self.dims * log(2 * self.box))
+        return z.new_full(z.shape[:1], -self.dims * log(2 * self.box))
 
     def prior_sample(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """z ~ p(z), as many as `like` (B, …) has rows, (B, D)."""

@@ -160,6 +160,8 @@ def robustness(trained: Trained) -> Values:
 
 
 ATTACKED = 1000
+
+
 def trade_off(trained: Trained) -> Values:
     """Accuracy, ECE, -log q(y|x) and bits/dim at each of `BETAS`, of a model for all β̃."""
     model = trained.model

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from flowclf.cli import bench, evaluate, generate, listing, study, sweep, train
+from flowclf.cli import bench, evaluate, export, generate, listing, report, study, sweep, train
 from flowclf.errors import UserError
 
 __all__ = ["app", "main"]
@@ -27,6 +27,8 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
+app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("sample")(generate.sample)
 app.command("interpolate")(generate.interpolate)
 app.command("systems")(listing.systems)

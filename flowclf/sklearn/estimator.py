@@ -24,7 +24,7 @@ from flowclf.config import RunConfig, make_config, read_settings
 from flowclf.data import Dataset, Split
 from flowclf.devices import pick_device
 from flowclf.errors import UserError
-from flowclf.files import write_yaml
+from flowclf.files import check_new, write_yaml
 from flowclf.models import load, load_weights, save_weights
 from flowclf.runs import DataFacts, Run
 from flowclf.seeding import private_rng
@@ -219,8 +219,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         """
         check_is_fitted(self)
         run, names = Run(Path(path)), getattr(self, "feature_names_in_", None)
-        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
-            raise UserError(f"expected a new or empty folder, got {path}; choose another")
+        check_new(run.folder)
         state = {
             "params": plain(self.get_params(deep=False)) | {"random_state": self._fixed_state()},
             "classes": plain_labels(self.classes_),

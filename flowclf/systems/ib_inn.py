@@ -90,7 +90,6 @@ class ConditionedIBInn(IBInn):
         parts = invertible_parts(blueprint, settings, trade_off)
         super().__init__(blueprint.shape, *parts, settings)
         self.trade_off = trade_off
-        self.chosen = settings.objective.beta
 
     @property
     def beta(self) -> float:
@@ -104,12 +103,16 @@ class ConditionedIBInn(IBInn):
             UserError: β̃ outside the range that was trained.
         """
         self.trade_off.move(beta)
-        self.chosen = beta
+        # What is saved now is at this β̃, too, and was not measured there.
+        if self.info is not None and beta != self.settings.objective.beta:
+            self.info = self.info.with_metrics({})
+        objective = self.settings.objective.model_copy(update={"beta": beta})
+        self.settings = self.settings.model_copy(update={"objective": objective})
 
     def train(self, mode: bool = True) -> Self:
         """Eval mode takes it back to the β̃ of its evaluation."""
         if not mode:
-            self.trade_off.move(self.chosen)
+            self.trade_off.move(self.settings.objective.beta)
         return super().train(mode)
 
     def loss(

@@ -159,6 +159,11 @@ class Untapped(LatentVariableModel):
         generator = generator_for(blueprint.seed, "pairs")
         self.register_buffer("pairs", encoder.prior_sample(mixture.means, generator))
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of `common_noise`, (draws/2, D): each is taken with both signs."""
+        return DRAWS // 2, self.encoder.dims
+
     def densities(self, z: Tensor) -> MixtureDensities:
         """Of the mixture; log q(k|x) is the log of z's label part."""
         y = z[:, : self.classes].clamp_min(torch.finfo(z.dtype).tiny)
@@ -174,8 +179,7 @@ class Untapped(LatentVariableModel):
         Labels are summed over, weighed by q(y|x); z is drawn 4 times, in pairs of opposite signs.
         """
         x = self._as_float(x)
-        generator = torch.Generator(x.device).manual_seed(0)
-        noise = x.new_empty(DRAWS // 2, self.encoder.dims).normal_(generator=generator)
+        noise = self.common_noise()
         labelled = torch.stack([self._bounds(x, each[None]) for each in (*noise, *-noise)]).mean(0)
         if y is not None:
             return labelled.gather(1, y[:, None])[:, 0]
@@ -245,7 +249,7 @@ class Untapped(LatentVariableModel):
     def _bounds(self, x: Tensor, noise: Tensor) -> Tensor:
         """Labelled bounds of every label at the standard normal numbers (1 or B·K, D): (B, K)."""
         x = x.repeat_interleave(self.classes, 0)
-        y = self.mixture.means[:, : self.classes].repeat(len(x) // self.classes, 1)
+        y = self.mixture.means[:, : self.classes].repeat(x.shape[0] // self.classes, 1)
         z, log_q_z = self.encoder.given(x, y).at(noise)
         log_x = self.likelihood.log_prob(x, self.decoder(torch.cat((y, z), 1)))
         bounds = labelled_bound(log_x, self.encoder.prior_log_prob(z), log_q_z, self.classes)

@@ -106,6 +106,8 @@ def train(
                 run.write_vocabulary(dataset.vocabulary)
         seconds = loop.run_all(resume)
         summary = summarise(config, model, validation, test, seconds)
+        assert model.info is not None
+        model.info = model.info.with_metrics(summary["test"])
         if run and fabric.is_global_zero:
             save_weights(model, run.weights_file)
             run.append_metrics(

@@ -27,8 +27,9 @@ from flowclf.data import (
 )
 from flowclf.devices import pick_device
 from flowclf.errors import UserError
+from flowclf.models import assemble, info_of
+from flowclf.runs import DataFacts
 from flowclf.seeding import generator_for
-from flowclf.systems import Blueprint, find_system
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -137,8 +138,7 @@ def fresh_model(
     config: RunConfig, dataset: Dataset, training: Split, backbone: nn.Module | None = None
 ) -> GenerativeClassifier:
     """The untrained model with its statistics fitted to the training split."""
-    shape, classes, levels = dataset.shape, dataset.classes, dataset.levels
-    blueprint = Blueprint(shape, classes, levels, config.seed, backbone, len(training))
-    model = find_system(config.system).build(blueprint, config.model)
+    info = info_of(config, DataFacts.of(dataset, len(training)), dataset.vocabulary)
+    model = assemble(info, config.model, backbone)
     model.fit_statistics(training.x, training.y)
     return model

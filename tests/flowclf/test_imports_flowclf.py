@@ -49,10 +49,11 @@ LATENT = [
     "identity",
     "information",
     "semi_supervised",
+    "sharing",
     "two_part",
 ]
 CORE = [*LATENT, "classifier", "autoencoder"]
-UPPER = ["training", "evaluation", "studies", "figures", "bench", "cli", "sweeps"]
+UPPER = ["training", "evaluation", "studies", "figures", "bench", "cli", "sweeps", "report"]
 # What the modules of a floor must never import, at module level or inside a function.
 FORBIDDEN = {
     **{floor: [*CORE, "systems", "data", *UPPER] for floor in LOWEST},
@@ -64,13 +65,15 @@ FORBIDDEN = {
     "config": ["data", *UPPER],
     "runs": UPPER,
     "models": UPPER,
-    "evaluation": ["training", "studies", "figures", "bench", "cli", "sweeps"],
-    "training": ["studies", "figures", "bench", "cli", "sweeps"],
-    "studies": ["figures", "bench", "cli", "sweeps"],
-    "sweeps": ["figures", "bench", "cli"],
-    "figures": ["training", "studies", "bench", "cli"],
-    "bench": ["cli"],
-    "sklearn": ["studies", "figures", "bench", "cli", "sweeps"],
+    "export": UPPER,
+    "evaluation": ["training", "studies", "figures", "bench", "cli", "sweeps", "report"],
+    "training": ["studies", "figures", "bench", "cli", "sweeps", "report"],
+    "studies": ["figures", "bench", "cli", "sweeps", "report"],
+    "sweeps": ["figures", "bench", "cli", "report"],
+    "figures": ["training", "studies", "bench", "cli", "report"],
+    "report": ["training", "evaluation", "bench", "cli"],
+    "bench": ["cli", "report"],
+    "sklearn": ["studies", "figures", "bench", "cli", "sweeps", "report"],
 }
 FLOORS = [*FORBIDDEN, "cli", "__main__", ""]
 
@@ -195,6 +198,8 @@ HELP = "from flowclf.cli.app import run\nassert run({arguments}) == 0"
         HELP.format(arguments=["--version"]),
         HELP.format(arguments=["train", "--help"]),
         HELP.format(arguments=["study", "low-data", "--help"]),
+        HELP.format(arguments=["report", "--help"]),
+        HELP.format(arguments=["export", "--help"]),
     ],
 )
 def test_what_needs_no_torch_does_not_load_it(program: str) -> None:

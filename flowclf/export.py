@@ -1,0 +1,317 @@
+"""A trained model as one program for other runtimes: ONNX, or torch's own exported program.
+
+Its input is x (batch, *shape), float32, in the units of the data, with any batch size; its outputs
+are those of the model, in nats:
+
+    log_posterior  log q(y|x), (batch, K)
+    log_prob       log q(x), (batch,), of systems that know it exactly
+    elbo           its lower bound, (batch,), of systems that have but that; always the same draws
+
+x is a point, as floating x is for the model. A whole grey level stands for the interval [x, x + 1)
+and is passed as its middle, x + noise.uniform/2, usually x + 0.5: `whole_level_offset`, which is
+also in the file. For bits/dim pass dequantised images, x + U[0, 1), instead.
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    log_posterior, log_prob = session.run(None, {"x": images.astype("float32") + 0.5})
+
+    program = torch.export.load("model.pt2").module()
+    log_posterior = program(images.float() + 0.5)["log_posterior"]
+
+An ONNX file is read without running anything of it. torch.export.load unpickles (torch 2.13), which
+can run any code: open no .pt2 file of a stranger.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from flowclf.branches import FittedBranch
+from flowclf.classifier import GenerativeClassifier, evaluating
+from flowclf.errors import UserError
+from flowclf.files import write_whole
+
+__all__ = [
+    "SUFFIXES",
+    "TOLERANCE",
+    "Difference",
+    "ExportFailed",
+    "Exported",
+    "Format",
+    "export_model",
+]
+
+Format = Literal["onnx", "torch-export"]
+Outputs = dict[str, Tensor]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
+# Ten to a hundred times what the formats differ by in float32.
+TOLERANCE = 1e-4
+BATCH_SIZES = (1, 2, 37)
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+METADATA_FILE = "flowclf.json"
+
+
+class ExportFailed(RuntimeError):
+    """The exported program does not say what the model says."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the exported program is from the model.
+
+    Attributes:
+        output: its name.
+        batch: the batch size.
+        absolute: the largest, nats.
+        relative: the largest, of the model's value or of 1 nat if that is more.
+    """
+
+    output: str
+    batch: int
+    absolute: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        outputs: their names, in order.
+        metadata: what the file says of itself.
+        differences: from the model, for each output and batch size.
+    """
+
+    path: Path
+    outputs: tuple[str, ...]
+    metadata: dict[str, Any]
+    differences: tuple[Difference, ...]
+
+
+class Scores(nn.Module):
+    """x (B, *shape), floating, to the named outputs of a model, in one pass through its encoder."""
+
+    def __init__(self, model: GenerativeClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Outputs:
+        """`log_posterior`, and `log_prob` or `elbo` where the system has it."""
+        model = self.model
+        if model.has_density:
+            encoding = model.encode(x)
+            densities = model.densities(encoding.z)
+            assert encoding.log_det is not None
+            log_prob = densities.log_prob + encoding.log_det
+            return {"log_posterior": densities.log_posterior, "log_prob": log_prob}
+        bound = {"elbo": model.elbo(x)} if model.has_elbo else {}
+        return {"log_posterior": model.log_posterior(x), **bound}
+
+
+def export_model(
+    model: GenerativeClassifier,
+    path: Path,
+    x: Tensor,
+    *,
+    format: Format = "onnx",
+    tolerance: float = TOLERANCE,
+    report: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Write the model as one program, once that has been read again and compared with the model.
+
+    Args:
+        model: trained, on the CPU.
+        path: the file, .onnx or .pt2.
+        x: samples to compare on, (N, *shape), as the data have them.
+        format: "onnx" (needs `flowclf[onnx]`) or "torch-export".
+        tolerance: largest relative difference, see `Difference`.
+        report: is told what is being done.
+
+    Raises:
+        UserError: a model that torch cannot follow, that is not on the CPU or, for ONNX, not in
+            float32; another ending of the name, no samples, or packages that are missing.
+        ExportFailed: a larger difference; nothing is written.
+    """
+    _check(model, path, x, format)
+    metadata = _metadata(model)
+    differences: list[Difference] = []
+    with _exporting(model):
+        report(f"following log_posterior of {type(model).__name__}")
+        program = _trace(model, x)
+        outputs = tuple(Scores(model)(_as_input(model, x[:1])))
+
+        def write(part: Path) -> None:
+            report(f"writing and comparing {path}")
+            WRITERS[format](program, part, outputs, metadata)
+            differences.extend(_compare(READERS[format](part, outputs), model, x))
+            _refuse(differences, tolerance, path)
+
+        write_whole(path, write)
+    return Exported(path, outputs, metadata, tuple(differences))
+
+
+def _check(model: GenerativeClassifier, path: Path, x: Tensor, format: Format) -> None:
+    fitted = [head.kind for head in model.heads.values() if isinstance(head, FittedBranch)]
+    if fitted:
+        raise UserError(
+            f"branch.kind={fitted[0]}: expected a model that torch computes alone, got one whose "
+            "posterior is scikit-learn's; train with branch.kind=network"
+        )
+    device = model.mixture.means.device
+    if device.type != "cpu" or not len(x):
+        raise UserError(f"expected a model on the CPU and samples, got {device} and {len(x)}")
+    if path.suffix != SUFFIXES[format]:
+        raise UserError(f"expected a file named *{SUFFIXES[format]} for {format}, got {path}")
+    if format == "onnx":
+        dtype = model.mixture.means.dtype
+        if dtype != torch.float32:  # onnxruntime has not all of its operators in others
+            raise UserError(f"expected a float32 model for onnx, got {dtype}; use model.float()")
+        _import_all(PACKAGES)
+
+
+def _import_all(packages: tuple[str, ...]) -> None:
+    for name in packages:
+        try:
+            import_module(name)
+        except ImportError:
+            raise UserError(
+                f"exporting to ONNX needs {name}: pip install 'flowclf[onnx]', or use torch-export"
+            ) from None
+
+
+def _metadata(model: GenerativeClassifier) -> dict[str, Any]:
+    """What a reader of the file must know."""
+    facts = {"flowclf": version("flowclf"), "shape": list(model.shape)}
+    if model.info is not None:
+        facts |= model.info.model_dump(mode="json", include={"system", "class_names", "levels"})
+    return facts | {"whole_level_offset": model.noise.uniform / 2}
+
+
+@contextmanager
+def _exporting(model: GenerativeClassifier) -> Iterator[None]:
+    """Eval mode, no gradients, draws as a buffer, and no word of what torch finds on its way."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    # Exporting warns of its own deprecations, and that torchvision is not there.
+    with warnings.catch_warnings(), evaluating(model), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        model.kept_noise = None if model.has_density else model.common_noise()
+        try:
+            yield
+        finally:
+            model.kept_noise = None
+            logger.setLevel(level)
+
+
+def _as_input(model: GenerativeClassifier, x: Tensor) -> Tensor:
+    """What the program is given for x."""
+    return x.float() if x.is_floating_point() else x.float() + model.noise.uniform / 2
+
+
+def _trace(model: GenerativeClassifier, x: Tensor) -> ExportedProgram:
+    # Two samples: torch would take a batch of one for a constant.
+    example = _as_input(model, x[:1]).repeat_interleave(2, 0)
+    shapes = {"x": {0: Dim("batch")}}
+    program = torch.export.export(Scores(model).eval(), (example,), dynamic_shapes=shapes)
+    # What nobody asks for: of a region without autocast nothing would be left to be written.
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+def _write_onnx(
+    program: ExportedProgram, path: Path, outputs: tuple[str, ...], metadata: dict[str, Any]
+) -> None:
+    written = torch.onnx.export(
+        program,
+        input_names=["x"],
+        output_names=list(outputs),
+        dynamic_shapes={"x": {0: "batch"}},
+        custom_translation_table={torch.ops.aten.log_sigmoid.default: _log_sigmoid},
+        dynamo=True,
+        verbose=False,
+    )
+    assert written is not None
+    texts = {name: json.dumps(value) for name, value in metadata.items()}
+    written.model.metadata_props.update(texts)
+    written.save(path)
+
+
+def _log_sigmoid(x: Any) -> Any:
+    """-log(1 + e^-x): ONNX's own way, log σ(x), is -infinity below -88."""
+    from onnxscript import opset18
+
+    return opset18.Neg(opset18.Softplus(opset18.Neg(x)))
+
+
+def _write_program(
+    program: ExportedProgram, path: Path, outputs: tuple[str, ...], metadata: dict[str, Any]
+) -> None:
+    torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
+
+
+def _read_onnx(path: Path, outputs: tuple[str, ...]) -> Callable[[Tensor], Outputs]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(x: Tensor) -> Outputs:
+        values = session.run(list(outputs), {"x": x.numpy()})
+        return dict(zip(outputs, map(torch.from_numpy, values), strict=True))
+
+    return run
+
+
+def _read_program(path: Path, outputs: tuple[str, ...]) -> Callable[[Tensor], Outputs]:
+    module: Callable[[Tensor], Outputs] = torch.export.load(path).module()
+    return module
+
+
+WRITERS: dict[Format, Callable[..., None]] = {
+    "onnx": _write_onnx,
+    "torch-export": _write_program,
+}
+READERS: dict[Format, Callable[[Path, tuple[str, ...]], Callable[[Tensor], Outputs]]] = {
+    "onnx": _read_onnx,
+    "torch-export": _read_program,
+}
+
+
+def _compare(
+    program: Callable[[Tensor], Outputs], model: GenerativeClassifier, x: Tensor
+) -> Iterator[Difference]:
+    """With what the model itself says, at each batch size."""
+    for size in BATCH_SIZES:
+        batch = x[torch.arange(size) % len(x)]
+        for name, got in program(_as_input(model, batch)).items():
+            expected = getattr(model, name)(batch)
+            absolute = torch.where(got == expected, 0.0, (got - expected).abs())
+            relative = absolute / expected.abs().clamp_min(1)
+            yield Difference(name, size, float(absolute.max()), float(relative.max()))
+
+
+def _refuse(differences: list[Difference], tolerance: float, path: Path) -> None:
+    for found in differences:
+        # NaN is no number below it either.
+        if not found.relative <= tolerance:
+            raise ExportFailed(
+                f"{path} is not written: its {found.output} differs from the model's by "
+                f"{found.absolute:.3g} nats, relatively {found.relative:.3g}, in batches of "
+                f"{found.batch}; the most allowed is {tolerance:g} (--tolerance)"
+            )

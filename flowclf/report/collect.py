@@ -1,0 +1,260 @@
+"""What is reported on: run folders, as their files have them; nothing is computed anew."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
+from os.path import commonpath
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flowclf.config import RECORDED, RunConfig
+from flowclf.data import DATASETS
+from flowclf.errors import UserError
+from flowclf.report.settings import flatten
+from flowclf.runs import DataFacts, Run
+from flowclf.sweeps.grid import read_plan
+from flowclf.sweeps.ledger import Ledger
+from flowclf.systems import SYSTEMS, find_system
+
+__all__ = ["Collection", "Entry", "Unfinished", "collect", "public_name"]
+
+Nested = dict[str, Any]
+# Folders within folders within the one that is named.
+DEPTH = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run that has ended.
+
+    Attributes:
+        name: of its folder, as short as it can be without being another's.
+        folder: where it lies; never shown.
+        config: its settings.
+        facts: of its data.
+        summary: summary.json.
+        evaluation: evaluation.json; empty where there is none.
+        versions: of the packages it was trained with.
+        commit: of the checkout, if it was one.
+    """
+
+    name: str
+    folder: Path
+    config: RunConfig
+    facts: DataFacts
+    summary: Nested
+    evaluation: Nested
+    versions: Nested
+    commit: str | None
+
+    @cached_property
+    def settings(self) -> Nested:
+        """Every setting by its dotted name."""
+        return flatten(self.config.to_dict() | {"dataset": self.data})
+
+    @property
+    def data(self) -> str:
+        """Of the data, without where they lie."""
+        return public_name(self.config.dataset)
+
+    @property
+    def beta(self) -> float | None:
+        """β̃, of systems that have one."""
+        place = find_system(self.config.system).beta
+        return float(self.settings[".".join(place)]) if place else None
+
+    @property
+    def measured(self) -> Nested:
+        """Single numbers and words: of the test split, then what an evaluation adds."""
+        own = {key: self.summary.get(key) for key in ("seconds", "parameters")}
+        found = self.summary["test"] | self.evaluation | own
+        return {k: v for k, v in found.items() if is_scalar(v) and k not in RECORDED}
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run without a result."""
+
+    name: str
+    reason: str = "not finished"
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All that goes into a report.
+
+    Attributes:
+        entries: runs, by data, system, β̃ and name.
+        baselines: rows of a study's results.csv that no run folder stands for.
+        unfinished: runs that are left out.
+        pictures: .png files of the folders as a whole.
+    """
+
+    entries: Sequence[Entry]
+    baselines: Sequence[Nested] = ()
+    unfinished: Sequence[Unfinished] = ()
+    pictures: Sequence[Path] = ()
+
+
+def collect(paths: Sequence[Path]) -> Collection:
+    """The runs of run folders, sweeps, studies, or any other folders that contain runs.
+
+    Raises:
+        UserError: no such folder, no finished runs in it, or a damaged file.
+    """
+    folders = [folder for path in paths for folder in _run_folders(path)]
+    folders = list({folder.resolve(): folder for folder in folders}.values())
+    if not folders:
+        raise UserError(
+            f"expected folders of runs, got {_listed(paths)} without any; `flowclf train` and "
+            "`flowclf sweep` make runs"
+        )
+    names = _names([folder.resolve() for folder in folders])
+    ended = [(n, f) for n, f in zip(names, folders, strict=True) if Run(f).summary_file.is_file()]
+    if not ended:
+        raise UserError(
+            f"expected runs that have ended, got {len(folders)} that have not; go on with "
+            "`flowclf train --resume` or `flowclf sweep`"
+        )
+    entries = sorted((_read_entry(*each) for each in ended), key=_order)
+    begun = [Unfinished(name) for name in names if name not in {n for n, _ in ended}]
+    parents = [path for path in paths if not Run(path).config_file.is_file()]
+    return Collection(
+        entries,
+        [row for path in parents for row in _baselines(path)],
+        _with_reasons(begun, parents),
+        [file for path in parents for file in sorted(path.glob("*.png"))],
+    )
+
+
+def public_name(dataset: str) -> str:
+    """The name of data, or a path to them without the folders that only one machine has."""
+    path = Path(dataset)
+    if not path.is_absolute():
+        return dataset
+    # A known name goes before a path of the same spelling.
+    return f"./{path.name}" if path.name in DATASETS else path.name
+
+
+def is_scalar(value: Any) -> bool:
+    """A finite number, or a word."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, str) or (number and isfinite(value))
+
+
+def _run_folders(path: Path, depth: int = DEPTH) -> Iterator[Path]:
+    if not path.is_dir():
+        raise UserError(f"expected a folder of runs, got {path}, which is not a folder")
+    if Run(path).config_file.is_file():
+        yield path
+    elif depth:
+        for child in sorted(path.iterdir()):
+            if child.is_dir() and not child.name.startswith("."):
+                yield from _run_folders(child, depth - 1)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Of folders; with those around them where that alone would name two."""
+    names = [folder.name for folder in folders]
+    if len(set(names)) == len(names):
+        return names
+    root = Path(commonpath(folders))
+    return [folder.relative_to(root).as_posix() for folder in folders]
+
+
+def _read_entry(name: str, folder: Path) -> Entry:
+    run = Run(folder)
+    try:
+        config, facts = run.read_config()
+    except UserError as error:
+        where = "" if str(folder) in str(error) else f"{run.config_file}: "
+        raise UserError(f"{where}{error}") from None
+    recorded = yaml.safe_load(run.config_file.read_text("utf-8"))
+    summary = _read_json(run.summary_file)
+    if not isinstance(summary.get("test"), dict):
+        raise UserError(f"{run.summary_file} is damaged: it has no 'test'; train the run anew")
+    evaluation = _read_json(run.evaluation_file) if run.evaluation_file.is_file() else {}
+    versions, commit = recorded.get("versions") or {}, recorded.get("commit")
+    return Entry(name, folder, config, facts, summary, evaluation, versions, commit)
+
+
+def _read_json(file: Path) -> Nested:
+    try:
+        document = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise UserError(f"{file} is damaged: expected a JSON object; remove it, or make it anew")
+    return document
+
+
+def _order(entry: Entry) -> tuple[Any, ...]:
+    beta = -1.0 if entry.beta is None else entry.beta
+    # run-9 comes before run-10.
+    parts = [(int(p), "") if p.isdigit() else (0, p) for p in re.split(r"(\d+)", entry.name)]
+    size = entry.config.data.train_size or 0
+    return entry.data, entry.config.system, size, beta, parts
+
+
+def _with_reasons(begun: Sequence[Unfinished], parents: Sequence[Path]) -> list[Unfinished]:
+    """Those that were begun, those that a sweep waits for, and why some of these failed."""
+    found = {each.name: each for each in begun}
+    for folder in parents:
+        if not (folder / "sweep.yaml").is_file():
+            continue
+        failures = _failures(folder)
+        for point in read_plan(folder).points:
+            if not Run(folder / point.name).summary_file.is_file():
+                reason = failures.get(point.name)
+                words = f"failed: {_without(folder, reason)}" if reason else "not finished"
+                found[point.name] = Unfinished(point.name, words)
+    return list(found.values())
+
+
+def _failures(folder: Path) -> dict[str, str]:
+    """Of the ledger; none are known where optuna, which reads it, is not installed."""
+    try:
+        return Ledger(folder).failures()
+    except UserError:
+        return {}
+
+
+def _without(folder: Path, text: str) -> str:
+    """A message without the path of the folder."""
+    for path in (folder.resolve(), folder):
+        text = text.replace(f"{path}/", "")
+    return text
+
+
+def _baselines(folder: Path) -> Iterator[Nested]:
+    """Rows of results.csv by what is no system of ours, such as QDA."""
+    file = folder / "results.csv"
+    if not file.is_file():
+        return
+    try:
+        rows = list(csv.DictReader(file.read_text("utf-8").splitlines()))
+        for row in rows:
+            if row["system"] not in SYSTEMS:
+                yield _baseline(row)
+    except (KeyError, ValueError, csv.Error):
+        raise UserError(f"{file} is damaged; remove it, or run the study again") from None
+
+
+def _baseline(row: dict[str, str]) -> Nested:
+    names = ("accuracy", "ece", "bits_per_dim", "negative_log_posterior_nats", "seconds")
+    found: Nested = {name: float(row[name]) for name in names if row.get(name)}
+    own = {"system": row["system"], "data": public_name(row["data"]), "seed": int(row["seed"])}
+    size = {"data.train_size": int(row["train_size"])} if row.get("train_size") else {}
+    return {"run": row["system"], **own, **size, **found}
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths)) or "none"

@@ -1,0 +1,30 @@
+"""Models as folders that explain themselves: model.safetensors, config.json, README.md; no pickle.
+
+Such a folder is what the Hugging Face Hub calls a model repository, so that it can be pushed there
+and loaded from there.
+"""
+
+from flowclf.sharing.folder import (
+    Contents,
+    Saved,
+    is_saved,
+    read_folder,
+    save_weights,
+    write_folder,
+)
+from flowclf.sharing.hub import download, is_hub_id, push
+from flowclf.sharing.info import ModelInfo, number_names
+
+__all__ = [
+    "Contents",
+    "ModelInfo",
+    "Saved",
+    "download",
+    "is_hub_id",
+    "is_saved",
+    "number_names",
+    "push",
+    "read_folder",
+    "save_weights",
+    "write_folder",
+]

@@ -1,0 +1,141 @@
+"""Writing and reading the folder of a saved model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import inf
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from flowclf.errors import UserError
+from flowclf.files import check_new, write_json, write_text, write_whole
+from flowclf.settings import Section
+from flowclf.sharing.card import model_card
+from flowclf.sharing.info import ModelInfo
+
+__all__ = ["Contents", "Saved", "is_saved", "read_folder", "save_weights", "write_folder"]
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder is written from.
+
+    Attributes:
+        info: where the model comes from.
+        settings: of the system.
+        weights: the state of the model.
+        parameters: how many numbers are learned.
+        calls: the methods, of those in the card, that the model has.
+    """
+
+    info: ModelInfo
+    settings: Section
+    weights: Mapping[str, Tensor]
+    parameters: int
+    calls: tuple[str, ...]
+
+
+class Saved(Section):
+    """config.json.
+
+    Attributes:
+        flowclf: the version that wrote it.
+        dtype: of the weights.
+        info: where the model comes from.
+        settings: of the system, all of them; infinity is the string "inf".
+    """
+
+    flowclf: str
+    dtype: Literal["float64", "float32", "bfloat16", "float16"]
+    info: ModelInfo
+    settings: dict[str, Any]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype`, as torch knows it."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+
+def write_folder(folder: Path, contents: Contents, name: str | None = None) -> None:
+    """model.safetensors, README.md and, at last, config.json.
+
+    Args:
+        folder: new or empty.
+        contents: what is written.
+        name: what the card loads the model by; None: the folder's.
+
+    Raises:
+        UserError: the folder holds something.
+    """
+    check_new(folder)
+    dtype = str(contents.weights["mixture.means"].dtype).removeprefix("torch.")
+    document = {
+        "flowclf": version("flowclf"),
+        "dtype": dtype,
+        "info": contents.info.model_dump(mode="json"),
+        "settings": _plain(contents.settings.model_dump(mode="json")),
+    }
+    name, calls = name or folder.name, contents.calls
+    card = model_card(contents.info, document["settings"], contents.parameters, calls, name)
+    write_weights(contents.weights, folder / WEIGHTS)
+    write_text(folder / CARD, card)
+    write_json(folder / CONFIG, document)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `write_folder` wrote it."""
+    return (folder / CONFIG).is_file()
+
+
+def read_folder(folder: Path) -> tuple[Saved, Path]:
+    """config.json, and where the weights are.
+
+    Raises:
+        UserError: a damaged config.json, one of something else, or no weights.
+    """
+    file, weights = folder / CONFIG, folder / WEIGHTS
+    try:
+        saved = Saved.model_validate(json.loads(file.read_text("utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{file} is not of a model that flowclf saved, or damaged: {key}: {first['msg']}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+    if not weights.is_file():
+        raise UserError(f"{folder} has no {WEIGHTS}: it is not complete; save the model again")
+    return saved, weights
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """model.safetensors, written whole."""
+    write_weights(model.state_dict(), path)
+
+
+def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """A state as safetensors, written whole."""
+    from safetensors.torch import save_file
+
+    state = {name: value.contiguous() for name, value in weights.items()}
+    write_whole(path, lambda part: save_file(state, part))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity; pydantic reads the string as the number."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return str(value) if value in (inf, -inf) else value

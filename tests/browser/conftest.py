@@ -1,0 +1,178 @@
+"""A headless Chromium, spoken to by the DevTools protocol over a pair of pipes; nothing to install
+but the browser.
+
+Only `make test-browser` collects these tests: a browser is no dependency of the package.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Self
+
+import pytest
+
+if os.environ.get("FLOWCLF_BROWSER") != "1":
+    collect_ignore_glob = ["test_*.py"]
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = (
+    "--headless", "--disable-gpu", "--no-sandbox", "--no-first-run", "--disable-extensions",
+    "--disable-background-networking", "--remote-debugging-pipe", "about:blank",
+)  # fmt: skip
+PATIENCE = 60.0
+
+
+def find_browser() -> str | None:
+    """The path of the first there is."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One for all tests; they are skipped where there is none."""
+    program = find_browser()
+    if program is None:
+        pytest.skip(f"none of {', '.join(NAMES)} is installed")
+    with Browser.started(program) as started:
+        yield started
+
+
+class Browser:
+    """One page of a browser.
+
+    Attributes:
+        events: all that the browser reported, in order.
+    """
+
+    def __init__(self, to: IO[bytes], from_: IO[bytes]) -> None:
+        self._to, self._from = to, from_
+        self._buffer, self._number = b"", 0
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        found = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = found["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    @classmethod
+    @contextmanager
+    def started(cls, program: str) -> Iterator[Self]:
+        """Until the end of the block."""
+        # Descriptors 3 and 4 are where the browser looks.
+        theirs_in, to = _high(os.pipe())
+        from_, theirs_out = _high(os.pipe())
+        actions = [(os.POSIX_SPAWN_DUP2, theirs_in, 3), (os.POSIX_SPAWN_DUP2, theirs_out, 4)]
+        null = (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+            arguments = [program, f"--user-data-dir={profile}", *OPTIONS]
+            pid = os.posix_spawn(program, arguments, os.environ, file_actions=[*actions, null])
+            for each in (theirs_in, theirs_out):
+                os.close(each)
+            try:
+                with os.fdopen(to, "wb", 0) as sink, os.fdopen(from_, "rb", 0) as source:
+                    yield cls(sink, source)
+            finally:
+                os.kill(pid, signal.SIGTERM)
+                os.waitpid(pid, 0)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The result of a command."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        self._to.write(json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._read()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer["error"]
+                found: dict[str, Any] = answer["result"]
+                return found
+            self.events.append(answer)
+
+    def open(self, page: Path, fragment: str = "") -> None:
+        """Load a file, and wait until it has been."""
+        # From elsewhere: within a page a fragment alone loads nothing.
+        self._go("about:blank")
+        self._go(page.as_uri() + fragment)
+
+    def _go(self, url: str) -> None:
+        self.events.clear()
+        self.call("Page.navigate", url=url)
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._read())
+
+    def show(self, width: int, scheme: str, height: int = 1000) -> None:
+        """As on a screen of that width, with that colour scheme."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def run(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def wait(self, promise: str) -> None:
+        """Until a JavaScript promise is kept."""
+        found = self.call("Runtime.evaluate", expression=promise, awaitPromise=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+
+    def press(self, key: str) -> None:
+        """One key, where the focus is."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        code = {"Enter": 13, "Tab": 9}[key]
+        options = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **options, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **options)
+
+    def screenshot(self, file: Path, *, whole: bool = True) -> None:
+        """A .png of the whole page, or of the window."""
+        found = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
+        file.write_bytes(base64.b64decode(found["data"]))
+
+    def complaints(self) -> list[str]:
+        """Errors and warnings of the console, and exceptions."""
+        self.run("0")
+        kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        return [json.dumps(e["params"]) for e in self.events if e["method"] in kinds]
+
+    def requests(self) -> list[str]:
+        """Addresses that were asked for."""
+        sent = [e for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        return [event["params"]["request"]["url"] for event in sent]
+
+    def _read(self) -> dict[str, Any]:
+        """The next message; they end with a zero byte."""
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._from], [], [], PATIENCE)
+            part = self._from.read(1 << 16) if ready else b""
+            assert part, "the browser is gone, or does not answer"
+            self._buffer += part
+        text, _, self._buffer = self._buffer.partition(b"\0")
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+
+def _high(pipe: tuple[int, int]) -> tuple[int, int]:
+    """The same pipe, clear of the descriptors 3 and 4."""
+    ends = []
+    for end in pipe:
+        ends.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10))
+        os.close(end)
+    return ends[0], ends[1]

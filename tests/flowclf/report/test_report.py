@@ -1,0 +1,492 @@
+"""The report: what it says of runs, that it is safe, small, and that its commands are true."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import shlex
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from flowclf.cli import train as train_verb
+from flowclf.cli.app import run as command
+from flowclf.config import RunConfig, make_config
+from flowclf.errors import UserError
+from flowclf.files import write_json, write_yaml
+from flowclf.report import collect, render, write_report
+from flowclf.report.pictures import embed_file
+from flowclf.report.rows import best_rows, make_rows, varied_settings
+from flowclf.report.settings import differing, flatten, nested, train_command, written
+from flowclf.report.table import comparison_table, fixed, seeds_table
+from flowclf.runs import DataFacts, Run
+
+SHAPE = (1, 8, 8)
+HOSTILE = '<script>alert("x")</script>'
+Nested = dict[str, Any]
+
+
+def make_run(
+    folder: Path,
+    system: str = "ib-inn",
+    *,
+    dataset: str = "digits",
+    seed: int = 0,
+    beta: float | None = None,
+    overrides: Nested | None = None,
+    names: tuple[str, ...] = ("0", "1", "2"),
+    evaluation: Nested | None = None,
+    **test: Any,
+) -> Path:
+    """A run folder as training leaves it, but that nothing was trained."""
+    config = make_config(system, dataset, SHAPE, seed=seed, beta=beta, overrides=[overrides or {}])
+    run = Run(folder)
+    run.write_config(config, DataFacts(SHAPE, 17, names, 100))
+    measured = {"accuracy": 0.9, "ece": 0.01, "bits_per_dim": None} | test
+    summary = {"system": system, "data": dataset, "seed": seed, "seconds": 2.5}
+    run.write_summary(summary | {"parameters": 1234, "device": "cpu", "test": measured})
+    if evaluation:
+        write_json(run.evaluation_file, evaluation)
+    return folder
+
+
+def draw(run: Path, name: str, size: int) -> None:
+    """A picture that does not compress."""
+    (run / "figures").mkdir(exist_ok=True)
+    (run / "figures" / f"{name}.png").write_bytes(noise(size))
+
+
+@cache
+def noise(size: int) -> bytes:
+    """Of a .png file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: tags, attributes, text, and the first table's cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self.in_cell = False
+        self.feed(text)
+        self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell = self.in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.in_cell:
+            self.rows[-1][-1] += data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page_of(*folders: Path) -> Page:
+    return Page(render(collect(folders)))
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Three β̃; the middle one classifies best, the first knows x best."""
+    for beta, accuracy, bits in ((0.1, 0.9, 2.0), (1, 0.98, 2.5), (10, 0.95, None)):
+        found = {"accuracy": accuracy, "bits_per_dim": bits, "ece": 0.02}
+        ends = {"accuracy_low": accuracy - 0.04, "accuracy_high": accuracy + 0.01}
+        make_run(tmp_path / f"b={beta}", beta=beta, **found, **ends)
+    return tmp_path
+
+
+# What it says.
+
+
+def test_the_summary_names_the_best_in_sentences(sweep: Path) -> None:
+    text = " ".join(page_of(sweep).text.split())
+    assert "3 runs of ib-inn on digits (1 × 8 × 8 images, 3 classes, 100 training samples)" in text
+    assert "seed 0, β̃ from 0.1 to 10." in text
+    error = "lowest error 2.00 % b=1 95 % interval 1.00 to 6.00 %; 1 other run lies within"
+    assert error in text
+    assert "fewest bits/dim 2.000 b=0.1" in text
+
+
+def test_the_comparison_has_a_row_a_run_with_intervals_and_dashes(sweep: Path) -> None:
+    found = collect([sweep])
+    table = comparison_table(make_rows(found, ()), (), {})
+    titles = [column.title for column in table.columns]
+    assert titles[:8] == [
+        "run", "system", "data", "seed", "β̃",
+        "accuracy in %", "ECE (15 bins) in %", "bits/dim",
+    ]  # fmt: skip
+    assert [row[0].text for row in table.rows] == ["b=0.1", "b=1", "b=10"]
+    accuracy = table.rows[1][titles.index("accuracy in %")]
+    assert (accuracy.text, accuracy.note, accuracy.best) == ("98.00", "94.00 to 99.00", True)
+    missing = table.rows[2][titles.index("bits/dim")]
+    assert (missing.text, missing.sort, missing.best) == ("–", None, False)
+
+
+def test_the_best_are_marked_where_there_is_something_to_choose(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / "a", accuracy=0.9, ece=0.1),
+        make_run(tmp_path / "b", accuracy=0.9, ece=0.1),
+        make_run(tmp_path / "c", accuracy=0.8, ece=0.1),
+        make_run(tmp_path / "d", dataset="mnist", accuracy=0.99),
+    ]
+    rows = make_rows(collect(folders), ())
+    assert {row.values["run"] for row in best_rows(rows, "accuracy")} == {"a", "b"}
+    assert best_rows(rows, "ece") == set()
+    assert best_rows(rows, "seconds") == set()
+
+
+def test_what_an_evaluation_adds_becomes_columns(tmp_path: Path) -> None:
+    more = {"brier": 0.2, "density": "exact", "nothing": None, "commit": "abc", "rows": [1]}
+    make_run(tmp_path / "a", evaluation=more)
+    make_run(tmp_path / "b", "ce")
+    page = page_of(tmp_path)
+    head, second, first = page.rows[:3]
+    assert first[head.index("Brier score ↓")] == "0.2000"
+    assert second[head.index("Brier score ↓")] == "–"
+    assert first[head.index("density")] == "exact"
+    assert not {"nothing", "rows"} & set(head)
+
+
+def test_only_what_varies_within_a_system_is_a_column(tmp_path: Path) -> None:
+    for lr in (0.1, 0.2):
+        make_run(tmp_path / f"lr{lr}", overrides={"train": {"lr": lr}}, beta=lr)
+    make_run(tmp_path / "other", "ce")
+    assert varied_settings(collect([tmp_path]).entries) == ["train.lr"]
+
+
+def test_what_has_no_end_sorts_as_a_number_too(tmp_path: Path) -> None:
+    for beta in (1, float("inf")):
+        make_run(tmp_path / f"b={beta}", beta=beta)
+    table = comparison_table(make_rows(collect([tmp_path]), ()), (), {})
+    assert [(row[4].text, row[4].sort) for row in table.rows] == [("1", "1.0"), ("∞", "Infinity")]
+
+
+def test_seeds_are_averaged(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.8, 0.9)):
+        make_run(tmp_path / f"run-{seed}", seed=seed, accuracy=accuracy)
+    table = seeds_table(make_rows(collect([tmp_path]), ()), ())
+    assert table is not None
+    cells = dict(zip([column.title for column in table.columns], table.rows[0], strict=True))
+    assert cells["seeds"].text == "2"
+    assert (cells["accuracy in %"].text, cells["accuracy in %"].note) == ("85.00", "± 5.00")
+
+
+def test_runs_without_a_result_are_named(sweep: Path) -> None:
+    begun = Run(make_run(sweep / "begun"))
+    begun.summary_file.unlink()
+    text = " ".join(page_of(sweep).text.split())
+    assert "1 run has no result, and is left out begun: not finished" in text
+
+
+def test_a_sweep_says_what_it_waits_for(sweep: Path) -> None:
+    settings = make_config("ib-inn", "digits", SHAPE).to_dict()
+    points = [{"name": "later", "varied": {}, "config": settings}]
+    write_yaml(sweep / "sweep.yaml", {"shape": [1, 8, 8], "data_dir": None, "points": points})
+    assert [each.name for each in collect([sweep]).unfinished] == ["later"]
+
+
+def test_a_study_brings_its_baselines_and_its_picture(tmp_path: Path) -> None:
+    few = {"data": {"train_size": 50}}
+    make_run(tmp_path / "ce-50-0", "ce", overrides=few, accuracy=0.7)
+    row = {"system": "QDA", "data": "digits", "seed": 0, "train_size": 50, "accuracy": 0.8}
+    with (tmp_path / "results.csv").open("w", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*row, "ece"])
+        writer.writeheader()
+        writer.writerow(row)
+    Image.new("RGB", (20, 10)).save(tmp_path / "low-data.png")
+    page = page_of(tmp_path)
+    assert "digits, 50 training samples" not in page.text  # one task needs no heading
+    assert page.rows[2][0] == "QDA"
+    assert "lowest error 20.00 % QDA" in " ".join(page.text.split())
+    assert any("Learning curves" in str(image["alt"]) for image in page.of("img"))
+
+
+def test_curves_are_drawn_where_the_trade_off_varies(sweep: Path, tmp_path: Path) -> None:
+    assert any("What β̃ trades" in str(image["alt"]) for image in page_of(sweep).of("img"))
+    assert page_of(sweep / "b=1").of("img") == []
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for parent in ("x", "y"):
+        make_run(tmp_path / parent / "run")
+    assert [entry.name for entry in collect([tmp_path]).entries] == ["x/run", "y/run"]
+    assert len(collect([tmp_path, tmp_path / "x" / "run"]).entries) == 2
+
+
+# The commands.
+
+CONFIGS = {
+    "as the preset": ("ib-inn", 0, {}),
+    "beta and seed": ("ib-inn", 3, {"objective": {"beta": 0.464159}}),
+    "no end": ("ib-inn", 0, {"objective": {"beta": float("inf")}}),
+    "another kind": ("ib-inn", 0, {"network": {"kind": "mlp", "blocks": 2, "hidden": [32]}}),
+    "another kind as it is": ("ce", 0, {"network": {"kind": "wide-resnet"}}),
+    "lists and nothing": ("ce", 0, {"network": {"width": [8, 8]}, "latent": 3}),
+    "small numbers and words": ("gm", 1, {"train": {"lr": 1e-5, "schedule": "cosine"}}),
+    "two kinds": (
+        "vae", 0, {"decoder": {"kind": "mlp"}, "network": {"kind": "mlp", "hidden": [8]}},
+    ),
+    "text that is a number": ("ce", 0, {"data": {"text": "1,2", "label": "0"}}),
+    "none again": ("ib-inn", 0, {"train": {"threads": None, "milestones": [0.5, 0.75]}}),
+}  # fmt: skip
+
+
+def parsed(text: str, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """The configuration that a command line of `flowclf train` asks for."""
+    found = []
+
+    def keep(config: RunConfig, *_: Any) -> None:
+        found.append(config)
+        raise UserError("enough")
+
+    monkeypatch.setattr(train_verb, "_train", keep)
+    program, *arguments = shlex.split(text)
+    assert program == "flowclf"
+    assert command(arguments) == 2
+    return found[0]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_command_makes_the_same_configuration(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, seed, overrides = CONFIGS[name]
+    make_run(tmp_path / "run", system, seed=seed, overrides=overrides)
+    wanted = Run(tmp_path / "run").read_config()[0]
+    text = render(collect([tmp_path]))
+    shown = re.search(r"<code>(flowclf train .*?)</code>", text)
+    assert shown
+    line = Page(shown[1]).text
+    monkeypatch.chdir(tmp_path)
+    assert parsed(line, monkeypatch) == wanted
+    if name == "as the preset":
+        assert line == "flowclf train ib-inn --data digits"
+
+
+def test_a_preset_is_named_if_it_is_not_that_of_the_data() -> None:
+    config = make_config("ib-inn", "digits", SHAPE, preset="image")
+    assert train_command(config, SHAPE, "digits")[-2:] == ["--preset", "image"]
+
+
+def test_settings_are_flattened_and_compared() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": []}}, "e": {}}) == {"a.b": 1, "a.c.d": [], "e": {}}
+    assert nested({"a.b": 1, "a.c": 2}) == {"a": {"b": 1, "c": 2}}
+    assert differing([{"a": 1, "b": 2}, {"a": 1, "b": 3, "c": None}]) == ["b", "c"]
+    for value in (None, True, 1e-5, float("inf"), "0", "1e-3", "a b", [1, [2]], "null", "#"):
+        assert yaml.safe_load(written(value)) == value
+        assert "\n" not in written(value)
+
+
+def test_numbers_of_a_column_have_equally_many_decimals() -> None:
+    assert [fixed([0.5, 0.25])(x) for x in (0.5, -0.25)] == ["0.5000", "−0.2500"]
+    assert fixed([1000, 20], 0)(1000) == "1,000"
+    assert fixed([98.5])(98.5) == "98.50"
+
+
+# That it is safe, and the same anywhere.
+
+
+def test_what_comes_from_files_is_escaped(tmp_path: Path) -> None:
+    # A folder's name cannot have a slash.
+    name = HOSTILE.replace("/", "")
+    evaluation = {
+        "accuracy_per_class": [0.5, 0.5, 0.5],
+        "density": HOSTILE,
+        HOSTILE: 1.0,
+        "ood": [{"set": HOSTILE, "score": HOSTILE, "auroc": 0.5}],
+    }
+    names = (HOSTILE, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}")
+    run = make_run(
+        tmp_path / name, dataset=f"./{HOSTILE}", names=names, evaluation=evaluation, beta=2
+    )
+    make_run(tmp_path / "b'\"$\\alpha", beta=3, dataset=f"./{HOSTILE}")
+    draw(run, f"x{name}", 10)
+    page = page_of(tmp_path)
+    assert len(page.of("script")) == 1
+    assert HOSTILE in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    assert not any(name.startswith("on") for _, found in page.tags for name in found)
+    assert all(str(image["src"]).startswith("data:image/") for image in page.of("img"))
+
+
+def test_the_policy_lets_nothing_load(sweep: Path) -> None:
+    text = render(collect([sweep]))
+    page = Page(text)
+    policy = next(m for m in page.of("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert str(policy["content"]).startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in str(policy["content"])
+    assert not re.search(r"(src|href|url)\W{1,2}(https?:|//)", text)
+    assert not any("style" in found for _, found in page.tags)
+
+
+def test_no_path_of_this_machine_is_in_the_page(tmp_path: Path) -> None:
+    data = tmp_path / "mnist"
+    make_run(tmp_path / "run", dataset=str(data))
+    page = page_of(tmp_path)
+    assert str(tmp_path) not in page.text
+    assert "--data ./mnist" in page.text
+
+
+def test_the_same_runs_make_the_same_page(sweep: Path) -> None:
+    assert render(collect([sweep])) == render(collect([sweep]))
+
+
+def test_headings_captions_and_alternatives_are_there(sweep: Path) -> None:
+    draw(sweep / "b=1", "latent", 40)
+    page = page_of(sweep)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("h1") == 1
+    assert tags.count("caption") == tags.count("table")
+    assert tags.count("figcaption") == tags.count("img")
+    assert all(image["alt"] for image in page.of("img"))
+    assert all(heading["scope"] in ("row", "col") for heading in page.of("th"))
+    ids = [found["id"] for _, found in page.tags if "id" in found]
+    assert len(ids) == len(set(ids))
+    links = [str(a["href"]) for a in page.of("a")]
+    assert {link for link in links if link.startswith("#")} <= {f"#{i}" for i in ids}
+
+
+# That it is small.
+
+
+def test_a_large_sweep_stays_below_five_megabytes(tmp_path: Path) -> None:
+    for k in range(24):
+        beta = 0.1 * 1.3**k
+        run = make_run(tmp_path / f"run-{k:02}", beta=beta, accuracy=0.9 + 0.002 * k)
+        for name in ("latent", "samples", "reliability", "roc-entropy"):
+            draw(run, name, 200)
+    written = write_report([tmp_path], tmp_path / "report.html")
+    assert written["runs"] == 24
+    assert written["bytes"] == (tmp_path / "report.html").stat().st_size < 5e6
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert "Pictures are shown of 8 runs" in page.text
+    shown = {str(i["alt"]).split(":")[0] for i in page.of("img") if "run-" in str(i["alt"])}
+    assert "run-23" in shown
+    assert len(shown) == 8
+
+
+def test_pictures_that_are_too_large_are_left_out(tmp_path: Path) -> None:
+    for k in range(2):
+        for name in "abcd":
+            draw(make_run(tmp_path / f"run-{k}", accuracy=0.5 + k / 10), name, 900)
+    assert len(render(collect([tmp_path]))) < 5e6
+
+
+def test_pictures_of_a_folder_are_limited_too(sweep: Path) -> None:
+    for k in range(4):
+        (sweep / f"{k}.png").write_bytes(noise(1000))
+    text = render(collect([sweep]))
+    assert len(text) < 3e6
+    assert "more are left in their folder" in text
+
+
+def test_pictures_shrink(tmp_path: Path) -> None:
+    plot = Image.new("RGBA", (2400, 1000), (0, 0, 0, 0))
+    plot.paste((255, 0, 0, 255), (100, 100, 300, 300))
+    plot.save(tmp_path / "plot.png")
+    found = embed_file(tmp_path / "plot.png")
+    assert (found.width, found.height) == (1200, 500)
+    data = base64.b64decode(found.uri.partition(",")[2])
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+# Mistakes.
+
+
+def damage(folder: Path, name: str) -> None:
+    (folder / name).write_text("{", encoding="utf-8")
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1, captured.err
+    return captured.err
+
+
+def test_a_folder_without_runs_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "r.html")
+    assert command(["report", str(tmp_path), "--out", out]) == 2
+    assert "expected folders of runs" in last_line(capsys)
+    assert command(["report", str(tmp_path / "nowhere"), "--out", out]) == 2
+    assert "which is not a folder" in last_line(capsys)
+    Run(make_run(tmp_path / "begun")).summary_file.unlink()
+    assert command(["report", str(tmp_path), "--out", out]) == 2
+    assert "1 that have not" in last_line(capsys)
+    assert not Path(out).exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "evaluation.json"])
+def test_a_damaged_file_is_named(
+    name: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(sweep / "b=1", name)
+    assert command(["report", str(sweep), "--out", str(sweep / "r.html")]) == 2
+    message = last_line(capsys)
+    assert f"b=1/{name}" in message
+    assert "damaged" in message
+
+
+def test_a_damaged_picture_or_sweep_is_named(sweep: Path) -> None:
+    draw(sweep / "b=1", "latent", 10)
+    damage(sweep / "b=1" / "figures", "latent.png")
+    with pytest.raises(UserError, match=r"latent\.png is damaged"):
+        render(collect([sweep]))
+    damage(sweep, "sweep.yaml")
+    with pytest.raises(UserError, match=r"sweep\.yaml is damaged"):
+        collect([sweep])
+
+
+def test_a_summary_without_results_is_damaged(sweep: Path) -> None:
+    write_json(sweep / "b=1" / "summary.json", {"test": 3})
+    with pytest.raises(UserError, match="has no 'test'"):
+        collect([sweep])
+
+
+def test_a_setting_of_another_version_is_named_with_its_file(sweep: Path) -> None:
+    file = sweep / "b=1" / "config.yaml"
+    document = yaml.safe_load(file.read_text("utf-8"))
+    write_yaml(file, document | {"later": 1})
+    with pytest.raises(UserError, match=r"config\.yaml: unknown setting 'later'"):
+        collect([sweep])
+
+
+def test_a_page_ends_in_html(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["report", str(sweep), "--out", str(sweep / "report.pdf")]) == 2
+    assert "ending in .html" in last_line(capsys)
+
+
+def test_json_says_where_the_page_is(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = sweep / "new" / "report.html"
+    assert command(["report", str(sweep), "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"report": str(out), "runs": 3, "bytes": out.stat().st_size}
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
