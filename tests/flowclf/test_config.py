@@ -185,7 +185,7 @@ def test_the_document_is_complete() -> None:
     document = configure().to_dict()
     assert {"system", "dataset", "preset", "seed", "data", "train"} < document.keys()
     assert document.keys() > set(SYSTEMS["ib-inn"].settings.model_fields)
-    assert document["objective"] == {"beta": 8.0, "label_smoothing": 0.0}
+    assert document["objective"] == {"beta": 8.0, "betas": [0.02, 50.0], "label_smoothing": 0.0}
 
 
 def test_a_system_without_beta_names_its_own_weights() -> None:
