@@ -19,8 +19,10 @@ from flowclf.systems import SYSTEMS, System, find_system
 
 __all__ = [
     "RunConfig",
+    "flatten",
     "make_config",
     "make_settings",
+    "nest",
     "parse_assignments",
     "preset_names",
     "read_settings",
@@ -124,6 +126,24 @@ def parse_assignments(assignments: Iterable[str]) -> Nested:
     return merge(_parse_assignment(text) for text in assignments)
 
 
+def nest(name: str, value: Any) -> Nested:
+    """ "a.b" and a value to {"a": {"b": value}}."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return {**value}
+
+
+def flatten(document: Mapping[str, Any], prefix: str = "") -> Nested:
+    """{"a": {"b": 1}} to {"a.b": 1}."""
+    found: Nested = {}
+    for key, value in document.items():
+        if isinstance(value, Mapping) and value:
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
 def read_settings(path: Path) -> Nested:
     """Settings from a YAML file: sections, and perhaps system, preset and seed of a run.
 
@@ -218,12 +238,10 @@ def _parse_assignment(text: str) -> Nested:
     if not separator or not key.strip():
         raise UserError(f"expected --set key=value, got {text!r}")
     try:
-        nested: Any = yaml.safe_load(value)
+        parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         raise UserError(f"--set {key}: expected a YAML value, got {value!r}") from None
-    for part in reversed(key.strip().split(".")):
-        nested = {part: nested}
-    return nested
+    return nest(key.strip(), parsed)
 
 
 def _validate(settings: type[Section], values: Nested, prefix: str = "") -> Any:

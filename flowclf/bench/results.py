@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import platform
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from flowclf.files import write_text
+from flowclf.files import csv_text, write_text
 from flowclf.runs import git_commit
 
 __all__ = ["append_rows", "digest", "read_rows"]
@@ -33,12 +32,8 @@ def append_rows(name: str, rows: Sequence[dict[str, Any]]) -> None:
     }
     path = FOLDER / name
     old = path.read_text("utf-8") if path.exists() else ""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*rows[0], *facts], lineterminator="\n")
-    if not old:
-        writer.writeheader()
-    writer.writerows({**row, **facts} for row in rows)
-    write_text(path, old + text.getvalue())
+    added = csv_text([*rows[0], *facts], [{**row, **facts} for row in rows], header=not old)
+    write_text(path, old + added)
 
 
 def read_rows(name: str) -> list[dict[str, str]]:

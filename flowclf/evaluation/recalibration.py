@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowclf.errors import UserError
-from flowclf.evaluation.temperature import fit_temperature, scale
+from flowclf.evaluation.temperature import check_samples, fit_temperature, scale
 
 __all__ = [
     "RECALIBRATIONS",
@@ -114,7 +114,7 @@ class IsotonicScaling(Recalibration):
     def fit(self, log_posterior: Tensor, y: Tensor) -> Self:
         from sklearn.isotonic import IsotonicRegression
 
-        _check_samples(log_posterior, y)
+        check_samples(log_posterior, y, "a recalibration")
         _check_classes(log_posterior, y)
         p = log_posterior.double().softmax(1)
         self.floor = 1 / (2 * len(y))
@@ -173,16 +173,6 @@ def _fitted(step: Recalibration, value: T | None) -> T:
     if value is None:
         raise UserError(f"expected a fitted {type(step).__name__}, got none; call fit first")
     return value
-
-
-def _check_samples(log_posterior: Tensor, y: Tensor) -> None:
-    if log_posterior.ndim != 2 or y.shape != log_posterior.shape[:1] or not y.numel():
-        raise UserError(
-            "expected a recalibration to be fitted to (N, K) and (N,) with N > 0, "
-            f"got {tuple(log_posterior.shape)} and {tuple(y.shape)}"
-        )
-    if not bool(torch.isfinite(log_posterior).all()):
-        raise UserError("expected finite log-posteriors, got others")
 
 
 def _check_classes(log_posterior: Tensor, y: Tensor) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from flowclf.classifier import GenerativeClassifier
 from flowclf.evaluation.attacks import AttackKind, AttackLoss, attack_curve
 from flowclf.evaluation.detection import aupr, auroc, fpr_at_95, two_tailed_auroc
-from flowclf.evaluation.predictions import predict_split
 from flowclf.evaluation.scores import SCORES, ensemble_scores
 from flowclf.evaluation.shift import shift_table
 from flowclf.evaluation.subject import Scores, Subject
@@ -69,10 +68,8 @@ def shift_suite(subject: Subject) -> dict[str, Any]:
 
 def _temperature(subject: Subject) -> float | None:
     """Of the validation split, where there is one."""
-    if not subject.validation:
-        return None
-    known = predict_split(subject.model, subject.validation, subject.seed)
-    return fit_temperature(known.log_posterior, known.y)
+    known = subject.held_out
+    return None if known is None else fit_temperature(known.log_posterior, known.y)
 
 
 def attack_suite(subject: Subject) -> dict[str, Any]:

@@ -86,6 +86,13 @@ class Subject:
         return predict_split(self.model, self.test, self.seed)
 
     @cached_property
+    def held_out(self) -> Predictions | None:
+        """What the model says of the validation split, where there is one; computed once."""
+        if not self.validation:
+            return None
+        return predict_split(self.model, self.validation, self.seed)
+
+    @cached_property
     def outlier_scores(self) -> tuple[Scores, dict[str, Scores]]:
         """All scores of the test split, and of each set of outliers by its name.
 

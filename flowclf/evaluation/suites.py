@@ -32,7 +32,7 @@ from flowclf.evaluation.clustering import (
     kmeans,
 )
 from flowclf.evaluation.explanation import explain_suite
-from flowclf.evaluation.predictions import Predictions, predict_split
+from flowclf.evaluation.predictions import Predictions
 from flowclf.evaluation.rate import (
     aggregate_information,
     cross_information,
@@ -147,13 +147,12 @@ def recalibration_suite(subject: Subject) -> dict[str, Any]:
     Raises:
         UserError: no validation split.
     """
-    validation, p = subject.validation, subject.predictions
-    if not validation:
+    known, p = subject.held_out, subject.predictions
+    if known is None:
         raise UserError(
             "the suite 'recalibration' needs samples that were held out; train with "
             "--set data.validation=0.1"
         )
-    known = predict_split(subject.model, validation, subject.seed)
     after = {
         name: kind().fit(known.log_posterior, known.y).transform(p.log_posterior)
         for name, kind in RECALIBRATIONS.items()

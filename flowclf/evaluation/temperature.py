@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowclf.errors import UserError
 
-__all__ = ["fit_temperature", "scale"]
+__all__ = ["check_samples", "fit_temperature", "scale"]
 
 LEAST, LARGEST = 1e-3, 1e3
 
@@ -30,7 +30,7 @@ def fit_temperature(log_posterior: Tensor, y: Tensor) -> float:
     Raises:
         UserError: no samples, another number of labels than of samples, or a log q not finite.
     """
-    _check(log_posterior, y)
+    check_samples(log_posterior, y, "a temperature")
     scores = log_posterior.double().log_softmax(1)
     low, high = log(1 / LARGEST), log(1 / LEAST)
     while low < (middle := (low + high) / 2) < high:
@@ -58,10 +58,15 @@ def _derivative(scores: Tensor, y: Tensor, inverse: float) -> float:
     return float((expected - scores.gather(1, y[:, None])[:, 0]).mean())
 
 
-def _check(log_posterior: Tensor, y: Tensor) -> None:
+def check_samples(log_posterior: Tensor, y: Tensor, what: str) -> None:
+    """Refuse what nothing can be fitted to.
+
+    Raises:
+        UserError: no samples, another number of labels than of samples, or a log q not finite.
+    """
     if log_posterior.ndim != 2 or y.shape != log_posterior.shape[:1] or not y.numel():
         raise UserError(
-            "expected a temperature to be fitted to (N, K) and (N,) with N > 0, "
+            f"expected {what} to be fitted to (N, K) and (N,) with N > 0, "
             f"got {tuple(log_posterior.shape)} and {tuple(y.shape)}"
         )
     if not bool(torch.isfinite(log_posterior).all()):

@@ -15,14 +15,13 @@ from typing import Any
 
 import yaml
 
-from flowclf.config import RECORDED, RunConfig
+from flowclf.config import RECORDED, RunConfig, flatten
 from flowclf.data import DATASETS
 from flowclf.errors import UserError
-from flowclf.report.settings import flatten
 from flowclf.runs import DataFacts, Run
 from flowclf.sweeps.grid import read_plan
 from flowclf.sweeps.ledger import Ledger
-from flowclf.systems import SYSTEMS, find_system
+from flowclf.systems import SYSTEMS
 
 __all__ = ["Collection", "Entry", "Unfinished", "collect", "public_name"]
 
@@ -64,12 +63,6 @@ class Entry:
     def data(self) -> str:
         """Of the data, without where they lie."""
         return public_name(self.config.dataset)
-
-    @property
-    def beta(self) -> float | None:
-        """β̃, of systems that have one."""
-        place = find_system(self.config.system).beta
-        return float(self.settings[".".join(place)]) if place else None
 
     @property
     def measured(self) -> Nested:
@@ -197,7 +190,7 @@ def _read_json(file: Path) -> Nested:
 
 
 def _order(entry: Entry) -> tuple[Any, ...]:
-    beta = -1.0 if entry.beta is None else entry.beta
+    beta = -1.0 if entry.config.beta is None else entry.config.beta
     # run-9 comes before run-10.
     parts = [(int(p), "") if p.isdigit() else (0, p) for p in re.split(r"(\d+)", entry.name)]
     size = entry.config.data.train_size or 0

@@ -73,7 +73,7 @@ def _run_row(entry: Entry, varied: Sequence[str]) -> Row:
     config = entry.config
     own = {"run": entry.name, "system": config.system, "data": entry.data, "seed": config.seed}
     settings = {name: entry.settings[name] for name in varied if name in entry.settings}
-    values = entry.measured | own | {"beta": entry.beta} | settings
+    values = entry.measured | own | {"beta": config.beta} | settings
     return Row(values, (entry.data, config.data.train_size), entry)
 
 

@@ -9,14 +9,13 @@ from typing import Any
 import yaml
 
 from couplings.core import Shape
-from flowclf.config import NAMES, RunConfig, default_preset, make_config, merge
+from flowclf.config import NAMES, RunConfig, default_preset, flatten, make_config, merge, nest
 from flowclf.systems import find_system
 
 __all__ = [
     "command_line",
     "common_settings",
     "differing",
-    "flatten",
     "nested",
     "train_command",
     "written",
@@ -27,20 +26,9 @@ Flat = Mapping[str, Any]
 _ABSENT = object()
 
 
-def flatten(document: Mapping[str, Any], prefix: str = "") -> Nested:
-    """{"a": {"b": 1}} to {"a.b": 1}."""
-    found: Nested = {}
-    for key, value in document.items():
-        if isinstance(value, Mapping) and value:
-            found |= flatten(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
 def nested(settings: Flat) -> Nested:
     """{"a.b": 1} to {"a": {"b": 1}}."""
-    return merge(_nest(key, value) for key, value in settings.items())
+    return merge(nest(key, value) for key, value in settings.items())
 
 
 def differing(runs: Sequence[Flat]) -> list[str]:
@@ -134,9 +122,3 @@ def _own(config: RunConfig) -> Nested:
 
 def _differs(run: Flat, other: Flat, name: str) -> bool:
     return run.get(name, _ABSENT) != other.get(name, _ABSENT)
-
-
-def _nest(name: str, value: Any) -> Nested:
-    for part in reversed(name.split(".")):
-        value = {part: value}
-    return {**value}

@@ -76,7 +76,7 @@ def _seeds(entries: Iterable[Entry]) -> str:
 
 
 def _betas(entries: Iterable[Entry]) -> str:
-    betas = sorted({entry.beta for entry in entries if entry.beta is not None})
+    betas = sorted({beta for entry in entries if (beta := entry.config.beta) is not None})
     if not betas:
         return ""
     # No line breaks within.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_random_state
 
-from flowclf.config import merge
+from flowclf.config import merge, nest
 from flowclf.errors import UserError
 
 __all__ = ["SEEDS", "draw_seed", "nested", "plain", "plain_labels"]
@@ -46,7 +46,7 @@ def nested(settings: Any) -> dict[str, Any]:
     """
     if not isinstance(settings, dict | None):
         raise UserError(f"expected settings as a dictionary, got {settings!r}")
-    return merge(_section(key, value) for key, value in (settings or {}).items())
+    return merge(nest(key, value) for key, value in (settings or {}).items())
 
 
 def plain_labels(classes: npt.NDArray[Any]) -> list[Any]:
@@ -64,8 +64,3 @@ def plain_labels(classes: npt.NDArray[Any]) -> list[Any]:
             "pickle the estimator with joblib.dump instead"
         )
     return labels
-
-
-def _section(key: str, value: Any) -> dict[str, Any]:
-    first, _, rest = key.partition(".")
-    return {first: _section(rest, value) if rest else value}

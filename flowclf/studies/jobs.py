@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowclf.config import RunConfig
+from flowclf.config import RunConfig, flatten
 from flowclf.data import Dataset, Split
 from flowclf.errors import UserError
 from flowclf.evaluation.baselines import baseline_rows
@@ -169,14 +169,6 @@ def _notes(config: RunConfig, training: Split, found: Sequence[Row]) -> list[str
 
 def _difference(found: RunConfig, wanted: RunConfig) -> str:
     """The first setting that differs."""
-    old, new = _flat(found.to_dict()), _flat(wanted.to_dict())
+    old, new = flatten(found.to_dict()), flatten(wanted.to_dict())
     key = next(key for key in old | new if old.get(key) != new.get(key))
     return f"{key} is {old.get(key)!r} there, and {new.get(key)!r} was asked for"
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat

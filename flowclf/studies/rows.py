@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +11,7 @@ from typing import Any
 import yaml
 
 from flowclf.averages import mean_and_error
-from flowclf.files import write_text
+from flowclf.files import write_csv
 from flowclf.runs import Run
 
 __all__ = [
@@ -61,12 +59,8 @@ def recorded_rows(folder: Path) -> Iterator[Row]:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """A CSV, whole or not at all, whose order does not depend on that of the rows."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
     ordered: list[Row] = sorted(rows, key=row_key)
-    writer.writerows(ordered)
-    write_text(path, text.getvalue())
+    write_csv(path, COLUMNS, ordered)
 
 
 def averages(rows: Sequence[Row], systems: Sequence[str]) -> list[Row]:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from couplings.core import Shape
-from flowclf.config import NAMES, RunConfig, make_config
+from flowclf.config import NAMES, RunConfig, make_config, nest
 from flowclf.data import DATASETS
 from flowclf.errors import UserError
 from flowclf.files import write_yaml
@@ -71,7 +71,7 @@ class Sweep:
     def _config(
         self, beta: float | None, setting: Nested, seed: int, shape: Shape
     ) -> tuple[Nested, RunConfig]:
-        layers = [self.overrides, *(_nested(key, value) for key, value in setting.items())]
+        layers = [self.overrides, *(nest(key, value) for key, value in setting.items())]
         config = make_config(
             self.system,
             self.data,
@@ -244,13 +244,6 @@ def _log_spaced(first: float, last: float, count: int) -> tuple[float, ...]:
     step = log(last / first) / (count - 1)
     # Folders are named by them: six digits.
     return tuple(float(f"{first * exp(step * i):.6g}") for i in range(count))
-
-
-def _nested(key: str, value: Any) -> Nested:
-    """{"a": {"b": value}} of "a.b"."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return {**value}
 
 
 def _value(config: RunConfig, key: str) -> Any:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
 import yaml
 
-from flowclf.files import write_text
+from flowclf.files import write_csv
 from flowclf.runs import Run
 from flowclf.sweeps.grid import Plan, Point
 
@@ -33,11 +31,7 @@ def sweep_rows(plan: Plan) -> list[dict[str, Any]]:
 def write_results(plan: Plan) -> None:
     """results.csv of the folder, whole or not at all."""
     rows = sweep_rows(plan)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else FIRST, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(plan.folder / "results.csv", text.getvalue())
+    write_csv(plan.folder / "results.csv", list(rows[0]) if rows else FIRST, rows)
 
 
 def _row(point: Point, run: Run) -> dict[str, Any]:

@@ -38,19 +38,26 @@ def run_sweep(
         Interrupted: by Ctrl-C; the checkpoints are saved.
     """
     ledger = Ledger(plan.folder)
-    failed = {} if retry_failed else ledger.failures()
+    ends = ledger.ends()
+    failed = {} if retry_failed else {run: why for run, why in ends.items() if why is not None}
     points = {point.name: point for point in plan.points}
     waiting = []
     for point in plan.points:
         job = plan.job(point, device)
         if outcome := kept(job):
-            yield _recorded(ledger, plan, point, outcome)
+            # Killed between its end and its entry.
+            if ends.get(point.name, "") is not None:
+                _record(ledger, point, outcome)
+            yield point, outcome
         elif point.name in failed:
             yield point, Outcome(point.name, failure=failed[point.name], kept=True)
         else:
             waiting.append(job)
+    write_results(plan)
     for outcome in _done(waiting, workers, engine):
-        yield _recorded(ledger, plan, points[outcome.name], outcome)
+        _record(ledger, points[outcome.name], outcome)
+        write_results(plan)
+        yield points[outcome.name], outcome
 
 
 def _done(jobs: list[Job], workers: int, engine: Engine) -> Iterator[Outcome]:
@@ -66,9 +73,7 @@ def _done(jobs: list[Job], workers: int, engine: Engine) -> Iterator[Outcome]:
         time.sleep(POLL if jobs else 0)
 
 
-def _recorded(ledger: Ledger, plan: Plan, point: Point, outcome: Outcome) -> tuple[Point, Outcome]:
+def _record(ledger: Ledger, point: Point, outcome: Outcome) -> None:
     accuracy = outcome.rows[0]["accuracy"] if outcome.rows else None
     varied = point.varied | {"seed": point.config.seed}
     ledger.record(point.name, varied, accuracy=accuracy, reason=outcome.failure)
-    write_results(plan)
-    return point, outcome
