@@ -186,10 +186,12 @@ def auxiliary_softmax_terms(
 ) -> dict[str, Tensor]:
     """I(z; x) and KL(q(z) ‖ p(z)) by a sample-identity softmax s: VAE-AS's `mi_nats`, `md_nats`.
 
-        MI = log N - SC,   MD = KL + SC - log N,   SC = -mean log s(i|z_i)
+        MI = max(0, log N - SC),   MD = KL - MI,   SC = -mean log s(i|z_i)
 
-    bounds below and above for any s, exact where s is q(i|z); MI + MD = KL. The paper has MI =
-    log N - mean H(s(·|z)) instead (`entropy`), which bounds nothing and whose gradient is not MI's.
+    bounds below and above for any s, exact where s is q(i|z). Without the 0 an encoder whose
+    information costs more than its divergence is paid, without end, for misleading s. The paper has
+    MI = log N - mean H(s(·|z)) instead (`entropy`), which bounds nothing and whose gradient is not
+    MI's, and MD = KL + SC - log N.
 
     Args:
         kl: mean KL(q(z|x) ‖ p(z)), 0-dim, nats.
@@ -197,5 +199,7 @@ def auxiliary_softmax_terms(
         log_count: log N, or the entropy of the codes that stand for the samples.
         entropy: mean H(s(·|z)), 0-dim; None: the bound.
     """
-    mutual_information = log_count - (identity if entropy is None else entropy)
-    return {"mi_nats": mutual_information, "md_nats": kl + identity - log_count}
+    if entropy is None:
+        known = (log_count - identity).clamp_min(0)
+        return {"mi_nats": known, "md_nats": kl - known}
+    return {"mi_nats": log_count - entropy, "md_nats": kl + identity - log_count}

@@ -69,15 +69,18 @@ class VaeAs(BranchedAutoencoder):
             )
         settings, softmax = self.settings.objective, self._softmax()
         bound = settings.form == "bound"
-        # One pass for both who learn: s at the full rate, the encoder at what the term counts.
-        share = settings.md - (settings.mi if bound else 0)
-        z = encoding.z.detach() + share * (encoding.z - encoding.z.detach())
+        z = encoding.z.view_as(encoding.z)
         identity, entropy = (values.mean() for values in softmax(z, batch.index))
         learned = settings.md * kl + identity
         if not bound:
             entropy = softmax.frozen(encoding.z, batch.index)[1].mean()
             learned = learned - settings.mi * entropy
         terms = auxiliary_softmax_terms(kl, identity, softmax.log_count, None if bound else entropy)
+        # One pass for both who learn: s at the full rate, the encoder at what the terms count.
+        share = settings.md - settings.mi * bound
+        counts = identity <= softmax.log_count if bound else 1.0
+        if z.requires_grad:
+            z.register_hook(lambda slope: counts * share * slope)
         weighted = settings.mi * terms["mi_nats"] + settings.md * terms["md_nats"]
         # The gradients of `learned` and the value that the terms have.
         total = learned + (weighted + identity - learned).detach()

@@ -109,21 +109,40 @@ def test_equal_weights_make_vae_as_a_vae_whatever_the_softmax() -> None:
         assert_close(found[name], gradient, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", ["bound", "entropy"])
-def test_the_two_parts_of_the_rate(form: str) -> None:
-    alpha, beta = 0.3, 2.0
+def teach(model: BranchedAutoencoder, steps: int = 60) -> None:
+    """Let the softmax learn which sample the latents of the batch are of."""
+    x, _, index = batch()
+    z = model.encode(x, torch.Generator().manual_seed(5)).z.detach()
+    head = model.heads["identity"]
+    optimizer = torch.optim.Adam(head.parameters(), 0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        head(z, index)[0].mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("form", "taught"), [("bound", True), ("bound", False), ("entropy", True), ("entropy", False)]
+)
+def test_the_two_parts_of_the_rate(form: str, taught: bool) -> None:
+    alpha, beta = 2.0, 0.3
     model = make("vae-as", objective={"mi": alpha, "md": beta, "form": form})
+    if taught:
+        teach(model)
     found, head = terms(model), model.heads["identity"]
     x, _, index = batch()
     encoding = model.encode(x, torch.Generator().manual_seed(5))
     identity, entropy = (v.mean() for v in head(encoding.z, index))
     kl = model.kl(encoding, model.densities(encoding.z)).mean()
     log_count = torch.tensor(20.0, dtype=torch.float64).log()
-    mi = log_count - (identity if form == "bound" else entropy)
-    md = kl + identity - log_count
+    assert bool(identity < log_count) == taught
+    # A bound below nought says nothing of the information, and teaches nothing.
+    mi = (log_count - identity).clamp_min(0) if form == "bound" else log_count - entropy
+    md = kl - mi if form == "bound" else kl + identity - log_count
     assert_close(found["mi_nats"], mi)
     assert_close(found["md_nats"], md)
-    assert_close(found["md_nats"], found["kl_nats"] + found["identity"] - log_count)
+    if taught:
+        assert_close(found["md_nats"], found["kl_nats"] + found["identity"] - log_count)
     rest = found["total"] - found["rec_nats"] - found["decision"]
     assert_close(rest, alpha * mi + beta * md + identity)
     # The encoder learns from the weighted terms, the softmax from its cross-entropy alone.
