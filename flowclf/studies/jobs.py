@@ -20,7 +20,7 @@ from flowclf.training import TrainingDiverged, train
 from flowclf.training.progress import file_report
 from flowclf.training.setup import augmentation, fresh_model, splits
 
-__all__ = ["Job", "Outcome", "check_folder", "check_trainable", "do", "kept"]
+__all__ = ["Job", "Outcome", "check_folder", "check_trainable", "kept"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,19 @@ class Job:
     device: str = "auto"
     data_dir: Path | None = None
     baselines: bool = False
+
+    def __call__(self) -> Outcome:
+        """Train and evaluate, going on from a checkpoint that is there; or fit the baselines."""
+        try:
+            return _fit_baselines(self) if self.baselines else _train(self)
+        except FolderInUse:
+            return Outcome(self.name, busy=True)
+        except (UserError, TrainingDiverged) as error:
+            return Outcome(self.name, failure=str(error).splitlines()[0])
+
+    def killed(self) -> Outcome:
+        """What to say of it once its process was killed, and killed again."""
+        return Outcome(self.name, failure="its process was killed, twice (out of memory?)")
 
 
 @dataclass(frozen=True)
@@ -106,23 +119,13 @@ def kept(job: Job) -> Outcome | None:
     return Outcome(job.name, document["rows"], notes=document["notes"], kept=True)
 
 
-def do(job: Job) -> Outcome:
-    """Train and evaluate, going on from a checkpoint that is there; or fit the baselines."""
-    try:
-        return _fit_baselines(job) if job.baselines else _train(job)
-    except FolderInUse:
-        return Outcome(job.name, busy=True)
-    except (UserError, TrainingDiverged) as error:
-        return Outcome(job.name, failure=str(error).splitlines()[0])
-
-
 def _train(job: Job) -> Outcome:
     run, dataset = Run(job.path), load_data(job.config, job.data_dir)
     with locked(run.folder):
         # Another process may have ended it since this one looked.
         if done := kept(job):
             return done
-        report, resume = file_report(run.progress_file), run.checkpoint_file.exists()
+        report, resume = file_report(run.progress_file), run.has_checkpoint
         train(job.config, dataset, run, device=job.device, resume=resume, report=report)
     return Outcome(job.name, [run_row(run)])
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from flowclf.data import DATASETS, Dataset
 from flowclf.devices import pick_device
 from flowclf.errors import UserError
 from flowclf.runs import load_data
-from flowclf.studies.jobs import Job, Outcome, check_folder, check_trainable, do, kept
+from flowclf.studies.jobs import Job, Outcome, check_folder, check_trainable, kept
 from flowclf.studies.pool import run_jobs
 from flowclf.studies.rows import recorded_rows, row_key, write_rows
 from flowclf.training.batches import Batches
@@ -142,10 +141,10 @@ def run_low_data(plan: Plan) -> Iterator[Outcome]:
     for job in plan.jobs:
         outcome = kept(job)
         if outcome is None:
-            waiting.append(partial(do, job))
+            waiting.append(job)
         else:
             yield outcome
-    for outcome in run_jobs(waiting, plan.study.workers):
+    for outcome in run_jobs(waiting, plan.study.workers, Job.killed):
         table |= {row_key(row): row for row in outcome.rows}
         write_rows(folder / "results.csv", table.values())
         yield outcome

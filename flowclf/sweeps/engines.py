@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from flowclf.errors import UserError
-from flowclf.studies.jobs import Outcome
-from flowclf.studies.pool import run_jobs
-from flowclf.sweeps.run import Engine
+from flowclf.studies.jobs import Job, Outcome
+from flowclf.sweeps.run import Engine, run_here
 
 __all__ = ["ENGINES", "find_engine"]
 
 ENGINES = ("local", "ray", "slurm")
 RETRIES = 3
 POLL = 1.0
-
-Work = Callable[[], Outcome]
 
 
 def find_engine(name: str, folder: Path, address: str | None = None) -> Engine:
@@ -42,29 +39,32 @@ def find_engine(name: str, folder: Path, address: str | None = None) -> Engine:
         return partial(_ray, _import("ray", "ray"), address)
     if name == "slurm":
         return partial(_slurm, _import("submitit", "slurm"), folder)
-    return run_jobs
+    return run_here
 
 
-def _ray(ray: Any, address: str | None, work: Iterable[Work], workers: int) -> Iterator[Outcome]:
+def _ray(ray: Any, address: str | None, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
     """At most `workers` tasks of one CPU at a time; idle ones are handed out as others end."""
     if not ray.is_initialized():
         own = {} if address else {"num_cpus": workers, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, **own)
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(_one_thread)
-    waiting, running = iter(work), set[Any]()
-    while running := running | {task.remote(w) for w in islice(waiting, workers - len(running))}:
-        done, _ = ray.wait(list(running))
-        running -= set(done)
-        yield from ray.get(done)
+    waiting, running = iter(jobs), dict[Any, Job]()
+    while running := running | {task.remote(j): j for j in islice(waiting, workers - len(running))}:
+        (done,), _ = ray.wait(list(running))
+        job = running.pop(done)
+        try:
+            yield ray.get(done)
+        except ray.exceptions.WorkerCrashedError:
+            yield job.killed()
 
 
-def _slurm(submitit: Any, folder: Path, work: Iterable[Work], workers: int) -> Iterator[Outcome]:
+def _slurm(submitit: Any, folder: Path, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
     """A job array of one CPU each, `workers` at a time."""
     executor = submitit.AutoExecutor(folder=folder / "slurm")
     executor.update_parameters(
         cpus_per_task=1, slurm_array_parallelism=workers, timeout_min=24 * 60
     )
-    waiting = executor.map_array(_one_thread, list(work))
+    waiting = executor.map_array(_one_thread, list(jobs))
     while waiting:
         done = [job for job in waiting if job.done()]
         waiting = [job for job in waiting if job not in done]
@@ -72,13 +72,13 @@ def _slurm(submitit: Any, folder: Path, work: Iterable[Work], workers: int) -> I
         time.sleep(POLL if waiting else 0)
 
 
-def _one_thread(work: Work) -> Outcome:
+def _one_thread(job: Job) -> Outcome:
     """In a process of the engine's."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 
     torch.set_num_threads(1)
-    return work()
+    return job()
 
 
 def _import(package: str, extra: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,10 @@ class Ledger:
 
 def _optuna() -> Any:
     try:
-        import optuna
+        with warnings.catch_warnings():
+            # For want of Jupyter's widgets, which its progress bars would use: there are none here.
+            warnings.filterwarnings("ignore", "IProgress not found")
+            import optuna
     except ImportError:
         raise UserError("a sweep's ledger needs optuna: pip install 'flowclf[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 
-from flowclf.studies.jobs import Job, Outcome, do, kept
+from flowclf.studies.jobs import Job, Outcome, kept
 from flowclf.studies.pool import run_jobs
 from flowclf.sweeps.grid import Plan, Point
 from flowclf.sweeps.ledger import Ledger
 from flowclf.sweeps.rows import write_results
 
-__all__ = ["Engine", "run_sweep"]
+__all__ = ["Engine", "run_here", "run_sweep"]
 
 POLL = 0.5
 
 # Jobs and how many at a time to what they return, as they end.
-Engine = Callable[[Iterable[Callable[[], Outcome]], int], Iterator[Outcome]]
+Engine = Callable[[Iterable[Job], int], Iterator[Outcome]]
+
+
+def run_here(jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
+    """In processes of this machine."""
+    return run_jobs(jobs, workers, Job.killed)
 
 
 def run_sweep(
@@ -26,7 +30,7 @@ def run_sweep(
     device: str = "auto",
     *,
     retry_failed: bool = False,
-    engine: Engine = run_jobs,
+    engine: Engine = run_here,
 ) -> Iterator[tuple[Point, Outcome]]:
     """What became of each point, as they end; what had been done before comes first.
 
@@ -64,7 +68,7 @@ def _done(jobs: list[Job], workers: int, engine: Engine) -> Iterator[Outcome]:
     """All of them, also those that others do or leave behind."""
     while jobs:
         busy = set()
-        for outcome in engine([partial(do, job) for job in jobs], workers):
+        for outcome in engine(jobs, workers):
             if outcome.busy:
                 busy.add(outcome.name)
             else:

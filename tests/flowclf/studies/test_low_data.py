@@ -118,7 +118,7 @@ def test_validation_keeps_its_share_of_the_looks(tmp_path: Path) -> None:
 
 def test_what_is_done_is_not_done_again(copied: LowData, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (copied.folder / "results.csv").read_bytes()
-    monkeypatch.setattr(jobs, "do", None)
+    monkeypatch.setattr(jobs.Job, "__call__", None)
     again = outcomes(copied)
     assert all(outcome.kept and outcome.rows for outcome in again)
     assert (copied.folder / "results.csv").read_bytes() == before

@@ -194,6 +194,19 @@ def test_optuna_reads_the_ledger(done: Path) -> None:
     }  # fmt: skip
 
 
+def test_optuna_asks_no_notebook_for_its_widgets(tmp_path: Path) -> None:
+    """In a kernel without ipywidgets, which is all that tqdm looks at."""
+    code = (
+        "import sys, types; from pathlib import Path; from flowclf.sweeps import Ledger;"
+        "shell = types.SimpleNamespace(config={'IPKernelApp': {}});"
+        "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=lambda: shell);"
+        "sys.modules['ipywidgets'] = None;"
+        f"Ledger(Path({str(tmp_path)!r})).record('a', {{'beta': 1.0}}, accuracy=0.5)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_a_failed_run_is_listed_and_tried_again_when_asked(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,8 +241,8 @@ def test_a_run_that_another_process_is_at_is_waited_for(
 
     def engine(work: Any, workers: int) -> Any:
         for job in work:
-            calls.append(job.args[0].name)
-            yield Outcome(job.args[0].name, busy=True) if len(calls) == 1 else job()
+            calls.append(job.name)
+            yield Outcome(job.name, busy=True) if len(calls) == 1 else job()
 
     assert [outcome.failure for outcome in swept(small(copied), engine=engine)] == [None] * 4
     assert calls == [name, name]
