@@ -4,7 +4,7 @@ from couplings.conditioners import MLP, ConvNet
 from couplings.core import Chain, Inverse, Invertible, ShapeError
 from couplings.coupling import Conditioner, Coupling, DownsamplingCoupling, two_sided_coupling
 from couplings.elementwise import Logistic, PiecewiseLinear
-from couplings.functional import SoftClamp
+from couplings.functional import SoftClamp, join
 from couplings.linear import ElementwiseAffine, Permutation, Rotation, random_rotation
 from couplings.reshape import DCT, Flatten, Haar, SpaceToDepth
 from couplings.univariate import Affine, RationalQuadratic, Univariate
@@ -32,6 +32,7 @@ __all__ = [
     "SoftClamp",
     "SpaceToDepth",
     "Univariate",
+    "join",
     "random_rotation",
     "two_sided_coupling",
 ]

@@ -3,7 +3,8 @@
     forward(x, context=None) -> (z, log_det)      log_det = log|det dz/dx|, (B,), nats per sample
     inverse(z, context=None) -> (x, log_det)      log_det = log|det dx/dz|, (B,)
 
-Tensors in, tensors out; `log_det` is always float32 or wider, in the direction evaluated.
+Tensors in, tensors out; `log_det` is always float32 or wider, in the direction evaluated. Values
+are not looked at, for which a GPU would have to wait: what is not finite stays in its own sample.
 """
 
 from __future__ import annotations
@@ -94,12 +95,30 @@ class Invertible(nn.Module, ABC):
         return _size(self.in_shape)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z and log|det dz/dx| (B,) of x (B, *in_shape)."""
-        return self._forward(x, self._check(x, self.in_shape, context))
+        """z and log|det dz/dx| (B,) of x (B, *in_shape).
+
+        Raises:
+            ShapeError: an x or context of another shape, type or device than the map's.
+        """
+        checked = self._check(x, self.in_shape, context)
+        try:
+            return self._forward(x, checked)
+        except RuntimeError as error:
+            self._explain(error, x, checked)
+            raise
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x and log|det dx/dz| (B,) of z (B, *out_shape)."""
-        return self._inverse(z, self._check(z, self.out_shape, context))
+        """x and log|det dx/dz| (B,) of z (B, *out_shape).
+
+        Raises:
+            ShapeError: as `forward`.
+        """
+        checked = self._check(z, self.out_shape, context)
+        try:
+            return self._inverse(z, checked)
+        except RuntimeError as error:
+            self._explain(error, z, checked)
+            raise
 
     @abstractmethod
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
@@ -118,6 +137,8 @@ class Invertible(nn.Module, ABC):
         return Restored((x,), _only, *self(x, context))
 
     def _check(self, x: Tensor, shape: Shape, context: Tensor | None) -> Tensor | None:
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"{type(self).__name__}: expected a tensor, got {type(x).__name__}")
         if x.shape[1:] != shape or x.dim() == 0:
             raise ShapeError(
                 f"{type(self).__name__}: expected input of shape (B, {_inner(shape)}), "
@@ -128,17 +149,43 @@ class Invertible(nn.Module, ABC):
                 f"{type(self).__name__}: expected a floating-point tensor, got {x.dtype}; "
                 "convert with .float()"
             )
+        own = next(iter(self._buffers.values()), None)
+        if own is not None and own.device != x.device:
+            raise ShapeError(
+                f"{type(self).__name__}: expected input on {own.device}, as the map is, got "
+                f"{x.device}; convert either with .to()"
+            )
         # A chain hands its context to every stage: one that takes none must not see it.
         return self._check_context(x, context) if self.context_features else None
 
     def _check_context(self, x: Tensor, context: Tensor | None) -> Tensor:
         expected = (x.shape[0], self.context_features)
-        if context is None or context.shape != expected:
-            got = "none" if context is None else str(tuple(context.shape))
+        if not isinstance(context, Tensor) or context.shape != expected:
+            got = "none" if context is None else type(context).__name__
+            if isinstance(context, Tensor):
+                got = str(tuple(context.shape))
             raise ShapeError(
                 f"{type(self).__name__}: expected context of shape {expected}, got {got}"
             )
         return context
+
+    def _explain(self, error: RuntimeError, x: Tensor, context: Tensor | None) -> None:
+        """Say it in our words, if x or the context do not go with the parameters.
+
+        Raises:
+            ShapeError: naming what differs.
+        """
+        parameter = next((p for p in self.parameters() if p.is_floating_point()), None)
+        if parameter is None:
+            return
+        for name, given in (("input", x), ("context", context)):
+            if given is None or _same(given, parameter):
+                continue
+            raise ShapeError(
+                f"{type(self).__name__}: expected {name} in {parameter.dtype} on "
+                f"{parameter.device}, as the map's parameters are, got {given.dtype} on "
+                f"{given.device}; convert either with .to()"
+            ) from error
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         masters = {name: getattr(self, name) for name in self.float64_buffers}
@@ -285,6 +332,13 @@ class Inverse(Invertible):
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.of.forward(z, context)
+
+
+def _same(x: Tensor, parameter: Tensor) -> bool:
+    """Whether they can be computed with; autocast converts what it needs."""
+    if x.device != parameter.device:
+        return False
+    return x.dtype == parameter.dtype or torch.is_autocast_enabled(x.device.type)
 
 
 def _only(x: Tensor) -> Tensor:

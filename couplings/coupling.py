@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from couplings.core import Chain, Invertible, Shape, ShapeError
+from couplings.functional import join
 from couplings.memory import Restored
-from couplings.ops.reference import join
 from couplings.reshape import SpaceToDepth
 from couplings.univariate import Affine, Univariate
 

@@ -19,6 +19,7 @@ from couplings.ops import reference, reference_spline
 from couplings.ops import rotation as _rotation_op  # noqa: F401
 from couplings.ops import spline as _spline_op  # noqa: F401
 from couplings.ops.dispatch import needs_reference, widened
+from couplings.ops.reference import join
 
 __all__ = [
     "MixtureDensities",
@@ -26,6 +27,7 @@ __all__ = [
     "affine_couple",
     "affine_uncouple",
     "haar",
+    "join",
     "mixture_log_prob",
     "rotate",
     "spline_couple",

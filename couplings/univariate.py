@@ -27,8 +27,8 @@ class Univariate(Protocol):
     """x (B, A, ...) and parameters (B, A · parameters_per_dim, ...) to y and log_det (B,).
 
     A `passive` half (B, P, ...) is put beside y, behind it where `active_first`: y is then whole,
-    (B, A + P, ...), written in one go. `couplings.ops.reference.join` does it for a map that has
-    no operator of its own.
+    (B, A + P, ...), written in one go. `couplings.join` does it for a map that has no operator of
+    its own.
     """
 
     @property

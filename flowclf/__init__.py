@@ -1,8 +1,8 @@
 """Normalizing-flow generative classifiers: one object for p(x), p(x|y) and p(y|x).
 
-model = flowclf.build("ib-inn", shape=(1, 28, 28), classes=10, beta=1.0)
-model.log_prob(x)          # log p(x), nats, in the data's own units
-model.log_posterior(x)     # log p(y|x), (B, K)
+>>> model = flowclf.build("ib-inn", shape=(1, 28, 28), classes=10, beta=1.0)
+>>> model.log_prob(x)          # log p(x), nats, in the data's own units
+>>> model.log_posterior(x)     # log p(y|x), (B, K)
 """
 
 from importlib import import_module
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flowclf.classifier import GenerativeClassifier
     from flowclf.config import make_config
     from flowclf.data import load_dataset
-    from flowclf.evaluation import evaluate
+    from flowclf.evaluation.evaluate import evaluate
     from flowclf.models import build, load
     from flowclf.training import train
 

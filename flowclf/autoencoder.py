@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from couplings.core import Shape
 from couplings.functional import MixtureDensities
+from flowclf import checks
 from flowclf.classifier import GenerativeClassifier
 from flowclf.encoders import Encoder, Encoding
 from flowclf.information import gaussian_log_prob
@@ -49,21 +50,21 @@ class LatentVariableModel(GenerativeClassifier):
         super().__init__(shape, encoder, mixture, noise, settings)
         self.decoder, self.likelihood = decoder, likelihood
 
-    def decode(self, z: Tensor) -> Tensor:
+    def _decode(self, z: Tensor) -> Tensor:
         """E[x|z], (B, *shape), of latents z (B, D), in data units."""
         return self.likelihood.mean(self.decoder(z))
 
-    def dequantize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def _dequantize(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """x itself, where the likelihood is one of grey levels."""
-        return x if self.likelihood.discrete else super().dequantize(x, generator)
+        return x if self.likelihood.discrete else super()._dequantize(x, generator)
 
     def bounds_bits(self, x: Tensor) -> bool:
         """Whether p(x|z) is normalised on these x."""
         return self.likelihood.is_bound(x)
 
-    def fit_statistics(self, x: Tensor, y: Tensor) -> None:
+    def _fit_statistics(self, x: Tensor, y: Tensor) -> None:
         """Besides the common: the units of a table."""
-        super().fit_statistics(x, y)
+        super()._fit_statistics(x, y)
         self.likelihood.fit(x)
 
 
@@ -98,14 +99,14 @@ class Autoencoder(LatentVariableModel):
 
         A bound of log p(x) where the likelihood is normalised on x (`likelihood.is_bound`).
         """
-        x = self._as_float(x)
+        x = self._as_float("x", x)
         generator = torch.Generator(self.mixture.means.device).manual_seed(0)
-        encoding = self.encode(x, generator)
+        encoding = self._run_encoder(x, generator)
         values = [
             self.log_likelihood(x, each) - self.kl(encoding, self.densities(each))
             for each in self._fixed_draws(encoding)
         ]
-        return torch.stack(values).mean(0)
+        return self._numbers("elbo", torch.stack(values).mean(0), x)
 
     @torch.no_grad()
     def importance_bound(
@@ -120,36 +121,47 @@ class Autoencoder(LatentVariableModel):
         The tighter the larger k = `draws` (Burda et al., "Importance weighted autoencoders", ICLR
         2016, Eq. 8). With labels y (B,) of log p(x|y), by p(z|y) for p(z). Draws are taken in
         chunks, so that memory does not grow with them.
+
+        Raises:
+            UserError: x or y as for `log_prob`, or fewer than one draw.
         """
-        x = self._as_float(x)
-        encoding = self.encode(x, generator)
-        size = max(1, CHUNK // len(x))
+        checks.at_least("draws", draws, 1)
+        x = self._as_float("x", x)
+        y = None if y is None else self._labels(y, len(x))
+        encoding = self._run_encoder(x, generator)
+        size = max(1, CHUNK // max(1, len(x)))
         parts = []
         for first in range(0, draws, size):
             z = encoding.draw(min(size, draws - first), generator)
             parts.append(self._log_weights(x, y, z, encoding).logsumexp(0))
-        return torch.stack(parts).logsumexp(0) - log(draws)
+        return self._numbers("bound", torch.stack(parts).logsumexp(0) - log(draws), x)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        y: Tensor,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-        around: Around = "means",
+    def _draw(
+        self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around
     ) -> Tensor:
-        """One x for each label of y (B,): decoded z ~ p(z|y), as the classes' Gaussians have it.
+        """z ~ p(z|y) for each label of y (B,), as the classes' Gaussians have it.
 
         Where the prior does not know the classes, z is drawn from p(z) q(y|z): 4096 draws of the
-        prior, each as probable as the branch finds it to be of that class (`around` then does not
-        count).
+        prior, each as probable as the branch finds it to be of that class. Around "data" they are
+        moved there first: z ~ N(m_y, temperature² I) q(y|z).
         """
         if not self.standard_prior:
-            return self.decode(self.mixture.sample(y, temperature, generator, around))
-        candidates = self.mixture.sample(y.new_zeros(CANDIDATES), temperature, generator)
-        weights = self.densities(candidates).log_posterior.T.softmax(1)
-        rows = torch.multinomial(weights[y], 1, generator=generator)[:, 0]
-        return self.decode(candidates[rows])
+            return super()._draw(y, temperature, generator, around)
+        noise = self.mixture.sample(y.new_zeros(CANDIDATES), temperature, generator)
+        centres = self.mixture.means if around == "means" else self.mixture.data_means
+        z = torch.empty_like(centres[y])
+        # One after the other, as there can be many classes.
+        for k in y.unique():
+            z[y == k] = self._of_class(k, centres[k] + noise, int((y == k).sum()), generator)
+        return z
+
+    def _of_class(
+        self, k: Tensor, z: Tensor, count: int, generator: torch.Generator | None
+    ) -> Tensor:
+        """So many of the latents z (N, D), each with a probability in proportion to q(k|z)."""
+        log_posterior = checks.numbers("posterior", self.densities(z).log_posterior, "z", z)
+        shares = log_posterior[:, k].softmax(0)
+        return z[shares.multinomial(count, replacement=True, generator=generator)]
 
     def _log_weights(self, x: Tensor, y: Tensor | None, z: Tensor, encoding: Encoding) -> Tensor:
         """log p(x|z) + log p(z) - log q(z|x), of draws z (S, B, D): (S, B)."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowclf.backbones.layers import dense_layers
+from flowclf.errors import UserError
 
 __all__ = ["BranchKind", "FittedBranch", "NetworkBranch"]
 
@@ -70,7 +71,7 @@ class FittedBranch(nn.Module):
     def log_posterior(self, z: Tensor) -> Tensor:
         """log q(k|z), (B, K); uniform before it is fitted."""
         shares, votes = z.new_zeros(len(z), self.classes), 0
-        if bool((self.labels >= 0).any()):
+        if len(z) and bool((self.labels >= 0).any()):
             model, votes = self._model()
             found = torch.as_tensor(model.predict_proba(z.detach().cpu().numpy())).to(z)
             shares[:, torch.as_tensor(model.classes_, device=z.device)] = found
@@ -81,10 +82,25 @@ class FittedBranch(nn.Module):
         version = self.labels._version + self.latents._version
         if self._fitted is None or self._fitted[0] != version:
             known = self.labels >= 0
+            z, y = self.latents[known].cpu(), self.labels[known].cpu()
+            self._check(z, y)
             model = self._estimator()
-            model.fit(self.latents[known].cpu().numpy(), self.labels[known].cpu().numpy())
+            model.fit(z.numpy(), y.numpy())
             self._fitted = (version, model)
         return self._fitted[1], TREES if self.kind == "forest" else self.neighbours
+
+    def _check(self, z: Tensor, y: Tensor) -> None:
+        """Refuse what can only come from a file that somebody changed, or too few to vote."""
+        if int(y.max()) >= self.classes or not bool(z.isfinite().all()):
+            raise UserError(
+                f"expected stored latents that are finite, of the classes 0..{self.classes - 1}, "
+                "got others; the file of the model is damaged, train it anew"
+            )
+        if self.kind == "knn" and len(y) < self.neighbours:
+            raise UserError(
+                f"expected latents with labels of at least the {self.neighbours} neighbours that "
+                f"vote, got {len(y)}; choose fewer neighbours"
+            )
 
     def _estimator(self) -> Any:
         from sklearn.ensemble import RandomForestClassifier

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from couplings.core import Shape
 from couplings.functional import MixtureDensities
+from flowclf import checks
 from flowclf.encoders import Encoder, Encoding, InvertibleEncoder
 from flowclf.errors import NoExactDensity, UserError
 from flowclf.mixture import Around, GaussianMixture
@@ -50,7 +52,8 @@ class GenerativeClassifier(nn.Module):
 
     x is given in the data's own units: grey levels for images (B, C, H, W), the features as they
     are for tables (B, F). An integer x stands for its grey level, the interval [x, x + 1), and is
-    taken at the middle of it. Densities are in nats per sample, in these units.
+    taken at the middle of it. Densities are in nats per sample, in these units. What x, y and z are
+    given is looked at first, see `flowclf.checks`: a UserError names what is wrong.
 
     Args:
         shape: shape of one sample.
@@ -119,9 +122,12 @@ class GenerativeClassifier(nn.Module):
         """z (B, D) and what the encoder knows exactly (`log_det` (B,), or `mean`, `log_var`).
 
         In training mode a Gaussian encoder draws z with `generator`; in eval mode z is its mean.
+
+        Raises:
+            UserError: x of another type, shape or device, or not finite, as all calls do; x so
+                large that z is not finite; one sample for a BatchNorm in training mode.
         """
-        encoding: Encoding = self.encoder(self._as_float(x), generator)
-        return encoding
+        return self._encode_as("x", x, generator)
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Exact log q(x), or log q(x|y) for labels y (B,): (B,), nats, in the data's own units.
@@ -132,18 +138,22 @@ class GenerativeClassifier(nn.Module):
 
         Raises:
             NoExactDensity: the encoder is not invertible.
+            UserError: x as for `encode`, labels out of range or not one a sample, or NaN.
         """
         if not self.has_density:
             raise NoExactDensity(
                 f"{type(self).__name__} has no exact log_prob, as its encoder has no inverse; "
                 "elbo(x) is a lower bound where a system has one"
             )
-        encoding = self.encode(x)
+        x = self._as_float("x", x)
+        y = None if y is None else self._labels(y, len(x))
+        encoding = self._run_encoder(x)
         assert encoding.log_det is not None
         if y is None:
-            return self.mixture.log_prob(encoding.z) + encoding.log_det
-        given_class = self.mixture.log_prob_given_class(encoding.z)
-        return given_class.gather(1, y[:, None])[:, 0] + encoding.log_det
+            log_prob = self.mixture.log_prob(encoding.z)
+        else:
+            log_prob = self.mixture.log_prob_given_class(encoding.z).gather(1, y[:, None])[:, 0]
+        return self._numbers("log_prob", log_prob + encoding.log_det, x)
 
     def elbo(self, x: Tensor) -> Tensor:
         """Lower bound of log q(x), (B,), nats; where the density is exact, the density itself."""
@@ -154,10 +164,11 @@ class GenerativeClassifier(nn.Module):
 
         log q(k|x) = log mean_s q(k|z_s),  z_s ~ q(z|x)
         """
+        x = self._as_float("x", x)
         generator = torch.Generator(self.mixture.means.device).manual_seed(0)
-        z = self._fixed_draws(self.encode(x, generator))
+        z = self._fixed_draws(self._run_encoder(x, generator))
         given_z = self.densities(z.flatten(0, 1)).log_posterior.unflatten(0, z.shape[:2])
-        return given_z.logsumexp(0) - log(len(z))
+        return self._numbers("log_posterior", given_z.logsumexp(0) - log(len(z)), x)
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, (B,)."""
@@ -177,7 +188,19 @@ class GenerativeClassifier(nn.Module):
         return means.new_empty(self.noise_shape).normal_(generator=generator)
 
     def decode(self, z: Tensor) -> Tensor:
-        """x (B, *shape) of latents z (B, D), in data units."""
+        """x (B, *shape) of latents z (B, D), in data units.
+
+        Raises:
+            UserError: the system cannot decode; z of another shape, type or device, not finite, or
+                so large that x is not.
+        """
+        checks.latents("z", z, self.mixture.dims, self._like)
+        z = z.to(self._like.dtype)
+        checks.finite("z", z, self.training)
+        x = self._decode(z)
+        return checks.numbers("decoded x", x, "z", z, self.training, infinite=False)
+
+    def _decode(self, z: Tensor) -> Tensor:
         return self.encoder.decode(z)
 
     @torch.no_grad()
@@ -195,14 +218,24 @@ class GenerativeClassifier(nn.Module):
         where a large β̃ holds the latents off the means.
 
         Raises:
-            UserError: the system has no model of x to draw from.
+            UserError: the system has no model of x to draw from; labels out of range, or a
+                temperature that is negative or not finite.
         """
         if not self.can_sample:
             raise UserError(
                 f"expected a system that can generate, got {type(self).__name__}, which has no "
                 "model of x; train ib-inn, class-nll, vae or bvae"
             )
-        return self.decode(self.mixture.sample(y, temperature, generator, around))
+        y = self._labels(y)
+        checks.temperature(temperature)
+        checks.one_of("around", around, ("means", "data"))
+        return self.decode(self._draw(y, float(temperature), generator, around))
+
+    def _draw(
+        self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around
+    ) -> Tensor:
+        """Latents of the classes y (B,), (B, D)."""
+        return self.mixture.sample(y, temperature, generator, around)
 
     @torch.no_grad()
     def interpolate(self, x0: Tensor, x1: Tensor, steps: int) -> Tensor:
@@ -211,12 +244,12 @@ class GenerativeClassifier(nn.Module):
         Raises:
             UserError: fewer than two steps, or batches of different shapes.
         """
-        if steps < 2 or x0.shape != x1.shape:
+        z0, z1 = self._encode_as("x0", x0).z, self._encode_as("x1", x1).z
+        if not isinstance(steps, Integral) or steps < 2 or x0.shape != x1.shape:
             raise UserError(
                 f"expected two batches of one shape and at least 2 steps, got shapes "
                 f"{tuple(x0.shape)} and {tuple(x1.shape)} and {steps} steps"
             )
-        z0, z1 = self.encode(x0).z, self.encode(x1).z
         weights = torch.linspace(0, 1, steps, dtype=z0.dtype, device=z0.device)
         return torch.stack([self.decode(z0.lerp(z1, weight)) for weight in weights])
 
@@ -225,11 +258,14 @@ class GenerativeClassifier(nn.Module):
 
         `generator` lives on x's device; without one torch's default generator is used.
         """
-        noisy: Tensor = self.noise(x, generator)
+        noisy: Tensor = self.noise(self._batch("x", x), generator)
         return noisy
 
     def dequantize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x as `log_prob` or `elbo` must see it to bound the bits of grey levels."""
+        return self._dequantize(self._batch("x", x), generator)
+
+    def _dequantize(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return self.noise.dequantize(x, generator)
 
     def bounds_bits(self, x: Tensor) -> bool:
@@ -250,12 +286,15 @@ class GenerativeClassifier(nn.Module):
         `index` are the samples' numbers in the training set, which some systems learn from.
 
         Raises:
-            UserError: samples without a label where the system has no use for them.
+            UserError: samples without a label where the system has no use for them; x as for
+                `encode`, labels or numbers that are not one a sample, or no sample at all. What x
+                and y hold is looked at on a CPU only, so that a GPU need not wait; there a loss
+                that is not finite tells.
         """
-        self._check_labelled(y)
-        if not x.is_floating_point():
-            x = self.perturb(x, generator)
-        encoding = self.encode(x, generator)
+        x, y = self._learned_from(x, y, self.training)
+        self._check_labelled(y, self.training)
+        x = self._as_float("x", x if x.is_floating_point() else self.perturb(x, generator))
+        encoding = self._run_encoder(x, generator)
         densities = self.densities(encoding.z)
         correct = (densities.log_posterior.argmax(1) == y).float().sum()
         terms = self.objective(encoding, densities, Batch(x, y, index, generator))
@@ -271,15 +310,22 @@ class GenerativeClassifier(nn.Module):
     ) -> dict[str, Tensor]:
         """The named terms and `total`, from what encoder and mixture returned; 0-dim, nats."""
 
+    @torch.no_grad()
     def fit_statistics(self, x: Tensor, y: Tensor) -> None:
         """Set what is computed, not learned, from the training data.
 
         Pre-processing and the unit of the noise; class weights and means if they are to be.
 
         Raises:
-            UserError: samples without a label where the system has no use for them.
+            UserError: samples without a label where the system has no use for them, or x and y as
+                for `loss`.
         """
+        x, y = self._learned_from(x, y)
+        checks.finite("x", x)
         self._check_labelled(y)
+        self._fit_statistics(x, y)
+
+    def _fit_statistics(self, x: Tensor, y: Tensor) -> None:
         settings = self.settings
         fit_preprocess(self.encoder.preprocess, x, **settings.preprocess.model_dump())
         if x.is_floating_point():
@@ -289,8 +335,16 @@ class GenerativeClassifier(nn.Module):
         if settings.mixture.start == "data":
             self.mixture.set_means(class_latents(self, x, y))
 
+    @torch.no_grad()
     def fit_latents(self, x: Tensor, y: Tensor) -> None:
-        """Set what is computed from the latents of the trained network: their class averages."""
+        """Set what is computed from the latents of the trained network: their class averages.
+
+        Raises:
+            UserError: a class without a sample, where all must have one, or x and y as for `loss`.
+        """
+        self._fit_latents(*self._learned_from(x, y))
+
+    def _fit_latents(self, x: Tensor, y: Tensor) -> None:
         self.mixture.data_means.copy_(class_latents(self, x, y))
 
     def save(self, path: str | Path) -> None:
@@ -339,21 +393,74 @@ class GenerativeClassifier(nn.Module):
             return encoding.z[None]
         return encoding.at(self.common_noise())
 
-    def _check_labelled(self, y: Tensor) -> None:
-        unlabelled = 0 if self.accepts_unlabelled else int((y < 0).sum())
-        if unlabelled:
+    @property
+    def _like(self) -> Tensor:
+        """On the device and in the dtype of the model."""
+        return self.noise.unit
+
+    def _batch(self, name: str, x: Tensor) -> Tensor:
+        """x (B, *shape): grey levels of images as they are, all else in the model's dtype."""
+        checks.samples(name, x, self.shape, self._like)
+        image = len(self.shape) == 3 or (self.info is not None and self.info.levels is not None)
+        return x if image and not x.is_floating_point() else x.to(self._like.dtype)
+
+    def _as_float(self, name: str, x: Tensor) -> Tensor:
+        """x (B, *shape) as points: a grey level is taken at its middle."""
+        x = self._batch(name, x)
+        middle = 0.0 if x.is_floating_point() else self.noise.uniform / 2
+        x = x.to(self._like.dtype) + middle
+        checks.finite(name, x, self.training)
+        return x
+
+    def _encode_as(
+        self, name: str, x: Tensor, generator: torch.Generator | None = None
+    ) -> Encoding:
+        x = self._as_float(name, x)
+        encoding = self._run_encoder(x, generator)
+        # What training makes of z is its own business: it stops where the loss is not finite.
+        if not self.training:
+            checks.numbers("z", encoding.z, name, x, infinite=False)
+        return encoding
+
+    def _run_encoder(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
+        """Of what `_as_float` gave."""
+        try:
+            encoding: Encoding = self.encoder(x, generator)
+        except ValueError as error:
+            raise checks.batch_norm_of_one(error, x) from None
+        return encoding
+
+    def _numbers(self, name: str, values: Tensor, x: Tensor) -> Tensor:
+        return checks.numbers(name, values, "x", x, self.training)
+
+    def _labels(
+        self,
+        y: Tensor,
+        length: int | None = None,
+        *,
+        unlabelled: bool = False,
+        training: bool = False,
+    ) -> Tensor:
+        """y (B,) as int64."""
+        return checks.indices(
+            "y", y, "labels", self.classes, self._like,
+            length=length, none=unlabelled, training=training,
+        )  # fmt: skip
+
+    def _learned_from(self, x: Tensor, y: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
+        """x (B, *shape), at least one, and labels (B,) as int64, -1 where there is none."""
+        x = self._batch("x", x)
+        checks.rows("x", x)
+        return x, self._labels(y, len(x), unlabelled=True, training=training)
+
+    def _check_labelled(self, y: Tensor, training: bool = False) -> None:
+        if self.accepts_unlabelled or not checks.readable(y, training):
+            return
+        if unlabelled := int((y < 0).sum()):
             raise UserError(
                 f"{type(self).__name__} learns from labels, but {unlabelled} of {len(y)} training "
                 "samples have none (-1); leave them out, or train ib-inn, class-nll, vib or vae"
             )
-
-    def _as_float(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != self.shape:
-            raise UserError(
-                f"expected x of shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}"
-            )
-        middle = 0.0 if x.is_floating_point() else self.noise.uniform / 2
-        return x.to(self.mixture.means.dtype) + middle
 
 
 @torch.no_grad()

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import SerializeAsAny, ValidationError
+from pydantic import Field, SerializeAsAny, ValidationError
 
 from couplings.core import Shape
+from flowclf.documents import parse_yaml, read_yaml
 from flowclf.errors import UserError
 from flowclf.settings import DataSettings, Section, TrainSettings
 from flowclf.systems import SYSTEMS, System, find_system
@@ -43,7 +44,7 @@ class RunConfig(Section):
     system: str
     dataset: str
     preset: str
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**63)]  # as torch's and numpy's generators have it
     data: DataSettings
     train: TrainSettings
     model: SerializeAsAny[Section]
@@ -92,15 +93,12 @@ def make_config(
         layers.append(_beta_override(system, spec, beta))
     merged = merge(layers)
     run = {name: merged.pop(name, {}) for name in RUN_SECTIONS}
-    return RunConfig(
-        system=system,
-        dataset=dataset,
-        preset=preset,
-        seed=seed,
-        data=_validate(DataSettings, run["data"], "data."),
-        train=_validate(TrainSettings, run["train"], "train."),
-        model=_validate(spec.settings, merged),
-    )
+    values = {"system": system, "dataset": dataset, "preset": preset, "seed": seed}
+    values["data"] = _validate(DataSettings, run["data"], "data.")
+    values["train"] = _validate(TrainSettings, run["train"], "train.")
+    values["model"] = _validate(spec.settings, merged)
+    config: RunConfig = _validate(RunConfig, values)
+    return config
 
 
 def make_settings(
@@ -150,15 +148,7 @@ def read_settings(path: Path) -> Nested:
     Raises:
         UserError: no such file, or not a YAML mapping.
     """
-    try:
-        document = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(document, dict):
-        raise UserError(f"expected a YAML mapping of settings in {path}, got {document!r}")
-    return {key: value for key, value in document.items() if key not in RECORDED}
+    return {key: value for key, value in read_yaml(path).items() if key not in RECORDED}
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> Nested:
@@ -193,7 +183,7 @@ def load_preset(system: str, name: str) -> Nested:
         UserError: there is no such preset.
     """
     presets = _presets(system)
-    if name not in presets:
+    if not isinstance(name, str) or name not in presets:
         raise UserError(f"{system} has no preset {name!r}; choose one of: {', '.join(presets)}")
     owner, file = presets[name]
     values = yaml.safe_load(file.read_text("utf-8")) or {}
@@ -238,8 +228,8 @@ def _parse_assignment(text: str) -> Nested:
     if not separator or not key.strip():
         raise UserError(f"expected --set key=value, got {text!r}")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = parse_yaml(value)
+    except ValueError:
         raise UserError(f"--set {key}: expected a YAML value, got {value!r}") from None
     return nest(key.strip(), parsed)
 

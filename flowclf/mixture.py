@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from couplings.functional import MixtureDensities, mixture_log_prob
+from flowclf import checks
 from flowclf.errors import UserError
 from flowclf.means import Start, initial_means
 
@@ -118,7 +119,11 @@ class GaussianMixture(nn.Module):
         Args:
             z: latents.
             learn_weights: let the posterior's gradients reach the class weights.
+
+        Raises:
+            UserError: z of another shape, type or device.
         """
+        checks.latents("z", z, self.dims, self.log_var)
         if self.covariance == "per-class":
             return self._per_class_densities(z, learn_weights)
         unit = mixture_log_prob(*self._whitened(z), self.log_weights, fixed_prior=not learn_weights)
@@ -157,11 +162,9 @@ class GaussianMixture(nn.Module):
             around: the centre: "means", or "data" for the averages of the training latents.
 
         Raises:
-            UserError: a label out of range or a negative temperature.
+            UserError: labels out of range, or a temperature that is negative or not finite.
         """
-        self._check_labels(y)
-        if not temperature >= 0:
-            raise UserError(f"expected temperature >= 0, got {temperature}")
+        y = self._check_draw(y, temperature, around)
         centres = self.means if around == "means" else self.data_means
         noise = torch.empty_like(centres[y]).normal_(generator=generator)
         return centres[y] + temperature * self.std()[y] * noise
@@ -213,7 +216,7 @@ class GaussianMixture(nn.Module):
         """
         sums, counts = torch.zeros_like(self.means), self.means.new_zeros(self.classes)
         for z, y in batches:
-            self._check_labels(y)
+            y = self._labels(y)
             # A product, since adding by index is not deterministic on a GPU.
             members = torch.nn.functional.one_hot(y, self.classes).to(sums)
             sums += members.T @ z.to(sums)
@@ -269,7 +272,7 @@ class GaussianMixture(nn.Module):
         # Log-likelihoods are thousands of nats: in bfloat16 the classes would not differ.
         with torch.autocast(z.device.type, enabled=False):
             centre = self.means.detach().mean(0)
-            z, means = z - centre, self.means - centre
+            z, means = z.to(centre.dtype) - centre, self.means - centre
             precision = self._precision()
             shared = precision.mean(0)
             linear = z @ (means * precision).T - 0.5 * (means.square() * precision).sum(1)
@@ -283,13 +286,14 @@ class GaussianMixture(nn.Module):
                 scores + common[:, None], log_prob, (scores + prior).log_softmax(1)
             )
 
-    def _check_labels(self, y: Tensor) -> None:
-        wrong = (y < 0) | (y >= self.classes)
-        if y.is_floating_point() or bool(wrong.any()):
-            raise UserError(
-                f"expected integer labels 0..{self.classes - 1}, got "
-                f"{y.dtype if y.is_floating_point() else y[wrong][0].item()}"
-            )
+    def _check_draw(self, y: Tensor, temperature: float, around: Around) -> Tensor:
+        """Labels (B,), as int64."""
+        checks.temperature(temperature)
+        checks.one_of("around", around, ("means", "data"))
+        return self._labels(y)
+
+    def _labels(self, y: Tensor) -> Tensor:
+        return checks.indices("y", y, "labels", self.classes, self.log_var, training=self.training)
 
     def extra_repr(self) -> str:
         """Sizes, for `print(mixture)`."""

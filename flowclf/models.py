@@ -13,7 +13,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, make_settings
 from flowclf.errors import UserError
 from flowclf.runs import DataFacts, Run
-from flowclf.settings import FeedForwardSettings, Section
+from flowclf.settings import Section
 from flowclf.sharing import (
     ModelInfo,
     download,
@@ -24,10 +24,12 @@ from flowclf.sharing import (
     save_weights,
 )
 from flowclf.systems import Blueprint, find_system
+from flowclf.tensors import DamagedFile, read_tensors
 
 __all__ = ["assemble", "build", "info_of", "load", "load_weights", "save_weights"]
 
 IMAGE_LEVELS = 256
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def build(
@@ -53,7 +55,8 @@ def build(
         preset: default "image" or "mlp", by the shape.
         beta: β̃, the weight of the decision.
         seed: of weights, rotations and permutations.
-        backbone: your own network from (B, *shape) to (B, D) for a feed-forward system, e.g. a
+        backbone: your own network: of a flow such as ib-inn a `couplings.Invertible` of samples of
+            that shape, e.g. a Chain; elsewhere any module from (B, *shape) to (B, D), e.g. a
             transformer over token numbers, which are then the x of a table:
 
             >>> class Tiny(torch.nn.Module):
@@ -81,8 +84,7 @@ def build(
         )
     if levels is None and len(shape) == 3:
         levels = IMAGE_LEVELS
-    spec = find_system(system)
-    if backbone is not None and issubclass(spec.settings, FeedForwardSettings):
+    if backbone is not None:
         settings = {**settings, "network": {"kind": "custom"}}
     typed = make_settings(system, shape, preset, beta, settings)
     names = number_names(classes)
@@ -176,18 +178,18 @@ def load_weights(model: GenerativeClassifier, path: Path) -> None:
     Raises:
         UserError: no such file, a damaged one, one of another architecture, or NaN in it.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    run = Run(path.parent)
     if not path.is_file():
         raise UserError(
             f"{path.parent} has no {path.name}: the run has not ended; go on with "
-            f"flowclf train --resume {path.parent}"
+            f"flowclf train --resume {run.folder}"
         )
     try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+        state, _ = read_tensors(path)
+    except DamagedFile as error:
+        anew = f"write it anew with flowclf train --resume {run.folder}"
+        remedy = anew if run.has_checkpoint else "copy or download it again"
+        raise DamagedFile(f"{error}; {remedy}") from None
     check_architecture(model.state_dict(), state, path)
     spoilt = [name for name, value in state.items() if bool(value.isnan().any())]
     if spoilt:
@@ -198,15 +200,23 @@ def load_weights(model: GenerativeClassifier, path: Path) -> None:
 def check_architecture(
     expected: dict[str, torch.Tensor], got: dict[str, torch.Tensor], path: Path
 ) -> None:
-    """Refuse weights whose names or shapes are not the model's.
+    """Refuse weights whose names, shapes or kinds of numbers are not the model's.
 
     Raises:
         UserError: naming the first difference.
     """
     for name in sorted(expected.keys() | got.keys()):
-        shapes = [tuple(s[name].shape) if name in s else "nothing" for s in (expected, got)]
-        if shapes[0] != shapes[1]:
+        forms = [_form(state.get(name)) for state in (expected, got)]
+        if forms[0] != forms[1]:
             raise UserError(
-                f"{path} belongs to another architecture: expected {shapes[0]} for {name}, "
-                f"got {shapes[1]}"
+                f"{path} belongs to another architecture: expected {forms[0]} for {name}, "
+                f"got {forms[1]}"
             )
+
+
+def _form(value: torch.Tensor | None) -> str:
+    """Shape, and kind of the numbers where it is not floating: any width of that will do."""
+    if value is None:
+        return "nothing"
+    shape = str(tuple(value.shape))
+    return shape if value.dtype in FLOATING else f"{shape} {value.dtype}"

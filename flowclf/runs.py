@@ -10,13 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from couplings.core import Shape
 from flowclf.config import NAMES, RECORDED, RunConfig, make_config
 from flowclf.data import Dataset, TextOptions, load_dataset
-from flowclf.errors import UserError
-from flowclf.files import occupied, write_json, write_text, write_yaml
+from flowclf.documents import parse_json, read_json, read_text, read_yaml
+from flowclf.errors import UserError, first_line
+from flowclf.files import occupied, remove_parts, write_json, write_text, write_yaml
 
 __all__ = ["DataFacts", "Run", "load_data", "new_run_folder"]
 
@@ -41,6 +40,18 @@ class DataFacts:
     def classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    def check(self) -> None:
+        """Do nothing while they are those of data.
+
+        Raises:
+            ValueError: naming what they are not.
+        """
+        sizes = [*self.shape, *(n for n in (self.levels, self.samples) if n is not None)]
+        if len(self.shape) not in (1, 3) or not all(type(n) is int and n > 0 for n in sizes):
+            raise ValueError("data_facts: shape, levels or samples")
+        if len(self.class_names) < 2 or not all(isinstance(n, str) for n in self.class_names):
+            raise ValueError("data_facts: class_names")
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,17 @@ class Run:
     @property
     def checkpoint_file(self) -> Path:
         """All that resuming needs."""
-        return self.folder / "checkpoint" / "state.pt"
+        return self.folder / "checkpoint" / "state.safetensors"
+
+    @property
+    def previous_checkpoint_file(self) -> Path:
+        """The one before, while the run goes on."""
+        return self.folder / "checkpoint" / "previous.safetensors"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.checkpoint_file.is_file() or self.previous_checkpoint_file.is_file()
 
     @property
     def progress_file(self) -> Path:
@@ -89,6 +110,18 @@ class Run:
         """The result: system, data, seed, seconds and test metrics."""
         return self.folder / "summary.json"
 
+    def remove_parts(self) -> None:
+        """Delete what a killed training left half written; only by who holds the folder's lock."""
+        for file in (
+            self.config_file,
+            self.vocabulary_file,
+            self.metrics_file,
+            self.checkpoint_file,
+            self.weights_file,
+            self.summary_file,
+        ):
+            remove_parts(file)
+
     def write_config(self, config: RunConfig, facts: DataFacts) -> None:
         """config.yaml."""
         document = config.to_dict() | {
@@ -109,11 +142,12 @@ class Run:
         Raises:
             UserError: the folder is not a run, or its config.yaml is damaged.
         """
-        document = self._read_document()
+        document = self.read_document()
         try:
             facts = document["data_facts"]
             names, samples = tuple(facts["class_names"]), facts.get("samples")
             data = DataFacts(tuple(facts["shape"]), facts["levels"], names, samples)
+            data.check()
             config = make_config(
                 document["system"],
                 document["dataset"],
@@ -122,8 +156,13 @@ class Run:
                 seed=document["seed"],
                 overrides=[{k: v for k, v in document.items() if k not in (*NAMES, *RECORDED)}],
             )
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{self.config_file} is damaged: {error} is missing or wrong") from None
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = first_line(error)
+            raise UserError(
+                f"{self.config_file} is damaged: {reason} is missing or wrong"
+            ) from None
         return config, data
 
     def load_data(self, data_dir: Path | None = None) -> Dataset:
@@ -147,7 +186,7 @@ class Run:
     def read_vocabulary(self) -> tuple[str, ...]:
         """The words that the model's inputs stand for; none where it was not trained on texts."""
         file = self.vocabulary_file
-        return tuple(file.read_text("utf-8").splitlines()) if file.exists() else ()
+        return tuple(read_text(file).splitlines()) if file.exists() else ()
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
@@ -157,8 +196,8 @@ class Run:
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl."""
         if self.metrics_file.exists():
-            for line in self.metrics_file.read_text("utf-8").splitlines():
-                yield json.loads(line)
+            for line in read_text(self.metrics_file).splitlines():
+                yield self._metrics(line)
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop what an interrupted run wrote after its checkpoint, and the final evaluation."""
@@ -183,29 +222,50 @@ class Run:
     def read_evaluation(self) -> dict[str, Any]:
         """What `write_evaluation` wrote; empty where there is none."""
         file = self.evaluation_file
-        found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
-        return found
+        return read_json(file) if file.exists() else {}
 
     def read_summary(self) -> dict[str, Any]:
         """What `write_summary` wrote; empty where the run has not ended."""
         if not self.summary_file.exists():
             return {}
-        summary: dict[str, Any] = json.loads(self.summary_file.read_text("utf-8"))
+        summary = read_json(self.summary_file)
+        if not isinstance(summary.get("test"), dict):
+            raise UserError(f"{self.summary_file} is damaged: it has no 'test'; train the run anew")
         return summary
 
-    def _read_document(self) -> dict[str, Any]:
+    def read_progress(self) -> dict[str, Any]:
+        """Where its training is; empty where it has told nobody."""
+        if not self.progress_file.exists():
+            return {}
+        progress = read_json(self.progress_file)
+        counts = [progress.get(name) for name in ("step", "epoch", "seconds", "steps")]
+        if not all(isinstance(count, int | float) for count in counts) or not counts[-1]:
+            raise UserError(f"{self.progress_file} is damaged: expected step and steps; remove it")
+        return progress
+
+    def read_document(self) -> dict[str, Any]:
+        """All that config.yaml holds.
+
+        Raises:
+            UserError: the folder is not a run, or its config.yaml is damaged.
+        """
         if not self.config_file.is_file():
             raise UserError(
                 f"expected a run folder with a config.yaml, got {self.folder}; "
                 "`flowclf train` makes one"
             )
+        return read_yaml(self.config_file)
+
+    def _metrics(self, line: str) -> dict[str, Any]:
         try:
-            document = yaml.safe_load(self.config_file.read_text("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            document = None
-        if not isinstance(document, dict):
-            raise UserError(f"{self.config_file} is damaged: it is not a YAML mapping")
-        return document
+            row = parse_json(line, finite=False)
+            if isinstance(row["step"], int | float):
+                return dict(row)
+        except (ValueError, TypeError, KeyError):
+            pass
+        raise UserError(
+            f"{self.metrics_file} is damaged: expected a JSON object with a step, got {line!r}"
+        )
 
 
 def load_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -44,7 +44,7 @@ def as_sequence(value: Any) -> Any:
 Positive = Annotated[int, Field(gt=0)]
 Widths = Annotated[tuple[Positive, ...], BeforeValidator(as_sequence)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -121,7 +121,16 @@ class PaperSettings(MapSettings):
     actnorm: Literal["learned", "fixed"] = "learned"  # published version; "fixed": the draft
 
 
-NetworkSettings = Annotated[ConvSettings | MLPSettings | PaperSettings, Field(discriminator="kind")]
+class CustomSettings(Section):
+    """The user's own module, handed over in Python as `backbone`."""
+
+    condition: ClassVar[None] = None
+    kind: Literal["custom"] = "custom"
+
+
+NetworkSettings = Annotated[
+    ConvSettings | MLPSettings | PaperSettings | CustomSettings, Field(discriminator="kind")
+]
 
 
 class PlainSettings(Section):
@@ -176,12 +185,6 @@ class PaperResidualSettings(Section):
 
     kind: Literal["paper"] = "paper"
     variant: Literal["cifar", "mnist"] = "cifar"
-
-
-class CustomSettings(Section):
-    """The user's own module, handed over in Python as `backbone`."""
-
-    kind: Literal["custom"] = "custom"
 
 
 BackboneSettings = Annotated[
@@ -285,7 +288,7 @@ class TrainSettings(Section):
     # None: as they come.
     labelled: Positive | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 2e-3
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-3
     momentum: Fraction = 0.9  # sgd; beta1 of adamw
     weight_decay: Weight = 0.0
     means_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # learning rate of the means, relative

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from couplings.functional import MixtureDensities
+from flowclf import checks
 from flowclf.errors import UserError
 from flowclf.mixture import Around, GaussianMixture, Means, Weights
 
@@ -90,7 +91,11 @@ class VonMisesFisherMixture(GaussianMixture):
         Args:
             z: latents of any length.
             learn_weights: let the posterior's gradients reach the class weights.
+
+        Raises:
+            UserError: z of another shape, type or device.
         """
+        checks.latents("z", z, self.dims, self.log_var)
         # Log-normalisers are thousands of nats: what the classes share stays out of the scores.
         with torch.autocast(z.device.type, enabled=False):
             volumes = log_normaliser(self.dims, self.kappa.double())
@@ -123,11 +128,9 @@ class VonMisesFisherMixture(GaussianMixture):
             around: the centre: "means", or "data" for the averages of the training directions.
 
         Raises:
-            UserError: a label out of range or a negative temperature.
+            UserError: labels out of range, or a temperature that is negative or not finite.
         """
-        self._check_labels(y)
-        if not temperature >= 0:
-            raise UserError(f"expected temperature >= 0, got {temperature}")
+        y = self._check_draw(y, temperature, around)
         centres = self.means if around == "means" else self.data_means
         kappa = (self.kappa.double() / temperature**2).clamp(max=LARGEST_KAPPA)
         return _draw(normalize(centres.double())[y], kappa[y], generator).to(centres.dtype)

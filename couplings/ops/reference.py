@@ -48,7 +48,7 @@ def _unit(raw: Tensor, gain: float, atan: bool) -> Tensor:
 
 
 def join(passive: Tensor | None, active: Tensor, active_first: bool) -> Tensor:
-    """Both halves along dimension 1; the active one alone where there is no other."""
+    """Halves (B, P, ...) and (B, A, ...) to (B, P + A, ...); the active one where it is alone."""
     if passive is None:
         return active
     return torch.cat((active, passive) if active_first else (passive, active), dim=1)

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from couplings import MLP, ConvNet
+from couplings import MLP, ConvNet, SpaceToDepth
 from couplings.conditioners import kaiming_conv
 from couplings.core import Shape
 from couplings.networks.conv import squeeze_factor
@@ -36,6 +36,19 @@ class LeakyResidual(nn.Module):
         """(B, C, H, W) to (B, C', H/stride, W/stride), or (B, D) to (B, D)."""
         out: Tensor = self.skip(x) + self.body(x)
         return nn.functional.leaky_relu(out)
+
+
+class Squeeze(nn.Module):
+    """Space to depth; also of an empty batch, which torch's PixelUnshuffle leaves as it is."""
+
+    def __init__(self, shape: Shape, factor: int) -> None:
+        super().__init__()
+        self.map = SpaceToDepth(shape, factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C·factor², H/factor, W/factor)."""
+        squeezed: Tensor = self.map(x)[0]
+        return squeezed
 
 
 def residual_network(
@@ -103,7 +116,7 @@ def _squeeze(shape: Shape) -> tuple[list[nn.Module], Shape]:
     rows, columns = squeeze_factor(shape)
     if rows == columns:
         out = (channels * rows * columns, height // rows, width // columns)
-        return ([nn.PixelUnshuffle(rows)] if rows > 1 else []), out
+        return ([Squeeze(shape, rows)] if rows > 1 else []), out
     raise UserError(
         f"network.kind=residual: expected sides that both divide by 2 or by 3, got {shape}; "
         "use network.kind=cnn or resnet"

@@ -144,7 +144,7 @@ def _average(variant: str, rows: list[dict[str, Any]], metrics: Sequence[str]) -
 
 def _run(study: Study, variant: str, config: RunConfig, folder: Path | None) -> dict[str, Any]:
     run = Run(folder) if folder else None
-    resume = run is not None and run.checkpoint_file.exists()
+    resume = run is not None and run.has_checkpoint
     trained = train(config, load_data(config), run, device=study.device, resume=resume)
     values = trained.summary | trained.summary["test"]
     for measure in study.measures:

@@ -65,7 +65,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except UsageErrors as error:
-        return fail(error.format_message(), USER_MISTAKE)
+        # Of no arguments at all there is only the help, which is printed by then.
+        text = error.format_message()
+        return fail(text, USER_MISTAKE) if text else USER_MISTAKE
     except typer.Abort:
         return fail("stopped", FAILURE)
     except BrokenPipeError:

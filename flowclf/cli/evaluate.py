@@ -66,8 +66,11 @@ def evaluate(
         raise UserError("expected the folder of a trained run, got none; see flowclf train")
     from flowclf.evaluation import Options, Subject
     from flowclf.evaluation.robustness import ensemble_rows
+    from flowclf.runs import Run
     from flowclf.training.task import load_task
 
+    for folder in runs:  # a mistake in the last should not cost the evaluation of the first
+        Run(folder).read_config()
     suites = [name.strip() for name in suite.split(",")]
     documents, models = [], []
     for folder in runs:
@@ -79,7 +82,7 @@ def evaluate(
         official = _official(task, data_dir) if "shift" in suites else None
         levels = task.dataset.levels
         options = Options(tuple(sets), official=official, samples=samples, levels=levels)
-        if betas:
+        if betas is not None:
             documents += _along(folder, task, suites, options, betas)
         else:
             documents.append(_evaluated(folder, task, suites, options))
@@ -109,6 +112,8 @@ def _load_outliers(spec: str, task: Task, data_dir: Path | None, resize: bool) -
     """In the form of the run's data, with what was changed as a message."""
     from flowclf.data.outliers import load_outliers
 
+    if not spec.strip():
+        raise UserError("expected --outliers with names between the commas, got an empty one")
     found = load_outliers(spec.strip(), task.dataset, task.config.seed, data_dir, resize)
     for notice in found.notices:
         message(f"note: {found.name}: {notice}")
@@ -142,7 +147,9 @@ def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options
     names = task.dataset.class_names
     for path in evaluation_figures(config.system, results, run.figures, names, scores):
         message(f"figure   {path}")
-    for path in _draw_decisions(subject, results.get("explain", ()), names, run.figures):
+    for path in _draw_decisions(
+        subject, results.get("explain", ()), names, run.figures, task.dataset.vocabulary
+    ):
         message(f"figure   {path}")
     return {"run": str(folder), "system": config.system, "data": config.dataset, **results}
 
@@ -172,7 +179,11 @@ def _along(
 
 
 def _draw_decisions(
-    subject: Subject, rows: Sequence[dict[str, Any]], class_names: Sequence[str], folder: Path
+    subject: Subject,
+    rows: Sequence[dict[str, Any]],
+    class_names: Sequence[str],
+    folder: Path,
+    feature_names: Sequence[str],
 ) -> list[Path]:
     """explain.png, or a note why there is none."""
     from flowclf.figures.explain import explanation_figures
@@ -181,7 +192,7 @@ def _draw_decisions(
         return []
     model, test, levels = subject.model, subject.test, subject.options.levels
     try:
-        return explanation_figures(model, test, rows, class_names, levels, folder)
+        return explanation_figures(model, test, rows, class_names, levels, folder, feature_names)
     except UserError as error:
         message(f"note: no picture of decisions: {error}")
         return []
@@ -219,7 +230,8 @@ def _print_rows(name: str, documents: Sequence[dict[str, Any]]) -> None:
     alone = len({row["run"] for row in rows}) == 1
     columns = [key for key in keys if not (key.endswith(ENDS) or (alone and key == "run"))]
     cells = [[_shown(key, row.get(key)) for key in columns] for row in rows]
-    print_table(name, columns, cells)
+    # At spaces a heading wraps; elsewhere it would be cut.
+    print_table(name, [column.replace("_", " ") for column in columns], cells)
 
 
 def _with_interval(name: str, results: dict[str, Any]) -> str:

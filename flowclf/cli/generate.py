@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["interpolate", "sample"]
 
-Seed = Annotated[int, typer.Option(help="Of the draws.")]
+Seed = Annotated[int, typer.Option(help="Of the draws.", min=0)]
 
 
 class Around(StrEnum):
@@ -105,6 +105,11 @@ def interpolate(
     task = next(iter(tasks.values()))
     levels = _levels(task.dataset.levels)
     chosen = _pairs(classes, task.model.classes)[:pairs]
+    if classes is not None and between == Between.images:
+        raise UserError(
+            f"expected --between means or classes for --classes {classes}, got images; leave one "
+            "of them out"
+        )
     if between == Between.means:
         figure = _between_means(task, chosen, steps, levels)
     elif between == Between.classes:
@@ -166,10 +171,12 @@ def _pairs(text: str | None, classes: int) -> list[tuple[int, int]]:
     if text is None:
         return [(k, (k + 1) % classes) for k in range(classes)]
     try:
-        found = [tuple(int(k) for k in pair.split("-")) for pair in text.split(",")]
-        return [(a, b) for a, b in found]
+        found = [(int(a), int(b)) for a, b in (pair.split("-") for pair in text.split(","))]
     except ValueError:
-        raise UserError(f"expected --classes like 4-9,3-5, got {text!r}") from None
+        found = []
+    if not found or any(a == b for a, b in found):
+        raise UserError(f"expected --classes like 4-9,3-5, got {text!r}")
+    return found
 
 
 def _temperatures(text: str) -> list[float]:

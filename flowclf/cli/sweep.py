@@ -111,7 +111,7 @@ def _request(
     from flowclf.sweeps import Sweep, parse_betas, parse_grid, plan_sweep
 
     if Path(what) == folder:
-        if betas or grid or assignments or epochs or preset:
+        if betas is not None or grid or assignments or epochs or preset:
             raise UserError(
                 f"{folder} goes on as it was begun: name the system to add other settings"
             )
@@ -124,7 +124,7 @@ def _request(
             system=what,
             data=data,
             folder=folder,
-            betas=parse_betas(betas) if betas else (),
+            betas=() if betas is None else parse_betas(betas),
             grid=parse_grid(grid or []),
             seeds=whole_numbers("--seeds", seeds, "0,1,2"),
             overrides=merge(overrides),
@@ -136,11 +136,14 @@ def _request(
 
 def _run(plan: Plan, workers: int, device: str, retry_failed: bool, engine: Any) -> list[Outcome]:
     """What became of all runs; a live table on a terminal, else a line as each ends."""
+    from flowclf.figures.run import run_figures
     from flowclf.sweeps import run_sweep
     from flowclf.training import Interrupted
 
     outcomes: list[Outcome] = []
-    found = run_sweep(plan, workers, device, retry_failed=retry_failed, engine=engine)
+    found = run_sweep(
+        plan, workers, device, retry_failed=retry_failed, engine=engine, draw=run_figures
+    )
     try:
         with _live(plan) as live:
             for point, outcome in found:
@@ -237,7 +240,7 @@ def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
     failed = {outcome.name: outcome.failure for outcome in outcomes if outcome.failure}
     for name, reason in failed.items():
         message(f"failed: {name}: {reason}")
-    results, rows = plan.folder / "results.csv", sweep_rows(plan)
+    results, rows = plan.folder / "results.csv", sweep_rows(plan.folder)
     figures = [str(path) for path in _draw(plan.folder, rows)]
     if as_json:
         document = {"runs": rows, "failed": failed, "results": str(results), "figures": figures}

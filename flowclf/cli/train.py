@@ -101,7 +101,7 @@ def _settings(request: Request, data_dir: Path | None) -> tuple[RunConfig, Datas
     from flowclf.data import DATASETS
     from flowclf.runs import load_data
 
-    name = request.data or "digits"
+    name = "digits" if request.data is None else request.data
     # Settings before data: a misspelt key should not cost a download, and they say how texts are
     # read. Only the default preset may be another for the shape that the data turn out to have.
     known = DATASETS[name].shape if name in DATASETS else (1,)

@@ -9,6 +9,7 @@ from flowclf.data.augment import Augmentation, make_augmentation
 from flowclf.data.binarize import binarize, ending_binary
 from flowclf.data.dataset import Dataset, Split, hold_out, keep_labels, stratified, subset
 from flowclf.data.load import DATASETS, DatasetInfo, load_dataset, locate
+from flowclf.data.outliers import Outliers, load_outliers
 from flowclf.data.source import DataSource
 from flowclf.data.text import TextOptions, word_frequencies
 
@@ -19,6 +20,7 @@ __all__ = [
     "DataSource",
     "Dataset",
     "DatasetInfo",
+    "Outliers",
     "Split",
     "TextOptions",
     "binarize",
@@ -26,6 +28,7 @@ __all__ = [
     "hold_out",
     "keep_labels",
     "load_dataset",
+    "load_outliers",
     "locate",
     "make_augmentation",
     "stratified",

@@ -10,7 +10,7 @@ import torch
 from flowclf.data.archive import MOST_BYTES, read_members
 from flowclf.data.catalog import FILES, OfficialFile
 from flowclf.data.class_names import CIFAR10, CIFAR100
-from flowclf.data.dataset import Dataset, Split, validate
+from flowclf.data.dataset import Dataset, Split, check_labels, validate
 from flowclf.data.pickled import read_pickled_batch
 from flowclf.data.source import DataSource, find_in
 from flowclf.errors import UserError
@@ -28,6 +28,7 @@ class _Form:
     train: tuple[str, ...]
     test: str
     label_bytes: int | None
+    classes: int
 
     @property
     def archive(self) -> OfficialFile:
@@ -38,10 +39,12 @@ class _Form:
         return {f"{self.folder}/{name}": name for name in (*self.train, self.test)}
 
     def parse(self, content: bytes, where: str) -> Split:
-        if self.label_bytes is not None:
-            return read_records(content, self.label_bytes, where)
-        pixels, labels = read_pickled_batch(content, where)
-        return _to_split(pixels, labels)
+        if self.label_bytes is None:
+            split = _to_split(*read_pickled_batch(content, where))
+        else:
+            split = read_records(content, self.label_bytes, where)
+        check_labels(split.y, self.classes, where)
+        return split
 
 
 _CIFAR10 = (
@@ -50,17 +53,19 @@ _CIFAR10 = (
         tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
         "test_batch.bin",
         label_bytes=1,
+        classes=10,
     ),
     _Form(
         "cifar-10-batches-py",
         tuple(f"data_batch_{i}" for i in range(1, 6)),
         "test_batch",
         label_bytes=None,
+        classes=10,
     ),
 )
 _CIFAR100 = (
-    _Form("cifar-100-binary", ("train.bin",), "test.bin", label_bytes=2),
-    _Form("cifar-100-python", ("train",), "test", label_bytes=None),
+    _Form("cifar-100-binary", ("train.bin",), "test.bin", label_bytes=2, classes=100),
+    _Form("cifar-100-python", ("train",), "test", label_bytes=None, classes=100),
 )
 
 
@@ -133,7 +138,7 @@ def _load(
             f"{', '.join(parts) or 'neither'}; fetch the official archive"
         )
     data = Dataset(name, _joined(train), parts[place.form.test], class_names, levels=256)
-    return validate(_with_notices(data, place, len(train)))
+    return validate(_with_notices(data, place, len(train)), place.path)
 
 
 def _parse(batches: Iterable[tuple[str, bytes]], place: _Place) -> dict[str, Split]:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from flowclf.data.dataset import Split
+from flowclf.data.dataset import Split, check_labels
 from flowclf.errors import UserError
 from flowclf.seeding import generator_for
 
@@ -90,7 +90,7 @@ def _check_family(
         raise UserError(f"expected a severity from 1 to 5, got {severity}")
 
 
-def load_official(folder: Path | str, family: str, severity: int) -> Split:
+def load_official(folder: Path | str, family: str, severity: int, classes: int = 100) -> Split:
     """The 10,000 corrupted test images (3, 32, 32) of CIFAR-10-C or CIFAR-100-C, with labels.
 
     Args:
@@ -98,19 +98,22 @@ def load_official(folder: Path | str, family: str, severity: int) -> Split:
             and `labels.npy`; or the folder that CIFAR-10-C lies in.
         family: a name of `OFFICIAL`.
         severity: 1 to 5.
+        classes: K.
 
     Raises:
-        UserError: no such file, family or severity, or arrays of another shape.
+        UserError: no such file, family or severity, arrays of another shape, or labels that are
+            not 0..K-1.
     """
     _check_family(family, severity, OFFICIAL)
     folder = Path(folder)
     nested = folder / "CIFAR-10-C"
     folder = nested if nested.is_dir() else folder
     rows = slice(OFFICIAL_ROWS * (severity - 1), OFFICIAL_ROWS * severity)
-    images = _official(folder / f"{family}.npy", (32, 32, 3))[rows]
-    labels = _official(folder / "labels.npy", ())[rows]
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    return Split(x, torch.from_numpy(labels.astype(np.int64)))
+    images = _official(folder / f"{family}.npy", np.uint8, (32, 32, 3))[rows]
+    labels = _official(folder / "labels.npy", np.int64)[rows]
+    y = torch.from_numpy(labels.astype(np.int64))
+    check_labels(y, classes, str(folder / "labels.npy"))
+    return Split(torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.uint8, order="C")), y)
 
 
 def find_official(dataset: str, roots: Iterable[Path]) -> Path | None:
@@ -120,18 +123,23 @@ def find_official(dataset: str, roots: Iterable[Path]) -> Path | None:
     return next((place for place in places if (place / "labels.npy").is_file()), None)
 
 
-def _official(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _official(
+    path: Path, kind: type[np.uint8 | np.int64], shape: tuple[int, ...] = ()
+) -> np.ndarray:
     """The five blocks of an official file, left on disk until they are sliced."""
     if not path.is_file():
         raise UserError(f"expected {path}, found no such file; unpack CIFAR-10-C.tar of {WHERE}")
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        raise UserError(f"{path}: expected an intact .npy file; fetch it again") from None
-    expected = (len(SEVERITIES) * OFFICIAL_ROWS, *shape)
-    if array.shape != expected or array.dtype.kind not in "iu":
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+    # numpy's parser of headers fails in ways of its own.
+    except Exception as error:
         raise UserError(
-            f"{path}: expected integers of shape {expected}, got {array.dtype} of shape "
+            f"{path}: expected an intact .npy file, got {type(error).__name__}; fetch it again"
+        ) from error
+    expected = (len(SEVERITIES) * OFFICIAL_ROWS, *shape)
+    if array.shape != expected or not np.can_cast(array.dtype, kind):
+        raise UserError(
+            f"{path}: expected {kind.__name__} of shape {expected}, got {array.dtype} of shape "
             f"{array.shape}; fetch it again"
         )
     return array

@@ -2,14 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
+from unicodedata import category
 
 import torch
 from torch import Tensor
 
 from flowclf.errors import UserError
 
-__all__ = ["Dataset", "Split", "hold_out", "keep_labels", "stratified", "subset", "validate"]
+__all__ = [
+    "Dataset",
+    "Split",
+    "check_labels",
+    "hold_out",
+    "keep_labels",
+    "stratified",
+    "subset",
+    "validate",
+]
 
 _SHOWN = 12
 _NO_LABEL = -1
@@ -91,24 +102,45 @@ class Dataset:
         return self.train.x.ndim == 4
 
 
-def validate(data: Dataset) -> Dataset:
+def validate(data: Dataset, path: Path | None = None) -> Dataset:
     """`data` itself, once everything that training relies on has been checked.
+
+    Args:
+        data: what was read.
+        path: the file or folder that it was read from, which messages name.
 
     Raises:
         UserError: an empty split, shapes that differ, a value that is not finite or not a grey
-            level, fewer than two classes, or labels that are not 0..K-1 with each in train;
-            beside these, train alone may hold -1, a row without a label.
+            level, fewer than two classes, a class name that cannot be printed and stored, or
+            labels that are not 0..K-1 with each in train; beside these, train alone may hold -1,
+            a row without a label.
     """
+    where = str(path or data.name)
     for which, split in (("train", data.train), ("test", data.test)):
         _check_kind(split)
-        _check_values(f"{data.name}: {which}", split.x, data.levels)
+        _check_values(f"{where}: {which}", split.x, data.levels)
     if data.train.x.shape[1:] != data.test.x.shape[1:]:
         raise UserError(
-            f"{data.name}: expected train and test samples of one shape, got {data.shape} and "
+            f"{where}: expected train and test samples of one shape, got {data.shape} and "
             f"{tuple(data.test.x.shape[1:])}; convert one to the other's shape"
         )
-    _check_labels(data)
+    _check_classes(data, where)
+    _check_train_labels(data, where)
+    _check_test_labels(data, where)
     return data
+
+
+def check_labels(y: Tensor, classes: int, where: str) -> None:
+    """Do nothing while all labels, of what is known to have so many classes, are 0..K-1.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    strange = y[(y < 0) | (y >= classes)]
+    if len(strange):
+        raise UserError(
+            f"{where}: expected labels 0..{classes - 1}, got {int(strange[0])}; fetch it again"
+        )
 
 
 def _check_kind(split: Split) -> None:
@@ -139,35 +171,39 @@ def _check_finite(where: str, x: Tensor) -> None:
         )
 
 
-def _check_labels(data: Dataset) -> None:
+def _check_classes(data: Dataset, where: str) -> None:
     if data.classes < 2:
         raise UserError(
-            f"{data.name}: expected at least 2 classes, got {data.classes}; add the other class"
+            f"{where}: expected at least 2 classes, got {data.classes}; add the other class"
         )
-    _check_train_labels(data)
-    _check_test_labels(data)
+    for name in data.class_names:
+        # Control characters and halves of characters, of names of files that are not UTF-8.
+        if any(category(letter) in ("Cc", "Cs") for letter in name):
+            raise UserError(
+                f"{where}: expected a class name of printable text, got {name!r}; rename it"
+            )
 
 
-def _check_train_labels(data: Dataset) -> None:
+def _check_train_labels(data: Dataset, where: str) -> None:
     found = torch.unique(data.train.y).tolist()
     if [label for label in found if label != _NO_LABEL] != list(range(data.classes)):
         raise UserError(
-            f"{data.name}: expected the train labels 0..{data.classes - 1}, each at least once, "
+            f"{where}: expected the train labels 0..{data.classes - 1}, each at least once, "
             f"and -1 for a row without a label, got {_shown(found)}; renumber the labels from 0 "
             "without gaps"
         )
 
 
-def _check_test_labels(data: Dataset) -> None:
+def _check_test_labels(data: Dataset, where: str) -> None:
     if data.test.unlabelled.any():
         raise UserError(
-            f"{data.name}: expected a label for every test row, got "
+            f"{where}: expected a label for every test row, got "
             f"{int(data.test.unlabelled.sum())} rows with -1; move these rows to train"
         )
     strange = sorted(set(torch.unique(data.test.y).tolist()) - set(range(data.classes)))
     if strange:
         raise UserError(
-            f"{data.name}: expected test labels within 0..{data.classes - 1} as in train, "
+            f"{where}: expected test labels within 0..{data.classes - 1} as in train, "
             f"got also {_shown(strange)}; remove these rows or add such rows to train"
         )
 

@@ -7,12 +7,14 @@ import numpy.typing as npt
 import torch
 
 from flowclf.data.dataset import Dataset, Split, validate
+from flowclf.data.memory import check_fits
 from flowclf.data.pictures import decode
 from flowclf.errors import UserError
 
 __all__ = ["is_picture", "load_folder", "read_picture"]
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp"}
+_PARTS = ("train", "test")
 
 _Pixels = npt.NDArray[np.uint8]
 
@@ -27,13 +29,16 @@ def load_folder(path: Path) -> Dataset:
         UserError: a class without pictures or in one split alone, or a picture that is damaged,
             too large, or differs from the first.
     """
-    files = {part: _pictures_by_class(path / part) for part in ("train", "test")}
+    files = {part: _pictures_by_class(path / part) for part in _PARTS}
     names = tuple(files["train"])
     _check_same_classes(path, names, tuple(files["test"]))
     first = next(iter(files["train"].values()))[0]
     model = read_picture(first)
-    train, test = (_to_split(files[part], first, model) for part in ("train", "test"))
-    return validate(Dataset(path.name, train, test, names, levels=256, notices=_ignored(path)))
+    count = sum(len(pictures) for part in files.values() for pictures in part.values())
+    check_fits(count * model.nbytes, str(path))
+    train, test = (_to_split(files[part], first, model) for part in _PARTS)
+    data = Dataset(path.name, train, test, names, levels=256, notices=_ignored(path))
+    return validate(data, path)
 
 
 def _pictures_by_class(folder: Path) -> dict[str, list[Path]]:
@@ -61,8 +66,8 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file's ending is that of a picture, and it is not hidden."""
-    return path.suffix.lower() in _ENDINGS and not path.name.startswith(".") and path.is_file()
+    """Whether a name's ending is that of a picture, and it is not hidden."""
+    return path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
 
 
 def _check_same_classes(path: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
@@ -76,12 +81,12 @@ def _check_same_classes(path: Path, train: tuple[str, ...], test: tuple[str, ...
 
 
 def _ignored(path: Path) -> tuple[str, ...]:
-    strange = sum(
-        not is_picture(file) and not file.name.startswith(".") and file.is_file()
-        for part in ("train", "test")
-        for file in (path / part).glob("*/*")
-    )
-    return (f"{strange} files that are not .png, .jpg or .bmp are ignored",) if strange else ()
+    parts = [path / part for part in _PARTS]
+    beside = [entry for part in parts for entry in part.iterdir() if not entry.is_dir()]
+    within = [entry for part in parts for entry in part.glob("*/*") if not is_picture(entry)]
+    strange = sum(not entry.name.startswith(".") for entry in beside + within)
+    found = f"{strange} files or folders that are not .png, .jpg or .bmp are ignored"
+    return (found,) if strange else ()
 
 
 def _to_split(files: dict[str, list[Path]], first: Path, model: _Pixels) -> Split:

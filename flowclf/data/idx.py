@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from flowclf.data.catalog import FILES
-from flowclf.data.dataset import Dataset, Split, validate
+from flowclf.data.dataset import Dataset, Split, check_labels, validate
+from flowclf.data.memory import check_fits
 from flowclf.data.rotate import random_angles, rotated
 from flowclf.data.source import DataSource
 from flowclf.errors import UserError
@@ -30,6 +31,7 @@ _FASHION_NAMES = (
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 _UBYTE = 8
+_SIDE, _CLASSES = 28, 10
 # Deflate cannot do better, so that no header makes us reserve more memory than its file can fill.
 _MOST_INFLATION = 1032
 # The angles belong to the data set, not to a run: every run sees and is tested on the same images.
@@ -68,8 +70,22 @@ def _load(name: str, class_names: tuple[str, ...], source: DataSource) -> Datase
     found = [source.fetch(name, file) for file in FILES[name]]
     train_x, train_y, test_x, test_y = (each.path for each in found)
     notices = tuple(notice for each in found for notice in each.notices)
-    train, test = read_labelled(train_x, train_y), read_labelled(test_x, test_y)
-    return validate(Dataset(name, train, test, class_names, levels=256, notices=notices))
+    train, test = _digits(train_x, train_y), _digits(test_x, test_y)
+    data = Dataset(name, train, test, class_names, levels=256, notices=notices)
+    return validate(data, train_x.parent)
+
+
+def _digits(images: Path, labels: Path) -> Split:
+    """Those of 28×28 pixels and ten classes, as both data sets are."""
+    split = read_labelled(images, labels)
+    height, width = split.x.shape[2:]
+    if (height, width) != (_SIDE, _SIDE):
+        raise UserError(
+            f"{images}: expected images of {_SIDE}×{_SIDE} pixels, got {height}×{width}; "
+            "fetch it again"
+        )
+    check_labels(split.y, _CLASSES, str(labels))
+    return split
 
 
 def read_labelled(images: Path, labels: Path) -> Split:
@@ -81,7 +97,7 @@ def read_labelled(images: Path, labels: Path) -> Split:
     x, y = read_idx(images, ndim=3), read_idx(labels, ndim=1)
     if len(x) != len(y):
         raise UserError(
-            f"{images.name} and {labels.name}: expected as many labels as images, got {len(x)} "
+            f"{images} and {labels.name}: expected as many labels as images, got {len(x)} "
             f"images and {len(y)} labels; put files of one data set together"
         )
     return Split(x.unsqueeze(1), y.to(torch.int64))
@@ -134,6 +150,7 @@ def _check_declared(expected: int, path: Path) -> None:
         )
     if expected == 0:
         raise UserError(f"{path}: expected at least one value, got an empty array")
+    check_fits(expected, str(path))
 
 
 def _check_size(content: bytes, expected: int, path: Path) -> None:

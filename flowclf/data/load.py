@@ -107,7 +107,7 @@ def load_dataset(
     if known:
         return known.load(DataSource(data_dir, download))
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    if name_or_path and path.is_dir():
         return load_folder(path.resolve())
     if path.is_file():
         return _load_file(path, text or TextOptions())

@@ -1,8 +1,11 @@
 """The user's own arrays, from one `.npz` file."""
 
+import math
+import warnings
 import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowclf.data.dataset import Dataset, Split, validate
+from flowclf.data.memory import check_fits
 from flowclf.errors import UserError
 
 __all__ = ["load_npz"]
@@ -33,58 +37,100 @@ def load_npz(path: Path) -> Dataset:
     """
     arrays, unused = _read(path)
     x_train, y_train, x_test, y_test = arrays
-    train = Split(_samples(x_train, f"{path}: train"), _labels(y_train, f"{path}: train"))
-    test = Split(_samples(x_test, f"{path}: test"), _labels(y_test, f"{path}: test"))
+    train = _split(x_train, y_train, f"{path}: train")
+    test = _split(x_test, y_test, f"{path}: test")
     classes = len(torch.unique(train.labelled().y))
     names = tuple(str(number) for number in range(classes))
     levels = 256 if train.x.ndim == 4 else None
-    return validate(Dataset(path.name, train, test, names, levels, notices=unused))
+    return validate(Dataset(path.name, train, test, names, levels, notices=unused), path)
 
 
 def _read(path: Path) -> tuple[list[_Array], tuple[str, ...]]:
     try:
-        # numpy leaves a file open if it opened it itself and the content is no zip.
-        with path.open("rb") as stream:
-            return _arrays(np.load(stream, allow_pickle=False), path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, MemoryError) as error:
+        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
+            # Of headers that Python 2 wrote, and of strange ones.
+            warnings.simplefilter("ignore")
+            return _arrays(archive, path)
+    except UserError:
+        raise
+    # zipfile, its decompressors and numpy's parser of headers fail in ways of their own.
+    except Exception as error:
         raise UserError(
             f"{path}: expected an intact .npz, got {type(error).__name__}; {_SAVE}"
         ) from error
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{path}: expected an .npz file, got something else; {_SAVE}") from error
-
-
-def _arrays(content: object, path: Path) -> tuple[list[_Array], tuple[str, ...]]:
-    if not isinstance(content, np.lib.npyio.NpzFile):
-        raise UserError(f"{path}: expected an .npz of four arrays, got one array; {_SAVE}")
-    with content:
-        keys = _wanted(content, path)
-        arrays = [_one(content, key, path) for key in keys]
-        unused = tuple(f"array {key!r} is not used" for key in content if key not in keys)
-        return arrays, unused
 
 
 _SAVE = "write it with numpy.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)"
 
 
-def _wanted(content: np.lib.npyio.NpzFile, path: Path) -> tuple[str, ...]:
+def _arrays(archive: zipfile.ZipFile, path: Path) -> tuple[list[_Array], tuple[str, ...]]:
+    names = [name.removesuffix(".npy") for name in archive.namelist()]
+    keys = _wanted(names, path)
+    members = [archive.getinfo(f"{key}.npy") for key in keys]
+    check_fits(sum(member.file_size for member in members), str(path))
+    arrays = [_array(archive, *each, path) for each in zip(members, keys, strict=True)]
+    return arrays, tuple(f"array {name!r} is not used" for name in names if name not in keys)
+
+
+def _wanted(names: Sequence[str], path: Path) -> tuple[str, ...]:
     for keys in (_KEYS, _MEDMNIST_KEYS):
-        if all(key in content for key in keys):
+        if all(key in names for key in keys):
+            _check_once(names, keys, path)
             return keys
-    got = ", ".join(map(repr, content)) or "none"
+    got = ", ".join(map(repr, names)) or "none"
     raise UserError(f"{path}: expected the arrays {', '.join(_KEYS)}, got {got}; rename them")
 
 
-def _one(content: np.lib.npyio.NpzFile, key: str, path: Path) -> _Array:
-    try:
-        return np.asarray(content[key])
-    except ValueError as error:
+def _check_once(names: Sequence[str], keys: Sequence[str], path: Path) -> None:
+    for key in keys:
+        if names.count(key) > 1:
+            raise UserError(f"{path}: expected each array once, got {key} twice; {_SAVE}")
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, path: Path) -> _Array:
+    where = f"{path}: {key}"
+    with archive.open(member) as stream:
+        expected = _declared_size(stream, where)
+        got = member.file_size - stream.tell()
+    if got != expected:
         raise UserError(
-            f"{path}: expected {key} as an array of numbers, got Python objects or a damaged "
-            "array; convert it with numpy.asarray(…, dtype=…)"
+            f"{where}: expected {expected:,} bytes as its header says, got {got:,}; {_SAVE}"
+        )
+    with archive.open(member) as stream:
+        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+def _declared_size(stream: IO[bytes], where: str) -> int:
+    """How many bytes should follow an .npy file's header, which is read."""
+    try:
+        shape, _, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
+    except Exception as error:
+        raise UserError(
+            f"{where}: expected an array in numpy's format, got {type(error).__name__}; {_SAVE}"
         ) from error
+    if dtype.hasobject:
+        raise UserError(
+            f"{where}: expected an array of numbers, got Python objects; convert it with "
+            "numpy.asarray(…, dtype=…)"
+        )
+    return math.prod(shape) * dtype.itemsize
+
+
+# A third version has but names of fields that are not Latin.
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def _split(x: _Array, y: _Array, where: str) -> Split:
+    samples, labels = _samples(x, where), _labels(y, where)
+    if len(samples) != len(labels):
+        raise UserError(
+            f"{where}: expected one label a row, got {len(samples)} rows and {len(labels)} labels; "
+            "make x and y equally long"
+        )
+    return Split(samples, labels)
 
 
 def _samples(x: _Array, where: str) -> Tensor:

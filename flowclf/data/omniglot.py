@@ -9,9 +9,9 @@ BOX filter: deterministic, without the overshoot of LANCZOS).
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +26,17 @@ from flowclf.errors import UserError
 
 __all__ = ["Drawing", "load_omniglot", "read_drawings"]
 
-_MEMBER = re.compile(r"images_[a-z]+/(?P<alphabet>[^/]+)/character\d+/\d+_(?P<drawer>\d\d)\.png")
+_MEMBER = re.compile(
+    r"images_[a-z]+/(?P<alphabet>[^/]+)/character\d+/\d+_(?P<drawer>\d\d)\.png", re.A
+)
 _SIDE = 105
 _RESIZED = 28
 _TRAIN_DRAWERS = 15
+_DRAWERS = range(1, 21)
 _ALPHABETS = 50
 _IMAGES = 32_460
 _MOST_MEMBERS = 100_000
 _MOST_BYTES = 2**16
-
-# zipfile raises RuntimeError also for encryption and for a compression that it does not know.
-_DAMAGE = (
-    zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +67,8 @@ def load_omniglot(source: DataSource) -> Dataset:
         notices += (f"expected {_IMAGES:,} images, found {len(drawings):,}",)
     train = _to_split((d for d in drawings if d.drawer <= _TRAIN_DRAWERS), names)
     test = _to_split((d for d in drawings if d.drawer > _TRAIN_DRAWERS), names)
-    return validate(Dataset("omniglot", train, test, names, levels=256, notices=notices))
+    data = Dataset("omniglot", train, test, names, levels=256, notices=notices)
+    return validate(data, found[0].path.parent)
 
 
 def _to_split(drawings: Iterable[Drawing], names: tuple[str, ...]) -> Split:
@@ -84,35 +83,51 @@ def read_drawings(path: Path) -> Iterator[Drawing]:
     """The drawings in a zip, in the order of their names; other members are ignored.
 
     Raises:
-        UserError: the zip or a picture in it is damaged, too large or not 105×105.
+        UserError: the zip or a picture in it is damaged, too large, there twice, not 105×105, or
+            drawn by nobody known.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in sorted(_members(archive, path), key=lambda info: info.filename):
+            for member in _members(archive, path):
                 yield _read(archive, member, path)
-    except _DAMAGE as error:
+    except UserError:
+        raise
+    # zipfile and its decompressors fail in ways of their own.
+    except Exception as error:
         raise UserError(
             f"{path}: expected an intact zip, got a damaged one ({type(error).__name__}); "
             "fetch it again"
         ) from error
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> Iterator[zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     infos = archive.infolist()
     if len(infos) > _MOST_MEMBERS or any(info.file_size > _MOST_BYTES for info in infos):
         raise UserError(
             f"{path}: expected at most {_MOST_MEMBERS:,} files of at most {_MOST_BYTES:,} bytes, "
             "got more; fetch the official zip"
         )
-    return (info for info in infos if _MEMBER.fullmatch(info.filename))
+    chosen = sorted(
+        (info for info in infos if _MEMBER.fullmatch(info.filename)), key=lambda i: i.filename
+    )
+    for one, next_one in pairwise(chosen):
+        if one.filename == next_one.filename:
+            raise UserError(
+                f"{path}: expected each picture once, got {one.filename!r} twice; fetch it again"
+            )
+    return chosen
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Drawing:
     name = _MEMBER.fullmatch(member.filename)
     assert name
-    where = f"{path}: {member.filename!r}"
-    pixels = _shrink(archive.read(member), where)
-    return Drawing(name["alphabet"], int(name["drawer"]), pixels)
+    where, drawer = f"{path}: {member.filename!r}", int(name["drawer"])
+    if drawer not in _DRAWERS:
+        raise UserError(f"{where}: expected a drawer from 1 to 20, got {drawer}; fetch it again")
+    # Asked for no number, zipfile unpacks all that is there before it cuts off what is too much.
+    with archive.open(member) as stream:
+        content = stream.read(member.file_size)
+    return Drawing(name["alphabet"], drawer, _shrink(content, where))
 
 
 def _shrink(content: bytes, where: str) -> npt.NDArray[np.uint8]:

@@ -325,7 +325,7 @@ def _pictures_below(folder: Path, shape: tuple[int, ...], levels: int, resize: b
 
 def _is_visible(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and path.is_file()
+    return not hidden and not path.is_dir()
 
 
 def _folder_notices(changed: list[str], ignored: int) -> tuple[str, ...]:

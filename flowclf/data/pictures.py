@@ -1,6 +1,7 @@
 """Decodes one untrusted picture file to 8-bit grey or RGB."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,17 +19,33 @@ MOST_PIXELS = 2**24
 _FORMATS = ("PNG", "JPEG", "BMP")
 
 
-def decode(file: Path | BinaryIO, where: str, most_pixels: int = MOST_PIXELS) -> "Image":
-    """The picture in mode L or RGB.
+def decode(
+    file: Path | BinaryIO,
+    where: str,
+    most_pixels: int = MOST_PIXELS,
+    convert: Callable[["Image"], "Image"] | None = None,
+) -> "Image":
+    """The picture, by default in mode L or RGB.
 
     1-bit, 16-bit and grey-with-alpha pictures become L (16 bits lose the lower 8); all others
     become RGB, without their alpha channel.
+
+    Args:
+        file: a path, or a stream from its beginning.
+        where: how messages call it.
+        most_pixels: more are refused before any is decoded.
+        convert: to another mode than these.
 
     Raises:
         UserError: it is no intact PNG, JPEG or BMP file, or has more than `most_pixels` pixels.
     """
     from PIL import Image
 
+    # A pipe would be waited for.
+    if isinstance(file, Path) and not file.is_file():
+        raise UserError(
+            f"{where}: expected a picture file, got a folder, a broken link or a device; remove it"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -37,7 +54,7 @@ def decode(file: Path | BinaryIO, where: str, most_pixels: int = MOST_PIXELS) ->
                 # Decoding stops at the last pixel and so misses wrong checksums and a lost end.
                 image.verify()
             with Image.open(_rewound(file), formats=_FORMATS) as image:
-                return _to_grey_or_rgb(image)
+                return (convert or _to_grey_or_rgb)(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UserError(
             f"{where}: expected at most {most_pixels:,} pixels, got many more; remove or shrink it"

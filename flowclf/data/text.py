@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flowclf.data.dataset import Dataset, Split, stratified, validate
+from flowclf.data.memory import check_fits
 from flowclf.errors import UserError
 
 __all__ = ["TextOptions", "load_text", "word_frequencies"]
@@ -74,9 +75,10 @@ def load_text(path: Path, options: TextOptions) -> Dataset:
     train, test = _split(path, _numbers(labels, names), len(names), options)
     drawn, rest = ([texts[row] for row in part.x.tolist()] for part in (train, test))
     words = _vocabulary(path, drawn, options.vocabulary)
+    check_fits(len(texts) * len(words) * torch.float32.itemsize, str(path))
     x_train, x_test = word_frequencies(drawn, words), word_frequencies(rest, words)
     splits = Split(x_train, train.y), Split(x_test, test.y)
-    return validate(Dataset(path.name, *splits, names, vocabulary=words))
+    return validate(Dataset(path.name, *splits, names, vocabulary=words), path)
 
 
 def _read(path: Path) -> list[_Row]:
@@ -108,7 +110,7 @@ def _rows(stream: TextIO, path: Path) -> Iterator[_Row]:
     try:
         for row in filter(None, reader):
             width = width or len(row)
-            _check_width(row, width, f"{path}: line {reader.line_num}")
+            _check_row(row, width, f"{path}: line {reader.line_num}")
             yield row
     except csv.Error as error:
         raise UserError(
@@ -117,12 +119,14 @@ def _rows(stream: TextIO, path: Path) -> Iterator[_Row]:
         ) from error
 
 
-def _check_width(row: _Row, width: int, where: str) -> None:
+def _check_row(row: _Row, width: int, where: str) -> None:
     if len(row) != width:
         raise UserError(
             f"{where}: expected {width} fields as in the first row, got {len(row)}; "
             "put texts with commas in quotes"
         )
+    if any("\0" in field for field in row):
+        raise UserError(f"{where}: expected text, got a NUL character; save the file as UTF-8")
 
 
 def _columns(path: Path, rows: list[_Row], options: TextOptions) -> tuple[_Row, _Row]:

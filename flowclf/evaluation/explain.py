@@ -14,6 +14,7 @@ from math import log
 import torch
 from torch import Tensor
 
+from flowclf.checks import unchecked_values
 from flowclf.classifier import GenerativeClassifier
 from flowclf.encoders import InvertibleEncoder
 from flowclf.errors import UserError
@@ -90,7 +91,9 @@ def counterfactual(
 
     shift = _least(reached, z.new_zeros(len(z)))
     end = z + shift.nan_to_num()[:, None] * direction
-    return Counterfactual(model.decode(end), end, shift, model.densities(end).log_posterior)
+    with unchecked_values():  # where it takes a long way, x may not be finite
+        decoded = model.decode(end)
+    return Counterfactual(decoded, end, shift, model.densities(end).log_posterior)
 
 
 @torch.no_grad()
@@ -123,7 +126,8 @@ def class_change_path(
         end = counterfactual(model, x, target, posterior, source).z
     weights = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device)
     path = [z.lerp(end, weight) for weight in weights]
-    images = torch.stack([model.decode(point) for point in path])
+    with unchecked_values():  # where it takes a long way, x may not be finite
+        images = torch.stack([model.decode(point) for point in path])
     return images, torch.stack([model.densities(point).log_posterior for point in path])
 
 
@@ -202,6 +206,7 @@ def path_contributions(
     return total
 
 
+@unchecked_values()  # far along the line x may not be finite, nor need it be
 @torch.no_grad()
 def even_odds(model: GenerativeClassifier, y: Tensor, other: Tensor) -> Tensor:
     """Between the classes' average latents, where what is decoded speaks for neither: z (B, D).

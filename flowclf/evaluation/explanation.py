@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowclf.checks import unchecked_values
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.data import Split
 from flowclf.encoders import InvertibleEncoder
@@ -196,7 +197,8 @@ def _counterfactual(
     if not _decodes(model):
         return dict.fromkeys(names)
     found = counterfactual(model, x, runner_up, POSTERIOR, predicted)
-    own, other = (_likelihood_per_dim(model, each) for each in (x, found.x))
+    with unchecked_values():  # of a counterfactual that is a long way off
+        own, other = (_likelihood_per_dim(model, each) for each in (x, found.x))
     if other is not None:
         other = other.masked_fill(found.shift.isnan(), torch.nan)
     return dict(zip(names, (found.shift, own, other), strict=True))

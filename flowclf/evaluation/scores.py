@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from flowclf import checks
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.encoders import Encoding
 from flowclf.errors import UserError
@@ -238,6 +239,7 @@ def _batches(
     model: GenerativeClassifier, x: Tensor, batch: int, seed: int
 ) -> Iterable[tuple[Tensor, Tensor]]:
     """x and its dequantised self on the model's device, in batches."""
+    checks.samples("x", x, model.shape)
     if not len(x) or batch < 1:
         raise UserError(f"expected samples and a batch of at least 1, got {len(x)} and {batch}")
     device = model.mixture.means.device

@@ -58,7 +58,7 @@ def shift_table(
 
     def shifted(family: str, severity: int) -> Split:
         if official is not None:
-            return load_official(official, family, severity)
+            return load_official(official, family, severity, model.classes)
         return Split(corrupt(split.x, family, severity, seed, levels), split.y)
 
     clean = {"family": CLEAN, "severity": 0, **_measured(model, split, seed, temperature)}

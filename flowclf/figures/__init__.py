@@ -1,5 +1,8 @@
 """Pictures: each a function from results or tensors to a matplotlib Figure."""
 
+from flowclf.figures.calibration import reliability_figure
+from flowclf.figures.detection import roc_figure, score_histograms
+from flowclf.figures.explain import explain_figure
 from flowclf.figures.extraction import extracted_digits, extraction_figure
 from flowclf.figures.images import (
     block_figure,
@@ -13,6 +16,7 @@ from flowclf.figures.landscape import landscape_figure, loss_landscape
 from flowclf.figures.latent import latent_figure, latent_panels, plane_of_means
 from flowclf.figures.projections import embedded_latents, principal_figure
 from flowclf.figures.reconstructions import reconstructed, reconstruction_figure
+from flowclf.figures.run import class_samples
 from flowclf.figures.style import save_figure
 from flowclf.figures.trade_off import information_plane_figure, trade_off_figure
 from flowclf.figures.trajectory import image_trajectory, rotation_trajectory, trajectory_figure
@@ -23,13 +27,16 @@ from flowclf.figures.walks import (
     mean_walks,
     model_interpolation_figure,
     model_interpolations,
+    most_ambiguous,
 )
 
 __all__ = [
     "ambiguous_walk",
     "ambiguous_walk_figure",
     "block_figure",
+    "class_samples",
     "embedded_latents",
+    "explain_figure",
     "extracted_digits",
     "extraction_figure",
     "image_grid",
@@ -45,13 +52,17 @@ __all__ = [
     "mean_walks",
     "model_interpolation_figure",
     "model_interpolations",
+    "most_ambiguous",
     "plane_of_means",
     "principal_figure",
     "reconstructed",
     "reconstruction_figure",
+    "reliability_figure",
+    "roc_figure",
     "rotation_trajectory",
     "sample_figure",
     "save_figure",
+    "score_histograms",
     "temperature_figure",
     "trade_off_figure",
     "trajectory_figure",

@@ -10,6 +10,7 @@ import torch
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
+from flowclf.errors import UserError
 from flowclf.evaluation.explanation import Explanation, explanations
 from flowclf.figures.images import image_grid
 from flowclf.figures.style import new_figure, save_figure
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["explain_figure", "explanation_figures"]
 
-# Height of an image, and the width of the curves beside it in such heights.
+# Least side of an image, and the width of the curves beside it in its heights.
 INCHES, CURVES = 0.62, 1.3
 # ColorBrewer's red and blue, which every common colour blindness tells apart.
 DIVERGING, FOR, AGAINST = "RdBu", "#2166ac", "#b2182b"
 FEATURES = 6
+# Of a name, letters shown; and with how many of a class's the titles of bars still fit in one line,
+# else they take one of this share of their axes each.
+LETTERS, SHORT, LINE = 24, 7, 0.12
 # Of the contributions of all pixels: the rest is as dark as the darkest.
 SHOWN = 0.995
 
@@ -36,6 +40,7 @@ def explanation_figures(
     class_names: Sequence[str],
     levels: int | None,
     folder: Path,
+    feature_names: Sequence[str] = (),
 ) -> list[Path]:
     """Write explain.png of the rows of `explain_rows`; its path.
 
@@ -43,12 +48,16 @@ def explanation_figures(
         UserError: a system that cannot decode, or a posterior without a gradient.
     """
     path = folder / "explain.png"
-    save_figure(explain_figure(explanations(model, test, rows), class_names, levels), path)
+    found = explanations(model, test, rows)
+    save_figure(explain_figure(found, class_names, levels, feature_names), path)
     return [path]
 
 
 def explain_figure(
-    explained: Sequence[Explanation], class_names: Sequence[str], levels: int | None
+    explained: Sequence[Explanation],
+    class_names: Sequence[str],
+    levels: int | None,
+    feature_names: Sequence[str] = (),
 ) -> Figure:
     """A row a decision: x, its contributions in nats, the path to the runner-up, the posteriors.
 
@@ -60,13 +69,19 @@ def explain_figure(
         explained: of `explanations`, at least one.
         class_names: K names.
         levels: grey levels of images, None for a table.
+        feature_names: of a table's F columns; none: their numbers.
+
+    Raises:
+        UserError: another number of feature names.
     """
     if levels is None:
-        return _table_figure(explained, class_names)
+        return _table_figure(explained, class_names, feature_names)
     first = explained[0]
-    image, strip = (_width(images, levels) for images in (first.x[None], first.path))
-    widths = (image, image, strip, CURVES * INCHES)
-    figure = new_figure(1.1 + sum(widths), 0.9 + 1.15 * INCHES * len(explained))
+    _, rows, columns = first.x.shape
+    inches = INCHES * max(1.0, rows / columns)
+    image, strip = (inches * _heights_wide(each, levels) for each in (first.x[None], first.path))
+    widths = (image, image, strip, CURVES * inches)
+    figure = new_figure(1.1 + sum(widths), 0.9 + 1.15 * inches * len(explained))
     grid = figure.subplots(len(explained), 4, squeeze=False, width_ratios=widths)
     limit = _limit(explained)
     for axes, each in zip(grid, explained, strict=True):
@@ -80,10 +95,10 @@ def explain_figure(
     return figure
 
 
-def _width(images: torch.Tensor, levels: int) -> float:
-    """Of images (n, C, H, W) side by side, inches."""
+def _heights_wide(images: torch.Tensor, levels: int) -> float:
+    """Images (n, C, H, W) side by side."""
     height, width, _ = image_grid(images[None], levels).shape
-    return INCHES * width / height
+    return width / height
 
 
 def _limit(explained: Sequence[Explanation]) -> float:
@@ -120,8 +135,8 @@ def _write_classes(axes: Axes, each: Explanation, class_names: Sequence[str]) ->
     first, second = each.posterior
     lines = (
         (f"true {_name(each.label, class_names)}", "black"),
-        (f"{class_names[each.predicted]}  {first:.2f}", FOR),
-        (f"{class_names[each.runner_up]}  {second:.2f}", AGAINST),
+        (f"{_name(each.predicted, class_names)}  {first:.2f}", FOR),
+        (f"{_name(each.runner_up, class_names)}  {second:.2f}", AGAINST),
     )
     style: dict[str, Any] = {"fontsize": 7, "ha": "right", "va": "center"}
     for line, (text, color) in enumerate(lines):
@@ -129,7 +144,11 @@ def _write_classes(axes: Axes, each: Explanation, class_names: Sequence[str]) ->
 
 
 def _name(label: int, class_names: Sequence[str]) -> str:
-    return class_names[label] if label >= 0 else "?"
+    return _cut(class_names[label]) if label >= 0 else "?"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
 
 
 def _draw_posteriors(axes: Axes, each: Explanation) -> None:
@@ -159,23 +178,32 @@ def _draw_scale(figure: Figure, grid: Any) -> None:
     bar.ax.tick_params(labelsize=6)
 
 
-def _table_figure(explained: Sequence[Explanation], class_names: Sequence[str]) -> Figure:
+def _table_figure(
+    explained: Sequence[Explanation], class_names: Sequence[str], feature_names: Sequence[str]
+) -> Figure:
+    features = list(feature_names) or [str(i) for i in range(len(explained[0].x))]
+    if len(features) != len(explained[0].x):
+        raise UserError(
+            f"expected {len(explained[0].x)} feature names, one a column, got {len(features)}"
+        )
     rows = (len(explained) + 1) // 2
-    figure = new_figure(7.2, 0.5 + 1.5 * rows)
+    stacked = max(map(len, class_names)) > SHORT
+    figure = new_figure(7.2, 0.5 + (1.8 if stacked else 1.5) * rows)
     panels = figure.subplots(rows, 2, squeeze=False).flatten()
     for axes, each in zip(panels, explained, strict=False):
-        _draw_bars(axes, each)
-        _write_decision(axes, each, class_names)
+        _draw_bars(axes, each, features)
+        _write_decision(axes, each, class_names, stacked)
     for axes in panels[len(explained) :]:
         axes.remove()
     figure.supxlabel("feature:  its value → as the runner-up;  contribution in nats", fontsize=8)
     return figure
 
 
-def _draw_bars(axes: Axes, each: Explanation) -> None:
+def _draw_bars(axes: Axes, each: Explanation, features: Sequence[str]) -> None:
     """The largest contributions downwards, last what the others add up to."""
     order = each.contributions.abs().argsort(descending=True, stable=True)
-    names = [f"{i}:  {each.x[i]:.3g} → {each.path[-1, i]:.3g}" for i in order.tolist()]
+    ends = zip(order.tolist(), each.x[order], each.path[-1, order], strict=True)
+    names = [f"{_cut(features[i])}:  {x:.3g} → {end:.3g}" for i, x, end in ends]
     values, left = each.contributions[order].tolist(), len(order) - FEATURES
     if left > 0:
         names[FEATURES:], values[FEATURES:] = [f"{left} others"], [sum(values[FEATURES:])]
@@ -187,10 +215,17 @@ def _draw_bars(axes: Axes, each: Explanation) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _write_decision(axes: Axes, each: Explanation, class_names: Sequence[str]) -> None:
-    """Above the bars: the two likeliest classes in their colours, the true one between them."""
+def _write_decision(
+    axes: Axes, each: Explanation, class_names: Sequence[str], stacked: bool
+) -> None:
+    """Above the bars: the two likeliest classes in their colours, the true one between them.
+
+    Stacked they are in a line of their own each.
+    """
     first, second = each.posterior
-    runner_up, predicted = class_names[each.runner_up], class_names[each.predicted]
-    axes.set_title(f"{runner_up}  {second:.2f}", loc="left", fontsize=8, color=AGAINST)
-    axes.set_title(f"true {_name(each.label, class_names)}", fontsize=8)
-    axes.set_title(f"{predicted}  {first:.2f}", loc="right", fontsize=8, color=FOR)
+    runner_up, predicted = (_name(k, class_names) for k in (each.runner_up, each.predicted))
+    line = LINE * stacked
+    look: dict[str, Any] = {"fontsize": 8}
+    axes.set_title(f"{predicted}  {first:.2f}", loc="right", color=FOR, y=1, **look)
+    axes.set_title(f"{runner_up}  {second:.2f}", loc="left", color=AGAINST, y=1 + line, **look)
+    axes.set_title(f"true {_name(each.label, class_names)}", y=1 + 2 * line, **look)

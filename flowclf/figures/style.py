@@ -49,8 +49,11 @@ def band(
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, without touching matplotlib's global state."""
-    from matplotlib.figure import Figure
+    """An empty figure of that many inches, without touching matplotlib's global state.
+
+    As the last line of a notebook's cell it is shown, with nothing to be called before.
+    """
+    from flowclf.figures.shown import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowclf.averages import mean_and_error
 from flowclf.errors import UserError
+from flowclf.figures.labels import place_labels
 from flowclf.figures.style import band, line_style, new_figure
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ COLUMNS, MOST_TICKS = 3, 6
 ORDER = (0, 6, 3, 7, 2, 8, 4, 5, 1, 9)
 # Of the axes' ranges: β̃ that are nearer share a label.
 NEAR = 0.035
+# Of a legend, inches: line and gap before a name, a letter of it, and a row of names.
+LEGEND_KEY, LEGEND_LETTER, LEGEND_LINE = 0.7, 0.065, 0.18
 GREY = "#777777"
 DOTS = {"linestyle": ":", "linewidth": 1.8}
 DASHES = ("--", "-.", (0, (5, 1, 1, 1, 1, 1)))
@@ -152,7 +155,8 @@ def information_plane_figure(
     for axes, metric in zip(panels, known, strict=True):
         for name in names:
             own = [row for row in rows if row["system"] == name and _has(row, metric)]
-            _draw_plane(axes, own, metric, styles[name])
+            if own:
+                _draw_plane(axes, own, metric, styles[name])
         if classes is not None:
             axes.axhline(log(classes), color=GREY, linewidth=0.8, linestyle="--")
         axes.set_xlabel(_measure(metric).label)
@@ -162,6 +166,7 @@ def information_plane_figure(
         style = {"color": GREY, "linewidth": 0.8, "linestyle": "--"}
         styles |= {f"H(Y) = log {classes}": style}
     _legend(figure, styles, title=f"numbers beside the points: {BETA}")
+    place_labels(figure)
     return figure
 
 
@@ -232,11 +237,9 @@ def _draw_plane(axes: Axes, rows: Rows, metric: str, style: dict[str, Any]) -> N
     betas = [beta for beta in across if beta in up]
     axes.plot([across[b] for b in betas], [up[b] for b in betas], **style)
     for near in _neighbours([(b, across[b], up[b]) for b in betas]):
-        text = ", ".join("∞" if beta == inf else f"{beta:g}" for beta, _, _ in near)
-        axes.annotate(
-            text, near[-1][1:], (5, -5), textcoords="offset points", ha="left", va="top",
-            fontsize=8, color=style["color"],
-        )  # fmt: skip
+        text = ", ".join("∞" if beta == inf else _rounded(beta) for beta, _, _ in near)
+        look: dict[str, Any] = {"fontsize": 8, "color": style["color"]}
+        axes.annotate(text, near[-1][1:], (0, 0), textcoords="offset points", **look)
 
 
 def _neighbours(points: Sequence[tuple[float, float, float]]) -> list[list[Any]]:
@@ -251,6 +254,11 @@ def _neighbours(points: Sequence[tuple[float, float, float]]) -> list[list[Any]]
         near = abs(point[1] - last[1]) <= across and abs(point[2] - last[2]) <= up
         groups[-1].append(point) if near else groups.append([point])
     return groups
+
+
+def _rounded(beta: float) -> str:
+    """Two digits: neighbours in a sweep differ by more."""
+    return f"{float(f'{beta:.2g}'):g}"
 
 
 def _points(rows: Rows, metric: str, *, with_beta: bool = True) -> list[Point]:
@@ -282,7 +290,8 @@ def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]], title: str | N
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], label=name, **style) for name, style in styles.items()]
-    columns = min(len(lines), 4)
+    columns = _legend_columns(styles, figure.get_figwidth())
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * ((len(lines) - 1) // columns))
     figure.legend(
         handles=lines,
         loc="outside lower center",
@@ -292,6 +301,13 @@ def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]], title: str | N
         title=title,
         title_fontsize=8,
     )
+
+
+def _legend_columns(names: Collection[str], inches: float) -> int:
+    """Four, or as many as fit wherever the longest names come to stand."""
+    widths = sorted((LEGEND_KEY + LEGEND_LETTER * len(name) for name in names), reverse=True)
+    fitting = [k for k in range(2, 1 + min(4, len(widths))) if sum(widths[:k]) <= inches]
+    return max(fitting, default=1)
 
 
 def _measure(metric: str) -> Measure:

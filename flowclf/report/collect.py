@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flowclf.config import RECORDED, RunConfig, flatten
 from flowclf.data import DATASETS
+from flowclf.documents import read_text
 from flowclf.errors import UserError
 from flowclf.runs import DataFacts, Run
 from flowclf.sweeps.grid import read_plan
-from flowclf.sweeps.ledger import Ledger
+from flowclf.sweeps.ledger import Ledger, OptunaMissing
 from flowclf.systems import SYSTEMS
 
 __all__ = ["Collection", "Entry", "Unfinished", "collect", "public_name"]
@@ -170,23 +168,9 @@ def _read_entry(name: str, folder: Path) -> Entry:
     except UserError as error:
         where = "" if str(folder) in str(error) else f"{run.config_file}: "
         raise UserError(f"{where}{error}") from None
-    recorded = yaml.safe_load(run.config_file.read_text("utf-8"))
-    summary = _read_json(run.summary_file)
-    if not isinstance(summary.get("test"), dict):
-        raise UserError(f"{run.summary_file} is damaged: it has no 'test'; train the run anew")
-    evaluation = _read_json(run.evaluation_file) if run.evaluation_file.is_file() else {}
+    recorded, summary, evaluation = run.read_document(), run.read_summary(), run.read_evaluation()
     versions, commit = recorded.get("versions") or {}, recorded.get("commit")
     return Entry(name, folder, config, facts, summary, evaluation, versions, commit)
-
-
-def _read_json(file: Path) -> Nested:
-    try:
-        document = json.loads(file.read_text("utf-8"))
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise UserError(f"{file} is damaged: expected a JSON object; remove it, or make it anew")
-    return document
 
 
 def _order(entry: Entry) -> tuple[Any, ...]:
@@ -216,7 +200,7 @@ def _failures(folder: Path) -> dict[str, str]:
     """Of the ledger; none are known where optuna, which reads it, is not installed."""
     try:
         return Ledger(folder).failures()
-    except UserError:
+    except OptunaMissing:
         return {}
 
 
@@ -233,11 +217,11 @@ def _baselines(folder: Path) -> Iterator[Nested]:
     if not file.is_file():
         return
     try:
-        rows = list(csv.DictReader(file.read_text("utf-8").splitlines()))
+        rows = list(csv.DictReader(read_text(file).splitlines()))
         for row in rows:
             if row["system"] not in SYSTEMS:
                 yield _baseline(row)
-    except (KeyError, ValueError, csv.Error):
+    except (KeyError, TypeError, ValueError, csv.Error):
         raise UserError(f"{file} is damaged; remove it, or run the study again") from None
 
 

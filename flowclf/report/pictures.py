@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowclf.errors import UserError
+from flowclf.data.pictures import decode
 from flowclf.report.collect import Entry
 from flowclf.report.rows import Row, by_task, ranked
 
@@ -24,6 +24,8 @@ __all__ = ["Picture", "embed_file", "embed_figure", "folder_pictures", "pictured
 BUDGET, FOLDER_BUDGET = 3_000_000, 1_000_000
 MOST_RUNS = 8
 MOST_PIXELS = 1200  # of a side
+MOST_DECODED = 2**26
+PNG = b"\x89PNG"
 # A plot has few colours, and a palette of 256 holds them all to the eye; a photograph does not.
 FEW_COLORS = 5000
 QUALITY = 85
@@ -105,19 +107,13 @@ def embed_file(file: Path) -> Picture:
     """A .png file, at most 1,200 pixels wide and high, with as few bytes as do.
 
     Raises:
-        UserError: it is no image.
+        UserError: it is no image, or one of more than 64 million pixels.
     """
-    from PIL import Image
-
-    try:
-        data = file.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            kind, width, small = image.format, image.width, _fitting(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise UserError(f"{file} is damaged: it is not an image; remove it") from None
+    full = decode(file, str(file), MOST_DECODED, lambda image: image.convert("RGBA"))
+    small, data = _fitting(full), file.read_bytes()
     best = _smallest(small)
     # As it came it may be the smallest, and it shows the same.
-    if kind == "PNG" and width == small.width and len(data) <= len(best[1]):
+    if data.startswith(PNG) and full.width == small.width and len(data) <= len(best[1]):
         best = ("png", data)
     return Picture(_uri(f"image/{best[0]}", best[1]), _caption(file.stem), *small.size)
 
@@ -142,11 +138,10 @@ def _by_merit(rows: Iterable[Row]) -> list[Entry]:
     return [row.entry for row in dict.fromkeys([*turns, *runs]) if row.entry]
 
 
-def _fitting(image: Image) -> Image:
+def _fitting(full: Image) -> Image:
     """On white, and not larger than need be."""
     from PIL import Image as images
 
-    full = image.convert("RGBA")
     flat = images.new("RGB", full.size, "white")
     flat.paste(full, mask=full.getchannel("A"))
     flat.thumbnail((MOST_PIXELS, MOST_PIXELS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,11 +13,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from flowclf.documents import read_json
 from flowclf.errors import UserError
-from flowclf.files import check_new, write_json, write_text, write_whole
+from flowclf.files import check_new, write_json, write_text
 from flowclf.settings import Section
 from flowclf.sharing.card import model_card
 from flowclf.sharing.info import ModelInfo
+from flowclf.tensors import write_tensors
 
 __all__ = ["Contents", "Saved", "is_saved", "read_folder", "save_weights", "write_folder"]
 
@@ -87,7 +88,7 @@ def write_folder(folder: Path, contents: Contents, name: str | None = None) -> N
     }
     name, calls = name or folder.name, contents.calls
     card = model_card(contents.info, document["settings"], contents.parameters, calls, name)
-    write_weights(contents.weights, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, contents.weights)
     write_text(folder / CARD, card)
     write_json(folder / CONFIG, document)
 
@@ -104,32 +105,23 @@ def read_folder(folder: Path) -> tuple[Saved, Path]:
         UserError: a damaged config.json, one of something else, or no weights.
     """
     file, weights = folder / CONFIG, folder / WEIGHTS
+    document = read_json(file)
     try:
-        saved = Saved.model_validate(json.loads(file.read_text("utf-8")))
+        saved = Saved.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(
             f"{file} is not of a model that flowclf saved, or damaged: {key}: {first['msg']}"
         ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged: {error}") from None
     if not weights.is_file():
         raise UserError(f"{folder} has no {WEIGHTS}: it is not complete; save the model again")
     return saved, weights
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """model.safetensors, written whole."""
-    write_weights(model.state_dict(), path)
-
-
-def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """A state as safetensors, written whole."""
-    from safetensors.torch import save_file
-
-    state = {name: value.contiguous() for name, value in weights.items()}
-    write_whole(path, lambda part: save_file(state, part))
+    """model.safetensors, written whole, with a digest that `load_weights` checks."""
+    write_tensors(path, model.state_dict())
 
 
 def _plain(value: Any) -> Any:

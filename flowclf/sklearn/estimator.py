@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from couplings.core import Shape
-from flowclf import classifier
+from flowclf import checks, classifier
 from flowclf.config import RunConfig, make_config, read_settings
 from flowclf.data import Dataset, Split
 from flowclf.devices import pick_device
@@ -255,11 +256,17 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
             estimator.n_features_in_ = state["n_features_in"]
             if state["feature_names_in"] is not None:
                 estimator.feature_names_in_ = np.array(state["feature_names_in"], object)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{file} is damaged: {error} is missing or wrong") from None
         estimator.device = device or estimator.device
         model = load(path, pick_device(estimator.device))
         estimator._adopt(model, *run.read_config())
+        found = (estimator.classes_.shape, estimator.n_features_in_)
+        if found != ((model.classes,), prod(estimator.shape_)):
+            raise UserError(
+                f"{file} is damaged: expected {model.classes} classes of {prod(estimator.shape_)} "
+                f"features, got {found}"
+            )
         load_weights(model, run.weights_file)  # once more, for those that are float64
         return estimator
 
@@ -304,18 +311,22 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
 
     def _labels(self, n_samples: int, y: Any, random: np.random.RandomState) -> Array:
         """Class numbers (n,), int64."""
-        if n_samples < 1:
-            raise UserError(f"expected n_samples of at least 1, got {n_samples}")
+        checks.at_least("n_samples", n_samples, 1)
         if y is None:
             weights = self.model_.mixture.log_weights.detach().double().cpu().softmax(0)
             counts = random.multinomial(n_samples, weights.numpy())
             return np.repeat(np.arange(len(counts)), counts)
-        labels = np.full(n_samples, y).tolist() if np.ndim(y) == 0 else np.asarray(y).tolist()
+        labels = np.full(n_samples, y) if np.ndim(y) == 0 else np.asarray(y)
+        if labels.ndim != 1:
+            raise UserError(f"expected y, one label or labels (n,), got shape {labels.shape}")
         numbers = {label: number for number, label in enumerate(self.classes_.tolist())}
-        strange = [label for label in labels if label not in numbers]
+        asked = labels.tolist()
+        strange = [
+            label for label in asked if not isinstance(label, Hashable) or label not in numbers
+        ]
         if strange:
             raise UserError(f"expected labels among {list(numbers)}, got {strange[0]!r}")
-        return np.array([numbers[label] for label in labels], np.int64)
+        return np.array([numbers[label] for label in asked], np.int64)
 
 
 @contextmanager

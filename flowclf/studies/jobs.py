@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, flatten
 from flowclf.data import Dataset, Split
 from flowclf.errors import UserError
@@ -15,12 +16,15 @@ from flowclf.evaluation.baselines import baseline_rows
 from flowclf.files import write_json
 from flowclf.locks import FolderInUse, locked
 from flowclf.runs import Run, git_commit, load_data
-from flowclf.studies.rows import COLUMNS, Row, run_row
+from flowclf.studies.rows import COLUMNS, Row, read_baselines, run_row
 from flowclf.training import TrainingDiverged, train
 from flowclf.training.progress import file_report
 from flowclf.training.setup import augmentation, fresh_model, splits
 
-__all__ = ["Job", "Outcome", "check_folder", "check_trainable", "kept"]
+__all__ = ["Drawing", "Job", "Outcome", "check_folder", "check_trainable", "kept"]
+
+# Of a model, its test split, the data, and the folder for the pictures.
+Drawing = Callable[[GenerativeClassifier, Split, Dataset, Path], object]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Job:
         device: where to train.
         data_dir: where to look for data first.
         baselines: fit these instead of training.
+        draw: makes the figures of a trained run.
     """
 
     config: RunConfig
@@ -42,6 +47,7 @@ class Job:
     device: str = "auto"
     data_dir: Path | None = None
     baselines: bool = False
+    draw: Drawing | None = None
 
     def __call__(self) -> Outcome:
         """Train and evaluate, going on from a checkpoint that is there; or fit the baselines."""
@@ -113,10 +119,10 @@ def kept(job: Job) -> Outcome | None:
         return Outcome(job.name, [run_row(run)], kept=True) if run.read_summary() else None
     if not job.path.exists():
         return None
-    document = json.loads(job.path.read_text("utf-8"))
-    if document["of"] != _subset_facts(job.config):
+    document = read_baselines(job.path)
+    if document.get("of") != _subset_facts(job.config):
         return None
-    return Outcome(job.name, document["rows"], notes=document["notes"], kept=True)
+    return Outcome(job.name, document["rows"], notes=document.get("notes", ()), kept=True)
 
 
 def _train(job: Job) -> Outcome:
@@ -126,7 +132,11 @@ def _train(job: Job) -> Outcome:
         if done := kept(job):
             return done
         report, resume = file_report(run.progress_file), run.has_checkpoint
-        train(job.config, dataset, run, device=job.device, resume=resume, report=report)
+        trained = train(job.config, dataset, run, device=job.device, resume=resume, report=report)
+        # What cannot be drawn has been trained all the same.
+        with suppress(UserError):
+            if job.draw:
+                job.draw(trained.model, trained.test, dataset, run.figures)
     return Outcome(job.name, [run_row(run)])
 
 

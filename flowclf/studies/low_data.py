@@ -26,6 +26,7 @@ from flowclf.config import RunConfig, make_config
 from flowclf.data import DATASETS, Dataset
 from flowclf.devices import pick_device
 from flowclf.errors import UserError
+from flowclf.files import check_no_file
 from flowclf.runs import load_data
 from flowclf.studies.jobs import Job, Outcome, check_folder, check_trainable, kept
 from flowclf.studies.pool import run_jobs
@@ -198,8 +199,7 @@ def _check_lists(study: LowData) -> None:
     for name, values in lists.items():
         if not values:
             raise UserError(f"expected one or more {name}, got none")
-    if study.folder.exists() and not study.folder.is_dir():
-        raise UserError(f"expected a folder to write to, but {study.folder} is a file")
+    check_no_file(study.folder)
 
 
 def _check_settings(study: LowData) -> None:

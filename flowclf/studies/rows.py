@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flowclf.averages import mean_and_error
+from flowclf.documents import read_json
+from flowclf.errors import UserError
 from flowclf.files import write_csv
 from flowclf.runs import Run
 
@@ -19,6 +18,7 @@ __all__ = [
     "METRICS",
     "Row",
     "averages",
+    "read_baselines",
     "recorded_rows",
     "row_key",
     "run_row",
@@ -31,15 +31,22 @@ COLUMNS = (
     "system", "data", "seed", "train_size", "accuracy", "ece", "bits_per_dim", "seconds",
     "negative_log_posterior_nats", "commit",
 )  # fmt: skip
+NUMBER = float | int | None
+TYPES: dict[str, Any] = {
+    "system": str, "data": str, "seed": int, "train_size": int | None, "commit": str | None,
+}  # fmt: skip
 METRICS = ("accuracy", "ece", "bits_per_dim", "negative_log_posterior_nats", "seconds")
 
 
 def run_row(run: Run) -> Row:
     """The row of a finished run: `COLUMNS`, with None where a system has no such number."""
-    settings, summary = yaml.safe_load(run.config_file.read_text("utf-8")), run.read_summary()
-    own = {"train_size": settings["data"]["train_size"], "commit": settings["commit"]}
-    values = {**summary, **summary["test"], **own}
-    return {name: values[name] for name in COLUMNS}
+    settings, summary = run.read_document(), run.read_summary()
+    data = settings.get("data")
+    own = {
+        "train_size": data.get("train_size") if isinstance(data, dict) else None,
+        "commit": settings.get("commit"),
+    }
+    return _checked({**summary, **summary["test"], **own}, run.summary_file)
 
 
 def row_key(row: Row) -> tuple[str, str, int, int]:
@@ -54,7 +61,29 @@ def recorded_rows(folder: Path) -> Iterator[Row]:
         if file.parent.name == "{system}-{train_size}-{seed}".format(**row):
             yield row
     for file in sorted(folder.glob("baselines-*-*.json")):
-        yield from json.loads(file.read_text("utf-8"))["rows"]
+        yield from read_baselines(file)["rows"]
+
+
+def read_baselines(file: Path) -> dict[str, Any]:
+    """What baselines were fitted to, their rows, and notes.
+
+    Raises:
+        UserError: a damaged file.
+    """
+    document = read_json(file)
+    if not isinstance(rows := document.get("rows"), list):
+        raise UserError(f"{file} is damaged: expected rows, got {rows!r}; remove it")
+    return document | {"rows": [_checked(row, file) for row in rows]}
+
+
+def _checked(values: Any, file: Path) -> Row:
+    """`COLUMNS` of the values, once they are of the right types."""
+    row = {name: values[name] for name in COLUMNS if isinstance(values, dict) and name in values}
+    for name in COLUMNS:
+        if name not in row or not isinstance(row[name], TYPES.get(name, NUMBER)):
+            got = repr(row[name]) if name in row else "none"
+            raise UserError(f"{file} is damaged: expected {name}, got {got}; remove it")
+    return row
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -10,13 +10,12 @@ from math import exp, inf, log
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from couplings.core import Shape
 from flowclf.config import NAMES, RunConfig, make_config, nest
 from flowclf.data import DATASETS
-from flowclf.errors import UserError
-from flowclf.files import write_yaml
+from flowclf.documents import parse_yaml, read_yaml
+from flowclf.errors import UserError, first_line
+from flowclf.files import check_no_file, write_yaml
 from flowclf.locks import locked
 from flowclf.runs import load_data
 from flowclf.studies.jobs import Job, check_folder, check_trainable
@@ -25,6 +24,7 @@ __all__ = ["Plan", "Point", "Sweep", "parse_betas", "parse_grid", "plan_sweep", 
 
 Nested = dict[str, Any]
 FILE = "sweep.yaml"
+NAME = re.compile(r"[\w=+-][\w.=+-]*")
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     for text in texts:
         key, separator, values = text.partition("=")
         try:
-            found = yaml.safe_load(f"[{values}]")
-        except yaml.YAMLError:
+            found = parse_yaml(f"[{values}]")
+        except ValueError:
             found = None
         if not (separator and key.strip() and found):
             raise UserError(f"expected --grid key=value,value, got {text!r}")
@@ -163,6 +163,7 @@ def plan_sweep(sweep: Sweep) -> Plan:
         UserError: unknown system, data or settings; a system that cannot train on the data; a run
             in the folder that has other settings.
     """
+    check_no_file(sweep.folder)
     # Settings before data: a misspelt key should not cost a download.
     known = DATASETS[sweep.data].shape if sweep.data in DATASETS else (1,)
     first = sweep.configs(known)[0][1]
@@ -188,16 +189,16 @@ def read_plan(folder: Path) -> Plan:
     file = folder / FILE
     if not file.is_file():
         raise UserError(f"expected a sweep's folder with a {FILE}, got {folder}")
+    document = read_yaml(file)
     try:
-        document = yaml.safe_load(file.read_text("utf-8"))
-        shape = tuple(document["shape"])
+        shape, where = tuple(document["shape"]), document["data_dir"]
         points = [_read_point(each, shape) for each in document["points"]]
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        return Plan(folder, points, shape, where and Path(where))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{file} is damaged; remove it, and start the sweep's command again"
+            f"{file} is damaged ({first_line(error)}); remove it, and start the sweep's "
+            "command again"
         ) from None
-    where = document["data_dir"]
-    return Plan(folder, points, shape, where and Path(where))
 
 
 def _point(sweep: Sweep, beta: Nested, config: RunConfig) -> Point:
@@ -226,7 +227,10 @@ def _document(point: Point) -> Nested:
 
 
 def _read_point(document: Nested, shape: Shape) -> Point:
-    settings = document["config"]
+    settings, name, varied = document["config"], document["name"], document["varied"]
+    # A run is written to the folder of its name.
+    if not (isinstance(varied, dict) and isinstance(name, str) and NAME.fullmatch(name)):
+        raise ValueError(f"{name!r} is no name of a run")
     config = make_config(
         settings["system"],
         settings["dataset"],
@@ -235,7 +239,7 @@ def _read_point(document: Nested, shape: Shape) -> Point:
         seed=settings["seed"],
         overrides=[{key: value for key, value in settings.items() if key not in NAMES}],
     )
-    return Point(document["name"], document["varied"], config)
+    return Point(name, varied, config)
 
 
 def _log_spaced(first: float, last: float, count: int) -> tuple[float, ...]:

@@ -13,9 +13,13 @@ from flowclf.locks import locked
 if TYPE_CHECKING:
     from optuna import Study
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "OptunaMissing"]
 
 STUDY = "sweep"
+
+
+class OptunaMissing(UserError):
+    """Nothing can be read of a ledger."""
 
 
 class Ledger:
@@ -30,7 +34,7 @@ class Ledger:
         folder: of the sweep.
 
     Raises:
-        UserError: optuna is not installed.
+        OptunaMissing: optuna is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,19 +65,41 @@ class Ledger:
             user_attrs={"run": run} | ({"reason": reason} if reason else {}),
         )
         with locked(self.folder, wait=60.0):
+            self._drop_torn_line()
             if self.ends().get(run, "") != reason:
                 self._study().add_trial(trial)
 
     def ends(self) -> dict[str, str | None]:
-        """The last end of each run: why it failed, None of one that has been completed."""
+        """The last end of each run: why it failed, None of one that has been completed.
+
+        Raises:
+            UserError: a damaged ledger.
+        """
         if not self.path.exists():
             return {}
-        trials = self._study().get_trials(deepcopy=False)
-        return {trial.user_attrs["run"]: trial.user_attrs.get("reason") for trial in trials}
+        _optuna()
+        try:
+            trials = self._study().get_trials(deepcopy=False)
+            return dict(_end(trial.user_attrs) for trial in trials)
+        except OSError:
+            raise
+        # optuna believes what it reads, and fails where that turns out to be wrong.
+        except Exception as error:
+            raise UserError(
+                f"{self.path} is damaged: expected optuna's journal of a sweep, got "
+                f"{type(error).__name__}; remove it, and start the sweep's command again"
+            ) from error
 
     def failures(self) -> dict[str, str]:
         """Runs that failed and have not been completed since, with the reason."""
         return {run: reason for run, reason in self.ends().items() if reason is not None}
+
+    def _drop_torn_line(self) -> None:
+        """What a killed writer left, which optuna passes over while it is the last of all."""
+        if self.path.exists():
+            with self.path.open("rb+") as file:
+                content = file.read()
+                file.truncate(content.rfind(b"\n") + 1)
 
     def _study(self) -> Study:
         optuna = _optuna()
@@ -98,6 +124,13 @@ class Ledger:
         return optuna.create_study(study_name=STUDY, storage=storage, direction="minimize")
 
 
+def _end(attributes: Mapping[str, Any]) -> tuple[str, str | None]:
+    run, reason = attributes["run"], attributes.get("reason")
+    if not isinstance(run, str) or not isinstance(reason, str | None):
+        raise TypeError
+    return run, reason
+
+
 def _optuna() -> Any:
     try:
         with warnings.catch_warnings():
@@ -105,6 +138,6 @@ def _optuna() -> Any:
             warnings.filterwarnings("ignore", "IProgress not found")
             import optuna
     except ImportError:
-        raise UserError("a sweep's ledger needs optuna: pip install 'flowclf[sweep]'") from None
+        raise OptunaMissing("a sweep's ledger needs optuna: pip install 'flowclf[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

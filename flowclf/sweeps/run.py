@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
-from flowclf.studies.jobs import Job, Outcome, kept
+from flowclf.studies.jobs import Drawing, Job, Outcome, kept
 from flowclf.studies.pool import run_jobs
 from flowclf.sweeps.grid import Plan, Point
 from flowclf.sweeps.ledger import Ledger
@@ -31,12 +32,14 @@ def run_sweep(
     *,
     retry_failed: bool = False,
     engine: Engine = run_here,
+    draw: Drawing | None = None,
 ) -> Iterator[tuple[Point, Outcome]]:
     """What became of each point, as they end; what had been done before comes first.
 
     Runs that failed before are not tried again unless that is asked for; those that another process
     is at are waited for, and taken over should it be killed. The ledger gets an entry, and
-    results.csv is written anew, after each.
+    results.csv is written anew, after each. `draw` makes the figures of each run, as
+    flowclf.figures.run.run_figures does.
 
     Raises:
         Interrupted: by Ctrl-C; the checkpoints are saved.
@@ -47,7 +50,7 @@ def run_sweep(
     points = {point.name: point for point in plan.points}
     waiting = []
     for point in plan.points:
-        job = plan.job(point, device)
+        job = replace(plan.job(point, device), draw=draw)
         if outcome := kept(job):
             # Killed between its end and its entry.
             if ends.get(point.name, "") is not None:
@@ -57,10 +60,10 @@ def run_sweep(
             yield point, Outcome(point.name, failure=failed[point.name], kept=True)
         else:
             waiting.append(job)
-    write_results(plan)
+    write_results(plan.folder)
     for outcome in _done(waiting, workers, engine):
         _record(ledger, points[outcome.name], outcome)
-        write_results(plan)
+        write_results(plan.folder)
         yield points[outcome.name], outcome
 
 

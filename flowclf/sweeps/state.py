@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,11 +54,8 @@ def _state(plan: Plan, point: Point, reason: str | None) -> State:
         return State(point, "done", test=summary["test"])
     if not run.config_file.exists():
         return State(point, "failed" if reason else "waiting", reason=reason)
-    progress = (
-        json.loads(run.progress_file.read_text("utf-8")) if run.progress_file.exists() else {}
-    )
     kind: Kind = "running" if _is_held(run) else "failed" if reason else "interrupted"
-    return State(point, kind, progress=progress, reason=reason)
+    return State(point, kind, progress=run.read_progress(), reason=reason)
 
 
 def _is_held(run: Run) -> bool:

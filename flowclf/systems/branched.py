@@ -135,16 +135,16 @@ class BranchedAutoencoder(Autoencoder):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Its named terms and their weighted sum, of the mean KL(q(z|x) ‖ p(z)); 0-dim, nats."""
 
-    def fit_statistics(self, x: Tensor, y: Tensor) -> None:
+    def _fit_statistics(self, x: Tensor, y: Tensor) -> None:
         """Besides the common: the classes' images."""
-        super().fit_statistics(x, y)
+        super()._fit_statistics(x, y)
         if self.settings.objective.target == "class-mean":
             assert self.templates is not None
             self.templates.copy_(class_means(x, y, self.classes))
 
-    def fit_latents(self, x: Tensor, y: Tensor) -> None:
+    def _fit_latents(self, x: Tensor, y: Tensor) -> None:
         """Besides the common: a branch that is fitted, to the means of q(z|x)."""
-        super().fit_latents(x, y)
+        super()._fit_latents(x, y)
         for branch in self.heads.values():
             if isinstance(branch, FittedBranch):
                 branch.fit(latents(self, x), y)

@@ -28,6 +28,7 @@ from flowclf.settings import (
     InvertibleSettings,
     MapSettings,
     MixtureSettings,
+    MLPSettings,
     ModelSettings,
     NetworkSettings,
     PaperSettings,
@@ -55,7 +56,8 @@ class Blueprint:
         classes: K.
         levels: grey levels of an image, None for a table.
         seed: of weights, rotations and permutations.
-        backbone: the user's own module from (B, *shape) to (B, D), or None.
+        backbone: the user's own module from (B, *shape) to (B, D), invertible where the system's
+            network is; or None.
         samples: N of the training set, for systems that tell its samples apart, or None.
     """
 
@@ -79,17 +81,15 @@ def invertible_parts(
     With a trade-off couplings and means are conditioned on it.
 
     Raises:
-        UserError: a backbone of the user's, which is not invertible; or network.condition of a
-            system that has no trade-off to be conditioned on.
+        UserError: a backbone that is not invertible, or of other samples; or network.condition of
+            a system that has no trade-off to be conditioned on.
     """
-    if blueprint.backbone is not None:
-        raise UserError("expected a system with a feed-forward network for `backbone`, e.g. vc")
     if settings.network.condition and trade_off is None:
         raise UserError("expected ib-inn for network.condition=beta, got a system without a β̃")
     generator, shape = blueprint.generator(), blueprint.shape
     preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
     features = FEATURES if trade_off else 0
-    network = _invertible(shape, generator, settings.network, features)
+    network = _invertible(blueprint, settings.network, generator, features)
     encoder = InvertibleEncoder(preprocess, network, trade_off)
     mixture = _mixture(blueprint.classes, network.dims, settings.mixture, generator, trade_off)
     return encoder, mixture, _noise(blueprint, settings)
@@ -146,20 +146,38 @@ def _mixture(
 def _backbone(
     blueprint: Blueprint, settings: BackboneSettings, generator: torch.Generator
 ) -> nn.Module:
-    if blueprint.backbone is not None:
-        return blueprint.backbone
     if isinstance(settings, CustomSettings):
-        raise UserError(
-            "network.kind=custom: expected a module of yours as backbone=…, got none; "
-            "give it to flowclf.build, train or load"
-        )
+        return _own(blueprint)
     options = settings.model_dump(exclude={"kind"})
     return BACKBONES[settings.kind](blueprint.shape, generator, **options)
 
 
+def _own(blueprint: Blueprint) -> nn.Module:
+    if blueprint.backbone is None:
+        raise UserError(
+            "network.kind=custom: expected a module of yours as backbone=…, got none; "
+            "give it to flowclf.build, train or load"
+        )
+    return blueprint.backbone
+
+
+def _own_invertible(blueprint: Blueprint) -> Invertible:
+    network = _own(blueprint)
+    if not isinstance(network, Invertible) or network.in_shape != blueprint.shape:
+        got = f"{type(network).__name__} of {getattr(network, 'in_shape', 'any')}"
+        raise UserError(
+            f"expected a couplings.Invertible of samples {blueprint.shape} as backbone, got {got}; "
+            "other networks are for systems such as vc"
+        )
+    return network
+
+
 def _invertible(
-    shape: Shape, generator: torch.Generator, settings: NetworkSettings, features: int = 0
+    blueprint: Blueprint, settings: NetworkSettings, generator: torch.Generator, features: int
 ) -> Invertible:
+    if isinstance(settings, CustomSettings):
+        return _own_invertible(blueprint)
+    shape = blueprint.shape
     own = {"kind", "clamp", *MapSettings.model_fields}
     options = settings.model_dump(exclude=own) | {"univariate": _univariate(settings)}
     if isinstance(settings, PaperSettings):
@@ -169,7 +187,7 @@ def _invertible(
     return make(shape, generator, **options)
 
 
-def _univariate(settings: NetworkSettings) -> Univariate | None:
+def _univariate(settings: ConvSettings | MLPSettings | PaperSettings) -> Univariate | None:
     """The map of all couplings; None: the one that is the network's own."""
     if settings.map == "spline":
         return RationalQuadratic(settings.bins, settings.bound)

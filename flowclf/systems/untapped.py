@@ -7,6 +7,7 @@ NeurIPS 2014. Forward p(x|y,z) generates and q(y|x) q(z|x,y) infers. Labels with
 without them.
 
 Where their released code differs from the paper (preset `code`; `paper` is the paper's reading):
+
 - x' ~ p(x|y,z) is a hard draw without a gradient. What reaches the decoder is the gradient of
   log p(x'|y,z) alone, which is zero on average: the reverse bound teaches q(y|x) only
   (objective.sampling=detached).
@@ -166,50 +167,47 @@ class Untapped(LatentVariableModel):
 
     def densities(self, z: Tensor) -> MixtureDensities:
         """Of the mixture; log q(k|x) is the log of z's label part."""
+        densities = self.mixture.densities(z)
         y = z[:, : self.classes].clamp_min(torch.finfo(z.dtype).tiny)
-        return self.mixture.densities(z)._replace(log_posterior=y.log().log_softmax(1))
+        return densities._replace(log_posterior=y.log().log_softmax(1))
 
     def log_posterior(self, x: Tensor) -> Tensor:
         """log q(k|x), (B, K)."""
-        return self.encoder.logits(self._as_float(x)).log_softmax(1)
+        x = self._as_float("x", x)
+        return self._numbers("log_posterior", self.encoder.logits(x).log_softmax(1), x)
 
     def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Bound of log p(x), or log p(x, y) for labels y (B,): (B,), nats, always the same draws.
 
         Labels are summed over, weighed by q(y|x); z is drawn 4 times, in pairs of opposite signs.
+
+        Raises:
+            UserError: x or y as for `log_prob`.
         """
-        x = self._as_float(x)
+        x = self._as_float("x", x)
+        y = None if y is None else self._labels(y, len(x))
         noise = self.common_noise()
         labelled = torch.stack([self._bounds(x, each[None]) for each in (*noise, *-noise)]).mean(0)
-        if y is not None:
-            return labelled.gather(1, y[:, None])[:, 0]
-        return marginal_bound(labelled, self.encoder.logits(x).log_softmax(1))
+        if y is None:
+            bound = marginal_bound(labelled, self.encoder.logits(x).log_softmax(1))
+        else:
+            bound = labelled.gather(1, y[:, None])[:, 0]
+        return self._numbers("elbo", bound, x)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        y: Tensor,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-        around: Around = "means",
+    def _draw(
+        self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around
     ) -> Tensor:
-        """One x for each label of y (B,): E[x|y,z] of z ~ p(z).
+        """[y, z] with z ~ p(z) for each label of y (B,).
 
         `temperature` is the spread of z about the centre: the prior's, or the average latent of the
         class ("data"), within the box.
-
-        Raises:
-            UserError: a label out of range or a negative temperature.
         """
-        # Of spread zero: the means themselves, whatever is drawn.
-        means = self.mixture.sample(y, 0.0, torch.Generator(self.pairs.device))
-        if not temperature >= 0:
-            raise UserError(f"expected temperature >= 0, got {temperature}")
+        means = self.mixture.means[y]
         centre = means if around == "means" else self.mixture.data_means[y]
         z = centre[:, self.classes :] + temperature * self.encoder.prior_sample(means, generator)
         box = self.encoder.box
         z = z if box is None else z.clamp(-box, box)
-        return self.decode(torch.cat((means[:, : self.classes], z), 1))
+        return torch.cat((means[:, : self.classes], z), 1)
 
     def objective(
         self, encoding: Encoding, densities: MixtureDensities, batch: Batch
@@ -241,10 +239,10 @@ class Untapped(LatentVariableModel):
             weights,
         )
 
-    def fit_latents(self, x: Tensor, y: Tensor) -> None:
+    def _fit_latents(self, x: Tensor, y: Tensor) -> None:
         """As of every system, where every class has a sample; else the means stay."""
         if set(range(self.classes)) <= set(y.tolist()):
-            super().fit_latents(x, y)
+            super()._fit_latents(x, y)
 
     def _bounds(self, x: Tensor, noise: Tensor) -> Tensor:
         """Labelled bounds of every label at the standard normal numbers (1 or B·K, D): (B, K)."""
@@ -253,7 +251,7 @@ class Untapped(LatentVariableModel):
         z, log_q_z = self.encoder.given(x, y).at(noise)
         log_x = self.likelihood.log_prob(x, self.decoder(torch.cat((y, z), 1)))
         bounds = labelled_bound(log_x, self.encoder.prior_log_prob(z), log_q_z, self.classes)
-        return bounds.unflatten(0, (-1, self.classes))
+        return bounds.unflatten(0, (x.shape[0] // self.classes, self.classes))
 
     def _unlabelled(
         self,

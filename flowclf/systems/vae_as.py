@@ -15,6 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from flowclf import checks
 from flowclf.classifier import Batch
 from flowclf.encoders import Encoding
 from flowclf.errors import UserError
@@ -68,12 +69,16 @@ class VaeAs(BranchedAutoencoder):
                 "expected the numbers of the samples for vae-as, got none; give index=…"
             )
         settings, softmax = self.settings.objective, self._softmax()
+        index = checks.indices(
+            "index", batch.index, "numbers", softmax.samples, kl,
+            length=len(batch.x), training=self.training,
+        )  # fmt: skip
         bound = settings.form == "bound"
         z = encoding.z.view_as(encoding.z)
-        identity, entropy = (values.mean() for values in softmax(z, batch.index))
+        identity, entropy = (values.mean() for values in softmax(z, index))
         learned = settings.md * kl + identity
         if not bound:
-            entropy = softmax.frozen(encoding.z, batch.index)[1].mean()
+            entropy = softmax.frozen(encoding.z, index)[1].mean()
             learned = learned - settings.mi * entropy
         terms = auxiliary_softmax_terms(kl, identity, softmax.log_count, None if bound else entropy)
         # One pass for both who learn: s at the full rate, the encoder at what the terms count.

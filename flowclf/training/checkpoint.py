@@ -3,57 +3,115 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
+from pydantic import ValidationError
+from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.errors import UserError
-from flowclf.files import write_whole
 from flowclf.models import check_architecture
+from flowclf.runs import Run
+from flowclf.tensors import DamagedFile, read_tensors, write_tensors
+from flowclf.training.position import Position
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
+MODEL = "model."
+
 
 def save_checkpoint(
-    path: Path,
+    run: Run,
     model: GenerativeClassifier,
     optimizer: torch.optim.Optimizer,
-    step: int,
-    seconds: float,
+    position: Position,
+    keep: bool = True,
 ) -> None:
-    """Weights, optimiser, step and seconds so far. Order and noise follow from seed and step."""
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "seconds": seconds,
-    }
-    write_whole(path, lambda part: torch.save(state, part))
+    """Weights and buffers, the optimiser's tensors, and the position.
+
+    There is nothing else to remember: order, noise, dropout and learning rate follow from seed and
+    step, hyperparameters from config.yaml, and no precision that can be set scales gradients.
+
+    Args:
+        run: whose checkpoint it is.
+        model, optimizer: what is saved; the tensors of parameter 3 are "AdamW.3.exp_avg" …
+        position: where the run is.
+        keep: the checkpoint that it replaces stays as the one before.
+
+    Raises:
+        OSError: it could not be written; the checkpoint before is intact.
+    """
+    tensors = {MODEL + name: value for name, value in model.state_dict().items()}
+    kind = type(optimizer).__name__
+    for number, state in optimizer.state_dict()["state"].items():
+        moments = {name: value for name, value in state.items() if value is not None}
+        tensors |= {f"{kind}.{number}.{name}": value for name, value in moments.items()}
+    previous = run.previous_checkpoint_file
+    note = position.model_dump_json()
+    write_tensors(run.checkpoint_file, tensors, note, previous if keep else None)
+    if not keep:
+        previous.unlink(missing_ok=True)
 
 
 def load_checkpoint(
-    path: Path,
-    model: GenerativeClassifier,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-) -> tuple[int, float]:
-    """Restore model and optimiser in place; the step to go on from, and the seconds so far.
+    run: Run, model: GenerativeClassifier, optimizer: torch.optim.Optimizer
+) -> Position:
+    """Restore model and optimiser in place; the position to go on from.
+
+    A damaged checkpoint is not passed over for the one before: that is for the user to say.
 
     Raises:
-        UserError: no checkpoint, a damaged one, or one of another architecture.
+        UserError: no checkpoint, a damaged one, or one of another architecture or optimiser.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: there is nothing to resume; train anew with --out")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        weights, optimizer_state = state["model"], state["optimizer"]
-        step, seconds = int(state["step"]), float(state["seconds"])
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged: {reason}") from None
+    path = _newest(run)
+    tensors, position = _read(path, run)
+    weights = {
+        name.removeprefix(MODEL): tensors.pop(name) for name in [*tensors] if name.startswith(MODEL)
+    }
     check_architecture(model.state_dict(), weights, path)
+    state = _moments(tensors, optimizer, path)
     model.load_state_dict(weights)
-    optimizer.load_state_dict(optimizer_state)
-    return step, seconds
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return position
+
+
+def _newest(run: Run) -> Path:
+    """Between the two renames of a save there is only the one before."""
+    path, previous = run.checkpoint_file, run.previous_checkpoint_file
+    if not run.has_checkpoint:
+        pickled = path.with_suffix(".pt")
+        missing = f"{path} does not exist: there is nothing to resume"
+        old = f"{pickled} is of an older flowclf, whose pickled checkpoints are no longer read"
+        raise UserError(f"{old if pickled.exists() else missing}; train anew with --out")
+    return path if path.is_file() else previous
+
+
+def _read(path: Path, run: Run) -> tuple[dict[str, Tensor], Position]:
+    try:
+        tensors, note = read_tensors(path)
+        return tensors, Position.model_validate_json(note or "")
+    except ValidationError:
+        damage = f"{path} is damaged, or no checkpoint of this version"
+    except DamagedFile as error:
+        damage = str(error)
+    before = path == run.checkpoint_file and run.previous_checkpoint_file.is_file()
+    remedy = "delete it to go on from the one before" if before else "train anew with --out"
+    raise DamagedFile(f"{damage}; {remedy}")
+
+
+def _moments(
+    tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer, path: Path
+) -> dict[int, dict[str, Tensor]]:
+    """By number of the parameter; copied, as what was read are pages of the file."""
+    kind = type(optimizer).__name__
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    places = {f"{kind}.{number}": number for number in range(len(parameters))}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        place, _, key = name.rpartition(".")
+        number = places.get(place)
+        if number is None or (value.ndim and value.shape != parameters[number].shape):
+            raise UserError(f"{path} belongs to another optimiser: {kind} here has no {name}")
+        state.setdefault(number, {})[key] = value.clone()
+    return state

@@ -30,6 +30,7 @@ from flowclf.training.optimizer import (
     schedule_factor,
     set_learning_rates,
 )
+from flowclf.training.position import Clock, Position
 from flowclf.training.progress import Report, silent
 from flowclf.training.setup import (
     augmentation,
@@ -100,6 +101,8 @@ def train(
     mine = locked(run.folder) if run and fabric.is_global_zero else nullcontext()
     with mine, stop_on_signal() as stop, cpu_threads(config.train.threads):
         loop = Loop(config, fabric, model, training, validation, source, augment, run, report, stop)
+        if run and fabric.is_global_zero:
+            run.remove_parts()
         if run and not resume and fabric.is_global_zero:
             run.write_config(config, DataFacts.of(dataset, len(training)))
             if dataset.vocabulary:
@@ -160,32 +163,30 @@ class Loop:
 
     def run_all(self, resume: bool) -> float:
         """All steps that are left, then the final statistics; seconds of training in all."""
-        first, before = self._restore() if resume else (0, 0.0)
-        start, cpu_start = time.perf_counter() - before, time.process_time()
-        saved = time.perf_counter()
+        first = self._restore() if resume else Position()
+        clock, saved = Clock(first), time.perf_counter()
         if not resume:
-            self._save(0, 0.0)
-        for step in range(first, self.steps):
+            self._save(first, keep=False)
+        for step in range(first.step, self.steps):
             progress = step / self.steps
             if self.settings.cpu_seconds is not None:
-                progress = (time.process_time() - cpu_start) / self.settings.cpu_seconds
+                progress = clock.cpu_seconds / self.settings.cpu_seconds
                 if progress >= 1:
                     break
             self._step(step, progress)
             done = step + 1
             if done % (self.batches.per_epoch * self.settings.evaluate_every) == 0:
                 self._validate(done)
-            seconds = time.perf_counter() - start
             due = time.perf_counter() - saved > 60 * self.settings.checkpoint_minutes
             if due or self.stop.raised:
-                self._save(done, seconds)
+                self._save(clock.at(done))
                 saved = time.perf_counter()
             if self.stop.raised:
                 raise Interrupted(f"stopped after step {done} of {self.steps}")
         self._finish()
-        seconds = time.perf_counter() - start
-        self._save(self.steps, seconds)
-        return seconds
+        end = clock.at(self.steps)
+        self._save(end, keep=False)
+        return end.seconds
 
     def _step(self, step: int, progress: float) -> None:
         self.module.train()
@@ -218,19 +219,16 @@ class Loop:
         epoch = done // self.batches.per_epoch
         self.run.append_metrics({"step": done, "epoch": epoch, "validation": results})
 
-    def _save(self, step: int, seconds: float) -> None:
+    def _save(self, position: Position, keep: bool = True) -> None:
         if self.run is not None and self.fabric.is_global_zero:
-            path = self.run.checkpoint_file
-            save_checkpoint(path, self.model, self.optimizer.optimizer, step, seconds)
+            save_checkpoint(self.run, self.model, self.optimizer.optimizer, position, keep)
 
-    def _restore(self) -> tuple[int, float]:
+    def _restore(self) -> Position:
         assert self.run is not None, "resuming needs a run folder"
-        step, seconds = load_checkpoint(
-            self.run.checkpoint_file, self.model, self.optimizer.optimizer, self.fabric.device
-        )
+        position = load_checkpoint(self.run, self.model, self.optimizer.optimizer)
         if self.fabric.is_global_zero:
-            self.run.keep_metrics_until(step)
-        return step, seconds
+            self.run.keep_metrics_until(position.step)
+        return position
 
 
 def summarise(

@@ -118,6 +118,12 @@ def test_samples_are_of_the_class_that_the_branch_sees(monkeypatch: pytest.Monke
     assert bool((z[y == 0] < 0.2).all())
     assert bool((z[y == 2] > -0.2).all())
     assert not model.sample(y, temperature=0.0, generator=generator).any()
+    model.mixture.data_means += torch.tensor([[-5.0], [0.0], [5.0]], dtype=torch.float64)
+    z = model.sample(y, 0.5, generator, "data")
+    for k, mean in ((0, -5), (2, 5)):
+        assert_close(z[y == k].mean(), torch.tensor(mean).double(), atol=0.2, rtol=0)
+        assert_close(z[y == k].std(), torch.tensor(0.5).double(), atol=0.15, rtol=0)
+    assert model.sample(y[:0]).shape == (0,)
 
 
 def test_it_has_a_bound_and_no_density() -> None:

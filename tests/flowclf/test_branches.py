@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.testing import assert_close
 
 from flowclf.branches import BranchKind, FittedBranch, NetworkBranch
+from flowclf.errors import UserError
 
 
 def latents(count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,3 +63,21 @@ def test_a_network_starts_uniform_and_learns() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("labels", "value", "message"),
+    [
+        ([0, 1, 9], 0.0, r"classes 0\.\.2, got others; the file of the model is damaged"),
+        ([0, 1, 2], float("inf"), "finite.*the file of the model is damaged"),
+        ([0, 1, -1], 0.0, "at least the 3 neighbours that vote, got 2"),
+    ],
+)
+def test_latents_that_nobody_stored_are_refused(
+    labels: list[int], value: float, message: str
+) -> None:
+    branch = FittedBranch(2, 3, "knn", neighbours=3, samples=3)
+    state = {"latents": torch.full((3, 2), value), "labels": torch.tensor(labels)}
+    branch.load_state_dict(state)
+    with pytest.raises(UserError, match=message):
+        branch.log_posterior(torch.zeros(1, 2))

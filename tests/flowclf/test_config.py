@@ -235,7 +235,11 @@ def test_a_file_of_settings_leaves_out_what_a_run_recorded(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "is not YAML"), ("- 1", "expected a YAML mapping"), (None, "cannot read")],
+    [
+        ("a: [", "is damaged: expected a YAML mapping, got while"),
+        ("- 1", "mapping, got list"),
+        (None, "cannot read"),
+    ],
 )
 def test_a_file_that_is_no_mapping_is_refused(
     tmp_path: Path, text: str | None, message: str

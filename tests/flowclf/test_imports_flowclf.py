@@ -24,11 +24,14 @@ SOURCES = {
 
 LOWEST = [
     "errors",
+    "checks",
     "averages",
+    "documents",
     "files",
     "locks",
     "settings",
     "seeding",
+    "tensors",
     "devices",
     "marginals",
     "means",

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+from errno import EACCES, EINVAL
+from functools import partial
 from pathlib import Path
+from stat import S_ISDIR
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from flowclf.files import write_json, write_text, write_whole, write_yaml
+from flowclf.files import remove_parts, write_json, write_text, write_whole, write_yaml
 from flowclf.seeding import derive_seed, generator_for, private_rng
 
 CPU = torch.device("cpu")
@@ -94,10 +99,65 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         part.write_text("half")
         raise OSError("no space left")
 
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=r"^cannot write .*model\.bin: no space left; what was there"):
         write_whole(path, fail)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["model.bin"]
+
+
+def test_the_file_that_is_replaced_may_be_kept(tmp_path: Path) -> None:
+    path, previous = tmp_path / "new.bin", tmp_path / "old.bin"
+    for content in (b"1", b"2", b"3"):
+        write_whole(path, partial(Path.write_bytes, data=content), previous)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"3", b"2")
+    assert names(tmp_path) == ["new.bin", "old.bin"]
+
+
+def test_the_file_is_flushed_before_the_rename_and_the_folder_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def flush(descriptor: int) -> None:
+        calls.append("folder" if S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        calls.append(target.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", rename)
+    write_text(tmp_path / "a.txt", "a")
+    assert calls == ["file", "a.txt", "folder"]
+
+
+@pytest.mark.parametrize(("call", "code"), [("open", EACCES), ("fsync", EINVAL)])
+def test_folders_that_cannot_be_flushed_are_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    def refuse_folders(which: Any, *rest: Any) -> Any:
+        if os.path.isdir(which) if call == "open" else S_ISDIR(os.fstat(which).st_mode):
+            raise OSError(code, os.strerror(code))
+        return known(which, *rest)
+
+    known = getattr(os, call)
+    monkeypatch.setattr(os, call, refuse_folders)
+    write_text(tmp_path / "a.txt", "a")
+    assert (tmp_path / "a.txt").read_text() == "a"
+
+
+def test_parts_of_one_file_are_removed_and_others_left(tmp_path: Path) -> None:
+    for name in (".a.1.part.txt", ".a.22.part.txt", ".ab.1.part.txt", ".a.1.part.bin", "a.txt"):
+        (tmp_path / name).touch()
+    remove_parts(tmp_path / "a.txt")
+    assert names(tmp_path) == [".a.1.part.bin", ".ab.1.part.txt", "a.txt"]
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(OSError, match=r"^cannot write .*b\.txt: File exists; what was there"):
+        write_text(tmp_path / "a" / "b.txt", "b")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

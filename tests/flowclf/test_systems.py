@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.testing import assert_close
 
+from couplings.networks import mlp_network
 from couplings.testing import randomize
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
@@ -275,9 +276,22 @@ def test_a_linear_layer_ends_it_where_asked_for(system: str) -> None:
 
 
 @pytest.mark.parametrize("system", INVERTIBLE)
-def test_an_invertible_system_refuses_it(system: str) -> None:
-    with pytest.raises(UserError, match="expected a system with a feed-forward network"):
+def test_a_flow_takes_an_invertible_one_of_its_shape(system: str) -> None:
+    flow = mlp_network((5,), torch.Generator().manual_seed(7), blocks=2, hidden=(6,))
+    model = fitted(system, "table", backbone=flow)
+    assert model.encoder.network is flow
+    before = [parameter.clone() for parameter in flow.parameters()]
+    loss(model, *draw("table"))["total"].backward()
+    assert any(
+        bool(parameter.grad.any()) for parameter in flow.parameters() if parameter.requires_grad
+    )
+    assert all(torch.equal(p, q) for p, q in zip(before, flow.parameters(), strict=True))
+    with pytest.raises(UserError, match=r"expected a couplings.Invertible of samples \(5,\).*Pair"):
         make_model(system, "table", backbone=Pair())
+    with pytest.raises(UserError, match=r"samples \(1, 8, 8\) as backbone, got Chain of \(5,\)"):
+        make_model(system, "image", backbone=flow)
+    with pytest.raises(UserError, match="expected a module of yours as backbone"):
+        make_model(system, "table", network={"kind": "custom"})
 
 
 def test_a_network_of_the_users_keeps_its_modes_and_type() -> None:

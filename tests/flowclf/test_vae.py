@@ -14,6 +14,7 @@ import flowclf
 from flowclf.config import make_config
 from flowclf.data import Dataset, load_dataset
 from flowclf.errors import UserError
+from flowclf.mixture import Around
 from flowclf.runs import Run
 from flowclf.systems.branched import BranchedAutoencoder
 from flowclf.training import train
@@ -256,3 +257,13 @@ def test_runs_train_load_and_say_the_same(
     x = digits.test.x[:20]
     assert torch.equal(again.log_posterior(x), trained.model.log_posterior(x))
     assert again.sample(torch.arange(10)).shape == (10, 1, 8, 8)
+    assert seen_as_meant(again, "data") > seen_as_meant(again, "means")
+    if system == "bvae":
+        assert seen_as_meant(again, "data") > 0.8
+
+
+def seen_as_meant(model: flowclf.GenerativeClassifier, around: Around) -> float:
+    """Share of the samples that are classified as what they were drawn as."""
+    y = torch.arange(10).repeat_interleave(30)
+    x = model.sample(y, 0.7, torch.Generator().manual_seed(0), around)
+    return (model.predict(x) == y).float().mean().item()

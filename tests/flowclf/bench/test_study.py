@@ -59,7 +59,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(folder: Path) -> None:
     one = dataclasses.replace(TINY, variants={"CE": {"system": "ce"}})
     first = next(run_study(one, [0], folder / "runs"))
     (folder / "tiny.csv").unlink()
-    state = folder / "runs" / "CE-0" / "checkpoint" / "state.pt"
+    state = folder / "runs" / "CE-0" / "checkpoint" / "state.safetensors"
     before = state.read_bytes()
     again = next(run_study(one, [0], folder / "runs"))
     assert again["seconds"] >= first["seconds"]  # what it had taken counts on

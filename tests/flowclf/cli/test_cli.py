@@ -72,7 +72,12 @@ def test_train_json_is_one_document_and_the_run_is_complete(
     assert {"accuracy", "ece", "bits_per_dim"} <= result["test"].keys()
     assert [row["system"] for row in result["baselines"]] == ["QDA", "logistic regression"]
     assert "beta: 2.0" in (folder / "config.yaml").read_text()
-    for name in ("metrics.jsonl", "model.safetensors", "summary.json", "checkpoint/state.pt"):
+    for name in (
+        "metrics.jsonl",
+        "model.safetensors",
+        "summary.json",
+        "checkpoint/state.safetensors",
+    ):
         assert (folder / name).exists()
     assert all(Path(path).stat().st_size > 1000 for path in result["figures"])
 
@@ -323,7 +328,7 @@ def test_ctrl_c_saves_and_resume_finishes(capsys: pytest.CaptureFixture[str]) ->
         message = process.stderr.read().splitlines()[-1]
     assert process.returncode == 1
     assert "flowclf train --resume run" in message
-    assert Path("run/checkpoint/state.pt").exists()
+    assert Path("run/checkpoint/state.safetensors").exists()
     assert run(["evaluate", "run"]) == 2
     assert "--resume run" in stderr_line(capsys)
 

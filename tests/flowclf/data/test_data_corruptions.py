@@ -181,7 +181,7 @@ def test_official_files_that_are_not(official: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected an intact"):
         load_official(tmp_path, "fog", 1)
     np.save(tmp_path / "snow.npy", np.zeros((10, 32, 32, 3), np.uint8))
-    with pytest.raises(UserError, match=r"expected integers of shape \(50000, 32, 32, 3\), got"):
+    with pytest.raises(UserError, match=r"expected uint8 of shape \(50000, 32, 32, 3\), got"):
         load_official(tmp_path, "snow", 1)
 
 

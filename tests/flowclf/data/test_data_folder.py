@@ -67,7 +67,9 @@ def test_other_files_are_ignored_and_counted(tmp_path: Path) -> None:
     for name in ("notes.txt", ".DS_Store"):
         (tmp_path / "train" / "ant" / name).write_text("!")
     (tmp_path / "train" / ".cache").mkdir()
-    assert load_folder(tmp_path).notices == ("1 files that are not .png, .jpg or .bmp are ignored",)
+    assert load_folder(tmp_path).notices == (
+        "1 files or folders that are not .png, .jpg or .bmp are ignored",
+    )
 
 
 def _empty_class(root: Path) -> None:

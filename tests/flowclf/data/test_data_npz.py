@@ -84,7 +84,10 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
         {"y_test": None},
         "expected the arrays .*got 'x_train', 'y_train', 'x_test'; rename",
     ),
-    "objects": ({"x_train": np.array([[None]])}, "x_train as an array of numbers, got Python obj"),
+    "objects": (
+        {"x_train": np.array([[None]])},
+        "x_train: expected an array of numbers, got Python obj",
+    ),
     "complex": ({"x_train": np.ones((4, 3), complex)}, "table of numbers, got complex128"),
     "words": ({"x_train": np.full((4, 3), "a")}, "table of numbers, got <U1"),
     "float images": ({"x_train": np.ones((4, 3, 3))}, "got float64; multiply by 255 and cast"),
@@ -119,7 +122,7 @@ def test_bad_arrays_are_one_clear_line(tmp_path: Path, case: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_npz(_save(tmp_path / "x.npz", **changes))
     assert "\n" not in str(caught.value)
-    assert "x.npz" in str(caught.value) or case == "lengths"
+    assert "x.npz" in str(caught.value)
 
 
 def test_files_that_are_no_npz(tmp_path: Path) -> None:
@@ -130,7 +133,7 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
             load_npz(path)
     with path.open("wb") as stream:
         np.save(stream, np.ones(3))
-    with pytest.raises(UserError, match="got one array"):
+    with pytest.raises(UserError, match="expected an intact .npz"):
         load_npz(path)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgba
 
 import flowclf
 from flowclf.data import Split
+from flowclf.errors import UserError
 from flowclf.evaluation import predict_split
 from flowclf.evaluation.explanation import Explanation, explain_rows
 from flowclf.figures.explain import AGAINST, FOR, explain_figure, explanation_figures
@@ -87,6 +90,32 @@ def test_a_table_has_bars_that_add_up() -> None:
         assert labels[-1] == "3 others"
         assert axes.get_title("right") == "one  0.58"
         assert axes.get_title("left") == "two  0.40"
+
+
+def test_bars_are_called_by_their_features() -> None:
+    decisions = explained(9, count=1)
+    features = [f"feature {letter}" for letter in "abcdefghi"]
+    (axes,) = explain_figure(decisions, NAMES, None, np.array(features)).axes
+    largest = int(decisions[0].contributions.abs().argmax())
+    assert axes.get_yticklabels()[0].get_text() == f"{features[largest]}:  100 → 100"
+    with pytest.raises(UserError, match="expected 9 feature names, one a column, got 8"):
+        explain_figure(decisions, NAMES, None, features[1:])
+
+
+@pytest.mark.parametrize("names", [NAMES, ("benign tumour", "malignant tumour", "x" * 99)])
+@pytest.mark.parametrize(("shape", "levels"), [((9,), None), ((1, 8, 4), 256)])
+def test_titles_do_not_overlap(
+    names: tuple[str, ...], shape: tuple[int, ...], levels: int | None
+) -> None:
+    figure = explain_figure(explained(*shape), names, levels)
+    figure.draw_without_rendering()
+    titles = [
+        [text.get_window_extent() for text in (axes.title, axes._left_title, axes._right_title)]
+        for axes in figure.axes
+    ]
+    boxes = [box for own in titles for box in own if box.width]
+    assert len(boxes) >= 4
+    assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
 
 
 @pytest.mark.parametrize(("shape", "levels"), [((1, 8, 8), 256), ((5,), None)])

@@ -107,6 +107,12 @@ def test_figures_are_written_whole_in_known_formats(tmp_path: Path) -> None:
         save_figure(sample_figure(torch.zeros(1, 1, 1, 8, 8), ["a"], 17), tmp_path / "f.gif")
 
 
+def test_a_notebook_shows_them() -> None:
+    figure = sample_figure(torch.zeros(1, 1, 1, 8, 8), ["a"], 17)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert repr(figure).startswith("<Figure size")
+
+
 def test_a_class_is_an_ellipse_of_two_standard_deviations() -> None:
     means, std = torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([[1.0, 3.0], [2.0, 0.5]])
     panel = ("one", means, torch.arange(2), means, std)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from math import inf, log
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,58 @@ def test_the_plane_joins_points_along_beta_and_labels_them() -> None:
     assert list(dotted[0].get_xdata()) == [3.0, 5.0]
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["ib-inn", "vib", "H(Y) = log 10"]
+
+
+def test_labels_of_two_systems_cover_neither_each_other_nor_the_curves() -> None:
+    curves = {
+        "one": {
+            0.1: (112.8, 1.70),
+            0.46416: (125.0, 1.93),
+            2.1544: (154.4, 2.03),
+            10: (199.6, 2.03),
+        },
+        "two": {
+            0.1: (111.4, 1.89),
+            0.46416: (121.6, 2.04),
+            2.1544: (142.7, 2.08),
+            10: (171.4, 2.08),
+        },
+    }
+    rows = [
+        row(name, beta, 0, input_information_nats=across, label_information_nats=up)
+        for name, curve in curves.items()
+        for beta, (across, up) in curve.items()
+    ]
+    rows.append(row("vib", 1, 0, mi_nats=1.0, label_information_nats=0.0))
+    figure = information_plane_figure(rows, classes=10)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == sorted(
+        ["0.1", "0.46", "2.2", "10"] * 2
+    )
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
+    for line in axes.lines:
+        path = line.get_transform().transform_path(line.get_path())
+        assert not any(path.intersects_bbox(box, filled=False) for box in boxes)
+
+
+def test_a_legend_of_long_names_stays_within_the_figure() -> None:
+    rows = [
+        row(
+            f"ib-inn, network.hidden=[{k}]",
+            1,
+            0,
+            input_information_nats=k,
+            label_information_nats=k,
+        )
+        for k in range(100, 105)
+    ]
+    figure = information_plane_figure(rows)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    low, high = legend.get_window_extent().intervalx
+    assert 0 <= low < high <= figure.bbox.width
 
 
 def test_the_plane_needs_information() -> None:

@@ -458,7 +458,7 @@ def test_a_damaged_file_is_named(
 def test_a_damaged_picture_or_sweep_is_named(sweep: Path) -> None:
     draw(sweep / "b=1", "latent", 10)
     damage(sweep / "b=1" / "figures", "latent.png")
-    with pytest.raises(UserError, match=r"latent\.png is damaged"):
+    with pytest.raises(UserError, match=r"latent\.png: expected a readable PNG"):
         render(collect([sweep]))
     damage(sweep, "sweep.yaml")
     with pytest.raises(UserError, match=r"sweep\.yaml is damaged"):

@@ -173,8 +173,7 @@ def test_nothing_is_done_twice(copied: Path) -> None:
 
 def test_another_sweep_in_the_same_folder_is_added(copied: Path) -> None:
     swept(small(copied, betas=(1.0,), seeds=(0,)))
-    plan = read_plan(copied)
-    assert len(plan.points) == len(sweep_rows(plan)) == 5
+    assert len(read_plan(copied).points) == len(sweep_rows(copied)) == len(results(copied)) == 5
     with pytest.raises(UserError, match=r"has other settings: train.epochs is 1"):
         plan_sweep(small(copied, overrides=SMALL | {"train": {"epochs": 2, "batch_size": 50}}))
 
@@ -198,8 +197,8 @@ def test_optuna_asks_no_notebook_for_its_widgets(tmp_path: Path) -> None:
     """In a kernel without ipywidgets, which is all that tqdm looks at."""
     code = (
         "import sys, types; from pathlib import Path; from flowclf.sweeps import Ledger;"
-        "shell = types.SimpleNamespace(config={'IPKernelApp': {}});"
-        "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=lambda: shell);"
+        "sys.modules['ipykernel.zmqshell'] = types.ModuleType('zmqshell');"
+        "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=lambda: None);"
         "sys.modules['ipywidgets'] = None;"
         f"Ledger(Path({str(tmp_path)!r})).record('a', {{'beta': 1.0}}, accuracy=0.5)"
     )

@@ -6,18 +6,17 @@ import json
 import os
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import flowclf
 from flowclf.config import RunConfig, make_config, merge
 from flowclf.data import Dataset, load_dataset
-from flowclf.errors import UserError
 from flowclf.runs import Run
 from flowclf.training import Interrupted, TrainingDiverged, train
 from flowclf.training.progress import Report
@@ -197,8 +196,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert "max |z|" in str(caught.value)
     assert "the first stage that is not finite" in str(caught.value)
     assert not run.weights_file.exists()
-    state = torch.load(run.checkpoint_file, weights_only=True)["model"]
-    assert all(value.isfinite().all() for value in state.values())
+    assert all(value.isfinite().all() for value in load_file(run.checkpoint_file).values())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -237,45 +235,3 @@ def test_data_means_are_the_average_latents_of_the_training_classes(digits: Data
         torch.testing.assert_close(model.mixture.data_means[k], z[y == k].mean(0))
     sample = model.mixture.sample(torch.tensor([3]), temperature=0.0, around="data")
     assert torch.equal(sample[0], model.mixture.data_means[3])
-
-
-def test_checkpoints_of_another_architecture_are_refused(digits: Dataset, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    train(small_config(digits, train={"epochs": 1}), digits, run, device="cpu")
-    wider = small_config(digits, network={"hidden": [64]})
-    with pytest.raises(UserError, match=r"another architecture: expected \(64"):
-        train(wider, digits, run, device="cpu", resume=True)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(path.read_bytes()[:1000]),
-        lambda path: path.write_bytes(b"not a checkpoint"),
-        lambda path: torch.save({"model": {}}, path),
-        lambda path: path.unlink(),
-    ],
-)
-def test_damaged_checkpoints_are_refused_in_one_line(
-    digits: Dataset, tmp_path: Path, damage: Callable[[Path], object]
-) -> None:
-    run, config = Run(tmp_path / "run"), small_config(digits, train={"epochs": 1})
-    train(config, digits, run, device="cpu")
-    damage(run.checkpoint_file)
-    with pytest.raises(UserError) as caught:
-        train(config, digits, run, device="cpu", resume=True)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_checkpoint_cannot_run_code(digits: Dataset, tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.mkdir, (str(tmp_path / "pwned"),)
-
-    run, config = Run(tmp_path / "run"), small_config(digits, train={"epochs": 1})
-    train(config, digits, run, device="cpu")
-    torch.save({"model": Evil()}, run.checkpoint_file)
-    with pytest.raises(UserError, match="damaged"):
-        train(config, digits, run, device="cpu", resume=True)
-    assert not (tmp_path / "pwned").exists()

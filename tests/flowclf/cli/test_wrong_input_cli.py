@@ -1,0 +1,150 @@
+"""Wrong command lines of every verb: one line that says what to do, status 2, nothing left."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowclf.cli.app import run
+
+QUICK = (
+    "--set", "data.train_size=100", "--set", "data.test_size=20", "--epochs", "1",
+    "--device", "cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs, of a flow and of a system that cannot generate, and wrong data."""
+    folder = tmp_path_factory.mktemp("wrong")
+    flow = ["--set", "network={kind: mlp, blocks: 1, hidden: [8]}"]
+    plain = ["--set", "network={kind: mlp, hidden: [8]}"]
+    assert run(["train", "ib-inn", "--out", str(folder / "flow"), *flow, *QUICK]) == 0
+    assert run(["train", "ce", "--out", str(folder / "plain"), *plain, *QUICK]) == 0
+    rng, y = np.random.default_rng(0), np.arange(60) % 3
+    x = rng.normal(size=(60, 4))
+    right = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    for name, wrong in {
+        "inf": {"x_train": np.where(x > 2, np.inf, x)},
+        "complex": {"x_train": x + 1j},
+        "fewer": {"y_train": y[:50]},
+        "narrow": {"x_test": x[:, :3]},
+        "one": {"y_train": 0 * y, "y_test": 0 * y},
+        "none": {"x_train": x[:0], "y_train": y[:0]},
+        "negative": {"y_train": y - 5},
+    }.items():
+        np.savez(folder / f"{name}.npz", **{**right, **wrong})
+    (folder / "file").write_text("x")
+    (folder / "list.yaml").write_text("- 1\n")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_that_folder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(trained)
+    before = sorted(trained.rglob("*"))
+    yield
+    left = [path for path in sorted(trained.rglob("*")) if path not in before]
+    shutil.rmtree("new", ignore_errors=True)
+    assert left == []
+
+
+NEW = ["--out", "new"]
+PICTURE = ["--out", "a.png"]
+TRAIN = ["train", "ib-inn", *NEW]
+SWEEP = ["sweep", "ib-inn", *NEW]
+STUDY = ["study", "low-data", "ce", *NEW]
+CASES = {
+    "no passes": ([*TRAIN, "--epochs", "0"], "train.epochs: .*greater than 0, got 0"),
+    "half a pass": ([*TRAIN, "--epochs", "1.5"], "--epochs.*valid integer"),
+    "negative seed": ([*TRAIN, "--seed", "-1"], "seed: .*greater than or equal to 0, got -1"),
+    "endless seed": ([*TRAIN, "--seed", "9" * 30], "seed: .*less than .*, got 9999"),
+    "NaN for β̃": ([*TRAIN, "--beta", "nan"], "objective.beta: .*got nan"),
+    "no processes": ([*TRAIN, "--devices", "0"], "--devices.*greater than or equal to 1"),
+    "endless steps": ([*TRAIN, "--set", "train.lr=.inf"], "train.lr: .*finite.* got inf"),
+    "endless noise": ([*TRAIN, "--set", "noise.sigma=.inf"], "noise.sigma: .*finite.* got inf"),
+    "no section": ([*TRAIN, "--set", "network=3"], "network: .*got 3"),
+    "no key": ([*TRAIN, "--set", "=3"], "expected --set key=value, got '=3'"),
+    "settings in a list": ([*TRAIN, "--config", "list.yaml"], "list.yaml.*mapping"),
+    "data without a name": ([*TRAIN, "--data", ""], "expected a known data set .*, got ''"),
+    "infinite data": ([*TRAIN, "--data", "inf.npz"], "expected finite numbers, got"),
+    "complex data": ([*TRAIN, "--data", "complex.npz"], "numbers, got complex128"),
+    "too few labels": ([*TRAIN, "--data", "fewer.npz"], "got 60 rows and 50 labels"),
+    "another width": ([*TRAIN, "--data", "narrow.npz"], r"got \(4,\) and \(3,\)"),
+    "one class": ([*TRAIN, "--data", "one.npz"], "at least 2 classes, got 1"),
+    "no samples": ([*TRAIN, "--data", "none.npz"], r"at least one row .*, got \(0, 4\)"),
+    "negative labels": ([*TRAIN, "--data", "negative.npz"], "labels 0..2, .*got -5"),
+    "a file for a folder": (["train", "ib-inn", "--out", "file"], "file is not empty"),
+    "no run": (["evaluate"], "folder of a trained run, got none"),
+    "a file for a run": (["evaluate", "file"], "expected a run folder .*, got file"),
+    "the last is no run": (["evaluate", "flow", "empty"], "expected a run folder .*, got empty"),
+    "no suite": (["evaluate", "flow", "--suite", ","], "unknown suite ''"),
+    "outliers without a name": (
+        ["evaluate", "flow", "--suite", "ood", "--outliers", ""], "--outliers .*got an empty one"
+    ),
+    "noise that is no number": (
+        ["evaluate", "flow", "--suite", "ood", "--outliers", "noise:warm"], "got 'warm'"
+    ),
+    "β̃ of a run for one": (["evaluate", "flow", "--betas", ""], "network.condition=beta"),
+    "no images": (["sample", "flow", *PICTURE, "--per-class", "0"], "--per-class.*equal to 1"),
+    "NaN for a temperature": (["sample", "flow", *PICTURE, "--temperature", "nan"], "got 'nan'"),
+    "boiling": (["sample", "flow", *PICTURE, "--temperature", "inf"], "temperature .*, got inf"),
+    "too hot": (["sample", "flow", *PICTURE, "--temperature", "1e38"], "expected (z|decoded x) "),
+    "cannot generate": (["sample", "plain", *PICTURE], "a system that can generate, got"),
+    "negative seed of draws": (["sample", "flow", *PICTURE, "--seed", "-1"], "--seed.*equal to 0"),
+    "around nothing": (["sample", "flow", *PICTURE, "--around", "mode"], "'mode' is not one of"),
+    "one image": (["interpolate", "flow", *PICTURE, "--steps", "1"], "--steps.*equal to 2"),
+    "an unknown class": (
+        ["interpolate", "flow", *PICTURE, "--between", "means", "--classes", "4-99"],
+        r"classes from 0 to 9, got \[\(4, 99\)\]",
+    ),
+    "a class and itself": (
+        ["interpolate", "flow", *PICTURE, "--between", "means", "--classes", "4-4"],
+        "--classes like 4-9,3-5, got '4-4'",
+    ),
+    "classes of images": (
+        ["interpolate", "flow", *PICTURE, "--classes", "4-9"], "--between means or classes .*images"
+    ),
+    "no β̃": ([*SWEEP, "--betas", ""], "expected --betas .*, got ''"),
+    "no seeds": ([*SWEEP, "--betas", "1", "--seeds", ""], "expected --seeds .*, got ''"),
+    "negative seeds": ([*SWEEP, "--betas", "1", "--seeds", "-1"], "seed: .*got -1"),
+    "no value": ([*SWEEP, "--grid", "train.lr="], "expected --grid .*, got 'train.lr='"),
+    "a file for a sweep": (
+        ["sweep", "ib-inn", "--betas", "1", "--out", "file"], "a folder .*, but file is a file"
+    ),
+    "nothing to report": (["report", "empty"], "expected folders of runs, got empty"),
+    "no page": (["report", "flow", "--out", "a.txt"], "ending in .html, got a.txt"),
+    "NaN for a tolerance": (["export", "flow", "--tolerance", "nan"], "--tolerance.*equal to 0"),
+    "no format": (["export", "flow", "--format", "x"], "'x' is not one of"),
+    "no sizes": ([*STUDY, "--data", "digits", "--sizes", "0"], "expected sizes from 10.*, got 0"),
+    "no data": ([*STUDY, "--data", ""], "expected a known data set .*, got ''"),
+    "no bench": (["bench", "x"], "unknown bench 'x'"),
+    "seeds that are none": (["bench", "digits", "--seeds", "x"], "expected --seeds .*, got 'x'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_and_nothing_left(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, message = CASES[case]
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1, captured.err
+    assert captured.err.startswith("flowclf: ")
+    assert re.search(message, captured.err), captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["study"]])
+def test_nothing_asked_is_answered_with_the_help(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert "Usage: " in captured.out
+    assert captured.err == ""

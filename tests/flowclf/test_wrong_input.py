@@ -1,0 +1,767 @@
+"""Wrong input is refused by name, legitimate input in another form gives the same answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from math import inf, nan
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import flowclf
+from couplings.testing import randomize
+from flowclf import checks, objectives
+from flowclf.checks import unchecked_values
+from flowclf.classifier import GenerativeClassifier
+from flowclf.errors import UserError
+from flowclf.evaluation.scores import model_scores
+from flowclf.sklearn import GenerativeClassifier as Estimator
+from flowclf.systems import SYSTEMS
+from flowclf.systems.untapped import Untapped
+
+SHAPE, K, B, LEVELS = (3, 4, 4), 3, 6, 8
+INVERTIBLE = ("ib-inn", "class-nll", "i-revnet")
+DECODING = ("vae", "bvae", "vae-as", "m2", "untapped")
+TINY: dict[str, Any] = {"blocks": [1], "width": [4], "dense_hidden": [8]}
+KINDS = {**dict.fromkeys(INVERTIBLE, "conv"), "resnet": "residual", "vib": "residual"}
+
+every_system = pytest.mark.parametrize("system", SYSTEMS)
+
+
+def make(system: str, shape: tuple[int, ...] = SHAPE, **settings: Any) -> GenerativeClassifier:
+    """Tiny; images by the networks that the system has for them, with BatchNorm where that has."""
+    levels = LEVELS if len(shape) == 3 else None
+    if levels and "network" not in settings:
+        own = KINDS.get(system)
+        settings["network"] = (
+            {"kind": own, **TINY} if own else {"kind": "cnn", "width": [4], "hidden": [8]}
+        )
+        if system in DECODING:
+            settings["decoder"] = {"kind": "conv", "width": [4], "hidden": [8]}
+    return flowclf.build(system, shape=shape, classes=K, levels=levels, samples=B, **settings)
+
+
+@cache
+def fitted(system: str) -> GenerativeClassifier:
+    """In eval mode, with weights that are not those of the start."""
+    model = make(system)
+    model.fit_statistics(images(), labels())
+    randomize(model, torch.Generator().manual_seed(4), 0.05)
+    model.eval().fit_latents(images(), labels())
+    return model
+
+
+def images(count: int = B) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(LEVELS, (count, *SHAPE), generator=generator, dtype=torch.uint8)
+
+
+def floats(count: int = B) -> Tensor:
+    """Points within the grey levels."""
+    return images(count) + 0.25
+
+
+def labels(count: int = B) -> Tensor:
+    return torch.arange(count) % K
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(2)
+
+
+def loss(model: GenerativeClassifier, x: Any, y: Any = None, **options: Any) -> Tensor:
+    y = labels(len(x)) if y is None else y
+    return model.loss(x, y, seeded(), **{"index": torch.arange(len(x)), **options})["total"]
+
+
+Call = Callable[[GenerativeClassifier, Any], Tensor]
+
+
+def readers(model: GenerativeClassifier) -> dict[str, Call]:
+    """Everything that is asked of x, by name."""
+    found: dict[str, Call] = {
+        "encode": lambda model, x: model.encode(x).z,
+        "log_posterior": lambda model, x: model.log_posterior(x),
+        "predict": lambda model, x: model.predict(x),
+        "perturb": lambda model, x: model.perturb(x, seeded()),
+        "dequantize": lambda model, x: model.dequantize(x, seeded()),
+        "loss": loss,
+        "fit_statistics": lambda model, x: fit(model, x, labels(len(x))),
+        "fit_latents": lambda model, x: fit(model, x, labels(len(x)), latents=True),
+    }
+    if model.has_density:
+        found["log_prob"] = lambda model, x: model.log_prob(x)
+        found["paper_rate_per_dim"] = lambda model, x: model.paper_rate_per_dim(x)
+    if model.has_elbo:
+        found["elbo"] = lambda model, x: model.elbo(x)
+    if hasattr(model, "importance_bound"):
+        found["importance_bound"] = lambda model, x: model.importance_bound(
+            x, draws=3, generator=seeded()
+        )
+    if decodes(model):
+        found["interpolate"] = lambda model, x: model.interpolate(x, x, 3)
+    return found
+
+
+def decodes(model: GenerativeClassifier) -> bool:
+    return model.can_sample or model.info is not None and model.info.system == "i-revnet"
+
+
+def fit(model: GenerativeClassifier, x: Any, y: Any, latents: bool = False) -> Tensor:
+    """What is fitted, as one vector; the model is left as it was."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        (model.fit_latents if latents else model.fit_statistics)(x, y)
+        state = model.state_dict()
+        assert not any(value.requires_grad for value in state.values())
+        return torch.cat([value.double().flatten() for value in state.values()])
+    finally:
+        model.load_state_dict(before)
+
+
+def refused(action: Callable[[], object], message: str) -> None:
+    """In one line that says what was expected and what came."""
+    with pytest.raises(UserError, match=message) as caught:
+        action()
+    text = str(caught.value)
+    assert "expected" in text
+    assert "got" in text
+    assert "\n" not in text
+
+
+def answer(action: Callable[[], Tensor], message: str) -> Tensor | None:
+    """None where it is refused, with that message."""
+    try:
+        return action()
+    except UserError as error:
+        if re.search(message, str(error)):
+            return None
+        raise
+
+
+def with_number(value: float) -> Tensor:
+    x = floats()
+    x[2, 1, 0, 3] = value
+    return x
+
+
+SIZES = r"\(B, 3, 4, 4\)"
+WRONG_X: dict[str, tuple[Callable[[], Any], str]] = {
+    "one sample without a batch": (lambda: floats()[0], rf"shape {SIZES}, got \(3, 4, 4\)"),
+    "flattened": (lambda: floats().flatten(1), rf"shape {SIZES}, got \(6, 48\)"),
+    "rank 5": (lambda: floats()[None], rf"shape {SIZES}, got \(1, 6, 3, 4, 4\)"),
+    "another width": (lambda: floats()[..., :3], rf"shape {SIZES}, got \(6, 3, 4, 3\)"),
+    "channels last": (lambda: floats().movedim(1, 3), rf"shape {SIZES}, got \(6, 4, 4, 3\)"),
+    "grey images": (lambda: floats()[:, :1], rf"shape {SIZES}, got \(6, 1, 4, 4\)"),
+    "complex": (lambda: floats().to(torch.complex64), r"real .*, got torch\.complex64"),
+    "NaN": (lambda: with_number(nan), r"of finite .*, got nan in 1 of 6 .*first sample 2"),
+    "inf": (lambda: with_number(inf), r"of finite .*, got inf in 1 of 6 .*first sample 2"),
+    "-inf": (lambda: with_number(-inf), r"of finite .*, got -inf in 1 of 6 .*first sample 2"),
+    "another device": (lambda: floats().to("meta"), r"on cpu, .*, got meta"),
+    "an array": (lambda: floats().numpy(), r"a tensor, got ndarray"),
+    "a list": (lambda: floats().tolist(), r"a tensor, got list"),
+}
+# Their noise is drawn for what is then refused.
+NOISE = ("perturb", "dequantize")
+
+
+@every_system
+@pytest.mark.parametrize("case", WRONG_X)
+def test_no_x_that_is_wrong_is_taken(system: str, case: str) -> None:
+    model = fitted(system)
+    make_x, message = WRONG_X[case]
+    for name, call in readers(model).items():
+        if name in NOISE and case in ("NaN", "inf", "-inf"):
+            continue
+        refused(lambda call=call: call(model, make_x()), rf"{name_of_x(name)} .*{message}")  # type: ignore[misc]
+
+
+def name_of_x(method: str) -> str:
+    return "expected x0" if method == "interpolate" else "expected x"
+
+
+def expanded(x: Tensor) -> Tensor:
+    return x[:1].expand(B, *SHAPE)
+
+
+SAME_X: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[], Tensor]]] = {
+    "float64": (Tensor.double, floats),
+    "float16": (Tensor.half, floats),
+    "bfloat16": (Tensor.bfloat16, floats),
+    "int64": (Tensor.long, images),
+    "int16": (Tensor.short, images),
+    "strided": (lambda x: torch.stack((x, x + 1), -1)[..., 0], floats),
+    "transposed": (lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1), floats),
+    "channels-last memory": (lambda x: x.to(memory_format=torch.channels_last), floats),
+    "requires grad": (lambda x: x.clone().requires_grad_(), floats),
+    "float64 that requires grad": (lambda x: x.double().requires_grad_(), floats),
+    "strided bytes": (lambda x: torch.stack((x, x), -1)[..., 0], images),
+}
+
+
+@every_system
+@pytest.mark.parametrize("case", SAME_X)
+def test_another_form_of_x_gives_the_same_answer(system: str, case: str) -> None:
+    model = fitted(system)
+    change, make_x = SAME_X[case]
+    for name, call in readers(model).items():
+        got, plain = call(model, change(make_x())), call(model, make_x())
+        if name == "dequantize":  # of grey levels it may be x itself
+            got = got.to(plain.dtype)
+        assert_close(got.detach(), plain.detach(), rtol=1e-5, atol=1e-5)
+
+
+@every_system
+def test_an_expanded_x_is_that_many_copies(system: str) -> None:
+    model = fitted(system)
+    for make_x in (floats, images):
+        for name, call in readers(model).items():
+            if name != "fit_latents":
+                got, plain = (call(model, x) for x in (expanded(make_x()), copies(make_x())))
+                assert_close(got.detach(), plain.detach())
+
+
+def copies(x: Tensor) -> Tensor:
+    return expanded(x).clone()
+
+
+@every_system
+def test_bytes_are_the_middles_of_their_levels(system: str) -> None:
+    model, middle = fitted(system), fitted(system).noise.uniform / 2
+    for name, call in readers(model).items():
+        if name not in ("loss", "fit_statistics", "importance_bound", *NOISE):
+            assert_close(call(model, images()), call(model, images() + middle))
+
+
+@every_system
+def test_an_expanded_x_passes_its_gradient(system: str) -> None:
+    model, x = fitted(system), floats(1).requires_grad_()
+    for name in ("log_posterior", "log_prob", "elbo", "loss"):
+        if name in readers(model):
+            value = readers(model)[name](model, x.expand(B, *SHAPE))
+            (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+            assert gradient is not None
+            assert bool(gradient.isfinite().all())
+
+
+@every_system
+def test_an_empty_batch_gives_empty_answers(system: str) -> None:
+    model = fitted(system)
+    for x in (floats(0), images(0)):
+        shapes = {
+            name: tuple(call(model, x).shape)
+            for name, call in readers(model).items()
+            if name != "loss" and not name.startswith("fit")
+        }
+        expected = {
+            "encode": (0, model.mixture.dims),
+            "log_posterior": (0, K),
+            "predict": (0,),
+            "perturb": (0, *SHAPE),
+            "dequantize": (0, *SHAPE),
+            "interpolate": (3, 0, *SHAPE),
+        }
+        densities = ("log_prob", "elbo", "paper_rate_per_dim", "importance_bound")
+        assert shapes == {
+            **{name: shape for name, shape in expected.items() if name in shapes},
+            **{name: (0,) for name in densities if name in shapes},
+        }
+    if decodes(model):
+        assert model.decode(torch.zeros(0, model.mixture.dims)).shape == (0, *SHAPE)
+    if model.can_sample:
+        assert model.sample(torch.zeros(0, dtype=torch.long)).shape == (0, *SHAPE)
+
+
+@every_system
+def test_nothing_is_learned_from_an_empty_batch(system: str) -> None:
+    model = fitted(system)
+    for mode in (True, False):
+        model.train(mode)
+        refused(lambda: loss(model, floats(0)), "expected at least one sample .*, got none")
+    for latents in (True, False):
+        refused(
+            lambda latents=latents: fit(model, images(0), labels(0), latents),  # type: ignore[misc]
+            "expected at least one sample .*, got none",
+        )
+
+
+@every_system
+@pytest.mark.parametrize("factor", [1e6, 1e18, 1e30, -1e30, 1e-12, 1e-42])
+def test_huge_and_tiny_numbers_give_numbers_or_are_refused(system: str, factor: float) -> None:
+    model, x = fitted(system), factor * floats()
+    for name, call in readers(model).items():
+        if name in ("loss", "fit_statistics", "fit_latents"):
+            continue
+        value = answer(lambda call=call: call(model, x), "expected .*largest .x. is")  # type: ignore[misc]
+        if value is None:
+            assert abs(factor) >= 1e6
+            continue
+        assert not bool(value.isnan().any()), name
+        if abs(factor) < 1:
+            assert_close(value, call(model, torch.zeros_like(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_what_overflows_is_answered_where_nobody_wants_checks() -> None:
+    model, x = fitted("ib-inn"), with_number(nan)
+    with unchecked_values():
+        assert bool(model.log_prob(x)[2].isnan())
+        assert bool(model.log_prob(x)[:2].isfinite().all())
+        refused(lambda: model.log_prob(x[0]), "expected x")
+    refused(lambda: model.log_prob(x), "expected x")
+
+
+SINGLE = "expected at least 2 samples in training mode.* got 1"
+
+
+@every_system
+def test_a_batch_of_one_is_learned_from_or_refused(system: str) -> None:
+    for network in ({}, {"network": {"kind": "mlp", "hidden": [8]}}):
+        if network and system in DECODING:
+            network = {**network, "decoder": {"kind": "mlp", "hidden": [8]}}
+        model = make(system, **network)
+        model.fit_statistics(images(), labels())
+        model.train()
+        total = answer(lambda model=model: loss(model, images(1)), SINGLE)  # type: ignore[misc]
+        if total is not None:
+            assert bool(total.isfinite())
+            total.backward()
+        assert model.eval().log_posterior(images(1)).shape == (1, K)
+
+
+@pytest.mark.parametrize("system", ["ib-inn", "resnet", "ce"])
+def test_a_batch_of_one_for_batch_norm_of_features_is_refused(system: str) -> None:
+    network = {"kind": "mlp", "blocks": 1, "hidden": [8], "batch_norm": True}
+    if system == "ib-inn":
+        model = make(system, (5,), network=network)
+    else:
+        own = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8))
+        model = make(system, (5,), backbone=own)
+    x = torch.randn(1, 5, generator=seeded())
+    for call in (lambda: loss(model, x), lambda: model.encode(x), lambda: model.log_posterior(x)):
+        refused(call, SINGLE)
+    assert bool(loss(model.eval(), x).isfinite())
+
+
+# Labels.
+
+
+def takers(model: GenerativeClassifier) -> dict[str, Callable[[Any], object]]:
+    """Everything that is asked of y, by name, in eval mode; -1 is known to the last ones."""
+    x = floats()
+    found: dict[str, Callable[[Any], object]] = {
+        "fit_statistics": lambda y: fit(model, images(), y),
+        "fit_latents": lambda y: fit(model, images(), y, latents=True),
+        "loss": lambda y: loss(model, x, y),
+    }
+    return {**exact_takers(model), **found}
+
+
+def exact_takers(model: GenerativeClassifier) -> dict[str, Callable[[Any], Tensor]]:
+    """Those for which every sample must have a class."""
+    x = floats()
+    found: dict[str, Callable[[Any], Tensor]] = {}
+    if model.has_density:
+        found["log_prob"] = lambda y: model.log_prob(x, y)
+    if isinstance(model, Untapped):
+        found["elbo"] = lambda y: model.elbo(x, y)
+    if hasattr(model, "importance_bound"):
+        found["importance_bound"] = lambda y: model.importance_bound(x, y, 3, seeded())
+    if model.can_sample:
+        found["sample"] = lambda y: model.sample(y, generator=seeded())
+    return found
+
+
+def label(value: int) -> Tensor:
+    y = labels()
+    y[4] = value
+    return y
+
+
+WRONG_Y: dict[str, tuple[Callable[[], Any], str]] = {
+    "out of range": (lambda: label(K), r"0\.\.2.*, got 3"),
+    "far out of range": (lambda: label(10**12), r"0\.\.2.*, got 1000000000000"),
+    "negative": (lambda: label(-2), r"0\.\.2.*, got -2"),
+    "float": (lambda: labels().float(), r"integer .*, got torch\.float32"),
+    "bool": (lambda: labels() > 0, r"integer .*, got torch\.bool"),
+    "one-hot": (lambda: torch.eye(K)[labels()], r"got torch\.float32|got \(6, 3\)"),
+    "a column": (lambda: labels()[:, None], r"shape .*, got \(6, 1\)"),
+    "one number": (lambda: labels()[0], r"shape .*, got \(\)"),
+    "another device": (lambda: labels().to("meta"), r"on cpu, .*, got meta"),
+    "a list": (lambda: labels().tolist(), r"a tensor, got list"),
+}
+
+
+@every_system
+@pytest.mark.parametrize("case", WRONG_Y)
+def test_no_y_that_is_wrong_is_taken(system: str, case: str) -> None:
+    make_y, message = WRONG_Y[case]
+    for call in takers(fitted(system)).values():
+        refused(lambda call=call: call(make_y()), rf"(?=.*\by\b).*{message}")  # type: ignore[misc]
+
+
+@every_system
+def test_as_many_labels_as_samples(system: str) -> None:
+    for name, call in takers(fitted(system)).items():
+        for count in (1, B - 1, B + 1):
+            if name != "sample":
+                message = rf"expected y of shape \(6,\).*, got \({count},\)"
+                refused(lambda call=call, count=count: call(labels(count)), message)  # type: ignore[misc]
+
+
+@every_system
+def test_samples_without_a_label_are_of_no_class(system: str) -> None:
+    model = fitted(system)
+    for call in exact_takers(model).values():
+        refused(lambda call=call: call(label(-1)), r"y: expected .* 0\.\.2, got -1")  # type: ignore[misc]
+    if not model.accepts_unlabelled:
+        with pytest.raises(UserError, match="1 of 6 training samples have none"):
+            loss(model, floats(), label(-1))
+
+
+@every_system
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_other_integers_are_the_same_labels(system: str, dtype: torch.dtype) -> None:
+    for call in takers(fitted(system)).values():
+        got, plain = call(labels().to(dtype)), call(labels())
+        assert_close(got, plain)
+
+
+@every_system
+def test_one_class_alone(system: str) -> None:
+    model, one = fitted(system), torch.zeros(B, dtype=torch.long)
+    assert bool(loss(model, images(), one).isfinite())
+    model = make(system)
+    if system not in ("m2", "untapped"):
+        refused(
+            lambda: model.fit_latents(images(), one),
+            r"expected a sample of every class.*, got none of \[1, 2\]",
+        )
+        counted = make(system, mixture={"weights": "empirical", "start": "equidistant"})
+        refused(lambda: counted.fit_statistics(images(), one), r"3 positive class counts, got \[6")
+
+
+# Sampling, decoding, walking.
+
+sampling = pytest.mark.parametrize("system", [s for s in SYSTEMS if s in (*DECODING, "ib-inn")])
+
+
+@sampling
+@pytest.mark.parametrize("temperature", [-1.0, -1e-9, nan, inf, -inf, "warm", None])
+def test_no_temperature_that_is_wrong_is_taken(system: str, temperature: Any) -> None:
+    model = fitted(system)
+    message = rf"expected temperature .*, got '?{temperature}"
+    for owner in (model, model.mixture):
+        refused(lambda owner=owner: owner.sample(labels(), temperature), message)  # type: ignore[misc]
+
+
+@sampling
+def test_temperature_zero_is_the_middle_of_each_class(system: str) -> None:
+    model = fitted(system)
+    means = model.mixture.means[labels()]
+    if system == "vae-as" or system in ("vae", "bvae"):
+        means = torch.zeros_like(means)
+    for zero in (0, 0.0, np.float32(0)):
+        images = model.sample(labels(), zero, torch.Generator().manual_seed(7))
+        assert_close(images, model.decode(means))
+
+
+@sampling
+def test_a_temperature_without_end_is_refused(system: str) -> None:
+    model = fitted(system)
+    drawn = answer(lambda: model.sample(labels(), 1e38, seeded()), "largest .z. is")
+    assert drawn is None or bool(drawn.isfinite().all())
+
+
+@sampling
+def test_samples_are_drawn_around_something(system: str) -> None:
+    message = "expected around .*means.*data.*, got 'mode'"
+    refused(lambda: fitted(system).sample(labels(), 1.0, None, "mode"), message)  # type: ignore[arg-type]
+
+
+WRONG_Z: dict[str, tuple[Callable[[int], Any], str]] = {
+    "another width": (lambda d: torch.zeros(2, d + 1), r"shape \(B, \d+\), got \(2, "),
+    "one latent": (lambda d: torch.zeros(d), r"shape \(B, \d+\), got \("),
+    "integers": (lambda d: torch.zeros(2, d).long(), r"floating.*, got torch\.int64"),
+    "complex": (lambda d: torch.zeros(2, d) * 1j, r"real.*, got torch\.complex64"),
+    "NaN": (lambda d: torch.full((2, d), nan), r"finite .*, got nan"),
+    "inf": (lambda d: torch.full((2, d), inf), r"finite .*, got inf"),
+    "another device": (lambda d: torch.zeros(2, d, device="meta"), r"on cpu, .*, got meta"),
+    "an array": (lambda d: np.zeros((2, d)), r"a tensor, got ndarray"),
+}
+
+
+@pytest.mark.parametrize("system", [*INVERTIBLE, *DECODING])
+@pytest.mark.parametrize("case", WRONG_Z)
+def test_no_latent_that_is_wrong_is_decoded(system: str, case: str) -> None:
+    model = fitted(system)
+    make_z, message = WRONG_Z[case]
+    refused(lambda: model.decode(make_z(model.mixture.dims)), rf"expected z .*{message}")
+
+
+@pytest.mark.parametrize("system", [*INVERTIBLE, *DECODING])
+def test_latents_in_another_form_are_decoded_the_same(system: str) -> None:
+    model = fitted(system)
+    z = model.encode(floats()).z.detach()
+    plain = model.decode(z)
+    strided = torch.stack((z, -z), -1)[..., 0]
+    for same in (z.double(), strided, z.clone().requires_grad_()):
+        assert_close(model.decode(same).detach(), plain.detach(), rtol=1e-5, atol=1e-4)
+    one = model.decode(z[:1].expand(B, -1))
+    assert_close(one, model.decode(z[:1].repeat(B, 1)))
+
+
+@every_system
+@pytest.mark.parametrize("case", [name for name in WRONG_Z if name not in ("NaN", "inf")])
+def test_the_mixture_takes_latents_alone(system: str, case: str) -> None:
+    mixture = fitted(system).mixture
+    make_z, message = WRONG_Z[case]
+    refused(lambda: mixture.log_prob(make_z(mixture.dims)), rf"expected z .*{message}")
+
+
+@pytest.mark.parametrize("system", [*INVERTIBLE, *DECODING])
+def test_walks_between_what_does_not_match(system: str) -> None:
+    model, x = fitted(system), floats()
+    for x1, steps, message in (
+        (x[:2], 3, r"got .*\(6, 3, 4, 4\) and \(2, 3, 4, 4\)"),
+        (x[:, :1], 3, r"\(6, 1, 4, 4\)"),
+        (with_number(nan), 3, "expected x1 .*finite"),
+        (x.to("meta"), 3, "expected x1 on cpu"),
+        (x, 1, "at least 2 steps, got .* 1 steps"),
+        (x, -3, "at least 2 steps, got .* -3 steps"),
+        (x, 2.5, "at least 2 steps, got .* 2.5 steps"),
+    ):
+        refused(lambda x1=x1, steps=steps: model.interpolate(x, x1, steps), message)  # type: ignore[misc]
+
+
+# What is particular to some.
+
+WRONG_INDEX: dict[str, tuple[Callable[[], Any], str]] = {
+    "none": (lambda: None, "the numbers of the samples .* got none"),
+    "too few": (lambda: torch.arange(B - 1), r"index of shape \(6,\).*, got \(5,\)"),
+    "float": (lambda: torch.arange(B).float(), r"index: expected integer .*, got torch\.float32"),
+    "beyond the training set": (
+        lambda: torch.arange(1, B + 1),
+        r"index: expected .* 0\.\.5, got 6",
+    ),
+    "negative": (lambda: torch.arange(-1, B - 1), r"index: expected .* 0\.\.5, got -1"),
+    "another device": (lambda: torch.arange(B).to("meta"), "index on cpu, .*, got meta"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_INDEX)
+def test_numbers_of_samples(case: str) -> None:
+    make_index, message = WRONG_INDEX[case]
+    model = fitted("vae-as")
+    refused(lambda: loss(model, floats(), index=make_index()), message)
+
+
+@pytest.mark.parametrize("draws", [0, -1, 1.5])
+def test_the_importance_bound_needs_draws(draws: Any) -> None:
+    model = fitted("vae")
+    message = rf"expected draws .*at least 1.*, got {draws}"
+    refused(lambda: model.importance_bound(floats(), draws=draws), message)  # type: ignore[operator]
+
+
+def table(system: str, **settings: Any) -> GenerativeClassifier:
+    """Of five whole numbers, fitted, in eval mode."""
+    network = {"kind": "mlp", "hidden": [8]}
+    settings = {"network": network, **settings}
+    if system in DECODING:
+        settings = {"decoder": network, "likelihood": "gaussian", **settings}
+    model = make(system, (5,), **settings)
+    model.fit_statistics(counts(), labels())
+    randomize(model, torch.Generator().manual_seed(4), 0.05)
+    return model.eval()
+
+
+def counts() -> Tensor:
+    return torch.randint(50, (B, 5), generator=seeded()).float()
+
+
+@every_system
+def test_the_whole_numbers_of_a_table_are_numbers_not_intervals(system: str) -> None:
+    model = table(system)
+    for call in readers(model).values():
+        for dtype in (torch.int64, torch.uint8, torch.float64):
+            got, plain = call(model, counts().to(dtype)), call(model, counts())
+            assert_close(got.detach(), plain.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("system", ["ib-inn", "vc", "vae"])
+def test_scores_of_outliers_take_what_the_model_takes(system: str) -> None:
+    model = fitted(system)
+    for case in ("another width", "grey images", "complex", "NaN", "inf", "an array"):
+        make_x, message = WRONG_X[case]
+        refused(lambda make_x=make_x: model_scores(model, make_x()), f"expected x .*{message}")  # type: ignore[misc]
+    plain = model_scores(model, images())
+    for name, scores in model_scores(model, images().long()).items():
+        assert_close(scores, plain[name])
+
+
+@pytest.mark.parametrize("kind", ["knn", "forest"])
+def test_neighbours_and_trees_of_no_sample(kind: str) -> None:
+    model = table("vae", branch={"kind": kind, "neighbours": 2, "samples": B})
+    model.fit_latents(counts(), labels())
+    assert model.log_posterior(counts()[:0]).shape == (0, K)
+    x = counts().requires_grad_()
+    assert_close(model.log_posterior(x), model.log_posterior(counts()))
+
+
+def test_the_checks_leave_compiled_and_vectorised_programs_alone() -> None:
+    model, x = table("ib-inn", network={"kind": "mlp", "blocks": 1, "hidden": [8]}), counts()
+    torch._dynamo.reset()
+    compiled = torch.compile(model.log_prob, fullgraph=True, backend="eager")
+    assert_close(compiled(x, labels()), model.log_prob(x, labels()))
+    gradient = torch.func.vmap(torch.func.grad(lambda one: model.log_prob(one[None])[0]))(x)
+    again = x.clone().requires_grad_()
+    assert_close(gradient, torch.autograd.grad(model.log_prob(again).sum(), again)[0])
+
+
+class Questions(TorchDispatchMode):
+    """How often a program asked for the value of a tensor, for which a GPU would have to wait."""
+
+    asked = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any, kwargs: Any = None) -> Any:
+        self.asked += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("system", [s for s in SYSTEMS if s not in ("vae-as", "m2", "untapped")])
+def test_a_training_step_asks_a_gpu_for_no_value(
+    system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(system).train()
+    model.fit_statistics(images(), labels())
+    with Questions() as questions:
+        loss(model, images())
+        assert questions.asked > 0  # of labels and pixels, on a CPU
+        monkeypatch.setattr(checks, "readable", lambda values, training: not training)
+        # On a CPU torch's own looks at the labels.
+        monkeypatch.setattr(objectives, "one_hot", lambda y, classes: torch.eye(classes)[y])
+        questions.asked = 0
+        loss(model, images())
+        loss(model, floats())
+        assert questions.asked == 0
+
+
+# The same in scikit-learn's words.
+
+
+@cache
+def estimator() -> Estimator:
+    """On images, fitted."""
+    network = {"kind": "mlp", "blocks": 1, "hidden": [8]}
+    model = Estimator(
+        shape=SHAPE, levels=LEVELS, epochs=1, random_state=0, settings={"network": network}
+    )
+    return model.fit(rows(), NAMES[labels()])
+
+
+NAMES = np.array(["a", "b", "c"])
+
+
+def rows() -> np.ndarray:
+    return images().flatten(1).numpy().astype(np.float64)
+
+
+def row_with(value: float) -> np.ndarray:
+    x = rows()
+    x[1, 3] = value
+    return x
+
+
+WRONG_ROWS: dict[str, tuple[Callable[[], Any], str]] = {
+    "NaN": (lambda: row_with(nan), "NaN"),
+    "inf": (lambda: row_with(inf), "infinity"),
+    "no grey level": (lambda: row_with(0.5), "whole grey levels 0..7, got 0.5"),
+    "beyond the levels": (lambda: row_with(8), "whole grey levels 0..7, got 8"),
+    "negative": (lambda: row_with(-1), "whole grey levels 0..7, got -1"),
+    "complex": (lambda: rows() * 1j, "Complex data not supported"),
+    "words": (lambda: rows().astype(str).astype(object) + "x", "could not convert string"),
+    "too few columns": (lambda: rows()[:, :47], "47 features, but .* 48"),
+    "one row": (lambda: rows()[0], "Expected 2D array"),
+    "no rows": (lambda: rows()[:0], "0 sample"),
+    "grey images": (lambda: rows().reshape(B, *SHAPE)[:, 0], "images of shape .3, 4, 4., got .4,"),
+}
+
+
+@pytest.mark.parametrize("method", ["predict", "score_samples", "transform"])
+@pytest.mark.parametrize("case", WRONG_ROWS)
+def test_no_rows_that_are_wrong_are_taken(method: str, case: str) -> None:
+    make_x, message = WRONG_ROWS[case]
+    with pytest.raises(ValueError, match=message):
+        getattr(estimator(), method)(make_x())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.astype(np.uint8),
+        lambda x: x.astype(np.float32),
+        lambda x: x.astype(np.int64),
+        np.asfortranarray,
+        lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+        lambda x: x.reshape(B, *SHAPE),
+        lambda x: x.tolist(),
+    ],
+)
+def test_rows_in_another_form_give_the_same_answers(change: Callable[[Any], Any]) -> None:
+    for method in ("predict_log_proba", "score_samples", "transform"):
+        call = getattr(estimator(), method)
+        np.testing.assert_array_equal(call(change(rows())), call(rows()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_samples": 0}, "n_samples .*at least 1, got 0"),
+        ({"n_samples": 2.5}, "n_samples .*at least 1, got 2.5"),
+        ({"n_samples": "many"}, "n_samples .*at least 1, got 'many'"),
+        ({"y": "d"}, "labels among .*, got 'd'"),
+        ({"y": 0}, "labels among .*, got 0"),
+        ({"y": [["a"]]}, r"y, .*labels \(n,\), got shape \(1, 1\)"),
+        ({"y": {"a": 1}}, "labels among .*, got {'a': 1}"),
+        ({"temperature": -1.0}, "temperature .*, got -1"),
+        ({"temperature": nan}, "temperature .*, got nan"),
+        ({"temperature": inf}, "temperature .*, got inf"),
+        ({"temperature": "warm"}, "temperature .*, got 'warm'"),
+        ({"random_state": "x"}, "cannot be used to seed"),
+    ],
+)
+def test_samples_that_cannot_be_drawn(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        estimator().sample(**options)
+
+
+def test_samples_of_no_label_are_no_rows() -> None:
+    x, y = estimator().sample(y=[])
+    assert x.shape == (0, 48)
+    assert y.shape == (0,)
+
+
+WRONG_FIT: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
+    "NaN": (lambda: row_with(nan), lambda: NAMES[labels()], "NaN"),
+    "labels too few": (rows, lambda: NAMES[labels(5)], "inconsistent numbers of samples"),
+    "labels of real numbers": (rows, lambda: labels().numpy() + 0.5, "Unknown label type"),
+    "labels that are NaN": (rows, lambda: np.full(B, nan), "NaN"),
+    "a table of labels": (rows, lambda: np.eye(3)[labels()], "y should be a 1d array"),
+    "no labels": (rows, lambda: None, "requires y to be passed"),
+    "one class": (rows, lambda: np.zeros(B), "at least 2 classes, got 1"),
+    "no rows": (lambda: rows()[:0], lambda: labels(0).numpy(), "0 sample"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FIT)
+def test_no_data_that_are_wrong_are_fitted(case: str) -> None:
+    make_x, make_y, message = WRONG_FIT[case]
+    fresh = Estimator(shape=SHAPE, levels=LEVELS, epochs=1, random_state=0)
+    with pytest.raises(ValueError, match=message):
+        fresh.fit(make_x(), make_y())

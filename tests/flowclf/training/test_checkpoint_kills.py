@@ -1,0 +1,152 @@
+"""Killed at random moments and resumed until it is done, a run ends where it would have ended.
+
+    python tests/flowclf/training/test_checkpoint_kills.py 50 cli
+
+kills 50 runs of `flowclf train`, each a process of its own (without `cli`: forks of a warm one, in
+a tenth of the time). They save after each step, so that many of the kills come during a save.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flowclf.config import RunConfig, make_config, parse_assignments
+from flowclf.data import Dataset, load_dataset
+from flowclf.runs import Run
+from flowclf.training import train
+
+SETTINGS = (
+    "network={kind: mlp, blocks: 2, hidden: [32], dropout: 0.2, batch_norm: true}",
+    "data={train_size: 300, test_size: 50, validation: 0.1, augment: shift}",
+    "train={epochs: 3, batch_size: 50, evaluate_every: 1, checkpoint_minutes: 1.0e-9}",
+)
+
+# Starts to train in a folder, or goes on there; the process.
+Start = Callable[[Run], int]
+
+
+def start_fork(config: RunConfig, digits: Dataset, run: Run) -> int:
+    """In a copy of this process, which has everything imported."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        train(config, digits, run, device="cpu", resume=run.has_checkpoint)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def start_cli(run: Run) -> int:
+    """The command line in an interpreter of its own."""
+    task = ["--resume", str(run.folder)]
+    if not run.has_checkpoint:
+        # Killed before its first checkpoint: --out asks for a new folder.
+        shutil.rmtree(run.folder, ignore_errors=True)
+        settings = [word for setting in SETTINGS for word in ("--set", setting)]
+        task = ["ib-inn", "--data", "digits", "--out", str(run.folder), *settings]
+    command = [sys.executable, "-m", "flowclf", "train", *task, "--device", "cpu", "--no-baselines"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
+
+
+def kill_after(process: int, run: Run, seconds: float) -> bool:
+    """Kill a process so long after the first sign of its training; whether it lived until then."""
+    before, begun = signs(run), inf
+    while time.perf_counter() - begun < seconds:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            assert status == 0, f"training ended with {status}"
+            return False
+        if begun == inf and signs(run) != before:
+            begun = time.perf_counter()
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+
+
+def signs(run: Run) -> list[int]:
+    """Of life: when its files were written."""
+    times = []
+    for file in (run.folder / ".lock", run.metrics_file, run.checkpoint_file):
+        with suppress(FileNotFoundError):
+            times.append(file.stat().st_mtime_ns)
+    return times
+
+
+def half_saved(run: Run) -> bool:
+    """Whether there is half a checkpoint, or only the one before."""
+    between = run.previous_checkpoint_file.exists() and not run.checkpoint_file.exists()
+    return between or any(run.checkpoint_file.parent.glob(".*.part.*"))
+
+
+def same(one: Run, other: Run) -> bool:
+    """Weights, the optimiser's tensors and metrics, bit for bit."""
+    for file in ("weights_file", "checkpoint_file"):
+        tensors, copies = (load_file(getattr(run, file)) for run in (one, other))
+        if tensors.keys() != copies.keys():
+            return False
+        if not all(torch.equal(value, copies[name]) for name, value in tensors.items()):
+            return False
+    return list(one.read_metrics()) == list(other.read_metrics())
+
+
+def kill_runs(start: Start, folder: Path, runs: int) -> str:
+    """Kill each run again and again until it ends; what became of them."""
+    whole, rng = Run(folder / "whole"), random.Random(0)
+    assert not kill_after(start(whole), whole, inf)
+    usual = whole.summary_file.stat().st_mtime - (whole.folder / ".lock").stat().st_mtime
+    killed = equal = kills = saving = 0
+    while killed < runs:
+        run, before = Run(folder / "run"), kills
+        while not run.summary_file.exists():
+            kills += kill_after(start(run), run, rng.uniform(0, usual))
+            saving += half_saved(run)
+        if kills > before:
+            killed += 1
+            equal += same(whole, run) and not half_saved(run)
+        shutil.rmtree(run.folder)
+    return f"{equal} of {killed} runs as if never killed; {kills} kills, {saving} during a save"
+
+
+def main(runs: int, start: str = "fork") -> None:
+    """Kill so many runs, and say what became of them."""
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        if start == "cli":
+            print(kill_runs(start_cli, Path(folder), runs))
+            return
+        digits, overrides = load_dataset("digits"), [parse_assignments(SETTINGS)]
+        config = make_config("ib-inn", "digits", digits.shape, overrides=overrides)
+        train(config, digits, device="cpu")
+        print(kill_runs(partial(start_fork, config, digits), Path(folder), runs))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_runs_end_where_they_would_have_ended() -> None:
+    # In an interpreter of its own: this one may have threads, which a fork has not.
+    command = [sys.executable, __file__, "10"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert ended.stdout.startswith("10 of 10 "), ended.stdout + ended.stderr
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])
