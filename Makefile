@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-kernels test-browser lint clean
+.PHONY: demo test test-kernels test-browser notebooks test-notebooks docs lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,8 +32,12 @@ test-notebooks: $(STAMP)  ## the same, writing nothing
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'
 	$(BIN)/python notebooks/execute.py --check
 
+docs: $(STAMP)  ## the API reference, of the docstrings: docs/_build/index.html
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build
+
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) runs docs/_build .pytest_cache .ruff_cache .mypy_cache

@@ -12,21 +12,24 @@
 # information bottleneck for competitive generative classification" (NeurIPS 2020).
 
 # %%
-# %matplotlib inline
 import torch
 
 import flowclf
-from flowclf.data.outliers import load_outliers
+from flowclf.data import load_outliers
 from flowclf.evaluation import Options, Subject, evaluate_subject
 from flowclf.evaluation.baselines import baseline_rows
 from flowclf.evaluation.calibration import bootstrap_interval, reliability
 from flowclf.evaluation.explanation import explanations
 from flowclf.evaluation.metrics import expected_calibration_error
-from flowclf.figures import block_figure, sample_figure
-from flowclf.figures.calibration import reliability_figure
-from flowclf.figures.detection import roc_figure, score_histograms
-from flowclf.figures.explain import explain_figure
-from flowclf.figures.run import class_samples
+from flowclf.figures import (
+    block_figure,
+    class_samples,
+    explain_figure,
+    reliability_figure,
+    roc_figure,
+    sample_figure,
+    score_histograms,
+)
 
 # %% [markdown]
 # ## The data

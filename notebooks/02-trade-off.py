@@ -14,7 +14,6 @@
 # then trains a single one for all β̃ at once.
 
 # %%
-# %matplotlib inline
 import tempfile
 from pathlib import Path
 

@@ -12,7 +12,6 @@
 # trustworthy image classification", CVPR 2021).
 
 # %%
-# %matplotlib inline
 import torch
 
 import flowclf
@@ -23,13 +22,13 @@ from flowclf.figures import (
     ambiguous_walk,
     ambiguous_walk_figure,
     block_figure,
+    class_samples,
+    explain_figure,
     mean_walk_figure,
     mean_walks,
     model_interpolation_figure,
     temperature_figure,
 )
-from flowclf.figures.explain import explain_figure
-from flowclf.figures.run import class_samples
 
 # %% [markdown]
 # One model for the whole notebook: the one of notebook 1.

@@ -15,18 +15,17 @@
 # | Untapped | a label and a Gaussian, and a decoder | Gemp et al., 2017 |
 
 # %%
-# %matplotlib inline
 import torch
 
 import flowclf
 from flowclf.figures import (
     block_figure,
+    class_samples,
     embedded_latents,
     principal_figure,
     reconstructed,
     reconstruction_figure,
 )
-from flowclf.figures.run import class_samples
 
 # %% [markdown]
 # ## Train
@@ -132,7 +131,7 @@ with torch.no_grad():
 # All that decode can draw a given class, at a temperature of 0.7 here. The flow draws from the
 # class's Gaussian, Untapped decodes a label with a random style. The other two have no Gaussian for
 # a class: they draw around the average of its training latents, with the spread of a prior
-# that is for all classes together, and so a draw easily ends between two of them.
+# that is for all classes together, and keep rather what their branch takes for the class.
 
 # %%
 samples = {name: class_samples(model, 4, 0.7, seed=0) for name, model in decoding.items()}

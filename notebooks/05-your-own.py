@@ -22,16 +22,11 @@ from sklearn.pipeline import make_pipeline
 from torch import Tensor, nn
 
 import flowclf
-from couplings import MLP, Chain, Coupling, ElementwiseAffine, Rotation, two_sided_coupling
-from couplings.ops.reference import join
+from couplings import MLP, Chain, Coupling, Rotation, join, two_sided_coupling
 from couplings.testing import ContractError, assert_invertible, randomize
-from flowclf.encoders import InvertibleEncoder
 from flowclf.evaluation.explanation import explain_rows, explanations
-from flowclf.figures.explain import explain_figure
-from flowclf.mixture import GaussianMixture
-from flowclf.noise import Noise
+from flowclf.figures import explain_figure
 from flowclf.sklearn import GenerativeClassifier
-from flowclf.systems.ib_inn import IBInn, IBInnSettings
 
 # %% [markdown]
 # ## Your own data
@@ -220,8 +215,9 @@ except ContractError as error:
 # %% [markdown]
 # ## Put it to work
 #
-# Rotations and couplings in turn make a chain; chain, latent mixture and objective make a model.
-# Two interleaved half-moons are the task, since in two dimensions everything can be seen.
+# Rotations and couplings in turn make a chain, and a chain is a `backbone` as any other network
+# is: of a system whose encoder is a flow, here IB-INN. `fit_statistics` tells it the units of the
+# data. Two interleaved half-moons are the task, since in two dimensions everything can be seen.
 
 # %%
 points, labels = make_moons(1000, noise=0.1, random_state=0)
@@ -230,14 +226,8 @@ x, y = torch.tensor(points, dtype=torch.float32), torch.tensor(labels)
 mix = partial(Rotation, generator=generator)
 bend = partial(two_sided_coupling, conditioner=dense, univariate=SinhArcsinh())
 network = Chain.grow((2,), [mix, bend] * 4)
-standardise = ElementwiseAffine((2,), x.mean(0), x.std(0))
-model = IBInn(
-    (2,),
-    InvertibleEncoder(standardise, network),
-    GaussianMixture(2, 2, generator=generator),
-    Noise((2,), uniform=0.0, sigma=0.0, unit=1.0),
-    IBInnSettings(),
-)
+model = flowclf.build("ib-inn", shape=(2,), classes=2, beta=1.0, backbone=network)
+model.fit_statistics(x, y)
 
 # %% [markdown]
 # And the loop: draw a batch, ask for the loss, step. That is all training is. What

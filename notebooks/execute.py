@@ -72,8 +72,6 @@ def main() -> int:
         # One thread, and nobody's settings or history: the same on every machine.
         os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         os.environ |= {"IPYTHONDIR": own, "JUPYTER_RUNTIME_DIR": own}
-        # optuna's progress bars would like Jupyter's widgets; there are no bars here.
-        os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
         with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
             found = zip(sources, pool.map(executed, sources), strict=True)
             return max([_told(*each, write=not options.check) for each in found], default=1)

@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands."""
+"""What the README and the guides show runs as it stands."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ import flowclf
 from flowclf.cli.app import run
 
 README = Path(__file__).parents[1] / "README.md"
+GUIDE = README.parent / "docs" / "family.md"
 
 
-def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), flags=re.DOTALL)
+def python_blocks(page: Path = README) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
 
 
 def test_a_network_of_ones_own_becomes_a_backbone() -> None:
-    code = python_blocks()[2]
+    (code,) = python_blocks(GUIDE)
     names = {"flowclf": flowclf, "my_network": torch.nn.Flatten()}
     exec(code, names)
     x = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
@@ -73,3 +74,9 @@ def test_every_option_of_the_commands_exists(capsys: pytest.CaptureFixture[str])
         assert run([verb, *words[: verb == "study"], "--help"]) == 0
         help_text = capsys.readouterr().out
         assert all(word in help_text for word in words if word.startswith("--")), command
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (README, *GUIDE.parent.glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
