@@ -118,7 +118,9 @@ def kill_runs(start: Start, folder: Path, runs: int) -> str:
     while killed < runs:
         run, before = Run(folder / "run"), kills
         while not run.summary_file.exists():
-            kills += kill_after(start(run), run, rng.uniform(0, usual))
+            killed_now = kill_after(start(run), run, rng.uniform(0, usual))
+            # Later it draws figures.
+            kills += killed_now and not run.summary_file.exists()
             saving += half_saved(run)
         if kills > before:
             killed += 1
