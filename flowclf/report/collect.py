@@ -26,6 +26,8 @@ __all__ = ["Collection", "Entry", "Unfinished", "collect", "public_name"]
 Nested = dict[str, Any]
 # Folders within folders within the one that is named.
 DEPTH = 3
+# What a sweep draws of its own rows the page draws of all.
+DRAWN = ("trade-off", "information-plane")
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def collect(paths: Sequence[Path]) -> Collection:
         entries,
         [row for path in parents for row in _baselines(path)],
         _with_reasons(begun, parents),
-        [file for path in parents for file in sorted(path.glob("*.png"))],
+        [f for path in parents for f in sorted(path.glob("*.png")) if f.stem not in DRAWN],
     )
 
 
