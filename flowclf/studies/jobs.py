@@ -59,8 +59,8 @@ class Job:
             return Outcome(self.name, failure=str(error).splitlines()[0])
 
     def killed(self) -> Outcome:
-        """What to say of it once its process was killed, and killed again."""
-        return Outcome(self.name, failure="its process was killed, twice (out of memory?)")
+        """What to say of it where its process is killed however often it is tried."""
+        return Outcome(self.name, failure="its process was killed at each try (out of memory?)")
 
 
 @dataclass(frozen=True)

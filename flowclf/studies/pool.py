@@ -19,12 +19,13 @@ from flowclf.training.setup import cpu_threads
 __all__ = ["run_jobs"]
 
 Result = TypeVar("Result")
+TRIES = 2
 
 
 def _give_up(job: object) -> NoReturn:
     raise UserError(
-        "a worker was killed twice at the same job (out of memory?); start the same command again, "
-        "with fewer workers"
+        "a worker was killed again and again at the same job (out of memory?); start the same "
+        "command again, with fewer workers"
     )
 
 
@@ -35,12 +36,12 @@ def run_jobs(
 ) -> Iterator[Result]:
     """What the jobs return, as they end; what one raises ends it all, once those begun have ended.
 
-    A job whose process is killed is tried once more, alone.
+    A job whose process is killed is tried twice more, alone.
 
     Args:
         jobs: can be pickled, as a `functools.partial` of a module's function can.
         workers: how many at a time; a single one at a time runs in this process.
-        lost: what a job returns whose process is killed then, too.
+        lost: what a job returns whose process is killed both times.
     """
     waiting = iter(jobs)
     if workers == 1:
@@ -51,7 +52,10 @@ def run_jobs(
     while orphans := (yield from _side_by_side(waiting, workers)):
         for job in orphans:
             # One by one: of those that ran side by side nobody knows which took the others along.
-            if (yield from _side_by_side(iter([job]), 1)):
+            for _ in range(TRIES):
+                if not (yield from _side_by_side(iter([job]), 1)):
+                    break
+            else:
                 yield lost(job)
 
 

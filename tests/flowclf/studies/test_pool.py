@@ -37,5 +37,5 @@ def test_a_killed_process_is_tried_again_and_named_when_it_dies_again(tmp_path: 
 
 
 def test_without_a_word_for_it_a_killed_job_ends_the_rest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="killed twice.*fewer workers"):
+    with pytest.raises(UserError, match="again and again.*fewer workers"):
         list(run_jobs([partial(die, tmp_path / "always", 9)], 2))
