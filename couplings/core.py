@@ -100,12 +100,7 @@ class Invertible(nn.Module, ABC):
         Raises:
             ShapeError: an x or context of another shape, type or device than the map's.
         """
-        checked = self._check(x, self.in_shape, context)
-        try:
-            return self._forward(x, checked)
-        except RuntimeError as error:
-            self._explain(error, x, checked)
-            raise
+        return self._checked(self._forward, x, self.in_shape, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x and log|det dx/dz| (B,) of z (B, *out_shape).
@@ -113,12 +108,7 @@ class Invertible(nn.Module, ABC):
         Raises:
             ShapeError: as `forward`.
         """
-        checked = self._check(z, self.out_shape, context)
-        try:
-            return self._inverse(z, checked)
-        except RuntimeError as error:
-            self._explain(error, z, checked)
-            raise
+        return self._checked(self._inverse, z, self.out_shape, context)
 
     @abstractmethod
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
@@ -135,6 +125,20 @@ class Invertible(nn.Module, ABC):
             x, _ = self.inverse(z, context)
         x = x.detach().requires_grad_()
         return Restored((x,), _only, *self(x, context))
+
+    def _checked(
+        self,
+        direction: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]],
+        x: Tensor,
+        shape: Shape,
+        context: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        context = self._check(x, shape, context)
+        try:
+            return direction(x, context)
+        except RuntimeError as error:
+            self._explain(error, x, context)
+            raise
 
     def _check(self, x: Tensor, shape: Shape, context: Tensor | None) -> Tensor | None:
         if not isinstance(x, Tensor):

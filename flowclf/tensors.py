@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowclf.errors import UserError
+from flowclf.errors import UserError, first_line
 from flowclf.files import write_whole
 
 __all__ = ["DamagedFile", "read_tensors", "write_tensors"]
@@ -82,7 +82,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise DamagedFile(f"{path} is damaged: {_first_line(error)}") from None
+        raise DamagedFile(f"{path} is damaged: {first_line(error)}") from None
     # By its value, too: damage to the key must not pass for a file of others.
     if KEY not in metadata and not any(MARK in value for value in metadata.values()):
         return tensors, None
@@ -115,10 +115,6 @@ def _digest(state: Mapping[str, Tensor], note: str) -> str:
         found.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         found.update(_bytes(value))
     return found.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _bytes(value: Tensor) -> memoryview:

@@ -235,12 +235,12 @@ def _in_words(outcome: Outcome) -> str:
 
 def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
     """Failures on standard error; a table, or one document."""
-    from flowclf.sweeps import states, sweep_rows
+    from flowclf.sweeps import read_plan, states, sweep_rows
 
     failed = {outcome.name: outcome.failure for outcome in outcomes if outcome.failure}
     for name, reason in failed.items():
         message(f"failed: {name}: {reason}")
-    results, rows = plan.folder / "results.csv", sweep_rows(plan.folder)
+    results, rows = plan.folder / "results.csv", sweep_rows(read_plan(plan.folder))
     figures = [str(path) for path in _draw(plan.folder, rows)]
     if as_json:
         document = {"runs": rows, "failed": failed, "results": str(results), "figures": figures}

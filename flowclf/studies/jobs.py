@@ -11,7 +11,7 @@ from typing import Any
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, flatten
 from flowclf.data import Dataset, Split
-from flowclf.errors import UserError
+from flowclf.errors import UserError, first_line
 from flowclf.evaluation.baselines import baseline_rows
 from flowclf.files import write_json
 from flowclf.locks import FolderInUse, locked
@@ -56,7 +56,7 @@ class Job:
         except FolderInUse:
             return Outcome(self.name, busy=True)
         except (UserError, TrainingDiverged) as error:
-            return Outcome(self.name, failure=str(error).splitlines()[0])
+            return Outcome(self.name, failure=first_line(error))
 
     def killed(self) -> Outcome:
         """What to say of it where its process is killed however often it is tried."""
@@ -147,7 +147,7 @@ def _fit_baselines(job: Job) -> Outcome:
     try:
         found = baseline_rows(training, test, dataset.levels)
     except ValueError as error:  # of scikit-learn, numpy or ours
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         return Outcome(job.name, notes=[f"{job.name} cannot be fitted: {reason}"])
     rows, notes = [_row(config, row) for row in found], _notes(config, training, found)
     write_json(job.path, {"of": _subset_facts(config), "rows": rows, "notes": notes})

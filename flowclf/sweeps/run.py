@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from flowclf.studies.jobs import Drawing, Job, Outcome, kept
 from flowclf.studies.pool import run_jobs
-from flowclf.sweeps.grid import Plan, Point
+from flowclf.sweeps.grid import Plan, Point, read_plan
 from flowclf.sweeps.ledger import Ledger
 from flowclf.sweeps.rows import write_results
 
@@ -60,10 +60,12 @@ def run_sweep(
             yield point, Outcome(point.name, failure=failed[point.name], kept=True)
         else:
             waiting.append(job)
-    write_results(plan.folder)
+    # Those of earlier sweeps in the folder, too.
+    whole = read_plan(plan.folder)
+    write_results(whole)
     for outcome in _done(waiting, workers, engine):
         _record(ledger, points[outcome.name], outcome)
-        write_results(plan.folder)
+        write_results(whole)
         yield points[outcome.name], outcome
 
 

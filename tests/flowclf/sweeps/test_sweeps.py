@@ -173,7 +173,8 @@ def test_nothing_is_done_twice(copied: Path) -> None:
 
 def test_another_sweep_in_the_same_folder_is_added(copied: Path) -> None:
     swept(small(copied, betas=(1.0,), seeds=(0,)))
-    assert len(read_plan(copied).points) == len(sweep_rows(copied)) == len(results(copied)) == 5
+    plan = read_plan(copied)
+    assert len(plan.points) == len(sweep_rows(plan)) == len(results(copied)) == 5
     with pytest.raises(UserError, match=r"has other settings: train.epochs is 1"):
         plan_sweep(small(copied, overrides=SMALL | {"train": {"epochs": 2, "batch_size": 50}}))
 
