@@ -182,7 +182,7 @@ def test_the_report_refuses_damaged_folders(
 def test_a_whole_folder_is_read(sweep: Path) -> None:
     assert [entry.name for entry in collect([sweep]).entries] == [RUN]
     assert [state.kind for state in states(read_plan(sweep))] == ["done"]
-    assert [row["accuracy"] for row in sweep_rows(sweep)] == [0.5]
+    assert [row["accuracy"] for row in sweep_rows(read_plan(sweep))] == [0.5]
     assert list(recorded_rows(sweep)) == []  # it is not one of 50 samples
 
 
