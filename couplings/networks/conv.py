@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from couplings import (
+    DCT,
     MLP,
     Chain,
     Conditioner,
@@ -41,6 +42,7 @@ def conv_network(
     batch_norm: bool = True,
     univariate: Univariate | None = None,
     context_features: int = 0,
+    dct: bool = False,
 ) -> Chain:
     """Per level: squeeze, then `blocks` x [convolutional coupling, rotation]; then dense couplings.
 
@@ -58,6 +60,8 @@ def conv_network(
         batch_norm: in the convolutional networks.
         univariate: the map of each number; default: affine, log-scales within ±1.
         context_features: width of the conditional input.
+        dct: a cosine transform of the last level, so that where no dense coupling follows the
+            latent begins with the C averages of its channels.
     """
     if len(shape) != 3:
         raise ShapeError(
@@ -84,7 +88,7 @@ def conv_network(
         )
         factories += _mixed_couplings(count, conv, univariate, generator, context_features)
     dense: Conditioner = partial(MLP, generator=generator, hidden=dense_hidden, dropout=dropout)
-    factories.append(Flatten)
+    factories += [DCT, partial(Flatten, channels_last=True)] if dct else [Flatten]
     for _ in range(dense_blocks):
         factories.append(partial(Permutation, generator=generator))
         factories.append(

@@ -53,6 +53,7 @@ def paper_network(
     actnorm: str = "learned",
     blocks: Sequence[int] | None = None,
     univariate: Univariate | None = None,
+    start: str = "authors",
 ) -> Chain:
     """The network of `paper-cifar10`, `paper-cifar100` (variant "cifar") or `paper-mnist`.
 
@@ -64,17 +65,20 @@ def paper_network(
             "fixed" scale and no offset (the draft).
         blocks: couplings a level; default: the authors', (8, 24, 24) or for MNIST (24, 24).
         univariate: the map of all couplings; default: the authors' affine ones.
+        start: "authors", whose couplings expand and whose scales shrink, so that the inverse
+            amplifies rounding; or "identity": zeros in the last convolutions, scales of 1.
 
     Raises:
         ShapeError: another number of levels than the variant has.
     """
     levels = _levels(variant, blocks)
+    identity = start == "identity"
     conv = partial(
-        ConvNet, generator=generator, norm_eps=1e-4, norm_momentum=0.999, zero_last=False
+        ConvNet, generator=generator, norm_eps=1e-4, norm_momentum=0.999, zero_last=identity
     )
     blocks_of = partial(
         _blocks,
-        scale=SCALES[variant],
+        scale=1.0 if identity else SCALES[variant],
         conv=conv,
         generator=generator,
         univariate=univariate,

@@ -6,11 +6,12 @@ from math import expm1, log
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from couplings.ops.dispatch import widened
 from couplings.ops.reference import join
 
-__all__ = ["MIN_SIZE", "MIN_SLOPE", "UNIT_SLOPE", "root", "spline_couple"]
+__all__ = ["MIN_SIZE", "MIN_SLOPE", "UNIT_SLOPE", "least_slope", "root", "spline_couple"]
 
 # As in the authors' code: least width and height of a bin (of the whole), and least slope.
 MIN_SIZE = MIN_SLOPE = 1e-3
@@ -32,7 +33,7 @@ def spline_couple(
     x = active.to(widened(dtype))
     raw = parameters.to(x.dtype).unflatten(1, (3 * bins - 1, active.shape[1]))
     raw_widths, raw_heights, raw_slopes = raw.split((bins, bins, bins - 1), dim=1)
-    inner = MIN_SLOPE + torch.nn.functional.softplus(raw_slopes + UNIT_SLOPE)
+    inner = least_slope(raw) + softplus(raw_slopes + UNIT_SLOPE)
     one = torch.ones_like(raw[:, :1])
     slopes = torch.cat((one, inner, one), dim=1)
     edges_x, edges_y = _edges(raw_widths, bound), _edges(raw_heights, bound)
@@ -52,12 +53,19 @@ def spline_couple(
         y = x0 + (x1 - x0) * theta
     else:
         y = y0 + (y1 - y0) * (s * theta.square() + d0 * t) / denominator
-    slope = d1 * theta.square() + 2 * s * t + d0 * (1 - theta).square()
+    least = torch.minimum(torch.minimum(d0, d1), s)
+    slope = (d1 - least) * theta.square() + (d0 - least) * (1 - theta).square()
+    slope = least + slope + 2 * (s - least) * t
     log_slope = 2 * s.log() + slope.log() - 2 * denominator.log()
     # What is not finite must not pass for a number in the tails: 0 · x keeps it.
     log_slope = torch.where(inside, -log_slope if inverse else log_slope, 0 * x)
     y = torch.where(inside, y, x).to(dtype)
     return join(passive, y, active_first), log_slope.flatten(1).sum(1)
+
+
+def least_slope(like: Tensor) -> Tensor:
+    """MIN_SLOPE, rounded so that raw zeros are slopes of exactly 1 in this dtype, (1,)."""
+    return 1 - softplus(like.new_full((1,), UNIT_SLOPE))
 
 
 def _edges(raw: Tensor, bound: float) -> Tensor:

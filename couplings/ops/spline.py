@@ -7,6 +7,13 @@ et al., "Neural Spline Flows", NeurIPS 2019, are sums of positive terms, in whic
     N = θ² + a t,   D = θ² + r² + (a + b) t,   M = b θ² + 2 t + a r²
     y = y0 + h N/D,   L = log dy/dx = log (s M/D²)
 
+As θ² + 2t + r² = 1, with the least c of 1, a and b also (and D >= 1/2)
+
+    D = 1 + (a + b - 2) t,   M = c + (b - c) θ² + 2 (1 - c) t + (a - c) r²
+
+which are computed: of the identity, where all are 1, nothing is rounded, and so its L is exactly 0
+however many layers add up.
+
 `reference_spline.root` is the inverse's θ. Outside of [-bound, bound] the map is the identity,
 which the numbers at the bound continue.
 
@@ -32,7 +39,7 @@ from torch.nn.functional import softplus
 from couplings.ops import reference_spline
 from couplings.ops.dispatch import define, differentiable, widened
 from couplings.ops.layout import empty_with, is_channels_last, per_sample, room
-from couplings.ops.reference_spline import MIN_SIZE, MIN_SLOPE, UNIT_SLOPE
+from couplings.ops.reference_spline import MIN_SIZE, UNIT_SLOPE
 
 __all__ = ["spline_couple", "spline_couple_backward"]
 
@@ -329,13 +336,15 @@ def _curve(u: Tensor, place: Bin, inverse: bool) -> tuple[Curve, Tensor]:
     """The curve at x (inverse: y) = u, and s."""
     source = int(inverse)
     s = place.sizes[1] / place.sizes[0]
-    a, b = (place.raised + MIN_SLOPE).div_(s)
+    a, b = (place.raised + reference_spline.least_slope(u)).div_(s)
     share = (u - place.edges[source]).div_(place.sizes[source]).clamp_(0, 1)
     theta = _root(share, a, b) if inverse else share
     rest = 1 - theta
     t, theta2, rest2 = theta * rest, theta.square(), rest.square()
-    inverse_d = (theta2 + rest2).addcmul_(a + b, t).reciprocal_()
-    m = (2 * t).addcmul_(b, theta2).addcmul_(a, rest2)
+    inverse_d = (a + b).sub_(2).mul_(t).add_(1).reciprocal_()
+    least = torch.minimum(a, b).clamp_max_(1)
+    m = torch.addcmul(least, b - least, theta2).addcmul_(a - least, rest2)
+    m.addcmul_(least.neg_().add_(1), t, value=2)
     return Curve(theta, rest, t, theta2, rest2, a, b, inverse_d, m), s
 
 

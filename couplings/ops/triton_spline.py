@@ -13,7 +13,7 @@ from torch import Tensor
 
 from couplings.ops import spline as eager
 from couplings.ops.dispatch import widened
-from couplings.ops.reference_spline import MIN_SIZE, MIN_SLOPE, UNIT_SLOPE
+from couplings.ops.reference_spline import MIN_SIZE, UNIT_SLOPE
 from couplings.ops.triton_affine import by_sample
 from couplings.ops.triton_math import sample_and_block, sigmoid, softplus, wide
 
@@ -23,8 +23,7 @@ BLOCK = 64
 # More of them do not fit the registers.
 MOST_BINS = 64
 # Constants that kernels may read.
-_MIN_SIZE, _MIN_SLOPE = tl.constexpr(MIN_SIZE), tl.constexpr(MIN_SLOPE)
-_UNIT_SLOPE = tl.constexpr(UNIT_SLOPE)
+_MIN_SIZE, _UNIT_SLOPE = tl.constexpr(MIN_SIZE), tl.constexpr(UNIT_SLOPE)
 
 
 @triton.jit
@@ -67,8 +66,9 @@ def _raw_slopes(raw, k, at, inside, size, index, bins: tl.constexpr):
 
 @triton.jit
 def _slope(raw, at_bound):
-    """Exactly 1 at a bound, so that a spline of zeros is the identity to the last digit."""
-    return tl.where(at_bound, 1.0, softplus(raw) + _MIN_SLOPE)
+    """Exactly 1 at a bound and for zeros: of these a spline is the identity to the last digit."""
+    least = 1 - softplus(0 * raw + _UNIT_SLOPE)
+    return tl.where(at_bound, 1.0, softplus(raw) + least)
 
 
 @triton.jit
@@ -84,6 +84,14 @@ def _theta(u, lower, size, s, a, b, INVERSE: tl.constexpr):
     else:
         theta = share
     return theta
+
+
+@triton.jit
+def _sums(theta, other, t, a, b):
+    """D and M of `spline`, as they are computed there."""
+    least = tl.minimum(tl.minimum(a, b), 1.0)
+    m = least + (b - least) * theta * theta + 2 * (1 - least) * t + (a - least) * other * other
+    return 1 + (a + b - 2) * t, m
 
 
 @triton.jit
@@ -121,8 +129,7 @@ def _forward(
             theta = _theta(u, x0, width, s, a, b, False)
         other = 1 - theta
         t = theta * other
-        d = theta * theta + other * other + (a + b) * t
-        m = b * theta * theta + 2 * t + a * other * other
+        d, m = _sums(theta, other, t, a, b)
         if INVERSE:
             y = x0 + width * theta
         else:
@@ -182,8 +189,7 @@ def _backward(
         theta = _theta(u, x0, width, s, a, b, False)
     other = 1 - theta
     t, slant = theta * other, other - theta
-    d = theta * theta + other * other + (a + b) * t
-    m = b * theta * theta + 2 * t + a * other * other
+    d, m = _sums(theta, other, t, a, b)
     rise, slope = (theta * theta + a * t) / d, m / (d * d)
     log_theta = 2 * ((b * theta - a * other + slant) / m - (a + b - 2) * slant / d)
     g_y = tl.where(within, g, 0.0)

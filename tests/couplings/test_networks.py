@@ -152,3 +152,14 @@ def test_the_number_of_blocks_a_level_can_be_chosen(generator: torch.Generator) 
     assert rotations == [(3, 8, 8)] + 2 * [(12, 4, 4)] + 3 * [(48, 2, 2)]
     with pytest.raises(ShapeError, match="blocks at 2 levels, got 3"):
         paper_network((1, 8, 8), generator, variant="mnist", blocks=(1, 2, 3))
+
+
+def test_a_cosine_transform_puts_the_averages_of_the_channels_first(
+    generator: torch.Generator,
+) -> None:
+    network = conv_network((1, 8, 8), generator, blocks=(1, 1), width=4, dense_blocks=0, dct=True)
+    flat = torch.full((1, 1, 8, 8), 3.0, dtype=torch.float64)
+    z, _ = network.double().eval()(flat)
+    assert_close(z[:, 16:], torch.zeros(1, 48, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert_close(z[:, :16].norm(), flat.norm())
+    assert_round_trip(randomized(network, generator), generator)

@@ -1,0 +1,81 @@
+"""Rounding in deep chains, at the start of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor
+
+from couplings import Chain, RationalQuadratic
+from couplings.networks import conv_network, mlp_network, paper_network
+from couplings.testing import randomize
+
+FEATURES = 6
+Make = Callable[[int], Chain]
+
+
+def affine(blocks: int) -> Chain:
+    return mlp_network((FEATURES,), seeded(), blocks=blocks, hidden=(8,))
+
+
+def spline(blocks: int) -> Chain:
+    splines = RationalQuadratic()
+    return mlp_network((FEATURES,), seeded(), blocks=blocks, hidden=(8,), univariate=splines)
+
+
+def conv(blocks: int) -> Chain:
+    return conv_network((1, 4, 4), seeded(), blocks=(blocks,), width=2, dense_hidden=(4,))
+
+
+def conv_spline(blocks: int) -> Chain:
+    shape, splines = (1, 4, 4), RationalQuadratic()
+    return conv_network(shape, seeded(), blocks=(blocks,), width=2, dense_hidden=(4,),
+                        univariate=splines)  # fmt: skip
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def samples(chain: Chain, count: int = 16) -> Tensor:
+    return torch.randn(count, *chain.in_shape, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def inverse_error(chain: Chain, x: Tensor) -> float:
+    return float((chain.inverse(chain(x)[0])[0] - x).abs().max())
+
+
+@pytest.mark.parametrize("make", [affine, spline, conv, conv_spline])
+def test_300_blocks_can_be_inverted_at_the_start(make: Make) -> None:
+    chain = make(300).eval()
+    assert inverse_error(chain, samples(chain)) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("make", "scale"),
+    [(affine, 0), (spline, 0), (conv, 0), (conv_spline, 0), (affine, 3e-3), (conv, 3e-3)],
+)
+def test_log_dets_of_100_blocks_are_those_of_float64(make: Make, scale: float) -> None:
+    """At the start, and a little away from it, where they are not 0."""
+    chain = make(100).eval()
+    randomize(chain, torch.Generator().manual_seed(2), scale)
+    x, exact = samples(chain), deepcopy(chain).double()
+    z, log_det = chain(x)
+    forward = log_det, exact(x.double())[1]
+    back = chain.inverse(z)[1], exact.inverse(z.double())[1]
+    for got, expected in (forward, back):
+        assert float(((got - expected).abs() / expected.abs().clamp_min(1)).max()) < 1e-5
+        assert (float(expected.abs().max()) > 0.1) == bool(scale)
+
+
+def test_the_papers_network_amplifies_rounding_unless_it_starts_as_the_identity() -> None:
+    errors = {}
+    for start in ("authors", "identity"):
+        chain = paper_network((3, 8, 8), seeded(), variant="cifar", start=start).eval()
+        errors[start] = inverse_error(chain, samples(chain, 4))
+    assert errors["identity"] < 1e-4 < 1e-3 < errors["authors"]
