@@ -100,7 +100,7 @@ class Autoencoder(LatentVariableModel):
         A bound of log p(x) where the likelihood is normalised on x (`likelihood.is_bound`).
         """
         x = self._as_float("x", x)
-        generator = torch.Generator(self.mixture.means.device).manual_seed(0)
+        generator = torch.Generator(self.mixture.device).manual_seed(0)
         encoding = self._run_encoder(x, generator)
         values = [
             self.log_likelihood(x, each) - self.kl(encoding, self.densities(each))

@@ -162,8 +162,8 @@ def numbers(
         raise UserError(
             f"expected {name} that is a number, got {'NaN' if infinite else 'NaN or infinity'} "
             f"for {int(bad.sum())} of {len(bad)} samples (the largest |{given}| is "
-            f"{float(x.detach().abs().max()):.3g}): {given} is too large for {x.dtype}, or the "
-            "weights hold NaN; mend the data, or train the model again"
+            f"{float(x.detach().abs().max()):.3g}): {given} is too large for {x.dtype}, or "
+            "training has diverged; mend the data, or train again with a lower train.lr"
         )
     return values
 

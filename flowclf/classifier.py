@@ -21,6 +21,7 @@ from flowclf.errors import NoExactDensity, UserError
 from flowclf.mixture import Around, GaussianMixture
 from flowclf.noise import Noise
 from flowclf.preprocessing import fit_preprocess
+from flowclf.processes import count_over_all
 from flowclf.settings import ModelSettings
 from flowclf.sharing import Contents, ModelInfo, push, write_folder
 
@@ -73,6 +74,8 @@ class GenerativeClassifier(nn.Module):
     learn_weights: bool = True
     # Whether samples without a label (-1) teach it anything.
     accepts_unlabelled: bool = False
+    # Whether all processes of a training need as many samples with a label in their shares.
+    needs_equal_shares: bool = False
     # Share of the training that is done, for what changes in its course.
     progress: float = 1.0
     info: ModelInfo | None = None
@@ -165,7 +168,7 @@ class GenerativeClassifier(nn.Module):
         log q(k|x) = log mean_s q(k|z_s),  z_s ~ q(z|x)
         """
         x = self._as_float("x", x)
-        generator = torch.Generator(self.mixture.means.device).manual_seed(0)
+        generator = torch.Generator(self.mixture.device).manual_seed(0)
         z = self._fixed_draws(self._run_encoder(x, generator))
         given_z = self.densities(z.flatten(0, 1)).log_posterior.unflatten(0, z.shape[:2])
         return self._numbers("log_posterior", given_z.logsumexp(0) - log(len(z)), x)
@@ -183,9 +186,8 @@ class GenerativeClassifier(nn.Module):
         """The standard normal numbers of all averages over draws of z; always the same."""
         if self.kept_noise is not None:
             return self.kept_noise
-        means = self.mixture.means
-        generator = torch.Generator(means.device).manual_seed(0)
-        return means.new_empty(self.noise_shape).normal_(generator=generator)
+        generator = torch.Generator(self.mixture.device).manual_seed(0)
+        return self._like.new_empty(self.noise_shape).normal_(generator=generator)
 
     def decode(self, z: Tensor) -> Tensor:
         """x (B, *shape) of latents z (B, D), in data units.
@@ -298,7 +300,7 @@ class GenerativeClassifier(nn.Module):
         densities = self.densities(encoding.z)
         correct = (densities.log_posterior.argmax(1) == y).float().sum()
         terms = self.objective(encoding, densities, Batch(x, y, index, generator))
-        return {**terms, "accuracy": correct / (y >= 0).sum().clamp_min(1)}
+        return {**terms, "accuracy": correct / count_over_all((y >= 0).sum())}
 
     def densities(self, z: Tensor) -> MixtureDensities:
         """log q(z|k), log q(z) and log q(k|z) of latents z (B, D), nats."""
@@ -345,7 +347,7 @@ class GenerativeClassifier(nn.Module):
         self._fit_latents(*self._learned_from(x, y))
 
     def _fit_latents(self, x: Tensor, y: Tensor) -> None:
-        self.mixture.data_means.copy_(class_latents(self, x, y))
+        self.mixture.set_data_means(class_latents(self, x, y))
 
     def save(self, path: str | Path) -> None:
         """Write a folder: model.safetensors, config.json and README.md, a model card; no pickle.
@@ -466,14 +468,14 @@ class GenerativeClassifier(nn.Module):
 @torch.no_grad()
 def latents(model: GenerativeClassifier, x: Tensor) -> Tensor:
     """Noise-free latents of x (N, *shape), (N, D), in eval mode, batch by batch."""
-    device = model.mixture.means.device
+    device = model.mixture.device
     with evaluating(model):
         return torch.cat([model.encode(part.to(device)).z for part in x.split(BATCH_SIZE)])
 
 
 @torch.no_grad()
 def class_latents(model: GenerativeClassifier, x: Tensor, y: Tensor) -> Tensor:
-    """Average noise-free latent of each class, (K, D), in eval mode, batch by batch.
+    """Average noise-free latent of each class, see `class_averages`, in eval mode, by batches.
 
     Samples without a label (-1) are left out.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from couplings import Invertible
 from flowclf.errors import UserError
+from flowclf.processes import empty_for_all, own_rows
 
 __all__ = [
     "DeltaEncoder",
@@ -144,7 +145,7 @@ class GaussianEncoder(Encoder):
         log_std = log_softplus(raw + self.shift)
         z = mean
         if self.training:
-            z = mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator)
+            z = mean + log_std.exp() * own_rows(empty_for_all(mean).normal_(generator=generator))
         return Encoding(z, mean=mean, log_var=2 * log_std)
 
 

@@ -170,13 +170,13 @@ def _check(model: GenerativeClassifier, path: Path, x: Tensor, format: Format) -
             f"branch.kind={fitted[0]}: expected a model that torch computes alone, got one whose "
             "posterior is scikit-learn's; train with branch.kind=network"
         )
-    device = model.mixture.means.device
+    device = model.mixture.device
     if device.type != "cpu" or not len(x):
         raise UserError(f"expected a model on the CPU and samples, got {device} and {len(x)}")
     if path.suffix != SUFFIXES[format]:
         raise UserError(f"expected a file named *{SUFFIXES[format]} for {format}, got {path}")
     if format == "onnx":
-        dtype = model.mixture.means.dtype
+        dtype = model.mixture.coordinates.dtype
         if dtype != torch.float32:  # onnxruntime has not all of its operators in others
             raise UserError(f"expected a float32 model for onnx, got {dtype}; use model.float()")
         _import_all(PACKAGES)

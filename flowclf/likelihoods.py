@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from couplings.core import Shape
 from flowclf.errors import UserError
+from flowclf.processes import empty_for_all, own_rows
 
 __all__ = [
     "Bernoulli",
@@ -100,7 +101,7 @@ class Bernoulli(Likelihood):
 
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
         logits = out[:, 0]
-        uniform = torch.empty_like(logits, requires_grad=False).uniform_(generator=generator)
+        uniform = own_rows(empty_for_all(logits).uniform_(generator=generator))
         if relaxed:
             return self.top * (logits + uniform.logit(torch.finfo(uniform.dtype).eps)).sigmoid()
         return self.top * (uniform < logits.sigmoid()).to(out.dtype)
@@ -133,8 +134,10 @@ class Gaussian(Likelihood):
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
         """Nats; see above."""
-        normal = torch.distributions.Normal(self.mean(out), self._std(), validate_args=False)
-        return normal.log_prob(x.to(out.dtype)).flatten(1).sum(1)
+        # In units of the scale: of a table's own units even the squares may be no numbers.
+        normal = torch.distributions.Normal(out[:, 0], self._std(), validate_args=False)
+        x = (x.to(out.dtype) - self.shift) / self.scale
+        return (normal.log_prob(x) - self.scale.log()).flatten(1).sum(1)
 
     def mean(self, out: Tensor) -> Tensor:
         """shift + scale · o."""
@@ -142,11 +145,11 @@ class Gaussian(Likelihood):
 
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
         mean = self.mean(out)
-        noise = torch.empty_like(mean, requires_grad=False).normal_(generator=generator)
-        return mean + self._std() * noise
+        noise = own_rows(empty_for_all(mean).normal_(generator=generator))
+        return mean + self.scale * self._std() * noise
 
     def _std(self) -> Tensor:
-        return self.log_std.clamp_min(LEAST_LOG_SCALE).exp() * self.scale
+        return self.log_std.clamp_min(LEAST_LOG_SCALE).exp()
 
 
 class DiscretizedLogistic(Likelihood):
@@ -176,7 +179,7 @@ class DiscretizedLogistic(Likelihood):
 
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
         mean = self.mean(out)
-        uniform = torch.empty_like(mean, requires_grad=False).uniform_(generator=generator)
+        uniform = own_rows(empty_for_all(mean).uniform_(generator=generator))
         noise = uniform.logit(torch.finfo(uniform.dtype).eps)
         x = mean + self._log_scale(out).exp() * noise
         return x if relaxed else x.round().clamp(0, self.top)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["fit_marginals", "level_knots"]
+__all__ = ["chunks", "fit_marginals", "level_knots"]
 
 CHUNK = 4096  # rows at a time: the training set is never copied as a whole
 NEWTON_STEPS, HALVINGS, TOLERANCE = 50, 30, 1e-9
+
+
+def chunks(x: Tensor) -> Sequence[Tensor]:
+    """Parts of x (N, ...): of what stays in files a block of them."""
+    return x.split(min(CHUNK, getattr(x, "block", CHUNK)))
 
 
 def level_knots(levels: int) -> Tensor:
@@ -67,7 +74,7 @@ def _bin_probabilities(x: Tensor, knots: Tensor, pseudo_counts: float) -> Tensor
     bin_of_level = torch.bucketize(levels.double(), knots[1:-1])
     offsets = bins * torch.arange(dims)
     counts = torch.zeros(dims * bins, dtype=torch.float64)
-    for chunk in x.split(CHUNK):
+    for chunk in chunks(x):
         index = bin_of_level[chunk.long()] + offsets
         counts += index.flatten().bincount(minlength=dims * bins)
     smoothing = pseudo_counts * knots.diff() / (knots[-1] - knots[0])

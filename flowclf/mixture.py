@@ -13,6 +13,7 @@ from couplings.functional import MixtureDensities, mixture_log_prob
 from flowclf import checks
 from flowclf.errors import UserError
 from flowclf.means import Start, initial_means
+from flowclf.processes import empty_for_all, own_rows
 
 __all__ = ["Around", "GaussianMixture"]
 
@@ -165,9 +166,13 @@ class GaussianMixture(nn.Module):
             UserError: labels out of range, or a temperature that is negative or not finite.
         """
         y = self._check_draw(y, temperature, around)
-        centres = self.means if around == "means" else self.data_means
-        noise = torch.empty_like(centres[y]).normal_(generator=generator)
-        return centres[y] + temperature * self.std()[y] * noise
+        centre = self.class_means(y, around)
+        noise = own_rows(empty_for_all(centre).normal_(generator=generator))
+        return centre + temperature * (0.5 * self._log_var()[y]).exp() * noise
+
+    def class_means(self, y: Tensor, around: Around = "means") -> Tensor:
+        """The means, or the training latents' averages ("data"), of the classes y (B,): (B, D)."""
+        return (self.means if around == "means" else self.data_means)[y]
 
     @torch.no_grad()
     def set_means(self, means: Tensor) -> None:
@@ -178,6 +183,11 @@ class GaussianMixture(nn.Module):
         """
         self.check_means(means)
         self.means.copy_(means)
+
+    @torch.no_grad()
+    def set_data_means(self, means: Tensor) -> None:
+        """Replace the averages of the training latents by those of `class_averages`."""
+        self.data_means.copy_(means)
 
     def check_means(self, means: Tensor) -> None:
         """Refuse what cannot be means.
@@ -214,24 +224,43 @@ class GaussianMixture(nn.Module):
         Raises:
             UserError: a class without a sample.
         """
-        sums, counts = torch.zeros_like(self.means), self.means.new_zeros(self.classes)
+        sums = torch.zeros_like(self.coordinates)
+        counts = sums.new_zeros(self.classes)
         for z, y in batches:
             y = self._labels(y)
             # A product, since adding by index is not deterministic on a GPU.
             members = torch.nn.functional.one_hot(y, self.classes).to(sums)
-            sums += members.T @ z.to(sums)
+            sums += members.T @ self.project(z).to(sums)
             counts += members.sum(0)
         if not bool(counts.all()):
             missing = (counts == 0).nonzero().flatten().tolist()
             raise UserError(f"expected a sample of every class, got none of {missing}")
         return sums / counts[:, None]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.log_var.device
+
+    @property
+    def coordinates(self) -> Tensor:
+        """The numbers that stand for the means: themselves, (K, D)."""
+        return self.means
+
+    def project(self, z: Tensor) -> Tensor:
+        """What means could follow of points z (B, D), as `coordinates`: all of it."""
+        return z
+
     def centres(self) -> Tensor:
         """Where the classes are, (K, D): the means, or the data's averages if all means are zero.
 
         That is so where an autoencoder's prior is the standard normal.
         """
-        return self.means if bool(self.means.any()) else self.data_means
+        return self.means if bool(self.coordinates.any()) else self.data_means
+
+    def class_centres(self, y: Tensor, around: Around = "means") -> Tensor:
+        """`class_means`, but around "data" if all means are zero, (B, D)."""
+        return self.class_means(y, around if bool(self.coordinates.any()) else "data")
 
     def mean_distance(self) -> Tensor:
         """Average distance between two means, 0-dim (IB-INN's "delta mu")."""
@@ -244,7 +273,8 @@ class GaussianMixture(nn.Module):
 
     def _log_var(self) -> Tensor:
         """(K, D), zeros for unit covariance."""
-        rows = self.log_var if self.covariance != "unit" else torch.zeros_like(self.means)
+        unit = self.covariance == "unit"
+        rows = self.log_var.new_zeros(1, self.dims) if unit else self.log_var
         return rows.expand(self.classes, self.dims)
 
     def _precision(self) -> Tensor:
@@ -279,12 +309,14 @@ class GaussianMixture(nn.Module):
             quadratic = 0.5 * z.square() @ (precision - shared).T
             scores = linear - quadratic - 0.5 * self.log_var.sum(1)
             common = -0.5 * (z.square() @ shared + self.dims * log(2 * pi))
-            weights = self.log_weights
-            prior = weights if learn_weights else weights.detach()
-            log_prob = (scores + weights).logsumexp(1) + common
-            return MixtureDensities(
-                scores + common[:, None], log_prob, (scores + prior).log_softmax(1)
-            )
+            return self._from_scores(scores, common, learn_weights)
+
+    def _from_scores(self, scores: Tensor, common: Tensor, learn_weights: bool) -> MixtureDensities:
+        """Of log q(z|k) = scores (B, K) + common (B,) or (1,), the part that the classes share."""
+        weights = self.log_weights
+        prior = weights if learn_weights else weights.detach()
+        log_prob = (scores + weights).logsumexp(1) + common
+        return MixtureDensities(scores + common[:, None], log_prob, (scores + prior).log_softmax(1))
 
     def _check_draw(self, y: Tensor, temperature: float, around: Around) -> Tensor:
         """Labels (B,), as int64."""

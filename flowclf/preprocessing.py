@@ -12,7 +12,7 @@ from torch import Tensor
 
 from couplings import ElementwiseAffine, Invertible, PiecewiseLinear
 from couplings.core import Shape
-from flowclf.marginals import CHUNK, fit_marginals, level_knots
+from flowclf.marginals import chunks, fit_marginals, level_knots
 
 __all__ = ["fit_preprocess", "make_preprocess"]
 
@@ -82,8 +82,8 @@ def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:
 def _moments_per_dim(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance over the first dimension, float64; integers at mid-level."""
     middle = 0.0 if x.is_floating_point() else 0.5
-    chunks = x.split(CHUNK)
+    parts = chunks(x)
     zero = torch.zeros(x.shape[1:], dtype=torch.float64)
-    mean = sum((c.sum(0, dtype=torch.float64) for c in chunks), zero) / len(x)
-    square = sum(((c.double() - mean).square().sum(0) for c in chunks), zero) / len(x)
+    mean = sum((c.sum(0, dtype=torch.float64) for c in parts), zero) / len(x)
+    square = sum(((c.double() - mean).square().sum(0) for c in parts), zero) / len(x)
     return mean + middle, square

@@ -14,6 +14,8 @@ __all__ = [
     "CustomSettings",
     "DataSettings",
     "DecoderSettings",
+    "Depth",
+    "Depths",
     "FeedForwardSettings",
     "Fraction",
     "InvertibleSettings",
@@ -41,8 +43,12 @@ def as_sequence(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-Positive = Annotated[int, Field(gt=0)]
-Widths = Annotated[tuple[Positive, ...], BeforeValidator(as_sequence)]
+# More than any network or data set has; products of two still fit into 64 bits.
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+# Deeper ones take minutes to make, and hours to train.
+Depth = Annotated[int, Field(gt=0, le=1000)]
+Widths = Annotated[tuple[Positive, ...], Field(max_length=100), BeforeValidator(as_sequence)]
+Depths = Annotated[tuple[Depth, ...], Field(max_length=100), BeforeValidator(as_sequence)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -93,20 +99,21 @@ class ConvSettings(MapSettings):
     """Convolutional couplings, for images."""
 
     kind: Literal["conv"] = "conv"
-    blocks: Widths = (6,)  # couplings at each resolution
+    blocks: Depths = (6,)  # couplings at each resolution
     width: Widths = (32,)  # hidden channels at each resolution
-    dense_blocks: Annotated[int, Field(ge=0)] = 1
+    dense_blocks: Annotated[int, Field(ge=0, le=1000)] = 1
     dense_hidden: Widths = (256,)
     dropout: Fraction = 0.0
     batch_norm: bool = True
     clamp: ClampSettings = ClampSettings()
+    dct: bool = False  # of the last level: with dense_blocks=0 the latent's low frequencies first
 
 
 class MLPSettings(MapSettings):
     """Fully connected couplings, for tables and small images."""
 
     kind: Literal["mlp"] = "mlp"
-    blocks: Positive = 4
+    blocks: Depth = 4
     hidden: Widths = (64,)
     dropout: Fraction = 0.0
     batch_norm: bool = False
@@ -119,6 +126,7 @@ class PaperSettings(MapSettings):
     kind: Literal["paper"] = "paper"
     variant: Literal["cifar", "mnist"] = "cifar"
     actnorm: Literal["learned", "fixed"] = "learned"  # published version; "fixed": the draft
+    start: Literal["authors", "identity"] = "authors"  # "identity" keeps the inverse exact
 
 
 class CustomSettings(Section):
@@ -163,7 +171,7 @@ class WideResNetSettings(Section):
     """WideResNet; by default WRN-28-10."""
 
     kind: Literal["wide-resnet"] = "wide-resnet"
-    depth: Positive = 28
+    depth: Depth = 28
     width: Positive = 10
     dropout: Fraction = 0.0
 
@@ -172,9 +180,9 @@ class ResidualSettings(Section):
     """The feed-forward counterpart of the invertible `conv` network, field by field."""
 
     kind: Literal["residual"] = "residual"
-    blocks: Widths = (6,)
+    blocks: Depths = (6,)
     width: Widths = (32,)
-    dense_blocks: Annotated[int, Field(ge=0)] = 1
+    dense_blocks: Annotated[int, Field(ge=0, le=1000)] = 1
     dense_hidden: Widths = (256,)
     dropout: Fraction = 0.0
     batch_norm: bool = True
@@ -231,6 +239,9 @@ class MixtureSettings(Section):
     covariance: Literal["unit", "shared", "per-class"] = "unit"
     weights: Literal["uniform", "empirical", "learned", "affine"] = "uniform"
     distance: Annotated[float, Field(gt=0)] = 5.0
+    # Where a mean a class is too much: free in the first dimensions, of this rank in all others.
+    rank: Annotated[int, Field(ge=0)] | None = None  # None: full means
+    full_dims: Annotated[int, Field(ge=0)] = 0
 
 
 class ModelSettings(Section):
@@ -279,6 +290,9 @@ class DataSettings(Section):
     vocabulary: Positive = 2000
 
 
+Precision = Literal["32-true", "bf16-mixed", "64-true"]
+
+
 class TrainSettings(Section):
     """The loop."""
 
@@ -303,11 +317,12 @@ class TrainSettings(Section):
     ] = ()  # shares of the run after which the rate falls tenfold
     clip_norm: Annotated[float, Field(gt=0)] = 8.0
     norm_passes: Annotated[int, Field(ge=0)] = 1  # re-estimate BatchNorm statistics at the end
-    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    precision: Precision = "32-true"
     compile: bool = False
     # What a backward finds: all activations, or those of a few stages, see Chain.set_memory.
     memory: Literal["store", "recompute", "checkpoint"] = "store"
-    threads: Positive | None = None  # CPU threads; small networks are faster on one
+    # CPU threads; small networks are faster on one.
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     evaluate_every: Positive = 5  # epochs, on the validation set
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
     cpu_seconds: Annotated[float, Field(gt=0)] | None = None  # end by CPU time instead of epochs

@@ -20,6 +20,7 @@ from couplings import Invertible
 from couplings.elementwise import Logistic
 from flowclf.encoders import Encoder, Encoding
 from flowclf.information import gaussian_log_prob
+from flowclf.processes import empty_for_all, own_rows
 
 __all__ = [
     "LatentPart",
@@ -41,7 +42,7 @@ def concrete_sample(
     logits: Tensor, temperature: float, generator: torch.Generator | None = None
 ) -> Tensor:
     """log y of y ~ Concrete(softmax(logits), τ): y = softmax((logits + Gumbel)/τ), (B, K)."""
-    noise = torch.empty_like(logits, requires_grad=False).exponential_(generator=generator)
+    noise = own_rows(empty_for_all(logits).exponential_(generator=generator))
     gumbel = -noise.clamp_min(torch.finfo(noise.dtype).tiny).log()
     return ((logits + gumbel) / temperature).log_softmax(1)
 
@@ -81,7 +82,7 @@ class SquashedGaussian:
 
     def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """z (B, D), and its log-density (B,) in nats."""
-        return self.at(torch.empty_like(self.mean).normal_(generator=generator))
+        return self.at(own_rows(empty_for_all(self.mean).normal_(generator=generator)))
 
     def at(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z of the standard normal numbers (B, D) or (1, D), and its log-density (B,) in nats."""
@@ -188,10 +189,11 @@ class TwoPartEncoder(Encoder):
 
     def prior_sample(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """z ~ p(z), as many as `like` (B, …) has rows, (B, D)."""
-        z = like.new_empty(len(like), self.dims)
+        z = empty_for_all(like.new_empty(len(like), self.dims))
         if self.box is None:
-            return z.normal_(generator=generator)
-        return self.box * (2 * z.uniform_(generator=generator).clamp(MARGIN, 1 - MARGIN) - 1)
+            return own_rows(z.normal_(generator=generator))
+        z = own_rows(z.uniform_(generator=generator))
+        return self.box * (2 * z.clamp(MARGIN, 1 - MARGIN) - 1)
 
 
 def relaxed_label(y: Tensor, classes: int, otherwise: Tensor) -> Tensor:

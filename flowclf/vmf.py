@@ -102,11 +102,7 @@ class VonMisesFisherMixture(GaussianMixture):
             common = volumes.mean()
             cosines = self._cosines(z)
             scores = self.kappa * cosines + (volumes - common).to(cosines.dtype)
-            common = common.to(cosines.dtype)
-            weights = self.log_weights
-            prior = weights if learn_weights else weights.detach()
-            log_prob = (scores + weights).logsumexp(1) + common
-            return MixtureDensities(scores + common, log_prob, (scores + prior).log_softmax(1))
+            return self._from_scores(scores, common.to(cosines.dtype).view(1), learn_weights)
 
     @torch.no_grad()
     def sample(

@@ -20,7 +20,7 @@ from flowclf.seeding import generator_for
 from flowclf.settings import TrainSettings
 from flowclf.training.optimizer import make_optimizer
 
-__all__ = ["COSTS", "COST_COLUMNS", "Cost", "run_cost"]
+__all__ = ["COSTS", "COST_COLUMNS", "Cost", "peak_bytes", "run_cost"]
 
 COST_COLUMNS = (
     "system", "milliseconds", "ratio", "megabytes", "gradient_megabytes", "threads", "batch",
@@ -125,7 +125,7 @@ def run_cost(cost: Cost, repeats: int = 15) -> list[dict[str, Any]]:
             "system": case,
             "milliseconds": median(values),
             "ratio": median(value / base for value, base in zip(values, first, strict=True)),
-            "megabytes": _peak_bytes(models[case], steps[case]) / 2**20,
+            "megabytes": peak_bytes(models[case], steps[case]) / 2**20,
             "gradient_megabytes": _gradient_bytes(models[case]) / 2**20,
             "threads": torch.get_num_threads(),
             "batch": cost.batch,
@@ -153,6 +153,7 @@ def _gradient_bytes(model: GenerativeClassifier) -> int:
     return sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
 
 
-def _peak_bytes(model: GenerativeClassifier, step: Callable[[], None]) -> int:
+def peak_bytes(model: GenerativeClassifier, step: Callable[[], None]) -> int:
+    """Of live tensors on the CPU, above those before the step, when the model has no gradients."""
     model.zero_grad()
     return cpu_peak_bytes(step)

@@ -75,7 +75,7 @@ def rate(trained: Trained) -> Values:
     assert isinstance(model, Autoencoder)
     with evaluating(model):
         test, train = (_bound(model, s) for s in (trained.test, trained.training))
-        x = trained.test.x[:BOUND_IMAGES].to(model.mixture.means.device)
+        x = trained.test.x[:BOUND_IMAGES].to(model.mixture.device)
         bound = importance_bounds(model, x, BOUND_DRAWS)
     by_softmax: Values = dict.fromkeys(BY_SOFTMAX)
     if "identity" in model.heads:
@@ -94,10 +94,10 @@ def rate(trained: Trained) -> Values:
 
 def _bound(model: Autoencoder, split: Split) -> dict[str, float]:
     """-log p(x|z) at one draw of z, and KL(q(z|x) ‖ p(z)), on average."""
-    generator = generator_for(0, "rate", device=model.mixture.means.device)
+    generator = generator_for(0, "rate", device=model.mixture.device)
     rec, kl = [], []
     for x in split.x[:MOST_LATENTS].split(500):
-        x = x.to(model.mixture.means)
+        x = x.to(model.mixture.coordinates)
         encoding = model.encode(x)
         z = encoding.draw(1, generator)[0]
         rec.append(-model.log_likelihood(x, z))
@@ -145,7 +145,7 @@ def robustness(trained: Trained) -> Values:
     temperature of the validation split.
     """
     model, test, values = trained.model, trained.test, dict[str, float | None]()
-    first, device = test.take(slice(ATTACKED)), model.mixture.means.device
+    first, device = test.take(slice(ATTACKED)), model.mixture.device
     x, y = first.x.to(device), first.y.to(device)
     for loss in get_args(AttackLoss):
         for row in attack_curve(model, x, y, EPSILONS, "fgsm", loss, levels=256):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -34,7 +36,14 @@ def train(
         int | None, typer.Option(help="Of everything random.", show_default="0")
     ] = None,
     device: Where = Device.auto,
-    devices: Annotated[int, typer.Option(help="Number of processes.", min=1)] = 1,
+    devices: Annotated[
+        int | None,
+        typer.Option(help="Processes on each machine.", min=1, show_default="as started, or 1"),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(help="Machines.", min=1, show_default="as started, or 1"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     preset: Annotated[str | None, typer.Option(help="A preset of the system.")] = None,
     assignments: Annotated[
@@ -48,18 +57,22 @@ def train(
 ) -> None:
     """Train a system, evaluate it on the test set, and record the run in a folder."""
     request = Request(system, data, beta, epochs, seed, preset, assignments or [], config)
-    if resume is not None:
-        run, settings, dataset = _resumed(resume, out, data_dir, request)
-    else:
-        settings, dataset = _settings(request, data_dir)
-        run = _new_run(settings, out)
-    for notice in dataset.notices:
-        message(f"note: {notice}")
-    trained = _train(settings, dataset, run, device, devices, resume is not None)
+    place = Place(device.value, devices, nodes)
+    with _one_voice():
+        run, settings, dataset = _prepare(request, resume, out, data_dir, place)
+        trained = _train(settings, dataset, run, place, resume is not None)
     if not trained.main_process:
         return
     rows = _rows(trained, dataset, baselines)
     _report(run, dataset, trained, rows, as_json)
+
+
+class Place(NamedTuple):
+    """Where to compute; None: as many as were started."""
+
+    device: str
+    devices: int | None
+    nodes: int | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,40 @@ class Request:
             beta=self.beta,
             overrides=layers,
         )
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of what ends all processes of a training the first alone tells, by its status, too."""
+    from flowclf.training import Interrupted, TrainingDiverged
+    from flowclf.training.distributed import Elsewhere, told_by_first
+
+    try:
+        yield
+    except (Elsewhere, Interrupted, TrainingDiverged) as error:
+        if not told_by_first(error):
+            raise
+        # Fabric kills all processes when one that it started ends with another status.
+        raise typer.Exit(0) from None
+
+
+def _prepare(
+    request: Request, resume: Path | None, out: Path | None, data_dir: Path | None, place: Place
+) -> tuple[Run, RunConfig, Dataset]:
+    from flowclf.training.distributed import fail_together, first_process
+
+    try:
+        if resume is not None:
+            run, settings, dataset = _resumed(resume, out, data_dir, request)
+        else:
+            settings, dataset = _settings(request, data_dir)
+            run = _new_run(settings, out)
+    except UserError as error:
+        fail_together(error, *place)
+        raise
+    for notice in dataset.notices if first_process() else ():
+        message(f"note: {notice}")
+    return run, settings, dataset
 
 
 def _settings(request: Request, data_dir: Path | None) -> tuple[RunConfig, Dataset]:
@@ -133,24 +180,29 @@ def _new_run(config: RunConfig, out: Path | None) -> Run:
     return Run(new_run_folder(out, f"{config.system}-{Path(config.dataset).stem}"))
 
 
-def _train(
-    config: RunConfig, dataset: Dataset, run: Run, device: Device, devices: int, resume: bool
-) -> Trained:
+def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: bool) -> Trained:
     from flowclf.training import Interrupted, TrainingDiverged, progress_bar, train
+    from flowclf.training.distributed import ProcessLost, as_started, first_process
+    from flowclf.training.progress import silent
 
+    devices, nodes = as_started(place.devices, place.nodes)
     try:
-        with progress_bar(config.system) as report:
+        with progress_bar(config.system) if first_process() else nullcontext(silent) as report:
             return train(
                 config,
                 dataset,
                 run,
-                device=device.value,
+                device=place.device,
                 devices=devices,
+                nodes=nodes,
                 resume=resume,
                 report=report,
             )
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: flowclf train --resume {run.folder}") from None
+    except ProcessLost as error:
+        checkpoint = f"the last checkpoint is in {run.checkpoint_file}"
+        raise ProcessLost(f"{error}; {checkpoint}") from None
     except TrainingDiverged as error:
         raise TrainingDiverged(
             f"{error}\nthe last good checkpoint is in {run.checkpoint_file}"

@@ -10,6 +10,7 @@ from flowclf.data.binarize import binarize, ending_binary
 from flowclf.data.dataset import Dataset, Split, hold_out, keep_labels, stratified, subset
 from flowclf.data.load import DATASETS, DatasetInfo, load_dataset, locate
 from flowclf.data.outliers import Outliers, load_outliers
+from flowclf.data.sharded import write_shards
 from flowclf.data.source import DataSource
 from flowclf.data.text import TextOptions, word_frequencies
 
@@ -34,4 +35,5 @@ __all__ = [
     "stratified",
     "subset",
     "word_frequencies",
+    "write_shards",
 ]

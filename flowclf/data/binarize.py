@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from flowclf.data.augment import Augmentation
+from flowclf.data.shards import Shards
 from flowclf.errors import UserError
 
 __all__ = ["Binarization", "binarize", "draw_binary", "ending_binary", "threshold"]
@@ -34,6 +35,8 @@ def binarize(x: Tensor, kind: Binarization, levels: int | None, generator: Gener
     """
     if kind == "none":
         return x
+    if isinstance(x, Shards):
+        raise UserError(f"expected data.binarize=none for data in shards, got {kind}")
     if levels is None:
         raise UserError(
             f"expected images for data.binarize={kind}, got rows of {tuple(x.shape[1:])}; use none"

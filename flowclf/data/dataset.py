@@ -9,6 +9,7 @@ from unicodedata import category
 import torch
 from torch import Tensor
 
+from flowclf.data.shards import Shards
 from flowclf.errors import UserError
 
 __all__ = [
@@ -31,7 +32,8 @@ class Split:
     """Samples with their labels.
 
     Args:
-        x: images as uint8 grey levels (N, C, H, W), or a table as float32 (N, F).
+        x: images as uint8 grey levels (N, C, H, W), which may be `Shards` that stay in their files,
+            or a table as float32 (N, F).
         y: int64 class numbers (N,); -1 is a row without a label.
 
     Raises:
@@ -53,7 +55,8 @@ class Split:
 
     def take(self, indices: Tensor | slice) -> Self:
         """The rows at `indices` (int64 or bool tensor, or a slice), in that order."""
-        return type(self)(self.x[indices], self.y[indices])
+        x = self.x.part(indices) if isinstance(self.x, Shards) else self.x[indices]
+        return type(self)(x, self.y[indices])
 
     @property
     def unlabelled(self) -> Tensor:
@@ -155,7 +158,7 @@ def _check_values(where: str, x: Tensor, levels: int | None) -> None:
         raise UserError(f"{where}: expected at least one row and one value, got {tuple(x.shape)}")
     if x.is_floating_point():
         _check_finite(where, x)
-    elif levels is not None and int(x.max()) >= levels:
+    elif levels is not None and not isinstance(x, Shards) and int(x.max()) >= levels:
         raise UserError(
             f"{where}: expected grey levels 0..{levels - 1}, got {int(x.max())}; rescale the images"
         )

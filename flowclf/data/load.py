@@ -13,6 +13,7 @@ from flowclf.data.folder import load_folder
 from flowclf.data.idx import load_fashion_mnist, load_mnist, load_rotated_mnist
 from flowclf.data.npz import load_npz
 from flowclf.data.omniglot import load_omniglot
+from flowclf.data.sharded import is_sharded, load_shards
 from flowclf.data.source import DataSource
 from flowclf.data.text import TextOptions, load_text
 from flowclf.errors import UserError
@@ -94,11 +95,12 @@ def load_dataset(
     download: bool = True,
     text: TextOptions | None = None,
 ) -> Dataset:
-    """A known data set, or the user's own: an `.npz` or `.csv` file, or a folder of pictures.
+    """A known data set, or the user's own: an `.npz` or `.csv` file, or a folder.
 
     A known name goes before a path of the same spelling; write `./mnist` for a folder mnist.
-    Files are looked for in `data_dir`, $FLOWCLF_DATA and the user's cache, then downloaded into
-    the cache if `download` allows it. `text` says how to read a `.csv` file, and nothing else.
+    A folder holds pictures (`load_folder`), or what `write_shards` wrote. Files are looked for in
+    `data_dir`, $FLOWCLF_DATA and the user's cache, then downloaded into the cache if `download`
+    allows it. `text` says how to read a `.csv` file, and nothing else.
 
     Raises:
         UserError: no such name or path, files that are missing, damaged or not as expected.
@@ -108,7 +110,8 @@ def load_dataset(
         return known.load(DataSource(data_dir, download))
     path = Path(name_or_path).expanduser()
     if name_or_path and path.is_dir():
-        return load_folder(path.resolve())
+        folder = path.resolve()
+        return load_shards(folder) if is_sharded(folder) else load_folder(folder)
     if path.is_file():
         return _load_file(path, text or TextOptions())
     raise UserError(_unknown(name_or_path))

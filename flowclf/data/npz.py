@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowclf.data.dataset import Dataset, Split, validate
 from flowclf.data.memory import check_fits
+from flowclf.data.npy import read_header
 from flowclf.errors import UserError
 
 __all__ = ["load_npz"]
@@ -102,25 +103,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, path: Pa
 
 def _declared_size(stream: IO[bytes], where: str) -> int:
     """How many bytes should follow an .npy file's header, which is read."""
-    try:
-        shape, _, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
-    except Exception as error:
-        raise UserError(
-            f"{where}: expected an array in numpy's format, got {type(error).__name__}; {_SAVE}"
-        ) from error
-    if dtype.hasobject:
-        raise UserError(
-            f"{where}: expected an array of numbers, got Python objects; convert it with "
-            "numpy.asarray(…, dtype=…)"
-        )
+    shape, _, dtype = read_header(stream, where, _SAVE)
     return math.prod(shape) * dtype.itemsize
-
-
-# A third version has but names of fields that are not Latin.
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 def _split(x: _Array, y: _Array, where: str) -> Split:

@@ -280,7 +280,7 @@ def _worse(known: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> tuple[
 
 def _images(model: GenerativeClassifier, x: Tensor) -> Tensor:
     """Floats on the model's device, as the model sees x."""
-    return x.to(model.mixture.means) + _middle(model, x)
+    return x.to(model.mixture.coordinates) + _middle(model, x)
 
 
 def _middle(model: GenerativeClassifier, x: Tensor) -> float:

@@ -18,7 +18,7 @@ from flowclf.checks import unchecked_values
 from flowclf.classifier import GenerativeClassifier
 from flowclf.encoders import InvertibleEncoder
 from flowclf.errors import UserError
-from flowclf.mixture import Around
+from flowclf.mixture import Around, GaussianMixture
 
 __all__ = [
     "Counterfactual",
@@ -121,7 +121,7 @@ def class_change_path(
         raise UserError(f"expected at least 2 steps, got {steps}")
     z, direction = _line(model, x, target, source, "data")
     if posterior is None:
-        end = z + _share(model.mixture.data_means[target] - z, direction) * direction
+        end = z + _share(model.mixture.class_means(target, "data") - z, direction) * direction
     else:
         end = counterfactual(model, x, target, posterior, source).z
     weights = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device)
@@ -222,7 +222,7 @@ def even_odds(model: GenerativeClassifier, y: Tensor, other: Tensor) -> Tensor:
     Raises:
         UserError: a system that cannot decode.
     """
-    start, direction = _between(model.mixture.data_means, y, other)
+    start, direction = _between(model.mixture, "data", y, other)
 
     def reached(shift: Tensor) -> Tensor:
         x = model.decode(start + shift[:, None] * direction)
@@ -264,13 +264,15 @@ def _line(
         centres = mixture.centres()
         return z, (centres[target] - z) * (centres != centres[0]).any(0)
     source = given.argmax(1) if source is None else source
-    means = mixture.means if around == "means" else mixture.data_means
-    return z, _between(means, source, target)[1]
+    return z, _between(mixture, around, source, target)[1]
 
 
-def _between(means: Tensor, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _between(
+    mixture: GaussianMixture, around: Around, source: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
     """Where the line between two means starts and its direction, (B, D) each."""
-    return means[source], means[target] - means[source]
+    start = mixture.class_means(source, around)
+    return start, mixture.class_means(target, around) - start
 
 
 def _share(ahead: Tensor, direction: Tensor) -> Tensor:
@@ -299,7 +301,7 @@ def _odds_gradient(model: GenerativeClassifier, x: Tensor, y: Tensor, other: Ten
 def _floating(model: GenerativeClassifier, x: Tensor) -> Tensor:
     """As the model sees x."""
     middle = 0.0 if x.is_floating_point() else model.noise.uniform / 2
-    return x.to(model.mixture.means.dtype) + middle
+    return x.to(model.mixture.coordinates.dtype) + middle
 
 
 def _least(reached: Callable[[Tensor], Tensor], zero: Tensor) -> Tensor:

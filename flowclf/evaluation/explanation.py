@@ -153,7 +153,7 @@ def _rows(
     model: GenerativeClassifier, split: Split, log_posterior: Tensor, index: Tensor
 ) -> list[dict[str, Any]]:
     """Of the samples of one batch, which are those at `index` of the test split."""
-    device = model.mixture.means.device
+    device = model.mixture.device
     log_posterior = log_posterior.to(device)
     predicted, runner_up = _likeliest(log_posterior)
     x, pair = split.x.to(device), (predicted, runner_up)
@@ -226,7 +226,7 @@ def _listed(values: Tensor | None, count: int) -> list[Any]:
 def _explained(
     model: GenerativeClassifier, test: Split, rows: Sequence[Mapping[str, Any]], steps: int
 ) -> list[Explanation]:
-    device = model.mixture.means.device
+    device = model.mixture.device
     index, predicted, runner_up = (
         torch.tensor([row[name] for row in rows]) for name in ("sample", "predicted", "runner_up")
     )

@@ -64,7 +64,7 @@ def class_probabilities(classifier: ImageClassifier, x: Tensor, top: float) -> T
 @torch.no_grad()
 def average_latent(model: Untapped, x: Tensor, y: Tensor) -> Tensor:
     """z̄, the mean over labelled images of the centre of q(z|x,y), (D,)."""
-    eye = torch.eye(model.classes, dtype=model.mixture.means.dtype, device=model.pairs.device)
+    eye = torch.eye(model.classes, dtype=model.mixture.coordinates.dtype, device=model.pairs.device)
     with evaluating(model):
         centres = [
             model.encoder.given(xs.to(eye), eye[ys.to(eye.device)]).centre

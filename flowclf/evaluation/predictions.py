@@ -65,7 +65,7 @@ def _predict_batch(
     model: GenerativeClassifier, x: Tensor, seed: int, start: int
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Posterior, density, its bound and IB-INN's rate of a batch."""
-    device = model.mixture.means.device
+    device = model.mixture.device
     x = x.to(device)
     log_posterior = model.log_posterior(x).cpu()
     if not (model.has_density or model.has_elbo):

@@ -46,7 +46,7 @@ def aggregate_information(model: GenerativeClassifier, x: Tensor, seed: int = 0)
 @torch.no_grad()
 def gaussians(model: GenerativeClassifier, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log-variance of q(z|x), (N, D) each, in eval mode, batch by batch."""
-    device = model.mixture.means.device
+    device = model.mixture.device
     means, log_vars = [], []
     with evaluating(model):
         for part in x.split(BATCH_SIZE):
@@ -75,7 +75,7 @@ def cross_information(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> 
     entropy = model.noise.entropy(floating=x.is_floating_point())
     if isinf(entropy):
         return None
-    device, values = model.mixture.means.device, []
+    device, values = model.mixture.device, []
     generator = generator_for(seed, "cross-information", device=device)
     with evaluating(model):
         for part in x.split(BATCH_SIZE):
@@ -95,7 +95,7 @@ def softmax_information(model: Autoencoder, x: Tensor, kl: float | None = None) 
         x: its training samples, from the first.
         kl: mean KL(q(z|x) ‖ p(z)); None: of these samples.
     """
-    softmax, device = model.heads["identity"], model.mixture.means.device
+    softmax, device = model.heads["identity"], model.mixture.device
     assert isinstance(softmax, IdentitySoftmax)
     generator, values = generator_for(0, "rate", device=device), []
     with evaluating(model):

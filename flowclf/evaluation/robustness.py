@@ -75,7 +75,7 @@ def _temperature(subject: Subject) -> float | None:
 def attack_suite(subject: Subject) -> dict[str, Any]:
     """FGSM and PGD by cross-entropy and by a margin, see `attack_curve`; rows of `attack`."""
     split, levels = subject.images("attack")
-    options, device = {"levels": levels, "seed": subject.seed}, subject.model.mixture.means.device
+    options, device = {"levels": levels, "seed": subject.seed}, subject.model.mixture.device
     x, y = split.x.to(device), split.y.to(device)
     rows = []
     for kind, loss in product(get_args(AttackKind), get_args(AttackLoss)):

@@ -242,7 +242,7 @@ def _batches(
     checks.samples("x", x, model.shape)
     if not len(x) or batch < 1:
         raise UserError(f"expected samples and a batch of at least 1, got {len(x)} and {batch}")
-    device = model.mixture.means.device
+    device = model.mixture.device
     for start in range(0, len(x), BLOCK):
         block = x[start : start + BLOCK].to(device)
         noisy = model.dequantize(block, generator_for(seed, "evaluate", start, device=device))

@@ -150,7 +150,7 @@ def _losses(
     model: GenerativeClassifier, plane: Tensor, y: int, beta: float | None
 ) -> dict[str, Tensor]:
     """Of latents (G², D), each (G²,), float64, on the CPU."""
-    parts = [model.densities(z.to(model.mixture.means)) for z in plane.split(CHUNK)]
+    parts = [model.densities(z.to(model.mixture.coordinates)) for z in plane.split(CHUNK)]
     rate = -torch.cat([part.log_prob for part in parts]).cpu().double()
     decision = -torch.cat([part.log_posterior[:, y] for part in parts]).cpu().double()
     own = -torch.cat([part.log_prob_given_class[:, y] for part in parts]).cpu().double()

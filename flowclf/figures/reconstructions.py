@@ -30,7 +30,7 @@ def reconstructed(models: Mapping[str, GenerativeClassifier], x: Tensor) -> dict
     found = {"x": x.cpu()}
     for name, model in models.items():
         with evaluating(model):
-            found[name] = model.decode(model.encode(x.to(model.mixture.means.device)).z).cpu()
+            found[name] = model.decode(model.encode(x.to(model.mixture.device)).z).cpu()
     return found
 
 

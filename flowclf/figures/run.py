@@ -47,7 +47,7 @@ def class_samples(
     around: Around = "data",
 ) -> torch.Tensor:
     """(K, per_class, *shape): draws of every class."""
-    device = model.mixture.means.device
+    device = model.mixture.device
     y = torch.arange(model.classes, device=device).repeat_interleave(per_class)
     generator = generator_for(seed, "sample", device=device)
     samples = model.sample(y, temperature, generator, around)
@@ -56,7 +56,7 @@ def class_samples(
 
 @torch.no_grad()
 def _latent(model: GenerativeClassifier, test: Split, dataset: Dataset) -> Figure:
-    device = model.mixture.means.device
+    device = model.mixture.device
     mixture, y = model.mixture, test.y[:MOST_POINTS]
     z = mixture.embed(model.encode(test.x[:MOST_POINTS].to(device)).z).cpu()
     means, std = mixture.embed(mixture.centres()).cpu(), mixture.std().cpu()
@@ -74,7 +74,7 @@ def interpolation_strips(
     if len(test) < 2 * pairs:
         raise UserError(f"expected at most {len(test) // 2} pairs of test samples, got {pairs}")
     first, second = _pairs(test.y, pairs, generator_for(seed, "interpolate"))
-    device = model.mixture.means.device
+    device = model.mixture.device
     x0, x1 = (test.x[rows].to(device) for rows in (first, second))
     return model.interpolate(x0, x1, steps).transpose(0, 1)
 

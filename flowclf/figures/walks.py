@@ -113,10 +113,9 @@ def mean_walks(
     _check_pairs(pairs, model.classes)
     if steps < 2:
         raise UserError(f"expected at least 2 steps, got {steps}")
-    mixture = model.mixture
-    means = mixture.centres() if around == "means" else mixture.data_means
-    first, second = means[torch.tensor(pairs, device=means.device)].unbind(1)
-    weights = torch.linspace(0, 1, steps, dtype=means.dtype, device=means.device)
+    y = torch.tensor(pairs, device=model.mixture.device)
+    first, second = (model.mixture.class_centres(each, around) for each in y.unbind(1))
+    weights = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device)
     with evaluating(model):
         walks = [model.decode(first.lerp(second, weight)) for weight in weights]
     return torch.stack(walks, 1).cpu()
@@ -173,13 +172,14 @@ def ambiguous_walk(
     if steps < 3 or steps % 2 == 0:
         raise UserError(f"expected an odd number of steps, at least 3, got {steps}; try 9")
     with evaluating(model):
-        z = model.encode(x[None].to(model.mixture.means.device)).z
+        z = model.encode(x[None].to(model.mixture.device)).z
         if pair is None:
             a, b = sorted(model.densities(z).log_posterior[0].topk(2).indices.tolist())
             pair = a, b
         _check_pairs([pair], model.classes)
-        _check_apart(model.mixture.data_means, pair)
-        means, points = model.mixture.data_means[list(pair)], (steps - 1) * FINE + 1
+        means = model.mixture.class_means(torch.tensor(pair, device=z.device), "data")
+        _check_apart(means, pair)
+        points = (steps - 1) * FINE + 1
         path = ROUTES[route](z[0], means, points)
         shown = path[::FINE]
         images = model.decode(shown) if gallery is None else _nearest(model, shown, gallery)
@@ -261,8 +261,8 @@ def _draw_posterior(axes: Axes, walk: AmbiguousWalk, class_names: Sequence[str])
 
 
 def _check_apart(means: Tensor, pair: tuple[int, int]) -> None:
-    a, b = pair
-    if bool((means[a] == means[b]).all()):
+    if bool((means[0] == means[1]).all()):
+        a, b = pair
         raise UserError(
             f"expected two classes whose latents lie apart, got {a} and {b}; name two different "
             "ones, and train the model first"

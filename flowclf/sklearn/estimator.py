@@ -201,7 +201,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         check_is_fitted(self)
         random = check_random_state(self.random_state if random_state is None else random_state)
         labels = self._labels(n_samples, y, random)
-        device = self.model_.mixture.means.device
+        device = self.model_.mixture.device
         generator = torch.Generator(device).manual_seed(int(random.randint(SEEDS)))
         parts = torch.from_numpy(labels).to(device).split(BATCH_SIZE)
         with _computing(self.model_):
@@ -291,7 +291,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
 
     def _adopt(self, model: Model, config: RunConfig, facts: DataFacts) -> Self:
         """Become fitted."""
-        table_on_cpu = facts.levels is None and model.mixture.means.device.type == "cpu"
+        table_on_cpu = facts.levels is None and model.mixture.device.type == "cpu"
         self.model_ = model.double() if table_on_cpu else model
         self.config_, self._facts = config, facts
         self.shape_, self.levels_ = facts.shape, facts.levels
@@ -302,7 +302,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         """`function` of the model and x, batch by batch."""
         check_is_fitted(self)
         rows = validate_data(self, as_rows(X, self.shape_), dtype=np.float32, reset=False)
-        device = self.model_.mixture.means.device
+        device = self.model_.mixture.device
         batches = to_tensor(rows, self.shape_, self.levels_).split(BATCH_SIZE)
         with _computing(self.model_):
             parts = [function(self.model_, x.to(device)).cpu() for x in batches]
@@ -332,7 +332,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
 @contextmanager
 def _computing(model: Model) -> Iterator[None]:
     """Eval mode, no gradients, and no draw from torch's global generator."""
-    with torch.no_grad(), classifier.evaluating(model), private_rng(0, model.mixture.means.device):
+    with torch.no_grad(), classifier.evaluating(model), private_rng(0, model.mixture.device):
         yield
 
 

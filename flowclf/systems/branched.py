@@ -16,6 +16,7 @@ from flowclf.encoders import Encoding, GaussianEncoder
 from flowclf.errors import UserError
 from flowclf.likelihoods import LikelihoodKind, make_likelihood
 from flowclf.objectives import decision_loss, smooth_labels
+from flowclf.processes import mean_over_all
 from flowclf.seeding import generator_for
 from flowclf.settings import (
     ConvDecoderSettings,
@@ -164,7 +165,7 @@ class BranchedAutoencoder(Autoencoder):
 
     def _average(self, values: Tensor, y: Tensor) -> Tensor:
         weights = self._sample_weights(y)
-        return (weights * values).sum() / weights.sum()
+        return (weights * values).sum() / mean_over_all(weights.sum())
 
     def _sample_weights(self, y: Tensor) -> Tensor:
         """(B,); 1 without a label."""

@@ -17,6 +17,7 @@ from flowclf.backbones.layers import feature_count
 from flowclf.conditioning import FEATURES, ConditionedMixture, TradeOff
 from flowclf.encoders import DeltaEncoder, Encoder, GaussianEncoder, InvertibleEncoder
 from flowclf.errors import UserError
+from flowclf.low_rank import LowRankMixture
 from flowclf.mixture import GaussianMixture
 from flowclf.noise import Noise
 from flowclf.preprocessing import make_preprocess
@@ -132,12 +133,23 @@ def _mixture(
     trade_off: TradeOff | None = None,
 ) -> GaussianMixture:
     """The latent mixture; means that are to start from the data are equidistant until then."""
+    low_rank = settings.rank is not None or settings.full_dims > 0
+    if low_rank and (settings.rank is None or settings.kind == "vmf" or trade_off is not None):
+        raise UserError(
+            "expected mixture.rank, with or without mixture.full_dims, of a mixture of Gaussians "
+            f"without network.condition, got {settings.kind}, rank {settings.rank} and "
+            f"full_dims {settings.full_dims}; leave both out for full means"
+        )
     if settings.kind == "vmf":
         return VonMisesFisherMixture(
             classes, dims, means=settings.means, weights=settings.weights, generator=generator
         )
     start = "equidistant" if settings.start == "data" else settings.start
-    options = settings.model_dump(exclude={"kind", "start"}) | {"start": start}
+    own = {"kind", "start", "rank", "full_dims"}
+    options = settings.model_dump(exclude=own) | {"start": start}
+    if settings.rank is not None:
+        sizes = classes, dims, settings.rank, settings.full_dims
+        return LowRankMixture(*sizes, generator=generator, **options)
     if trade_off is not None:
         return ConditionedMixture(trade_off, classes, dims, generator=generator, **options)
     return GaussianMixture(classes, dims, generator=generator, **options)

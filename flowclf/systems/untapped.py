@@ -44,6 +44,7 @@ from flowclf.likelihoods import Bernoulli, Gaussian, Likelihood, Sampling, make_
 from flowclf.mixture import Around, GaussianMixture
 from flowclf.noise import Noise
 from flowclf.objectives import decision_loss, smooth_labels
+from flowclf.processes import empty_for_all, own_rows, world_size
 from flowclf.seeding import generator_for
 from flowclf.semi_supervised import (
     clipped_cross_entropy,
@@ -142,6 +143,7 @@ class Untapped(LatentVariableModel):
         pairs: z of the fixed pairs, (K, D).
     """
 
+    needs_equal_shares = True  # its means are over rows with, or without, a label
     encoder: TwoPartEncoder
     settings: UntappedSettings
     pairs: Tensor
@@ -270,8 +272,9 @@ class Untapped(LatentVariableModel):
         if not rows.any():
             return logits.new_zeros(())
         x, logits = batch.x[rows], logits[rows]
-        noise = logits.new_empty(logits.numel(), self.encoder.dims)
-        bounds = self._bounds(x, noise.normal_(generator=batch.generator))
+        noise = empty_for_all(logits.new_empty(*logits.shape, self.encoder.dims))
+        noise = own_rows(noise.normal_(generator=batch.generator)).flatten(0, 1)
+        bounds = self._bounds(x, noise)
         return marginal_bound(bounds, logits.log_softmax(1)).mean()
 
     def _decision(self, encoding: TwoPartEncoding, y: Tensor) -> Tensor:
@@ -298,7 +301,8 @@ class Untapped(LatentVariableModel):
     def _unfeatured_labels(self, y: Tensor) -> Tensor:
         """The classes in turn, as many as the larger of labelled and unlabelled rows."""
         known = int((y >= 0).sum())
-        return torch.arange(max(known, len(y) - known), device=y.device) % self.classes
+        rows = world_size() * max(known, len(y) - known)
+        return own_rows(torch.arange(rows, device=y.device) % self.classes)
 
     def _log_base(self) -> float:
         """log q(x), uniform on binary images; of a table any constant."""

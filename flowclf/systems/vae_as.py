@@ -21,8 +21,9 @@ from flowclf.encoders import Encoding
 from flowclf.errors import UserError
 from flowclf.identity import IdentitySoftmax
 from flowclf.objectives import auxiliary_softmax_terms
+from flowclf.processes import mean_over_all
 from flowclf.seeding import generator_for
-from flowclf.settings import Positive, Section, Weight, Widths
+from flowclf.settings import Depth, Positive, Section, Weight, Widths
 from flowclf.systems.branched import AutoencoderSettings, BranchedAutoencoder, DecodingObjective
 from flowclf.systems.parts import Blueprint
 
@@ -42,7 +43,7 @@ class IdentitySettings(Section):
 
     hidden: Widths | tuple[()] = (500, 500)  # none: linear in z and z², the family of the optimum
     # One tag for each sample is the paper's; 4 of 16 values tell 65,536 samples apart.
-    tags: Positive = 1
+    tags: Depth = 1
     values: Positive | None = None
     coding: Literal["mixed-radix", "random"] = "mixed-radix"
 
@@ -76,6 +77,7 @@ class VaeAs(BranchedAutoencoder):
         bound = settings.form == "bound"
         z = encoding.z.view_as(encoding.z)
         identity, entropy = (values.mean() for values in softmax(z, index))
+        identity = mean_over_all(identity)
         learned = settings.md * kl + identity
         if not bound:
             entropy = softmax.frozen(encoding.z, index)[1].mean()

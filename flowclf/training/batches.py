@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowclf.classifier import Batch
 from flowclf.data import Augmentation, Split
+from flowclf.data.shards import shuffled
 from flowclf.errors import UserError
 from flowclf.seeding import generator_for
 
@@ -59,8 +60,10 @@ class Batches:
             self._check_labelled(self.labelled, int(unlabelled.sum()))
         given = self.labelled or 0
         passed = unlabelled if given else torch.ones_like(unlabelled)
-        self._passed = _Rounds(passed.nonzero()[:, 0], self.seed, "order")
-        self._known = _Rounds((~unlabelled).nonzero()[:, 0], self.seed, "labelled order")
+        block = getattr(self.split.x, "block", None)
+        self._passed = _Rounds(passed.nonzero()[:, 0], self.seed, "order", block)
+        known = (~unlabelled).nonzero()[:, 0]
+        self._known = _Rounds(known, self.seed, "labelled order", block)
         self._fresh = min(self.size - given, len(self._passed.rows))
         self.size = given + self._fresh
         if self.size % self.world or given % self.world:
@@ -109,11 +112,12 @@ class Batches:
 
 @dataclass
 class _Rounds:
-    """An endless sequence of the rows (N,), in rounds, each shuffled anew."""
+    """An endless sequence of the rows (N,), in rounds, each `shuffled` anew."""
 
     rows: Tensor
     seed: int
     stream: str
+    block: int | None = None
     _last: tuple[int, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -131,6 +135,6 @@ class _Rounds:
     def _round(self, number: int) -> Tensor:
         if self._last[0] != number:
             generator = generator_for(self.seed, self.stream, number)
-            order = torch.randperm(len(self.rows), generator=generator)
+            order = shuffled(len(self.rows), generator, self.block)
             self._last = (number, self.rows[order.to(self.rows.device)])
         return self._last[1]

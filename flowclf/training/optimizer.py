@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.settings import TrainSettings
@@ -46,13 +47,21 @@ def clip_gradients(model: GenerativeClassifier, max_norm: float) -> Tensor:
     """Clip each head's gradients, and those of all else, to a norm of `max_norm`; the whole norm.
 
     A head that looks on (a probe, the identities' softmax of VAE-AS) then has no part in the steps
-    of the network it looks at: VAE-AS at (1, 1) stays the VAE.
+    of the network it looks at: VAE-AS at (1, 1) stays the VAE. A norm that is not finite leaves its
+    gradients as they are, so that the culprit can be found.
     """
     heads = [list(head.parameters()) for head in model.heads.values()]
     own = {p for head in heads for p in head}
     others = [p for p in model.parameters() if p not in own]
-    norms = [torch.nn.utils.clip_grad_norm_(part, max_norm) for part in (others, *heads) if part]
+    norms = [_clip(part, max_norm) for part in (others, *heads) if part]
     return torch.stack(norms).norm()
+
+
+def _clip(parameters: list[torch.nn.Parameter], max_norm: float) -> Tensor:
+    norm = get_total_norm(p.grad for p in parameters if p.grad is not None)
+    # A norm of 0 is clipped to no other.
+    clip_grads_with_norm_(parameters, max_norm, norm.nan_to_num(0, 0))
+    return norm
 
 
 def schedule_factor(settings: TrainSettings, progress: float) -> float:

@@ -1,12 +1,10 @@
-"""What a training is made of: device and processes, splits, and the untrained model."""
+"""What a training is made of: splits, the untrained model, and its batches."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,41 +23,21 @@ from flowclf.data import (
     stratified,
     subset,
 )
-from flowclf.devices import pick_device
 from flowclf.errors import UserError
 from flowclf.models import assemble, info_of
 from flowclf.runs import DataFacts
 from flowclf.seeding import generator_for
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+from flowclf.training.batches import Batches
+from flowclf.training.distributed import Processes
 
 __all__ = [
     "augmentation",
     "cpu_threads",
     "fresh_model",
-    "launch_fabric",
+    "make_batches",
     "resampled",
     "splits",
 ]
-
-
-def launch_fabric(config: RunConfig, device: str, devices: int) -> Fabric:
-    """Fabric on the device asked for, launched."""
-    from lightning.fabric import Fabric
-
-    strategy = "ddp" if devices > 1 else "auto"
-    with warnings.catch_warnings():
-        # Fabric advises on hardware that was deliberately not chosen.
-        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-        fabric = Fabric(
-            accelerator=pick_device(device),
-            strategy=strategy,
-            devices=devices,
-            precision=config.train.precision,
-        )
-        fabric.launch()
-    return fabric
 
 
 @contextmanager
@@ -142,3 +120,37 @@ def fresh_model(
     model = assemble(info, config.model, backbone)
     model.fit_statistics(training.x, training.y)
     return model
+
+
+def make_batches(
+    config: RunConfig,
+    dataset: Dataset,
+    training: Split,
+    model: GenerativeClassifier,
+    device: torch.device,
+    processes: Processes,
+) -> Batches:
+    """Those of this process, on its device.
+
+    Raises:
+        UserError: an augmentation that the data do not allow, or a batch that cannot be shared.
+    """
+    source, settings = resampled(config, dataset), config.train
+    if processes.world > 1 and model.needs_equal_shares and settings.labelled is None:
+        unlabelled = int(training.unlabelled.sum())
+        if 0 < unlabelled < len(training):
+            raise UserError(
+                "expected train.labelled, the samples with a label in each batch, for several "
+                f"processes, since {unlabelled} of {len(training)} have none; set it, or use one"
+            )
+    return Batches(
+        Split(training.x.to(device), training.y.to(device)),
+        settings.batch_size,
+        config.seed,
+        augmentation(config, dataset),
+        model.perturb,
+        processes.rank,
+        processes.world,
+        settings.labelled,
+        None if source is None else source.to(device),
+    )

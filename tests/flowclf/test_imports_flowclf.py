@@ -35,10 +35,12 @@ LOWEST = [
     "devices",
     "marginals",
     "means",
+    "processes",
 ]
 LATENT = [
     "mixture",
     "conditioning",
+    "low_rank",
     "vmf",
     "encoders",
     "backbones",
