@@ -55,7 +55,9 @@ def low_data(
         list[str] | None, typer.Option("--set", help="A setting, as key=value; repeatable.")
     ] = None,
     device: Where = Device.auto,
-    workers: Annotated[int, typer.Option(help="Runs at a time, one thread each.", min=1)] = 2,
+    workers: Annotated[
+        int, typer.Option(help="Runs at a time, one thread each.", min=1, max=1024)
+    ] = 2,
     data_dir: DataDir = None,
     baselines: Annotated[bool, typer.Option(help="Also fit QDA and logistic regression.")] = True,
     as_json: AsJson = False,

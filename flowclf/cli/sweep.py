@@ -49,7 +49,9 @@ def sweep(
     ] = None,
     engine: Annotated[str, typer.Option(help="local, ray or slurm.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster.")] = None,
-    workers: Annotated[int, typer.Option(help="Runs at a time, one thread each.", min=1)] = 2,
+    workers: Annotated[
+        int, typer.Option(help="Runs at a time, one thread each.", min=1, max=1024)
+    ] = 2,
     device: Where = Device.auto,
     status: Annotated[bool, typer.Option("--status", help="Only say how far it is.")] = False,
     retry_failed: Annotated[

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import exp, inf, log
+from math import exp, inf, log, prod
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = ["Plan", "Point", "Sweep", "parse_betas", "parse_grid", "plan_sweep", 
 
 Nested = dict[str, Any]
 FILE = "sweep.yaml"
+MOST_RUNS = 10_000
 NAME = re.compile(r"[\w=+-][\w.=+-]*")
 
 
@@ -60,6 +61,9 @@ class Sweep:
             UserError: settings that a system does not have, or of the wrong type.
         """
         betas: Sequence[float | None] = self.betas or [None]
+        count = prod(map(len, (betas, *self.grid.values(), self.seeds)))
+        if count > MOST_RUNS:
+            raise UserError(f"expected a sweep of at most {MOST_RUNS:,} runs, got {count:,}")
         axes = [[(key, value) for value in values] for key, values in self.grid.items()]
         return [
             self._config(beta, dict(setting), seed, shape)
@@ -130,8 +134,8 @@ def parse_betas(text: str) -> tuple[float, ...]:
     except ValueError:
         pass
     raise UserError(
-        f"expected --betas FIRST:LAST:COUNT with 0 < FIRST < LAST and a COUNT of at least 2, or "
-        f"values of at least 0 with commas between them, got {text!r}"
+        "expected --betas FIRST:LAST:COUNT with 0 < FIRST < LAST and a COUNT from 2 to "
+        f"{MOST_RUNS:,}, or values of at least 0 with commas between them, got {text!r}"
     )
 
 
@@ -243,7 +247,7 @@ def _read_point(document: Nested, shape: Shape) -> Point:
 
 
 def _log_spaced(first: float, last: float, count: int) -> tuple[float, ...]:
-    if not (0 < first < last < inf and count >= 2):
+    if not (0 < first < last < inf and 2 <= count <= MOST_RUNS):
         raise ValueError
     step = log(last / first) / (count - 1)
     # Folders are named by them: six digits.

@@ -11,7 +11,7 @@ from flowclf.errors import UserError
 from flowclf.locks import locked
 
 if TYPE_CHECKING:
-    from optuna import Study
+    from optuna.storages import JournalStorage
 
 __all__ = ["Ledger", "OptunaMissing"]
 
@@ -67,7 +67,11 @@ class Ledger:
         with locked(self.folder, wait=60.0):
             self._drop_torn_line()
             if self.ends().get(run, "") != reason:
-                self._study().add_trial(trial)
+                storage = self._storage()
+                # Even create_study's load_if_exists would write a line.
+                if not storage.get_all_studies():
+                    optuna.create_study(study_name=STUDY, storage=storage, direction="minimize")
+                optuna.load_study(study_name=STUDY, storage=storage).add_trial(trial)
 
     def ends(self) -> dict[str, str | None]:
         """The last end of each run: why it failed, None of one that has been completed.
@@ -77,10 +81,14 @@ class Ledger:
         """
         if not self.path.exists():
             return {}
-        _optuna()
+        optuna = _optuna()
         try:
-            trials = self._study().get_trials(deepcopy=False)
-            return dict(_end(trial.user_attrs) for trial in trials)
+            storage = self._storage()
+            # None: whoever was about to write the first line was killed.
+            if not storage.get_all_studies():
+                return {}
+            study = optuna.load_study(study_name=STUDY, storage=storage)
+            return dict(_end(trial.user_attrs) for trial in study.get_trials(deepcopy=False))
         except OSError:
             raise
         # optuna believes what it reads, and fails where that turns out to be wrong.
@@ -101,8 +109,9 @@ class Ledger:
                 content = file.read()
                 file.truncate(content.rfind(b"\n") + 1)
 
-    def _study(self) -> Study:
-        optuna = _optuna()
+    def _storage(self) -> JournalStorage:
+        """The journal as it is now; to write, the folder must be held."""
+        _optuna()
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -116,12 +125,7 @@ class Ledger:
             def release(self) -> None:
                 return None
 
-        backend = JournalFileBackend(str(self.path), lock_obj=Held(str(self.path)))
-        storage = JournalStorage(backend)
-        # Even create_study's load_if_exists would write a line.
-        if storage.get_all_studies():
-            return optuna.load_study(study_name=STUDY, storage=storage)
-        return optuna.create_study(study_name=STUDY, storage=storage, direction="minimize")
+        return JournalStorage(JournalFileBackend(str(self.path), lock_obj=Held(str(self.path))))
 
 
 def _end(attributes: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from flowclf.files import write_csv
+from flowclf.files import remove_parts, write_csv
+from flowclf.locks import locked
 from flowclf.runs import Run
-from flowclf.sweeps.grid import Plan, Point
+from flowclf.sweeps.grid import FILE, Plan, Point, read_plan
 
-__all__ = ["FIRST", "sweep_rows", "write_results"]
+__all__ = ["FIRST", "Results", "sweep_rows"]
 
 FIRST = ("system", "data", "seed", "beta", "accuracy", "ece", "bits_per_dim", "seconds")
 
@@ -26,10 +28,37 @@ def sweep_rows(plan: Plan) -> list[dict[str, Any]]:
     return [{key: row.get(key) for key in columns} for row in rows]
 
 
-def write_results(plan: Plan) -> None:
-    """results.csv of the folder, whole or not at all."""
-    rows = sweep_rows(plan)
-    write_csv(plan.folder / "results.csv", list(rows[0]) if rows else FIRST, rows)
+class Results:
+    """results.csv of a folder, for several processes that write it.
+
+    Args:
+        folder: of the sweep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self._plan_file = folder / "results.csv", folder / FILE
+        self._read: tuple[tuple[int, int] | None, Plan] | None = None
+
+    def write(self) -> None:
+        """Whole or not at all; with the points that other commands have added by now.
+
+        Raises:
+            UserError: the folder is held for a minute, or its sweep.yaml is gone or damaged.
+        """
+        # Else rows that were read before a run ended could be written after it.
+        with locked(self.file.parent, wait=60.0):
+            remove_parts(self.file)
+            rows = sweep_rows(self._plan())
+            write_csv(self.file, list(rows[0]) if rows else FIRST, rows)
+
+    def _plan(self) -> Plan:
+        """Read anew where it has changed: that takes seconds where there are hundreds of points."""
+        found = self._plan_file.stat() if self._plan_file.exists() else None
+        # Each change is a new file; of one tick of the clock, maybe.
+        stamp = found and (found.st_ino, found.st_mtime_ns)
+        if self._read is None or self._read[0] != stamp:
+            self._read = stamp, read_plan(self.file.parent)
+        return self._read[1]
 
 
 def _row(point: Point, run: Run) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from flowclf.runs import Run
 from flowclf.studies.jobs import Drawing, Job, Outcome, kept
 from flowclf.studies.pool import run_jobs
-from flowclf.sweeps.grid import Plan, Point, read_plan
+from flowclf.sweeps.grid import Plan, Point
 from flowclf.sweeps.ledger import Ledger
-from flowclf.sweeps.rows import write_results
+from flowclf.sweeps.rows import Results
+from flowclf.sweeps.state import is_held
 
 __all__ = ["Engine", "run_here", "run_sweep"]
 
@@ -60,12 +62,11 @@ def run_sweep(
             yield point, Outcome(point.name, failure=failed[point.name], kept=True)
         else:
             waiting.append(job)
-    # Those of earlier sweeps in the folder, too.
-    whole = read_plan(plan.folder)
-    write_results(whole)
+    results = Results(plan.folder)
+    results.write()
     for outcome in _done(waiting, workers, engine):
         _record(ledger, points[outcome.name], outcome)
-        write_results(whole)
+        results.write()
         yield points[outcome.name], outcome
 
 
@@ -80,6 +81,9 @@ def _done(jobs: list[Job], workers: int, engine: Engine) -> Iterator[Outcome]:
                 yield outcome
         jobs = [job for job in jobs if job.name in busy]
         time.sleep(POLL if jobs else 0)
+        # An engine would need seconds to find out, each time.
+        while jobs and all(is_held(Run(job.path)) for job in jobs):
+            time.sleep(POLL)
 
 
 def _record(ledger: Ledger, point: Point, outcome: Outcome) -> None:

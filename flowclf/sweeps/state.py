@@ -10,7 +10,7 @@ from flowclf.runs import Run
 from flowclf.sweeps.grid import Plan, Point
 from flowclf.sweeps.ledger import Ledger
 
-__all__ = ["State", "states"]
+__all__ = ["State", "is_held", "states"]
 
 Kind = Literal["done", "failed", "running", "interrupted", "waiting"]
 
@@ -54,11 +54,12 @@ def _state(plan: Plan, point: Point, reason: str | None) -> State:
         return State(point, "done", test=summary["test"])
     if not run.config_file.exists():
         return State(point, "failed" if reason else "waiting", reason=reason)
-    kind: Kind = "running" if _is_held(run) else "failed" if reason else "interrupted"
+    kind: Kind = "running" if is_held(run) else "failed" if reason else "interrupted"
     return State(point, kind, progress=run.read_progress(), reason=reason)
 
 
-def _is_held(run: Run) -> bool:
+def is_held(run: Run) -> bool:
+    """Whether another process is at it."""
     try:
         with locked(run.folder):
             return False
