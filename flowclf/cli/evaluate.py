@@ -24,6 +24,7 @@ PER_CLASS = "accuracy_per_class"
 DRAWN = ("reliability",)
 NAMES = ("run", "system", "data")
 ENDS = ("_low", "_high")
+ROUNDING = ("inverse_error", "log_det_error", "latent_error")  # many orders of magnitude apart
 
 
 def evaluate(
@@ -32,10 +33,10 @@ def evaluate(
         str,
         typer.Option(
             help="Suites, separated by commas: accuracy, confusion, calibration, reliability, "
-            "paper-calibration, recalibration, likelihood, bound, clustering, information, "
-            "explain, ood, shift, attack."
+            "paper-calibration, recalibration, likelihood, bound, exactness, clustering, "
+            "information, explain, ood, shift, attack."
         ),
-    ] = "accuracy,calibration,likelihood",
+    ] = "accuracy,calibration,likelihood,exactness",
     outliers: Annotated[
         str,
         typer.Option(help="Of the suite ood: kinds, known data or folders, separated by commas."),
@@ -242,4 +243,6 @@ def _with_interval(name: str, results: dict[str, Any]) -> str:
 def _shown(name: str, value: Any) -> str:
     if isinstance(value, int | str):
         return str(value)
+    if value is not None and name.startswith(ROUNDING):
+        return f"{value:.1e}"
     return percent(value) if name.endswith("accuracy") else number(value, 4)

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["interpolate", "sample"]
 
 Seed = Annotated[int, typer.Option(help="Of the draws.", min=0)]
+AllowInexact = Annotated[
+    bool,
+    typer.Option(
+        "--allow-inexact", help="Also where the inverse is off by over 1e-3 standard deviations."
+    ),
+]
 
 
 class Around(StrEnum):
@@ -41,7 +47,7 @@ class Between(StrEnum):
 def sample(
     run: RunFolder,
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")],
-    per_class: Annotated[int, typer.Option(help="Samples of each class.", min=1)] = 8,
+    per_class: Annotated[int, typer.Option(help="Samples of each class.", min=1, max=256)] = 8,
     temperature: Annotated[
         str, typer.Option(help="Spread around the means; several with commas, side by side.")
     ] = "0.7",
@@ -49,11 +55,13 @@ def sample(
         Around, typer.Option(help="Centre: averages of the training data, or the means.")
     ] = Around.data,
     seed: Seed = 0,
+    allow_inexact: AllowInexact = False,
     device: Where = Device.auto,
     as_json: AsJson = False,
 ) -> None:
     """Draw images of every class."""
     from flowclf.devices import pick_device
+    from flowclf.evaluation.exactness import check_exact_draws
     from flowclf.figures import sample_figure, save_figure, temperature_figure
     from flowclf.figures.run import class_samples
     from flowclf.models import load
@@ -64,6 +72,8 @@ def sample(
     levels, names = _levels(facts.levels), facts.class_names
     model = load(run, pick_device(device))
     blocks = {t: class_samples(model, per_class, t, seed, around.value) for t in temperatures}
+    if not allow_inexact:
+        check_exact_draws(model, max(temperatures), seed, around.value)
     if len(blocks) == 1:
         figure = sample_figure(blocks[temperatures[0]], names, levels)
     else:
@@ -75,8 +85,10 @@ def sample(
 def interpolate(
     runs: Annotated[list[Path], typer.Argument(help="Folders of trained runs.")],
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")],
-    pairs: Annotated[int, typer.Option(help="Rows: pairs of images or of classes.", min=1)] = 8,
-    steps: Annotated[int, typer.Option(help="Images in a row.", min=2)] = 9,
+    pairs: Annotated[
+        int, typer.Option(help="Rows: pairs of images or of classes.", min=1, max=256)
+    ] = 8,
+    steps: Annotated[int, typer.Option(help="Images in a row.", min=2, max=256)] = 9,
     between: Annotated[
         Between,
         typer.Option(
@@ -88,11 +100,13 @@ def interpolate(
         str | None, typer.Option(help="Pairs of classes by number, as 4-9,3-5.")
     ] = None,
     seed: Seed = 0,
+    allow_inexact: AllowInexact = False,
     data_dir: DataDir = None,
     device: Where = Device.auto,
     as_json: AsJson = False,
 ) -> None:
     """Walk through latent space on straight lines: one run's, or several side by side."""
+    from flowclf.evaluation.exactness import check_exact_walks
     from flowclf.figures import save_figure
     from flowclf.training.task import load_task
 
@@ -110,6 +124,9 @@ def interpolate(
             f"expected --between means or classes for --classes {classes}, got images; leave one "
             "of them out"
         )
+    if not allow_inexact:
+        for each in tasks.values():
+            check_exact_walks(each.model, each.test.x, seed)
     if between == Between.means:
         figure = _between_means(task, chosen, steps, levels)
     elif between == Between.classes:

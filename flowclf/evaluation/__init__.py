@@ -1,15 +1,18 @@
 """Evaluation over the common face: metrics, suites, baselines."""
 
 from flowclf.evaluation.evaluate import evaluate, evaluate_scaled, evaluate_subject
+from flowclf.evaluation.exactness import InexactInverse, check_exact
 from flowclf.evaluation.predictions import Predictions, predict_split
 from flowclf.evaluation.subject import Options, Subject
 from flowclf.evaluation.suites import SUITES
 
 __all__ = [
     "SUITES",
+    "InexactInverse",
     "Options",
     "Predictions",
     "Subject",
+    "check_exact",
     "evaluate",
     "evaluate_scaled",
     "evaluate_subject",

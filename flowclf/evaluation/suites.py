@@ -31,6 +31,7 @@ from flowclf.evaluation.clustering import (
     fitted_accuracy,
     kmeans,
 )
+from flowclf.evaluation.exactness import has_inverse, inverse_errors, points, precision_errors
 from flowclf.evaluation.explanation import explain_suite
 from flowclf.evaluation.predictions import Predictions
 from flowclf.evaluation.rate import (
@@ -182,7 +183,7 @@ def bound_suite(subject: Subject) -> dict[str, Any]:
             f"the suite 'bound' needs an encoder of Gaussians and a decoder, got "
             f"{type(model).__name__}; its density is in the suite 'likelihood', if it has one"
         )
-    device = model.mixture.means.device
+    device = model.mixture.device
     x = model.dequantize(subject.test.x[: options.samples].to(device))
     with torch.no_grad(), evaluating(model):
         elbo = torch.cat([model.elbo(part) for part in x.split(20)])
@@ -219,6 +220,24 @@ def likelihood_suite(subject: Subject) -> dict[str, Any]:
             for k, v in own.items()
         ]
     }
+
+
+def exactness_suite(subject: Subject) -> dict[str, Any]:
+    """Errors of rounding at the first 256 test samples, see there; None where there is no inverse.
+
+    `inverse_error` is the largest of their inverse errors, `inverse_error_median` the one in the
+    middle; `log_det_error` and `latent_error` are the largest against float64. What is not a number
+    counts as the largest float32.
+    """
+    names = "inverse_error", "inverse_error_median", "log_det_error", "latent_error"
+    model = subject.model
+    if not has_inverse(model):
+        return dict.fromkeys(names)
+    x = points(model, subject.test.x, subject.seed)
+    inverse, (log_det, latent) = inverse_errors(model, x), precision_errors(model, x)
+    values = inverse.max(), inverse.median(), log_det.max(), latent.max()
+    largest = torch.finfo(torch.float32).max  # JSON has no infinity
+    return {name: min(float(v), largest) for name, v in zip(names, values, strict=True)}
 
 
 def _bits(p: Predictions, likelihood: Tensor | None) -> float | None:
@@ -285,6 +304,7 @@ SUITES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "recalibration": recalibration_suite,
     "likelihood": likelihood_suite,
     "bound": bound_suite,
+    "exactness": exactness_suite,
     "clustering": clustering_suite,
     "information": information_suite,
     "explain": explain_suite,

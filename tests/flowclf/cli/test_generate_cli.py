@@ -1,0 +1,78 @@
+"""Pictures of a run whose inverse rounding has destroyed: refused in one line, unless asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from flowclf.cli.app import run
+
+QUICK = (
+    "--set", "network={kind: mlp, blocks: 4, hidden: [16]}", "--device", "cpu",
+    "--set", "data.train_size=200", "--set", "data.test_size=40", "--epochs", "1",
+)  # fmt: skip
+PICTURES = {
+    "sample": ["--per-class", "2"],
+    "sample, two temperatures": ["--temperature", "0.3,0.7", "--per-class", "2"],
+    "interpolate": ["--pairs", "2", "--steps", "3"],
+    "interpolate, means": ["--between", "means", "--pairs", "2", "--steps", "3"],
+    "interpolate, classes": ["--between", "classes", "--pairs", "2", "--steps", "3"],
+}
+LARGER = 25  # times the layers of the couplings
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generate") / "run"
+    assert run(["train", "ib-inn", "--data", "digits", "--out", str(folder), *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def broken(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, its weights so large that x comes back as another x, but as numbers."""
+    folder = shutil.copytree(sound, tmp_path_factory.mktemp("broken") / "run")
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    for name in (n for n in weights if ".net.layers." in n):
+        weights[name] *= LARGER
+    save_file(weights, file)
+    return folder
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_inexact_pictures_are_refused_unless_allowed(
+    name: str, sound: Path, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb, options = name.partition(",")[0], [*PICTURES[name], "--out", str(tmp_path / "a.png")]
+    capsys.readouterr()
+    assert run([verb, str(broken), *options, "--device", "cpu"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("flowclf: expected an inverse that gives ")
+    assert "--allow-inexact" in line
+    assert not list(tmp_path.iterdir())
+    assert run([verb, str(broken), *options, "--device", "cpu", "--allow-inexact"]) == 0
+    assert run([verb, str(sound), *options, "--device", "cpu"]) == 0
+
+
+def test_evaluate_says_how_exact_a_run_is(
+    sound: Path, broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = ["--device", "cpu", "--no-baselines"]
+    errors = []
+    for folder in (sound, broken):
+        capsys.readouterr()
+        assert run(["evaluate", str(folder), *plain, "--json"]) == 0
+        errors.append(json.loads(capsys.readouterr().out))
+    assert errors[0]["inverse_error"] < 1e-4 < 1e-3 < errors[1]["inverse_error"]
+    assert errors[0]["log_det_error"] < 1e-4
+    assert run(["evaluate", str(sound), *plain]) == 0
+    table = capsys.readouterr().out
+    assert f"{errors[0]['inverse_error']:.1e}" in table
+    assert f"{errors[0]['log_det_error']:.1e}" in table
