@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-kernels test-browser notebooks test-notebooks docs lint clean
+.PHONY: demo test test-kernels test-browser mutations notebooks test-notebooks docs lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,9 @@ test-kernels: $(STAMP)  ## the Triton kernels, interpreted on the CPU
 
 test-browser: $(STAMP)  ## the page of `flowclf report` in a headless chromium, where there is one
 	FLOWCLF_BROWSER=1 $(BIN)/python -m pytest -rs tests/browser
+
+mutations: $(STAMP)  ## deliberate faults in a copy of the packages, each to be found by a test
+	$(BIN)/python tests/mutations.py
 
 notebooks: $(STAMP)  ## run the notebooks' sources afresh, into the .ipynb beside them
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'

@@ -1,6 +1,6 @@
 """What goes wrong on the user's side, said in one line: expected, got, what to do."""
 
-__all__ = ["NoExactDensity", "UserError", "first_line"]
+__all__ = ["NoExactDensity", "UserError", "first_line", "printable"]
 
 
 class UserError(ValueError):
@@ -8,11 +8,16 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         """One line that a terminal can show, whatever the names of files are."""
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+        return printable(super().__str__())
 
 
 class NoExactDensity(UserError):
     """Raised by `log_prob` where a system has no exact density; the message names what it has."""
+
+
+def printable(text: str) -> str:
+    """On one line that a terminal can show: all else as Python writes it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def first_line(error: Exception) -> str:

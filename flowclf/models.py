@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from couplings.core import Shape
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, make_settings
+from flowclf.data.memory import machine_memory
 from flowclf.errors import UserError
 from flowclf.runs import DataFacts, Run
 from flowclf.settings import Section
@@ -29,6 +34,8 @@ from flowclf.tensors import DamagedFile, read_tensors
 __all__ = ["assemble", "build", "info_of", "load", "load_weights", "save_weights"]
 
 IMAGE_LEVELS = 256
+# Of a parameter: it, its gradient, and the two averages that an optimiser keeps.
+COPIES = 4
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -134,9 +141,32 @@ def assemble(
     blueprint = Blueprint(
         info.shape, len(info.class_names), info.levels, info.seed, backbone, info.samples
     )
-    model = find_system(info.system).build(blueprint, settings)
+    with _fitting_memory(info.shape):
+        model = find_system(info.system).build(blueprint, settings)
     model.info = info
     return model
+
+
+@contextmanager
+def _fitting_memory(shape: Shape) -> Iterator[None]:
+    """Refuse a model that cannot be trained here before it is filled: settings may be anybody's."""
+    memory, size = machine_memory(), 0
+
+    def claim(numbers: int) -> None:
+        nonlocal size
+        size += COPIES * numbers * torch.float32.itemsize
+        if memory is not None and size > memory:
+            raise UserError(
+                f"expected a model whose training fits into the {memory:,} bytes of memory, got "
+                f"one that needs {size:,} or more; choose a smaller network"
+            )
+
+    claim(prod(shape))
+    handle = register_module_parameter_registration_hook(lambda _, __, p: claim(p.numel()))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def info_of(config: RunConfig, facts: DataFacts, vocabulary: tuple[str, ...] = ()) -> ModelInfo:

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from flowclf.cli import bench, evaluate, export, generate, listing, report, study, sweep, train
-from flowclf.errors import UserError
+from flowclf.errors import UserError, first_line, printable
 
 __all__ = ["app", "main"]
 
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except UsageErrors as error:
         # Of no arguments at all there is only the help, which is printed by then.
-        text = error.format_message()
+        text = printable(error.format_message())
         return fail(text, USER_MISTAKE) if text else USER_MISTAKE
     except typer.Abort:
         return fail("stopped", FAILURE)
@@ -86,7 +86,15 @@ def known_error(error: Exception) -> int:
         return fail(str(error), USER_MISTAKE)
     if isinstance(error, Interrupted | TrainingDiverged | OSError):
         return fail(str(error), FAILURE)
+    if lacks_memory(error):
+        return fail(f"not enough memory: {first_line(error)}", FAILURE)
     raise error
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether Python, C++ or a device had none left; torch says so in words alone."""
+    said = ("allocate memory", "bad_alloc", "out of memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def fail(message: str, status: int) -> int:

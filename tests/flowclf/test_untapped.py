@@ -209,6 +209,19 @@ def test_the_reverse_bound_lies_below_the_density_of_labels(box: float | None) -
     assert_close(-got, torch.stack(expected).mean(), rtol=0, atol=0.05)
 
 
+def test_bounds_are_equalities_where_nothing_can_be_inferred() -> None:
+    """Inferred is what the prior says: of y uniform on the simplex, and an x that tells nothing."""
+    generator = torch.Generator().manual_seed(3)
+    log_x, log_z = torch.randn(2, 4, dtype=torch.float64, generator=generator)
+    simplex = torch.distributions.Dirichlet(torch.ones(K, dtype=torch.float64))
+    log_y = simplex.log_prob(torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64))
+    assert_close(relaxed_bound(log_x, log_z, log_z, log_y, K), log_x, **EXACT)
+    assert_close(labelled_bound(log_x, log_z, log_z, K), log_x - log(K), **EXACT)
+    base = -PIXELS * log(2)
+    uniform = torch.full_like(log_z, base)
+    assert_close(reverse_bound(log_y, log_z, uniform, base), log_y + log_z, **EXACT)
+
+
 def test_the_discriminative_terms_by_hand() -> None:
     sample = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.2, 0.8]])
     entropies = clipped_cross_entropy(sample, torch.tensor([0, 1, -1]))

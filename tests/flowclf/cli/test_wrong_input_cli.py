@@ -69,6 +69,17 @@ CASES = {
     "no processes": ([*TRAIN, "--devices", "0"], "--devices.*greater than or equal to 1"),
     "endless steps": ([*TRAIN, "--set", "train.lr=.inf"], "train.lr: .*finite.* got inf"),
     "endless noise": ([*TRAIN, "--set", "noise.sigma=.inf"], "noise.sigma: .*finite.* got inf"),
+    "a word that turns a line round": ([*TRAIN, "a\u202eb"], r"unexpected .* \(a\\u202eb\)"),
+    "a network beyond memory": (
+        [*TRAIN, "--set", "network={kind: mlp, hidden: [100000000]}"],
+        "a model whose training fits into the .* bytes of memory, got one that needs",
+    ),
+    "no such width": (
+        [*TRAIN, "--set", "network={kind: mlp, hidden: 1000000000000}"],
+        "network.hidden.0: .*less than or equal to 1000000000, got 1000000000000",
+    ),
+    "endless layers": ([*TRAIN, "--set", "network.blocks=1001"], "blocks.0: .*equal to 1000, got"),
+    "endless threads": ([*TRAIN, "--set", "train.threads=9999"], "threads: .*equal to 1024, got"),
     "no section": ([*TRAIN, "--set", "network=3"], "network: .*got 3"),
     "no key": ([*TRAIN, "--set", "=3"], "expected --set key=value, got '=3'"),
     "settings in a list": ([*TRAIN, "--config", "list.yaml"], "list.yaml.*mapping"),
@@ -93,6 +104,8 @@ CASES = {
     ),
     "β̃ of a run for one": (["evaluate", "flow", "--betas", ""], "network.condition=beta"),
     "no images": (["sample", "flow", *PICTURE, "--per-class", "0"], "--per-class.*equal to 1"),
+    "endless images": (["sample", "flow", *PICTURE, "--per-class", "999"], "-class.*equal to 256"),
+    "endless workers": ([*SWEEP, "--betas", "1", "--workers", "9999"], "--workers.*equal to 1024"),
     "NaN for a temperature": (["sample", "flow", *PICTURE, "--temperature", "nan"], "got 'nan'"),
     "boiling": (["sample", "flow", *PICTURE, "--temperature", "inf"], "temperature .*, got inf"),
     "too hot": (["sample", "flow", *PICTURE, "--temperature", "1e38"], "expected (z|decoded x) "),
@@ -112,6 +125,10 @@ CASES = {
         ["interpolate", "flow", *PICTURE, "--classes", "4-9"], "--between means or classes .*images"
     ),
     "no β̃": ([*SWEEP, "--betas", ""], "expected --betas .*, got ''"),
+    "endless β̃": ([*SWEEP, "--betas", "1:2:99999"], "a COUNT from 2 to 10,000, .*'1:2:99999'"),
+    "endless runs": (
+        [*SWEEP, "--betas", "1:2:5001", "--seeds", "0,1"], "at most 10,000 runs, got 10,002"
+    ),
     "no seeds": ([*SWEEP, "--betas", "1", "--seeds", ""], "expected --seeds .*, got ''"),
     "negative seeds": ([*SWEEP, "--betas", "1", "--seeds", "-1"], "seed: .*got -1"),
     "no value": ([*SWEEP, "--grid", "train.lr="], "expected --grid .*, got 'train.lr='"),
@@ -148,3 +165,32 @@ def test_nothing_asked_is_answered_with_the_help(
     captured = capsys.readouterr()
     assert "Usage: " in captured.out
     assert captured.err == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: no room\nmore"),
+        RuntimeError("std::bad_alloc: no room"),
+    ],
+)
+def test_want_of_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("flowclf.report.write_report", fail)
+    assert run(["report", "flow"]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch("flowclf: not enough memory: .*no room\n", said), said
+
+
+def test_what_is_wrong_with_us_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("no matter")
+
+    monkeypatch.setattr("flowclf.report.write_report", fail)
+    with pytest.raises(RuntimeError, match="no matter"):
+        run(["report", "flow"])
