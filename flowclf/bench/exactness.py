@@ -1,4 +1,6 @@
-"""Whether an inverse survives training: python -m flowclf.bench.exactness [SYSTEM/PRESET …]
+"""Whether an inverse survives training.
+
+    python -m flowclf.bench.exactness [SYSTEM/PRESET[:KEY=VALUE] …]
 
 Every preset of the systems with an inverse takes 500 steps at its own learning rate, held constant
 (no warm-up, no decay: harder than its own schedule). A row has the errors of 256 test samples, see
@@ -21,7 +23,7 @@ from sklearn.datasets import load_breast_cancer
 from flowclf.bench.classify import small_mnist
 from flowclf.bench.results import append_rows
 from flowclf.classifier import GenerativeClassifier
-from flowclf.config import RunConfig, make_config
+from flowclf.config import RunConfig, make_config, parse_assignments
 from flowclf.data import Dataset, Split, load_dataset
 from flowclf.evaluation import Subject, evaluate_subject
 from flowclf.training import train
@@ -52,10 +54,12 @@ DATA: dict[str, Callable[[], Dataset]] = {
 }
 
 
-def measure_preset(system: str, preset: str, steps: int = STEPS) -> dict[str, Any]:
-    """The row of one preset."""
+def measure_preset(
+    system: str, preset: str, setting: str = "", steps: int = STEPS
+) -> dict[str, Any]:
+    """The row of one preset, with one setting KEY=VALUE changed."""
     dataset = DATA[preset]()
-    config = _config(system, preset, dataset, steps)
+    config = _config(system, preset, setting, dataset, steps)
     settings = config.train
     before = _errors(fresh_model(config, dataset, dataset.train), dataset)
     trained = train(config, dataset, device="cpu")
@@ -63,6 +67,7 @@ def measure_preset(system: str, preset: str, steps: int = STEPS) -> dict[str, An
     return {
         "system": system,
         "preset": preset,
+        "setting": setting,
         "data": dataset.name,
         "steps": settings.epochs * (len(trained.training) // settings.batch_size),
         "batch": settings.batch_size,
@@ -74,7 +79,7 @@ def measure_preset(system: str, preset: str, steps: int = STEPS) -> dict[str, An
     }
 
 
-def _config(system: str, preset: str, dataset: Dataset, steps: int) -> RunConfig:
+def _config(system: str, preset: str, setting: str, dataset: Dataset, steps: int) -> RunConfig:
     make = partial(make_config, system, dataset.name, dataset.shape, preset=preset)
     most = MOST_BATCH_PAPER if preset.startswith("paper") else MOST_BATCH
     batch = min(most, make().train.batch_size)
@@ -86,7 +91,9 @@ def _config(system: str, preset: str, dataset: Dataset, steps: int) -> RunConfig
         "cpu_seconds": None,
         "threads": 1,
     }
-    return make(overrides=[{"train": loop, "data": {"train_size": size, "test_size": 256}}])
+    changed = parse_assignments([setting] if setting else [])
+    sizes = {"train_size": size, "test_size": 256}
+    return make(overrides=[{"train": loop, "data": sizes}, changed])
 
 
 def _errors(model: GenerativeClassifier, dataset: Dataset) -> dict[str, Any]:
@@ -96,8 +103,9 @@ def _errors(model: GenerativeClassifier, dataset: Dataset) -> dict[str, Any]:
 if __name__ == "__main__":
     every = [f"{system}/{preset}" for preset in DATA for system in SYSTEMS]
     for name in sys.argv[1:] or every:
-        system, preset = name.split("/")
-        row = measure_preset(system, preset)
+        preset, _, setting = name.partition(":")
+        system, preset = preset.split("/")
+        row = measure_preset(system, preset, setting)
         append_rows("exactness.csv", [row])
         print(
             f"{name:24} inverse error {row['inverse_error_before']:.1e} -> "

@@ -38,11 +38,13 @@ def train(
     device: Where = Device.auto,
     devices: Annotated[
         int | None,
-        typer.Option(help="Processes on each machine.", min=1, show_default="as started, or 1"),
+        typer.Option(
+            help="Processes on each machine.", min=1, max=1024, show_default="as started, or 1"
+        ),
     ] = None,
     nodes: Annotated[
         int | None,
-        typer.Option(help="Machines.", min=1, show_default="as started, or 1"),
+        typer.Option(help="Machines.", min=1, max=65536, show_default="as started, or 1"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     preset: Annotated[str | None, typer.Option(help="A preset of the system.")] = None,
