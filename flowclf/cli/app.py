@@ -57,7 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Threads that wait should soon sleep: spinning on, as is the default, slows a step tenfold and
     # more once other programs want the cores. Must be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    sys.exit(run(arguments))
+    status = run(arguments)
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        # Threads of connections to other processes may abort any other exit.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -44,10 +44,12 @@ class Trace(TorchFunctionMode):
         self.gradient: str | None = None
         self._model = model
         self._names = {id(module): name for name, module in model.named_modules()}
-        self._largest: dict[str, float] = {}
-        # What is not finite, kept so that its id is not given out again, and the layer it is from.
-        self._wrong: dict[int, tuple[Tensor, str]] = {}
+        # Of each tensor in turn its layer and largest |number|.
+        self._seen: list[tuple[str, float]] = []
+        # What is not finite, kept so that its id is not given out again, and which it is from.
+        self._wrong: dict[int, tuple[Tensor, int]] = {}
         self._terms: dict[str, Tensor] = {}
+        self._origin: int | None = None
 
     def follow(self, loss: Callable[[], dict[str, Tensor]]) -> None:
         """Compute the terms of a loss, and the gradient of their `total`."""
@@ -64,22 +66,23 @@ class Trace(TorchFunctionMode):
     def value_from(self, terms: Iterable[str]) -> str | None:
         """In words, the layer where one of these terms stopped being finite; None: none did."""
         found = [self._wrong.get(id(self._terms[name])) for name in terms]
-        layer = next((entry[1] for entry in found if entry), None)
-        if layer == "":
-            return f"first in {type(self._model).__name__}'s objective"
-        if layer is None:
+        self._origin = min((entry[1] for entry in found if entry), default=None)
+        if self._origin is None:
             return None
+        layer, _ = self._seen[self._origin]
+        if not layer:
+            return f"first in {type(self._model).__name__}'s objective"
         parameters = self._model.get_submodule(layer).named_parameters()
         wrong = [name for name, value in parameters if not all_finite(value)]
         return f"first in {layer}" + (f", whose {wrong[0]} is not" if wrong else "")
 
     def table(self) -> str:
-        """The largest |number| in each of the last layers, up to the first that is not finite."""
-        layers, rows = iter(self._largest.items()), []
-        for name, size in layers:
-            rows.append(f"{name or 'the objective':60} {size:11.4g}")
-            if not isfinite(size):
-                break
+        """The largest |number| in each of the last layers, up to what `value_from` has found."""
+        largest: dict[str, float] = {}
+        end = None if self._origin is None else self._origin + 1
+        for name, size in self._seen[:end]:
+            largest[name] = max(largest.pop(name, 0.0), size)
+        rows = [f"{name or 'the objective':60} {size:11.4g}" for name, size in largest.items()]
         return "\n".join([f"{'layer':60} max |value|", *rows[-LAYERS:]])
 
     def __torch_function__(
@@ -91,7 +94,7 @@ class Trace(TorchFunctionMode):
         if made and function not in UNINITIALISED:
             layer = self._layer()
             sources = (self._wrong.get(id(value)) for value in _tensors((args, kwargs)))
-            origin = next((source[1] for source in sources if source), layer)
+            origin = next((source[1] for source in sources if source), None)
             for value in made:
                 self._look(value, layer, origin)
         return result
@@ -106,13 +109,13 @@ class Trace(TorchFunctionMode):
             frame = frame.f_back
         return ""
 
-    def _look(self, value: Tensor, layer: str, origin: str) -> None:
+    def _look(self, value: Tensor, layer: str, origin: int | None) -> None:
         size = float(value.detach().abs().max()) if value.numel() else 0.0
         # Computed in place it may have been another before.
         self._wrong.pop(id(value), None)
         if not isfinite(size):
-            self._wrong[id(value)] = (value, origin)
-        self._largest[layer] = max(self._largest.get(layer, 0.0), inf if isnan(size) else size)
+            self._wrong[id(value)] = (value, len(self._seen) if origin is None else origin)
+        self._seen.append((layer, inf if isnan(size) else size))
         if value.grad_fn is not None:
             self._watch(value, f"what {layer or 'the objective'} computes")
 
