@@ -22,4 +22,4 @@ def printable(text: str) -> str:
 
 def first_line(error: Exception) -> str:
     """What an error of other packages says first, or its name where it says nothing."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

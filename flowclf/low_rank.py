@@ -116,10 +116,8 @@ class LowRankMixture(GaussianMixture):
         checks.latents("z", z, self.dims, self.log_var)
         # Thousands of nats: in bfloat16 the classes would not differ.
         with torch.autocast(z.device.type, enabled=False):
-            scale = (-0.5 * self._log_var()[0]).exp()
-            basis = self.mean_basis * scale[self.full_dims :]
-            own, shared = self._split(self.coordinates)
-            own = own * scale[: self.full_dims]
+            scale = self._scale()
+            own, shared, basis = self._scaled(scale)
             # About the centre of the means, or what all classes share would drown the differences.
             z = z.to(scale.dtype) * scale
             z = z - torch.cat((own.mean(0), shared.mean(0) @ basis))
@@ -176,10 +174,16 @@ class LowRankMixture(GaussianMixture):
         return torch.pdist(torch.cat((own, shared), 1)).mean()
 
     def _half_norms(self) -> Tensor:
-        scale = (-0.5 * self._log_var()[0]).exp()
+        return _half_squares(*self._scaled(self._scale()))
+
+    def _scale(self) -> Tensor:
+        """1/σ, (D,): one for all classes."""
+        return (-0.5 * self._log_var()[0]).exp()
+
+    def _scaled(self, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """m_k, u_k and V of the means times `scale` (D,)."""
         own, shared = self._split(self.coordinates)
-        basis = self.mean_basis * scale[self.full_dims :]
-        return _half_squares(own * scale[: self.full_dims], shared, basis)
+        return own * scale[: self.full_dims], shared, self.mean_basis * scale[self.full_dims :]
 
     def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """The first F columns, and the others."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flowclf.errors import UserError
+from flowclf.errors import UserError, first_line
 from flowclf.sharing.folder import CARD, CONFIG, WEIGHTS, Contents, write_folder
 
 __all__ = ["download", "is_hub_id", "push"]
@@ -87,13 +87,11 @@ def _explained(repo_id: str) -> Iterator[None]:
             "that you may see; correct the name, or log in with `hf auth login`"
         ) from None
     except errors.HFValidationError as error:
-        raise UserError(f"{repo_id} is no name on the Hub: {_first_line(error)}") from None
+        reason = first_line(error).rstrip(".")
+        raise UserError(f"{repo_id} is no name on the Hub: {reason}") from None
     except (OSError, errors.HTTPError) as error:
+        reason = first_line(error).rstrip(".")
         raise UserError(
-            f"cannot reach {repo_id} on the Hub: {_first_line(error)}; check the network and "
+            f"cannot reach {repo_id} on the Hub: {reason}; check the network and "
             "`hf auth login`, or give the path of a folder"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
