@@ -8,7 +8,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from flowclf.errors import NoExactDensity, UserError
+from flowclf.support.errors import NoExactDensity, UserError
 
 if TYPE_CHECKING:
     from flowclf.classifier import GenerativeClassifier

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from couplings.core import Shape
 from couplings.functional import MixtureDensities
-from flowclf import checks
-from flowclf.encoders import Encoder, Encoding, InvertibleEncoder
-from flowclf.errors import NoExactDensity, UserError
-from flowclf.mixture import Around, GaussianMixture
-from flowclf.noise import Noise
-from flowclf.preprocessing import fit_preprocess
-from flowclf.processes import count_over_all
+from flowclf.latent.gaussian import Around, GaussianMixture
+from flowclf.nn.dequantize import Noise
+from flowclf.nn.encoders import Encoder, Encoding, InvertibleEncoder
+from flowclf.nn.preprocessing import fit_preprocess
 from flowclf.settings import ModelSettings
 from flowclf.sharing import Contents, ModelInfo, push, write_folder
+from flowclf.support import validate
+from flowclf.support.collectives import count_over_all
+from flowclf.support.errors import NoExactDensity, UserError
 
 __all__ = ["Batch", "GenerativeClassifier", "class_latents", "evaluating", "latents"]
 
@@ -54,7 +54,7 @@ class GenerativeClassifier(nn.Module):
     x is given in the data's own units: grey levels for images (B, C, H, W), the features as they
     are for tables (B, F). An integer x stands for its grey level, the interval [x, x + 1), and is
     taken at the middle of it. Densities are in nats per sample, in these units. What x, y and z are
-    given is looked at first, see `flowclf.checks`: a UserError names what is wrong.
+    given is looked at first, see `flowclf.support.validate`: a UserError names what is wrong.
 
     Args:
         shape: shape of one sample.
@@ -196,11 +196,11 @@ class GenerativeClassifier(nn.Module):
             UserError: the system cannot decode; z of another shape, type or device, not finite, or
                 so large that x is not.
         """
-        checks.latents("z", z, self.mixture.dims, self._like)
+        validate.latents("z", z, self.mixture.dims, self._like)
         z = z.to(self._like.dtype)
-        checks.finite("z", z, self.training)
+        validate.finite("z", z, self.training)
         x = self._decode(z)
-        return checks.numbers("decoded x", x, "z", z, self.training, infinite=False)
+        return validate.numbers("decoded x", x, "z", z, self.training, infinite=False)
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.encoder.decode(z)
@@ -229,8 +229,8 @@ class GenerativeClassifier(nn.Module):
                 "model of x; train ib-inn, class-nll, vae or bvae"
             )
         y = self._labels(y)
-        checks.temperature(temperature)
-        checks.one_of("around", around, ("means", "data"))
+        validate.temperature(temperature)
+        validate.one_of("around", around, ("means", "data"))
         return self.decode(self._draw(y, float(temperature), generator, around))
 
     def _draw(
@@ -323,7 +323,7 @@ class GenerativeClassifier(nn.Module):
                 for `loss`.
         """
         x, y = self._learned_from(x, y)
-        checks.finite("x", x)
+        validate.finite("x", x)
         self._check_labelled(y)
         self._fit_statistics(x, y)
 
@@ -402,7 +402,7 @@ class GenerativeClassifier(nn.Module):
 
     def _batch(self, name: str, x: Tensor) -> Tensor:
         """x (B, *shape): grey levels of images as they are, all else in the model's dtype."""
-        checks.samples(name, x, self.shape, self._like)
+        validate.samples(name, x, self.shape, self._like)
         image = len(self.shape) == 3 or (self.info is not None and self.info.levels is not None)
         return x if image and not x.is_floating_point() else x.to(self._like.dtype)
 
@@ -411,7 +411,7 @@ class GenerativeClassifier(nn.Module):
         x = self._batch(name, x)
         middle = 0.0 if x.is_floating_point() else self.noise.uniform / 2
         x = x.to(self._like.dtype) + middle
-        checks.finite(name, x, self.training)
+        validate.finite(name, x, self.training)
         return x
 
     def _encode_as(
@@ -421,7 +421,7 @@ class GenerativeClassifier(nn.Module):
         encoding = self._run_encoder(x, generator)
         # What training makes of z is its own business: it stops where the loss is not finite.
         if not self.training:
-            checks.numbers("z", encoding.z, name, x, infinite=False)
+            validate.numbers("z", encoding.z, name, x, infinite=False)
         return encoding
 
     def _run_encoder(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
@@ -429,11 +429,11 @@ class GenerativeClassifier(nn.Module):
         try:
             encoding: Encoding = self.encoder(x, generator)
         except ValueError as error:
-            raise checks.batch_norm_of_one(error, x) from None
+            raise validate.batch_norm_of_one(error, x) from None
         return encoding
 
     def _numbers(self, name: str, values: Tensor, x: Tensor) -> Tensor:
-        return checks.numbers(name, values, "x", x, self.training)
+        return validate.numbers(name, values, "x", x, self.training)
 
     def _labels(
         self,
@@ -444,7 +444,7 @@ class GenerativeClassifier(nn.Module):
         training: bool = False,
     ) -> Tensor:
         """y (B,) as int64."""
-        return checks.indices(
+        return validate.indices(
             "y", y, "labels", self.classes, self._like,
             length=length, none=unlabelled, training=training,
         )  # fmt: skip
@@ -452,11 +452,11 @@ class GenerativeClassifier(nn.Module):
     def _learned_from(self, x: Tensor, y: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
         """x (B, *shape), at least one, and labels (B,) as int64, -1 where there is none."""
         x = self._batch("x", x)
-        checks.rows("x", x)
+        validate.rows("x", x)
         return x, self._labels(y, len(x), unlabelled=True, training=training)
 
     def _check_labelled(self, y: Tensor, training: bool = False) -> None:
-        if self.accepts_unlabelled or not checks.readable(y, training):
+        if self.accepts_unlabelled or not validate.readable(y, training):
             return
         if unlabelled := int((y < 0).sum()):
             raise UserError(

@@ -13,9 +13,9 @@ import yaml
 from pydantic import Field, SerializeAsAny, ValidationError
 
 from couplings.core import Shape
-from flowclf.documents import parse_yaml, read_yaml
-from flowclf.errors import UserError
 from flowclf.settings import DataSettings, Section, TrainSettings
+from flowclf.support.errors import UserError
+from flowclf.support.parse import parse_yaml, read_yaml
 from flowclf.systems import SYSTEMS, System, find_system
 
 __all__ = [

@@ -38,10 +38,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from flowclf.branches import FittedBranch
 from flowclf.classifier import GenerativeClassifier, evaluating
-from flowclf.errors import UserError
-from flowclf.files import write_whole
+from flowclf.nn.label_heads import FittedBranch
+from flowclf.support.atomic_files import write_whole
+from flowclf.support.errors import UserError
 
 __all__ = [
     "SUFFIXES",

@@ -16,7 +16,6 @@ from couplings.core import Shape
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, make_settings
 from flowclf.data.memory import machine_memory
-from flowclf.errors import UserError
 from flowclf.runs import DataFacts, Run
 from flowclf.settings import Section
 from flowclf.sharing import (
@@ -28,8 +27,9 @@ from flowclf.sharing import (
     read_folder,
     save_weights,
 )
+from flowclf.support.errors import UserError
+from flowclf.support.safetensors import DamagedFile, read_tensors
 from flowclf.systems import Blueprint, find_system
-from flowclf.tensors import DamagedFile, read_tensors
 
 __all__ = ["assemble", "build", "info_of", "load", "load_weights", "save_weights"]
 

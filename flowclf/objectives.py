@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
-from flowclf.errors import UserError
-from flowclf.processes import count_over_all, mean_over_all
+from flowclf.support.collectives import count_over_all, mean_over_all
+from flowclf.support.errors import UserError
 
 __all__ = [
     "auxiliary_softmax_terms",

@@ -13,9 +13,9 @@ from typing import Any, Self
 from couplings.core import Shape
 from flowclf.config import NAMES, RECORDED, RunConfig, make_config
 from flowclf.data import Dataset, TextOptions, load_dataset
-from flowclf.documents import parse_json, read_json, read_text, read_yaml
-from flowclf.errors import UserError, first_line
-from flowclf.files import occupied, remove_parts, write_json, write_text, write_yaml
+from flowclf.support.atomic_files import occupied, remove_parts, write_json, write_text, write_yaml
+from flowclf.support.errors import UserError, first_line
+from flowclf.support.parse import parse_json, read_json, read_text, read_yaml
 
 __all__ = ["DataFacts", "Run", "load_data", "new_run_folder"]
 

@@ -26,7 +26,7 @@ from flowclf.figures import (
     principal_figure,
     trade_off_figure,
 )
-from flowclf.sweeps import Sweep, parse_betas, plan_sweep, run_sweep
+from flowclf.many import Sweep, parse_betas, plan_sweep, run_sweep
 
 # %% [markdown]
 # ## Plan

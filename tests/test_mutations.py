@@ -35,8 +35,8 @@ def test_each_fault_has_its_place(fault: object) -> None:
 
 
 def test_a_fault_without_its_place_is_refused() -> None:
-    fault = mutations.flowclf("none", "errors.py", "no such text", "", "test_mixture.py")
+    fault = mutations.flowclf("none", "support/errors.py", "no such text", "", "test_mixture.py")
     with pytest.raises(
-        ValueError, match="no such text.* once in flowclf/errors.py, got it 0 times"
+        ValueError, match="no such text.* once in flowclf/support/errors.py, got it 0 times"
     ):
         mutations.mutated(fault)

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from flowclf.cli import bench, evaluate, export, generate, listing, report, study, sweep, train
-from flowclf.errors import UserError, first_line, printable
+from flowclf.support.errors import UserError, first_line, printable
 
 __all__ = ["app", "main"]
 

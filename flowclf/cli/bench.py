@@ -11,7 +11,7 @@ import typer
 
 from flowclf.cli.options import AsJson, Device, Where, whole_numbers
 from flowclf.cli.output import message, number, percent, print_json, print_table, with_error
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["bench"]
 
@@ -58,17 +58,19 @@ def bench(
 
 
 def _compare(task: str, device: Device, quick: bool, as_json: bool) -> int:
-    """`python -m couplings.bench`, which sets its own environment; its exit status."""
+    """`python -m benchmarks.couplings`, which sets its own environment; its exit status."""
     arguments = [] if device == Device.auto else ["--device", device.value]
     arguments += ["--quick", "--no-record"] if quick else []
     arguments += ["--json"] if as_json else []
-    return subprocess.run([sys.executable, "-m", "couplings.bench", task, *arguments]).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.couplings", task, *arguments]
+    ).returncode
 
 
 def _classify(task: str, seeds: str | None, runs: Path | None, as_json: bool) -> None:
-    from flowclf.bench.classify import COLUMNS, TASKS, run_bench
-    from flowclf.bench.cost import COSTS
-    from flowclf.bench.study import study_names
+    from benchmarks.flowclf.classify import COLUMNS, TASKS, run_bench
+    from benchmarks.flowclf.cost import COSTS
+    from benchmarks.flowclf.study import study_names
 
     if task in COSTS:
         _cost(task, as_json)
@@ -90,7 +92,7 @@ def _classify(task: str, seeds: str | None, runs: Path | None, as_json: bool) ->
 
 
 def _cost(task: str, as_json: bool) -> None:
-    from flowclf.bench.cost import COST_COLUMNS, COSTS, run_cost
+    from benchmarks.flowclf.cost import COST_COLUMNS, COSTS, run_cost
 
     rows = run_cost(COSTS[task])
     if as_json:
@@ -104,7 +106,7 @@ def _cost(task: str, as_json: bool) -> None:
 
 
 def _study(name: str, seeds: str | None, runs: Path | None, as_json: bool) -> None:
-    from flowclf.bench.study import averages, read_study, run_study
+    from benchmarks.flowclf.study import averages, read_study, run_study
 
     study = read_study(name)
     numbers = whole_numbers("--seeds", seeds, "0,1,2") if seeds else study.seeds

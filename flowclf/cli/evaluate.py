@@ -10,7 +10,7 @@ import typer
 
 from flowclf.cli.options import AsJson, DataDir, Device, Where
 from flowclf.cli.output import message, number, percent, print_json, print_table, status
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from flowclf.data.outliers import Outliers
@@ -160,8 +160,8 @@ def _along(
 ) -> list[dict[str, Any]]:
     """What is printed of a run at each β̃, once it is also in its folder, as `betas`."""
     from flowclf.evaluation import Subject, evaluate_subject
+    from flowclf.many import parse_betas
     from flowclf.runs import Run
-    from flowclf.sweeps import parse_betas
     from flowclf.systems.ib_inn import ConditionedIBInn
 
     model, config = task.model, task.config

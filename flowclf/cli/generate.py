@@ -11,7 +11,7 @@ import typer
 
 from flowclf.cli.options import AsJson, DataDir, Device, RunFolder, Where
 from flowclf.cli.output import print_json
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,12 +60,12 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Draw images of every class."""
-    from flowclf.devices import pick_device
     from flowclf.evaluation.exactness import check_exact_draws
     from flowclf.figures import sample_figure, save_figure, temperature_figure
     from flowclf.figures.run import class_samples
     from flowclf.models import load
     from flowclf.runs import Run
+    from flowclf.support.devices import pick_device
 
     temperatures = _temperatures(temperature)
     facts = Run(run).read_config()[1]

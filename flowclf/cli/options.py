@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["AsJson", "DataDir", "Device", "RunFolder", "Where", "whole_numbers"]
 

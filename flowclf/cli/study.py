@@ -12,7 +12,8 @@ from flowclf.cli.options import AsJson, DataDir, Device, Where, whole_numbers
 from flowclf.cli.output import message, percent, print_json, print_table, with_error
 
 if TYPE_CHECKING:
-    from flowclf.studies import Outcome, Plan
+    from flowclf.many import Outcome
+    from flowclf.many.low_data import Plan
 
 __all__ = ["study"]
 
@@ -75,7 +76,7 @@ def low_data(
     for every run in the folder, OUT/low-data.png the learning curves.
     """
     from flowclf.config import parse_assignments
-    from flowclf.studies import LowData, plan_low_data
+    from flowclf.many import LowData, plan_low_data
 
     wanted = LowData(
         systems=list(dict.fromkeys(systems)),
@@ -102,7 +103,7 @@ def low_data(
 
 def _run(plan: Plan) -> list[Outcome]:
     """What became of all jobs, each with a line as it ends."""
-    from flowclf.studies import run_low_data
+    from flowclf.many import run_low_data
     from flowclf.training import Interrupted
 
     outcomes: list[Outcome] = []
@@ -129,7 +130,7 @@ def _in_words(outcome: Outcome) -> str:
 
 def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
     """Notes and failures on standard error; tables, or one document; the figure."""
-    from flowclf.studies import averages
+    from flowclf.many import averages
 
     notes = list(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
     failed = {outcome.name: outcome.failure for outcome in outcomes if outcome.failure}

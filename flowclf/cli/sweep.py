@@ -12,13 +12,13 @@ import typer
 
 from flowclf.cli.options import AsJson, DataDir, Device, Where, whole_numbers
 from flowclf.cli.output import message, number, percent, print_json, print_table
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from flowclf.studies.jobs import Outcome
-    from flowclf.sweeps import Plan, Point, State
+    from flowclf.many import Plan, Point, State
+    from flowclf.many.jobs import Outcome
 
 __all__ = ["sweep"]
 
@@ -68,8 +68,8 @@ def sweep(
     (--retry-failed). The ledger is optuna's journal, DIR/ledger.log. A second
     command on the same folder shares the work.
     """
-    from flowclf.sweeps import read_plan, states
-    from flowclf.sweeps.engines import find_engine
+    from flowclf.many import read_plan, states
+    from flowclf.many.engines import find_engine
 
     folder = _folder(what, out)
     if status:
@@ -110,7 +110,7 @@ def _request(
 ) -> Plan | None:
     """The plan of what is asked for; None where a folder goes on as it is."""
     from flowclf.config import merge, parse_assignments
-    from flowclf.sweeps import Sweep, parse_betas, parse_grid, plan_sweep
+    from flowclf.many import Sweep, parse_betas, parse_grid, plan_sweep
 
     if Path(what) == folder:
         if betas is not None or grid or assignments or epochs or preset:
@@ -139,7 +139,7 @@ def _request(
 def _run(plan: Plan, workers: int, device: str, retry_failed: bool, engine: Any) -> list[Outcome]:
     """What became of all runs; a live table on a terminal, else a line as each ends."""
     from flowclf.figures.run import run_figures
-    from flowclf.sweeps import run_sweep
+    from flowclf.many import run_sweep
     from flowclf.training import Interrupted
 
     outcomes: list[Outcome] = []
@@ -165,7 +165,7 @@ def _live(plan: Plan) -> Iterator[bool]:
     from rich.console import Console
     from rich.live import Live
 
-    from flowclf.sweeps import states
+    from flowclf.many import states
 
     console = Console(file=sys.stderr)
     if not console.is_terminal:
@@ -237,7 +237,7 @@ def _in_words(outcome: Outcome) -> str:
 
 def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
     """Failures on standard error; a table, or one document."""
-    from flowclf.sweeps import read_plan, states, sweep_rows
+    from flowclf.many import read_plan, states, sweep_rows
 
     failed = {outcome.name: outcome.failure for outcome in outcomes if outcome.failure}
     for name, reason in failed.items():

@@ -12,7 +12,7 @@ import typer
 
 from flowclf.cli.options import AsJson, DataDir, Device, Where
 from flowclf.cli.output import message, number, percent, print_json, print_table
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from couplings.core import Shape

@@ -1,7 +1,7 @@
 """Data sets: known ones by name, the user's own by path, and augmentation.
 
 `load_dataset("mnist")` gives a `Dataset` of two `Split`s; whatever is wrong with the files is a
-`flowclf.errors.UserError` in one line.
+`flowclf.support.errors.UserError` in one line.
 """
 
 from flowclf.data.augment import KINDS as AUGMENTATIONS
@@ -10,7 +10,7 @@ from flowclf.data.binarize import binarize, ending_binary
 from flowclf.data.dataset import Dataset, Split, hold_out, keep_labels, stratified, subset
 from flowclf.data.load import DATASETS, DatasetInfo, load_dataset, locate
 from flowclf.data.outliers import Outliers, load_outliers
-from flowclf.data.sharded import write_shards
+from flowclf.data.shard_folder import write_shards
 from flowclf.data.source import DataSource
 from flowclf.data.text import TextOptions, word_frequencies
 

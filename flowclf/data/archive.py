@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["MOST_BYTES", "read_members"]
 

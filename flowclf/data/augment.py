@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from flowclf.data.rotate import random_angles, rotated
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["KINDS", "Augmentation", "make_augmentation"]
 

@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from flowclf.data.augment import Augmentation
-from flowclf.data.shards import Shards
-from flowclf.errors import UserError
+from flowclf.data.streamed import Shards
+from flowclf.support.errors import UserError
 
 __all__ = ["Binarization", "binarize", "draw_binary", "ending_binary", "threshold"]
 

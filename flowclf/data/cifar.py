@@ -13,7 +13,7 @@ from flowclf.data.class_names import CIFAR10, CIFAR100
 from flowclf.data.dataset import Dataset, Split, check_labels, validate
 from flowclf.data.pickled import read_pickled_batch
 from flowclf.data.source import DataSource, find_in
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["find_cifar10", "find_cifar100", "load_cifar10", "load_cifar100", "read_records"]
 

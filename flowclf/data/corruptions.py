@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from flowclf.data.dataset import Split, check_labels
-from flowclf.errors import UserError
-from flowclf.seeding import generator_for
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
 __all__ = [
     "CORRUPTIONS",

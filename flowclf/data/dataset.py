@@ -9,8 +9,8 @@ from unicodedata import category
 import torch
 from torch import Tensor
 
-from flowclf.data.shards import Shards
-from flowclf.errors import UserError
+from flowclf.data.streamed import Shards
+from flowclf.support.errors import UserError
 
 __all__ = [
     "Dataset",

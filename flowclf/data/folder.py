@@ -9,7 +9,7 @@ import torch
 from flowclf.data.dataset import Dataset, Split, validate
 from flowclf.data.memory import check_fits
 from flowclf.data.pictures import decode
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["is_picture", "load_folder", "read_picture"]
 

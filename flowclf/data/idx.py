@@ -16,7 +16,7 @@ from flowclf.data.dataset import Dataset, Split, check_labels, validate
 from flowclf.data.memory import check_fits
 from flowclf.data.rotate import random_angles, rotated
 from flowclf.data.source import DataSource
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = [
     "load_fashion_mnist",

@@ -13,10 +13,10 @@ from flowclf.data.folder import load_folder
 from flowclf.data.idx import load_fashion_mnist, load_mnist, load_rotated_mnist
 from flowclf.data.npz import load_npz
 from flowclf.data.omniglot import load_omniglot
-from flowclf.data.sharded import is_sharded, load_shards
+from flowclf.data.shard_folder import is_sharded, load_shards
 from flowclf.data.source import DataSource
 from flowclf.data.text import TextOptions, load_text
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["DATASETS", "DatasetInfo", "load_dataset", "locate"]
 

@@ -2,7 +2,7 @@
 
 import os
 
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["check_fits", "machine_memory"]
 

@@ -4,7 +4,7 @@ from typing import IO
 
 import numpy as np
 
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["read_header"]
 

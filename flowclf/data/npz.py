@@ -15,7 +15,7 @@ from torch import Tensor
 from flowclf.data.dataset import Dataset, Split, validate
 from flowclf.data.memory import check_fits
 from flowclf.data.npy import read_header
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["load_npz"]
 

@@ -22,7 +22,7 @@ from flowclf.data.catalog import FILES
 from flowclf.data.dataset import Dataset, Split, validate
 from flowclf.data.pictures import decode
 from flowclf.data.source import DataSource
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["Drawing", "load_omniglot", "read_drawings"]
 

@@ -19,8 +19,8 @@ from flowclf.data.dataset import Dataset
 from flowclf.data.folder import is_picture, read_picture
 from flowclf.data.load import DATASETS, load_dataset
 from flowclf.data.rotate import random_angles, rotated
-from flowclf.errors import UserError
-from flowclf.seeding import generator_for
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
 __all__ = [
     "OUTLIERS",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["read_pickled_batch"]
 

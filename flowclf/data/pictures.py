@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

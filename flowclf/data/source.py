@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flowclf.data.catalog import FILES, OfficialFile
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["DataSource", "Found", "find_in", "user_cache"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowclf.data.dataset import Dataset, Split, stratified, validate
 from flowclf.data.memory import check_fits
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["TextOptions", "load_text", "word_frequencies"]
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
-from flowclf.errors import UserError
 from flowclf.evaluation import metrics
-from flowclf.seeding import generator_for
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
 __all__ = ["AttackKind", "AttackLoss", "attack_curve", "attack_loss", "fgsm", "pgd"]
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from flowclf.data import Split, hold_out
-from flowclf.data.shards import Shards
+from flowclf.data.streamed import Shards
 from flowclf.evaluation import metrics
 from flowclf.evaluation.temperature import fit_temperature, scale
-from flowclf.seeding import generator_for
+from flowclf.support.seeding import generator_for
 
 __all__ = ["baseline_rows"]
 

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = [
     "BrierDecomposition",

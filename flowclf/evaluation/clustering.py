@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowclf.branches import BranchKind, FittedBranch
+from flowclf.nn.label_heads import BranchKind, FittedBranch
 
 __all__ = [
     "class_distances",

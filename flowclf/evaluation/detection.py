@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from flowclf.errors import UserError
-from flowclf.seeding import generator_for
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
 __all__ = [
     "Estimate",

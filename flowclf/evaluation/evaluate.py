@@ -8,11 +8,11 @@ from typing import Any
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
-from flowclf.errors import UserError
+from flowclf.evaluation.context import PLAIN, Options, Subject
 from flowclf.evaluation.predictions import predict_split
-from flowclf.evaluation.subject import PLAIN, Options, Subject
 from flowclf.evaluation.suites import DEFAULT_SUITES, SUITES, calibration
 from flowclf.evaluation.temperature import fit_temperature, scale
+from flowclf.support.errors import UserError
 
 __all__ = ["evaluate", "evaluate_scaled", "evaluate_subject"]
 

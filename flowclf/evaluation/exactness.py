@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating, latents
-from flowclf.encoders import InvertibleEncoder
-from flowclf.errors import UserError
-from flowclf.mixture import Around
-from flowclf.seeding import generator_for
+from flowclf.latent.gaussian import Around
+from flowclf.nn.encoders import InvertibleEncoder
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
 __all__ = [
     "TOLERANCE",

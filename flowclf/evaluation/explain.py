@@ -14,11 +14,11 @@ from math import log
 import torch
 from torch import Tensor
 
-from flowclf.checks import unchecked_values
 from flowclf.classifier import GenerativeClassifier
-from flowclf.encoders import InvertibleEncoder
-from flowclf.errors import UserError
-from flowclf.mixture import Around, GaussianMixture
+from flowclf.latent.gaussian import Around, GaussianMixture
+from flowclf.nn.encoders import InvertibleEncoder
+from flowclf.support.errors import UserError
+from flowclf.support.validate import unchecked_values
 
 __all__ = [
     "Counterfactual",

@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowclf.checks import unchecked_values
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.data import Split
-from flowclf.encoders import InvertibleEncoder
-from flowclf.errors import UserError
+from flowclf.evaluation.context import Subject
 from flowclf.evaluation.explain import (
     class_change_path,
     counterfactual,
     decision_contributions,
     distances_to_means,
 )
-from flowclf.evaluation.subject import Subject
-from flowclf.vmf import VonMisesFisherMixture
+from flowclf.latent.vmf import VonMisesFisherMixture
+from flowclf.nn.encoders import InvertibleEncoder
+from flowclf.support.errors import UserError
+from flowclf.support.validate import unchecked_values
 
 __all__ = ["Explanation", "explain_rows", "explain_suite", "explanations", "least_sure"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flowclf.classifier import evaluating
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 from flowclf.systems.untapped import Untapped
 
 __all__ = [

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.data import Split
-from flowclf.errors import UserError
-from flowclf.seeding import generator_for
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
 __all__ = ["Predictions", "predict_split"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowclf.autoencoder import Autoencoder
 from flowclf.classifier import GenerativeClassifier, evaluating
-from flowclf.identity import IdentitySoftmax
-from flowclf.information import active_units, information
-from flowclf.seeding import generator_for
+from flowclf.latent.information import active_units, information
+from flowclf.nn.sample_softmax import IdentitySoftmax
+from flowclf.support.seeding import generator_for
+from flowclf.systems.autoencoder import Autoencoder
 
 __all__ = [
     "aggregate_information",

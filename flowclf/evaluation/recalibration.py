@@ -8,8 +8,8 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
-from flowclf.errors import UserError
 from flowclf.evaluation.temperature import check_samples, fit_temperature, scale
+from flowclf.support.errors import UserError
 
 __all__ = [
     "RECALIBRATIONS",

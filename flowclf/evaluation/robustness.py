@@ -10,10 +10,10 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.evaluation.attacks import AttackKind, AttackLoss, attack_curve
+from flowclf.evaluation.context import Scores, Subject
 from flowclf.evaluation.detection import aupr, auroc, fpr_at_95, two_tailed_auroc
 from flowclf.evaluation.scores import SCORES, ensemble_scores
 from flowclf.evaluation.shift import shift_table
-from flowclf.evaluation.subject import Scores, Subject
 from flowclf.evaluation.temperature import fit_temperature
 
 __all__ = ["attack_suite", "ensemble_rows", "ood_suite", "shift_suite"]

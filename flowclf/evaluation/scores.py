@@ -13,14 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from flowclf import checks
 from flowclf.classifier import GenerativeClassifier, evaluating
-from flowclf.encoders import Encoding
-from flowclf.errors import UserError
 from flowclf.evaluation.detection import typicality
+from flowclf.latent.vmf import VonMisesFisherMixture
+from flowclf.nn.encoders import Encoding
 from flowclf.objectives import gaussian_kl
-from flowclf.seeding import generator_for
-from flowclf.vmf import VonMisesFisherMixture
+from flowclf.support import validate
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
 __all__ = [
     "SCORES",
@@ -239,7 +239,7 @@ def _batches(
     model: GenerativeClassifier, x: Tensor, batch: int, seed: int
 ) -> Iterable[tuple[Tensor, Tensor]]:
     """x and its dequantised self on the model's device, in batches."""
-    checks.samples("x", x, model.shape)
+    validate.samples("x", x, model.shape)
     if not len(x) or batch < 1:
         raise UserError(f"expected samples and a batch of at least 1, got {len(x)} and {batch}")
     device = model.mixture.device

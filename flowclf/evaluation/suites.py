@@ -10,10 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowclf.autoencoder import Autoencoder
 from flowclf.classifier import evaluating, latents
-from flowclf.encoders import GaussianEncoder
-from flowclf.errors import UserError
 from flowclf.evaluation import metrics
 from flowclf.evaluation.calibration import (
     brier_score,
@@ -31,6 +28,7 @@ from flowclf.evaluation.clustering import (
     fitted_accuracy,
     kmeans,
 )
+from flowclf.evaluation.context import MOST_TRAINING, Subject
 from flowclf.evaluation.exactness import has_inverse, inverse_errors, points, precision_errors
 from flowclf.evaluation.explanation import explain_suite
 from flowclf.evaluation.predictions import Predictions
@@ -42,7 +40,9 @@ from flowclf.evaluation.rate import (
 )
 from flowclf.evaluation.recalibration import RECALIBRATIONS
 from flowclf.evaluation.robustness import attack_suite, ood_suite, shift_suite
-from flowclf.evaluation.subject import MOST_TRAINING, Subject
+from flowclf.nn.encoders import GaussianEncoder
+from flowclf.support.errors import UserError
+from flowclf.systems.autoencoder import Autoencoder
 
 __all__ = ["DEFAULT_SUITES", "SUITES", "calibration"]
 

@@ -7,7 +7,7 @@ from math import exp, log
 import torch
 from torch import Tensor
 
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 __all__ = ["check_samples", "fit_temperature", "scale"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from flowclf.errors import UserError
 from flowclf.figures.style import class_colors, new_figure
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

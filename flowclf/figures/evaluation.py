@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from flowclf.evaluation.calibration import Reliability
+from flowclf.evaluation.context import Scores
 from flowclf.evaluation.scores import SCORES
-from flowclf.evaluation.subject import Scores
 from flowclf.figures.calibration import reliability_figure
 from flowclf.figures.detection import roc_figure, score_histograms
 from flowclf.figures.matrix import confusion_figure, distance_figure

@@ -10,10 +10,10 @@ import torch
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
-from flowclf.errors import UserError
 from flowclf.evaluation.explanation import Explanation, explanations
 from flowclf.figures.images import image_grid
 from flowclf.figures.style import new_figure, save_figure
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

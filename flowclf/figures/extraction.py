@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from flowclf.classifier import evaluating
-from flowclf.errors import UserError
 from flowclf.evaluation.extraction import (
     ImageClassifier,
     assign_by_competition,
@@ -19,6 +18,7 @@ from flowclf.evaluation.extraction import (
 )
 from flowclf.figures.images import draw_images, frame_image
 from flowclf.figures.style import new_figure
+from flowclf.support.errors import UserError
 from flowclf.systems.untapped import Untapped
 
 if TYPE_CHECKING:

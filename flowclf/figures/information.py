@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from math import log
 from typing import TYPE_CHECKING, Any
 
-from flowclf.averages import mean_and_error
-from flowclf.errors import UserError
 from flowclf.figures.style import band, line_style, new_figure
+from flowclf.support.averages import mean_and_error
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def information_figure(rows: Rows, samples: int | None = None, title: str = "") 
 
     Args:
         rows: one an estimate: `estimator`, `samples`, `mi_nats`, `md_nats`, as
-            flowclf.bench.information has them; from a CSV, too.
+            benchmarks.flowclf.information has them; from a CSV, too.
         samples: N, of the training set; None: the largest S.
         title: of the figure.
 
@@ -39,7 +39,7 @@ def information_figure(rows: Rows, samples: int | None = None, title: str = "") 
         UserError: no rows.
     """
     if not rows:
-        raise UserError("expected rows of flowclf.bench.information, got none; measure some first")
+        raise UserError("expected rows of benchmarks.flowclf.information, got none; measure them")
     names = list(dict.fromkeys(str(row["estimator"]) for row in rows))
     sizes = sorted({int(row["samples"]) for row in rows})
     figure = new_figure(7.2, 3.5 + 0.2 * (len(names) // 4))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
-from flowclf.errors import UserError
 from flowclf.figures.style import new_figure
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

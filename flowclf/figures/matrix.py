@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flowclf.errors import UserError
 from flowclf.figures.style import new_figure
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

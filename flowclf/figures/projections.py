@@ -11,9 +11,9 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, latents
 from flowclf.data import Split
-from flowclf.errors import UserError
 from flowclf.figures.latent import write_name
 from flowclf.figures.style import class_colors, new_figure
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
-from flowclf.errors import UserError
 from flowclf.figures.images import block_figure
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flowclf.averages import mean_and_error
 from flowclf.figures.style import band, line_style, new_figure
+from flowclf.support.averages import mean_and_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,12 +9,12 @@ import torch
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Dataset, Split
-from flowclf.errors import UserError
 from flowclf.figures.images import sample_figure
 from flowclf.figures.latent import latent_figure
 from flowclf.figures.style import save_figure
-from flowclf.mixture import Around
-from flowclf.seeding import generator_for
+from flowclf.latent.gaussian import Around
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

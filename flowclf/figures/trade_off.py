@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import ceil, floor, inf, isnan, log, log10, sqrt
 from typing import TYPE_CHECKING, Any
 
-from flowclf.averages import mean_and_error
-from flowclf.errors import UserError
 from flowclf.figures.labels import place_labels
 from flowclf.figures.style import band, line_style, new_figure
+from flowclf.support.averages import mean_and_error
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

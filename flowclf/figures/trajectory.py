@@ -11,11 +11,11 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, latents
 from flowclf.data.outliers import rgb_rotation
-from flowclf.errors import UserError
 from flowclf.figures.images import image_grid
 from flowclf.figures.latent import plane_of_means
 from flowclf.figures.projections import Latents
 from flowclf.figures.style import class_colors, new_figure
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

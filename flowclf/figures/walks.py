@@ -11,11 +11,11 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating, latents
 from flowclf.data import Split
-from flowclf.errors import UserError
 from flowclf.figures.images import block_figure, draw_images, frame_image
 from flowclf.figures.run import interpolation_strips
 from flowclf.figures.style import new_figure
-from flowclf.mixture import Around
+from flowclf.latent.gaussian import Around
+from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,11 +14,11 @@ from typing import Any
 
 from flowclf.config import RECORDED, RunConfig, flatten
 from flowclf.data import DATASETS
-from flowclf.documents import read_text
-from flowclf.errors import UserError
+from flowclf.many.grid import read_plan
+from flowclf.many.ledger import Ledger, OptunaMissing
 from flowclf.runs import DataFacts, Run
-from flowclf.sweeps.grid import read_plan
-from flowclf.sweeps.ledger import Ledger, OptunaMissing
+from flowclf.support.errors import UserError
+from flowclf.support.parse import read_text
 from flowclf.systems import SYSTEMS
 
 __all__ = ["Collection", "Entry", "Unfinished", "collect", "public_name"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flowclf.errors import UserError
 from flowclf.figures.trade_off import information_plane_figure, trade_off_figure
 from flowclf.report.pictures import Picture, embed_figure
 from flowclf.report.rows import Row, by_task
 from flowclf.report.settings import written
+from flowclf.support.errors import UserError
 
 __all__ = ["beta_curves"]
 

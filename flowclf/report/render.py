@@ -13,8 +13,6 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flowclf.errors import UserError
-from flowclf.files import write_text
 from flowclf.report.collect import Collection, collect
 from flowclf.report.curves import beta_curves
 from flowclf.report.details import run_details
@@ -29,6 +27,8 @@ from flowclf.report.table import (
     seeds_table,
     settings_table,
 )
+from flowclf.support.atomic_files import write_text
+from flowclf.support.errors import UserError
 
 __all__ = ["render", "write_report"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowclf.averages import mean_and_error
 from flowclf.report.collect import Entry
 from flowclf.report.rows import MAIN, Row, best_rows, measure, measured_names
 from flowclf.report.settings import differing, written
+from flowclf.support.averages import mean_and_error
 
 __all__ = [
     "Cell",

@@ -13,13 +13,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from flowclf.documents import read_json
-from flowclf.errors import UserError
-from flowclf.files import check_new, write_json, write_text
 from flowclf.settings import Section
 from flowclf.sharing.card import model_card
 from flowclf.sharing.info import ModelInfo
-from flowclf.tensors import write_tensors
+from flowclf.support.atomic_files import check_new, write_json, write_text
+from flowclf.support.errors import UserError
+from flowclf.support.parse import read_json
+from flowclf.support.safetensors import write_tensors
 
 __all__ = ["Contents", "Saved", "is_saved", "read_folder", "save_weights", "write_folder"]
 

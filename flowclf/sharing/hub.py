@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flowclf.errors import UserError, first_line
 from flowclf.sharing.folder import CARD, CONFIG, WEIGHTS, Contents, write_folder
+from flowclf.support.errors import UserError, first_line
 
 __all__ = ["download", "is_hub_id", "push"]
 

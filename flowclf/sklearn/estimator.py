@@ -20,17 +20,18 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from couplings.core import Shape
-from flowclf import checks, classifier
+from flowclf import classifier
 from flowclf.config import RunConfig, make_config, read_settings
 from flowclf.data import Dataset, Split
-from flowclf.devices import pick_device
-from flowclf.errors import UserError
-from flowclf.files import check_new, write_yaml
 from flowclf.models import load, load_weights, save_weights
 from flowclf.runs import DataFacts, Run
-from flowclf.seeding import private_rng
-from flowclf.sklearn.plain import SEEDS, draw_seed, nested, plain, plain_labels
+from flowclf.sklearn.params import SEEDS, draw_seed, nested, plain, plain_labels
 from flowclf.sklearn.samples import as_rows, grey_levels, image_shape, to_tensor
+from flowclf.support import validate
+from flowclf.support.atomic_files import check_new, write_yaml
+from flowclf.support.devices import pick_device
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import private_rng
 from flowclf.training import Interrupted, train
 
 __all__ = ["GenerativeClassifier"]
@@ -311,7 +312,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
 
     def _labels(self, n_samples: int, y: Any, random: np.random.RandomState) -> Array:
         """Class numbers (n,), int64."""
-        checks.at_least("n_samples", n_samples, 1)
+        validate.at_least("n_samples", n_samples, 1)
         if y is None:
             weights = self.model_.mixture.log_weights.detach().double().cpu().softmax(0)
             counts = random.multinomial(n_samples, weights.numpy())

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from couplings.core import Shape
-from flowclf.errors import UserError
 from flowclf.models import IMAGE_LEVELS
+from flowclf.support.errors import UserError
 
 __all__ = ["as_rows", "grey_levels", "image_shape", "to_tensor"]
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flowclf.classifier import GenerativeClassifier
-from flowclf.errors import UserError
 from flowclf.settings import InvertibleSettings, Section
+from flowclf.support.errors import UserError
+from flowclf.systems.assemble import Blueprint
 from flowclf.systems.bvae import BvaeSettings, build_bvae
 from flowclf.systems.class_nll import build_class_nll
 from flowclf.systems.i_revnet import IRevNetSettings, build_i_revnet
 from flowclf.systems.ib_inn import IBInnSettings, build_ib_inn
-from flowclf.systems.parts import Blueprint
 from flowclf.systems.resnet import ResNetSettings, build_resnet
 from flowclf.systems.untapped import M2Settings, UntappedSettings, build_untapped
 from flowclf.systems.vae import VaeSettings, build_vae

@@ -8,16 +8,13 @@ from typing import Literal, Self
 from torch import Tensor, nn
 
 from couplings.functional import MixtureDensities
-from flowclf import backbones
-from flowclf.autoencoder import Autoencoder
-from flowclf.branches import BranchKind, FittedBranch, NetworkBranch
+from flowclf import nn as backbones
 from flowclf.classifier import Batch, latents
-from flowclf.encoders import Encoding, GaussianEncoder
-from flowclf.errors import UserError
-from flowclf.likelihoods import LikelihoodKind, make_likelihood
+from flowclf.nn.encoders import Encoding, GaussianEncoder
+from flowclf.nn.label_heads import BranchKind, FittedBranch, NetworkBranch
+from flowclf.nn.likelihoods import LikelihoodKind, make_likelihood
+from flowclf.nn.templates import blobs, class_means
 from flowclf.objectives import decision_loss, smooth_labels
-from flowclf.processes import mean_over_all
-from flowclf.seeding import generator_for
 from flowclf.settings import (
     ConvDecoderSettings,
     DecoderSettings,
@@ -29,8 +26,11 @@ from flowclf.settings import (
     Weight,
     Widths,
 )
-from flowclf.systems.parts import Blueprint, feed_forward_parts
-from flowclf.templates import blobs, class_means
+from flowclf.support.collectives import mean_over_all
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
+from flowclf.systems.assemble import Blueprint, feed_forward_parts
+from flowclf.systems.autoencoder import Autoencoder
 
 __all__ = ["AutoencoderSettings", "BranchedAutoencoder", "DecodingObjective", "make_decoder"]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch
-from flowclf.encoders import Encoding
+from flowclf.nn.encoders import Encoding
 from flowclf.objectives import class_nll_loss
 from flowclf.settings import InvertibleSettings
+from flowclf.systems.assemble import Blueprint, invertible_parts
 from flowclf.systems.ib_inn import IBInn
-from flowclf.systems.parts import Blueprint, invertible_parts
 
 __all__ = ["ClassNll", "build_class_nll"]
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
-from flowclf.conditioning import TradeOff
-from flowclf.encoders import Encoding
-from flowclf.errors import UserError
+from flowclf.latent.beta_conditioned import TradeOff
+from flowclf.nn.encoders import Encoding
 from flowclf.objectives import ib_inn_loss, smooth_labels
 from flowclf.settings import Fraction, InvertibleSettings, Section
-from flowclf.systems.parts import Blueprint, invertible_parts
+from flowclf.support.errors import UserError
+from flowclf.systems.assemble import Blueprint, invertible_parts
 
 __all__ = ["ConditionedIBInn", "IBInn", "IBInnSettings", "build_ib_inn"]
 

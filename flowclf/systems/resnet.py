@@ -10,7 +10,7 @@ from torch import Tensor
 
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
-from flowclf.encoders import DeltaEncoder, Encoding
+from flowclf.nn.encoders import DeltaEncoder, Encoding
 from flowclf.objectives import decision_loss, ib_weights, smooth_labels
 from flowclf.settings import (
     BackboneSettings,
@@ -20,7 +20,7 @@ from flowclf.settings import (
     ResidualSettings,
     Section,
 )
-from flowclf.systems.parts import Blueprint, feed_forward_parts
+from flowclf.systems.assemble import Blueprint, feed_forward_parts
 
 __all__ = ["SOFTMAX", "ResNetSettings", "SmoothingSettings", "Softmax", "build_resnet"]
 

@@ -34,18 +34,22 @@ from torch import Tensor, nn
 from couplings import ElementwiseAffine, Invertible
 from couplings.conditioners import kaiming_linear
 from couplings.functional import MixtureDensities
-from flowclf.autoencoder import LatentVariableModel
-from flowclf.backbones import mlp
-from flowclf.backbones.layers import feature_count
 from flowclf.classifier import Batch
-from flowclf.encoders import DeltaEncoder, Encoding
-from flowclf.errors import UserError
-from flowclf.likelihoods import Bernoulli, Gaussian, Likelihood, Sampling, make_likelihood
-from flowclf.mixture import Around, GaussianMixture
-from flowclf.noise import Noise
+from flowclf.latent.gaussian import Around, GaussianMixture
+from flowclf.nn import mlp
+from flowclf.nn.dequantize import Noise
+from flowclf.nn.encoders import DeltaEncoder, Encoding
+from flowclf.nn.layers import feature_count
+from flowclf.nn.likelihoods import Bernoulli, Gaussian, Likelihood, Sampling, make_likelihood
+from flowclf.nn.relaxed_label import (
+    LatentPart,
+    TwoPartEncoder,
+    TwoPartEncoding,
+    close_corners,
+    concrete_log_prob,
+    relaxed_label,
+)
 from flowclf.objectives import decision_loss, smooth_labels
-from flowclf.processes import empty_for_all, own_rows, world_size
-from flowclf.seeding import generator_for
 from flowclf.semi_supervised import (
     clipped_cross_entropy,
     image_distance,
@@ -67,16 +71,12 @@ from flowclf.settings import (
     Section,
     Weight,
 )
+from flowclf.support.collectives import empty_for_all, own_rows, world_size
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
+from flowclf.systems.assemble import Blueprint, feed_forward_parts
+from flowclf.systems.autoencoder import LatentVariableModel
 from flowclf.systems.branched import make_decoder
-from flowclf.systems.parts import Blueprint, feed_forward_parts
-from flowclf.two_part import (
-    LatentPart,
-    TwoPartEncoder,
-    TwoPartEncoding,
-    close_corners,
-    concrete_log_prob,
-    relaxed_label,
-)
 
 __all__ = [
     "M2Settings",
@@ -362,7 +362,7 @@ def _start_at_black(
 
     Where black is -1 the background is most of what q(y|x) sees, and M2 finds hardly any of the
     digits that have no labels: accuracy 0.08 instead of 0.59 on 5-9 (two seeds of
-    flowclf.bench.extraction with 300 updates of 400 + 400 images, 5000 of each).
+    benchmarks.flowclf.extraction with 300 updates of 400 + 400 images, 5000 of each).
     """
     in_range = blueprint.levels and settings.preprocess.per == "range"
     if in_range and isinstance(preprocess, ElementwiseAffine):

@@ -16,12 +16,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from flowclf.classifier import Batch
-from flowclf.encoders import Encoding
-from flowclf.errors import UserError
+from flowclf.nn.encoders import Encoding
 from flowclf.objectives import free_bits, gaussian_kl_per_dim
 from flowclf.settings import Fraction, Weight
+from flowclf.support.errors import UserError
+from flowclf.systems.assemble import Blueprint
 from flowclf.systems.branched import AutoencoderSettings, BranchedAutoencoder, DecodingObjective
-from flowclf.systems.parts import Blueprint
 
 __all__ = ["AutoencodingObjective", "Vae", "VaeSettings", "build_vae"]
 

@@ -15,17 +15,17 @@ from typing import Literal
 
 from torch import Tensor
 
-from flowclf import checks
 from flowclf.classifier import Batch
-from flowclf.encoders import Encoding
-from flowclf.errors import UserError
-from flowclf.identity import IdentitySoftmax
+from flowclf.nn.encoders import Encoding
+from flowclf.nn.sample_softmax import IdentitySoftmax
 from flowclf.objectives import auxiliary_softmax_terms
-from flowclf.processes import mean_over_all
-from flowclf.seeding import generator_for
 from flowclf.settings import Depth, Positive, Section, Weight, Widths
+from flowclf.support import validate
+from flowclf.support.collectives import mean_over_all
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
+from flowclf.systems.assemble import Blueprint
 from flowclf.systems.branched import AutoencoderSettings, BranchedAutoencoder, DecodingObjective
-from flowclf.systems.parts import Blueprint
 
 __all__ = ["VaeAs", "VaeAsSettings", "build_vae_as"]
 
@@ -70,7 +70,7 @@ class VaeAs(BranchedAutoencoder):
                 "expected the numbers of the samples for vae-as, got none; give index=…"
             )
         settings, softmax = self.settings.objective, self._softmax()
-        index = checks.indices(
+        index = validate.indices(
             "index", batch.index, "numbers", softmax.samples, kl,
             length=len(batch.x), training=self.training,
         )  # fmt: skip

@@ -24,9 +24,8 @@ from torch import Tensor
 
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
-from flowclf.encoders import DeltaEncoder, Encoding, GaussianEncoder
-from flowclf.errors import UserError
-from flowclf.heads import DensityRatio, RatioKind
+from flowclf.nn.density_ratio import DensityRatio, RatioKind
+from flowclf.nn.encoders import DeltaEncoder, Encoding, GaussianEncoder
 from flowclf.objectives import (
     decision_loss,
     discriminator_loss,
@@ -42,7 +41,8 @@ from flowclf.settings import (
     Section,
     Weight,
 )
-from flowclf.systems.parts import Blueprint, feed_forward_parts
+from flowclf.support.errors import UserError
+from flowclf.systems.assemble import Blueprint, feed_forward_parts
 from flowclf.systems.resnet import SOFTMAX
 
 __all__ = [

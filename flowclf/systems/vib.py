@@ -13,7 +13,7 @@ from torch import Tensor
 
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
-from flowclf.encoders import Encoding, GaussianEncoder
+from flowclf.nn.encoders import Encoding, GaussianEncoder
 from flowclf.objectives import decision_loss, gaussian_kl, smooth_labels, trade_off
 from flowclf.settings import (
     BackboneSettings,
@@ -24,7 +24,7 @@ from flowclf.settings import (
     ResidualSettings,
     Section,
 )
-from flowclf.systems.parts import Blueprint, feed_forward_parts
+from flowclf.systems.assemble import Blueprint, feed_forward_parts
 from flowclf.systems.resnet import SOFTMAX
 
 __all__ = ["Vib", "VibSettings", "alemi_beta", "build_vib"]

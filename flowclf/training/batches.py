@@ -10,9 +10,9 @@ from torch import Tensor
 
 from flowclf.classifier import Batch
 from flowclf.data import Augmentation, Split
-from flowclf.data.shards import shuffled
-from flowclf.errors import UserError
-from flowclf.seeding import generator_for
+from flowclf.data.streamed import shuffled
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
 __all__ = ["Batches"]
 

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier
-from flowclf.errors import UserError
 from flowclf.models import check_architecture
 from flowclf.runs import Run
-from flowclf.tensors import DamagedFile, read_tensors, write_tensors
-from flowclf.training.position import Position
+from flowclf.support.errors import UserError
+from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors
+from flowclf.training.clock import Position
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from flowclf.devices import pick_device
-from flowclf.errors import UserError, first_line
-from flowclf.processes import one_of
 from flowclf.settings import Precision
+from flowclf.support.collectives import one_of
+from flowclf.support.devices import pick_device
+from flowclf.support.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from flowclf.classifier import GenerativeClassifier
-from flowclf.seeding import private_rng
-from flowclf.training.trace import Trace, all_finite
+from flowclf.support.seeding import private_rng
+from flowclf.training.nonfinite_trace import Trace, all_finite
 
 __all__ = ["TrainingDiverged", "check_finite", "check_results", "check_state"]
 

@@ -14,15 +14,16 @@ from couplings import Chain
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split
-from flowclf.errors import UserError
 from flowclf.evaluation import evaluate, evaluate_scaled
-from flowclf.locks import locked
 from flowclf.models import save_weights
 from flowclf.runs import DataFacts, Run
-from flowclf.seeding import derive_seed, private_rng
 from flowclf.settings import CustomSettings
+from flowclf.support.errors import UserError
+from flowclf.support.locks import locked
+from flowclf.support.seeding import derive_seed, private_rng
 from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
+from flowclf.training.clock import Clock, Position
 from flowclf.training.distributed import (
     Processes,
     as_started,
@@ -39,7 +40,6 @@ from flowclf.training.optimizer import (
     schedule_factor,
     set_learning_rates,
 )
-from flowclf.training.position import Clock, Position
 from flowclf.training.progress import Report, silent
 from flowclf.training.setup import cpu_threads, fresh_model, make_batches, splits
 from flowclf.training.shared_layers import layers_for_all

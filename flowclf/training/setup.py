@@ -23,10 +23,10 @@ from flowclf.data import (
     stratified,
     subset,
 )
-from flowclf.errors import UserError
 from flowclf.models import assemble, info_of
 from flowclf.runs import DataFacts
-from flowclf.seeding import generator_for
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 from flowclf.training.batches import Batches
 from flowclf.training.distributed import Processes
 

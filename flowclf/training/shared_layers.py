@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from flowclf.processes import empty_for_all, mean_over_all, own_rows, world_size
+from flowclf.support.collectives import empty_for_all, mean_over_all, own_rows, world_size
 
 __all__ = ["layers_for_all"]
 

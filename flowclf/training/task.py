@@ -8,9 +8,9 @@ from pathlib import Path
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split
-from flowclf.devices import pick_device
 from flowclf.models import load
 from flowclf.runs import Run
+from flowclf.support.devices import pick_device
 from flowclf.training.setup import splits
 
 __all__ = ["Task", "load_task"]

@@ -47,7 +47,7 @@ def test_imports_stay_within_the_floor(path: Path) -> None:
     if inside not in ("interop", "bench"):
         assert not {m for m in modules if m.startswith("couplings.interop")}
     if inside != "bench":
-        assert not {m for m in modules if m.startswith("couplings.bench")}
+        assert not {m for m in modules if m.startswith("benchmarks.couplings")}
 
 
 def loaded_after(program: str) -> set[str]:
@@ -71,9 +71,10 @@ def test_importing_couplings_loads_no_other_flow_package() -> None:
 
 
 def test_the_bench_loads_peers_only_where_it_runs_them() -> None:
-    assert loaded_after("import couplings.bench.cli, couplings.bench.figure") == set()
+    assert loaded_after("import benchmarks.couplings.cli, benchmarks.couplings.figure") == set()
     assert (
-        loaded_after("import sys, couplings; assert 'couplings.bench' not in sys.modules") == set()
+        loaded_after("import sys, couplings; assert 'benchmarks.couplings' not in sys.modules")
+        == set()
     )
 
 

@@ -16,7 +16,7 @@ from couplings import Chain
 from couplings.testing import assert_invertible, randomize
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
-from flowclf.errors import NoExactDensity, UserError
+from flowclf.support.errors import NoExactDensity, UserError
 
 K = 3
 IMAGES: dict[str, dict[str, Any]] = {

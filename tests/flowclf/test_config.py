@@ -21,7 +21,7 @@ from flowclf.config import (
     read_settings,
     setting_names,
 )
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 from flowclf.systems import SYSTEMS, find_system
 
 SHAPES = {"digits": (1, 8, 8), "image": (3, 12, 10), "mnist14": (1, 14, 14), "mlp": (5,)}

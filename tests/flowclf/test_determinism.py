@@ -25,7 +25,7 @@ numpy.random.seed(int(sys.argv[1]))
 torch.manual_seed(int(sys.argv[1]))
 before = states()
 import flowclf
-from flowclf.sweeps import Sweep, plan_sweep, run_sweep
+from flowclf.many import Sweep, plan_sweep, run_sweep
 from flowclf.systems import SYSTEMS
 
 data = flowclf.load_dataset("digits")

@@ -16,8 +16,8 @@ import flowclf
 from flowclf import export as module
 from flowclf.classifier import POSTERIOR_DRAWS, GenerativeClassifier
 from flowclf.cli.app import run as command
-from flowclf.errors import UserError
 from flowclf.export import BATCH_SIZES, ExportFailed, export_model
+from flowclf.support.errors import UserError
 
 FLOW: dict[str, Any] = {"kind": "mlp", "blocks": 1, "hidden": [8]}
 CONV: dict[str, Any] = {"kind": "conv", "blocks": [1, 1], "width": [4], "dense_hidden": [8]}

@@ -27,10 +27,10 @@ import flowclf
 from flowclf.cli.app import run as command
 from flowclf.data import load_dataset, load_outliers
 from flowclf.data.corruptions import load_official
-from flowclf.errors import UserError
+from flowclf.many import Ledger, Sweep, plan_sweep
 from flowclf.runs import Run
 from flowclf.sklearn import GenerativeClassifier
-from flowclf.sweeps import Ledger, Sweep, plan_sweep
+from flowclf.support.errors import UserError
 
 SMALL = {
     "network": {"kind": "mlp", "blocks": 1, "hidden": [8]},

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from couplings.testing import randomize
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
-from flowclf.errors import UserError
 from flowclf.objectives import class_nll_loss, ib_inn_loss, ib_weights, smooth_labels
+from flowclf.support.errors import UserError
 
 LOG_PROB = torch.tensor([-10.0, -30.0], dtype=torch.float64)
 LOG_POSTERIOR = torch.tensor([[0.25, 0.75], [0.5, 0.5]], dtype=torch.float64).log()

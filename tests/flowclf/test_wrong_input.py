@@ -17,11 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import flowclf
 from couplings.testing import randomize
-from flowclf import checks, objectives
-from flowclf.checks import unchecked_values
+from flowclf import objectives
 from flowclf.classifier import GenerativeClassifier
-from flowclf.errors import UserError
 from flowclf.evaluation.scores import model_scores
+from flowclf.support import validate
+from flowclf.support.errors import UserError
+from flowclf.support.validate import unchecked_values
 from flowclf.systems import SYSTEMS
 from flowclf.systems.untapped import Untapped
 
@@ -642,7 +643,7 @@ def test_a_training_step_asks_a_gpu_for_no_value(
     with Questions() as questions:
         loss(model, images())
         assert questions.asked > 0  # of labels and pixels, on a CPU
-        monkeypatch.setattr(checks, "readable", lambda values, training: not training)
+        monkeypatch.setattr(validate, "readable", lambda values, training: not training)
         # On a CPU torch's own looks at the labels.
         monkeypatch.setattr(objectives, "one_hot", lambda y, classes: torch.eye(classes)[y])
         questions.asked = 0

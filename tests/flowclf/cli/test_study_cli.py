@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flowclf.cli.app import run
-from flowclf.studies import jobs
+from flowclf.many import jobs
 from flowclf.training import Interrupted, TrainingDiverged
 
 STUDY = ["study", "low-data", "ce", "gm", "--data", "digits", "--out", "out", "--device", "cpu"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flowclf.data.augment import KINDS, Augmentation, make_augmentation
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 SHAPE = (3, 32, 32)
 RANDOM_KINDS = [kind for kind in KINDS if kind != "none"]

@@ -5,7 +5,7 @@ import torch
 
 from flowclf.data.augment import make_augmentation
 from flowclf.data.binarize import Binarization, binarize, draw_binary, ending_binary, threshold
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 N = 4000
 

@@ -13,7 +13,7 @@ import torch
 from flowclf.data.cifar import find_cifar10, load_cifar10, load_cifar100, read_records
 from flowclf.data.class_names import CIFAR10, CIFAR100
 from flowclf.data.source import DataSource
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 
 def _pixels(rows: int, seed: int) -> npt.NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from flowclf.data.corruptions import (
     find_official,
     load_official,
 )
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("_global_rng_untouched")
 

@@ -16,7 +16,7 @@ from flowclf.data.dataset import (
     subset,
     validate,
 )
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 
 def _split(labels: list[int], x: torch.Tensor | None = None) -> Split:

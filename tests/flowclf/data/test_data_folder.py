@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flowclf.data.folder import load_folder
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 
 def _picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (6, 4), grey: int = 9) -> None:

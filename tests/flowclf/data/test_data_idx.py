@@ -16,7 +16,7 @@ from flowclf.data.idx import (
 )
 from flowclf.data.rotate import random_angles, rotated
 from flowclf.data.source import DataSource
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 
 def idx(*shape: int, content: bytes, kind: int = 8) -> bytes:

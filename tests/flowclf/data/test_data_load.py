@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flowclf.data import DATASETS, TextOptions, load_dataset, locate
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 
 @pytest.mark.usefixtures("_global_rng_untouched")

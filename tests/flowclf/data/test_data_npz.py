@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flowclf.data.npz import load_npz
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 Y = np.array([0, 1, 2, 0])
 

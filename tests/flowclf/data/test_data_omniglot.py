@@ -12,7 +12,7 @@ from PIL import Image
 
 from flowclf.data.omniglot import load_omniglot, read_drawings
 from flowclf.data.source import DataSource
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 
 def _png(side: int = 105) -> bytes:

@@ -19,7 +19,7 @@ from flowclf.data.outliers import (
     rgb_rotation,
     rotation_matrix,
 )
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("_global_rng_untouched")
 

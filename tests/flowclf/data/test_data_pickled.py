@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flowclf.data.pickled import read_pickled_batch
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 PIXELS = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8).reshape(2, 3072)
 BATCH: dict[str, Any] = {"data": PIXELS, "labels": [3, 1], "filenames": ["a.png", "b.png"]}

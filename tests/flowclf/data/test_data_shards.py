@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from flowclf.cli.app import run
-from flowclf.data import Dataset, Split, load_dataset, shards, write_shards
-from flowclf.data.shards import GROUP, Shards, shuffled
-from flowclf.errors import UserError
-from flowclf.preprocessing import fit_preprocess, make_preprocess
-from flowclf.seeding import generator_for
+from flowclf.data import Dataset, Split, load_dataset, streamed, write_shards
+from flowclf.data.streamed import GROUP, Shards, shuffled
+from flowclf.nn.preprocessing import fit_preprocess, make_preprocess
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 from flowclf.training.batches import Batches
 
 SHAPE, ROWS = (1, 8, 8), 500
@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def lazy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Nothing is small, and a block has 7 rows, so that it may lie in two files."""
-    monkeypatch.setattr(shards, "SMALL", 0)
-    monkeypatch.setattr(shards, "BLOCK", 7 * 64)
+    monkeypatch.setattr(streamed, "SMALL", 0)
+    monkeypatch.setattr(streamed, "BLOCK", 7 * 64)
     return load_dataset(str(folder))
 
 
@@ -112,15 +112,15 @@ def batches(data: Dataset) -> Batches:
 def test_batches_follow_from_their_step_and_read_each_block_once(
     lazy: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from_disk, reads = shards.Reader._from_disk, []
+    from_disk, reads = streamed.Reader._from_disk, []
 
-    def counted(self: shards.Reader, first: int, end: int) -> Tensor:
+    def counted(self: streamed.Reader, first: int, end: int) -> Tensor:
         reads.append(first)
         return from_disk(self, first, end)
 
-    monkeypatch.setattr(shards.Reader, "_from_disk", counted)
-    monkeypatch.setattr(shards, "GROUP", 8)
-    monkeypatch.setattr(shards, "KEPT", 16)
+    monkeypatch.setattr(streamed.Reader, "_from_disk", counted)
+    monkeypatch.setattr(streamed, "GROUP", 8)
+    monkeypatch.setattr(streamed, "KEPT", 16)
     one = batches(lazy)
     seen = [one.at(step) for step in range(one.per_epoch)]
     assert len(reads) == len(set(reads)) == -(-ROWS // 7)
@@ -139,8 +139,8 @@ def test_a_run_on_shards(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(shards, "SMALL", 64 * 64)
-    monkeypatch.setattr(shards, "BLOCK", 7 * 64)
+    monkeypatch.setattr(streamed, "SMALL", 64 * 64)
+    monkeypatch.setattr(streamed, "BLOCK", 7 * 64)
     out = str(tmp_path / "run")
     options = ["train.epochs=2", "network.kind=mlp", "network.hidden=8", "data.validation=0.2"]
     words = [word for each in options for word in ("--set", each)]
@@ -155,8 +155,8 @@ def test_a_run_on_shards(
 @pytest.mark.skipif(not STATUS.exists(), reason="needs /proc")
 def test_reading_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 MB, of which 16 MiB are kept: everything resident counts, files' pages, too."""
-    monkeypatch.setattr(shards, "SMALL", 0)
-    monkeypatch.setattr(shards, "KEPT", 16)
+    monkeypatch.setattr(streamed, "SMALL", 0)
+    monkeypatch.setattr(streamed, "KEPT", 16)
     x, y = np.zeros((400, 1, 250, 250), np.uint8), np.arange(400) % 2
     folder = write_shards(tmp_path / "large", [(x, y)] * 8, [(x[:2], y[:2])])
     del x

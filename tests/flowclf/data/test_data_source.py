@@ -12,7 +12,7 @@ import pytest
 
 from flowclf.data.catalog import FILES, OfficialFile
 from flowclf.data.source import DataSource
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 CONTENT = b"the official content"
 MD5 = hashlib.md5(CONTENT).hexdigest()

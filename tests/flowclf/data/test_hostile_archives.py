@@ -23,7 +23,7 @@ from flowclf.data.archive import read_members
 from flowclf.data.idx import read_idx
 from flowclf.data.omniglot import read_drawings
 from flowclf.data.pickled import read_pickled_batch
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 LITTLE = 2**22
 BOMB = 8 * LITTLE

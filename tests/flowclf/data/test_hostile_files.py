@@ -22,7 +22,7 @@ from PIL import Image
 from flowclf.data import Dataset
 from flowclf.data.corruptions import OFFICIAL_ROWS, load_official
 from flowclf.data.outliers import load_outliers
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 Damage = Callable[[Path], object]
 Edit = Callable[[bytes], bytes]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from flowclf.data import Dataset
 from flowclf.data.omniglot import read_drawings
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 
 CASES = int(os.environ.get("FLOWCLF_FUZZ", "50"))
 Edit = Callable[[bytes], bytes]

@@ -9,8 +9,8 @@ from torch.testing import assert_close
 
 from flowclf.config import make_config
 from flowclf.data.text import TextOptions, load_text, word_frequencies
-from flowclf.errors import UserError
 from flowclf.runs import Run, load_data
+from flowclf.support.errors import UserError
 from flowclf.training import train
 
 BODY = "b,red red green,lion\na,blue,tiger\n" * 5

@@ -11,7 +11,6 @@ import torch
 from matplotlib.colors import to_rgba
 
 import flowclf
-from flowclf.errors import UserError
 from flowclf.figures import block_figure, reconstructed, reconstruction_figure, temperature_figure
 from flowclf.figures.extraction import (
     RIGHT,
@@ -20,6 +19,7 @@ from flowclf.figures.extraction import (
     extracted_digits,
     extraction_figure,
 )
+from flowclf.support.errors import UserError
 from flowclf.systems.untapped import Untapped
 
 NAMES = ("zero", "one", "two", "three")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from matplotlib.patches import Rectangle
 
-from flowclf.errors import UserError
 from flowclf.evaluation.calibration import Reliability, reliability
 from flowclf.figures.calibration import reliability_figure
 from flowclf.figures.style import save_figure
+from flowclf.support.errors import UserError
 
 
 @pytest.fixture

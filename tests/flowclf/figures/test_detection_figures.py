@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
-from flowclf.errors import UserError
 from flowclf.figures.detection import roc_figure, score_histograms
+from flowclf.support.errors import UserError
 
 
 def histograms(figure: Figure) -> list[tuple[np.ndarray, np.ndarray]]:

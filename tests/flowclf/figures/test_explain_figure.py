@@ -12,10 +12,10 @@ from matplotlib.colors import to_rgba
 
 import flowclf
 from flowclf.data import Split
-from flowclf.errors import UserError
 from flowclf.evaluation import predict_split
 from flowclf.evaluation.explanation import Explanation, explain_rows
 from flowclf.figures.explain import AGAINST, FOR, explain_figure, explanation_figures
+from flowclf.support.errors import UserError
 
 NAMES = ("zero", "one", "two")
 STEPS = 5

@@ -12,7 +12,6 @@ from matplotlib.patches import Ellipse
 
 import flowclf
 from flowclf.data import Split, load_dataset
-from flowclf.errors import UserError
 from flowclf.figures import (
     image_grid,
     latent_figure,
@@ -22,6 +21,7 @@ from flowclf.figures import (
     save_figure,
 )
 from flowclf.figures.run import class_samples, interpolation_strips, run_figures
+from flowclf.support.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flowclf.errors import UserError
 from flowclf.figures.information import information_figure
+from flowclf.support.errors import UserError
 
 
 def row(estimator: str, samples: int | str, mi: float, md: float | str) -> dict[str, Any]:
@@ -46,5 +46,5 @@ def test_a_line_an_estimator_with_its_limits() -> None:
 
 def test_the_largest_size_is_the_training_set_and_no_rows_are_refused() -> None:
     assert information_figure(ROWS).axes[0].lines[-1].get_ydata()[0] == pytest.approx(log(1000))
-    with pytest.raises(UserError, match=r"flowclf\.bench\.information"):
+    with pytest.raises(UserError, match=r"benchmarks\.flowclf\.information"):
         information_figure([])

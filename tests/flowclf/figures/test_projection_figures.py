@@ -9,7 +9,6 @@ import torch
 
 import flowclf
 from flowclf.data import Split
-from flowclf.errors import UserError
 from flowclf.figures.landscape import landscape_figure, loss_landscape, plane_through
 from flowclf.figures.latent import plane_of_means
 from flowclf.figures.projections import (
@@ -20,6 +19,7 @@ from flowclf.figures.projections import (
     spread_out,
 )
 from flowclf.figures.trajectory import image_trajectory, rotation_trajectory, trajectory_figure
+from flowclf.support.errors import UserError
 
 NAMES = ("zero", "one", "two")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from flowclf.errors import UserError
 from flowclf.figures import save_figure
 from flowclf.figures.trade_off import information_plane_figure, trade_off_figure
+from flowclf.support.errors import UserError
 
 
 def row(system: str, beta: float | str | None, accuracy: float, **more: Any) -> dict[str, Any]:

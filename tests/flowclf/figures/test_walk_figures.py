@@ -8,7 +8,6 @@ from matplotlib.colors import to_rgba
 
 import flowclf
 from flowclf.data import Split
-from flowclf.errors import UserError
 from flowclf.figures.walks import (
     FINE,
     FRAME,
@@ -21,6 +20,7 @@ from flowclf.figures.walks import (
     model_interpolations,
     most_ambiguous,
 )
+from flowclf.support.errors import UserError
 
 NAMES = ("zero", "one", "two")
 SHAPE = (1, 6, 4)

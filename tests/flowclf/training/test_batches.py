@@ -10,8 +10,8 @@ from torch import Tensor
 
 from flowclf.classifier import Batch
 from flowclf.data import Split, ending_binary
-from flowclf.errors import UserError
-from flowclf.noise import Noise
+from flowclf.nn.dequantize import Noise
+from flowclf.support.errors import UserError
 from flowclf.training.batches import Batches
 
 ROWS = torch.arange(100)

@@ -24,15 +24,15 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.cli.app import run as flowclf_command
 from flowclf.config import RunConfig, make_config, merge
 from flowclf.data import Dataset, load_dataset
-from flowclf.errors import UserError
 from flowclf.models import load_weights
 from flowclf.runs import Run
+from flowclf.support.errors import UserError
+from flowclf.support.safetensors import DamagedFile
 from flowclf.systems import SYSTEMS
-from flowclf.tensors import DamagedFile
 from flowclf.training import train
 from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
+from flowclf.training.clock import Position
 from flowclf.training.optimizer import make_optimizer
-from flowclf.training.position import Position
 from flowclf.training.setup import fresh_model
 
 STEPS, MIDDLE = 6, 3

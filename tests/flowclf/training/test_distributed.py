@@ -26,12 +26,12 @@ from torch import Tensor
 from flowclf.cli.app import run as flowclf_command
 from flowclf.config import RunConfig, make_config, merge
 from flowclf.data import Dataset, load_dataset
-from flowclf.errors import UserError
 from flowclf.runs import Run
+from flowclf.support.errors import UserError
+from flowclf.support.safetensors import read_tensors
 from flowclf.systems import SYSTEMS
-from flowclf.tensors import read_tensors
 from flowclf.training import train
-from flowclf.training.position import Position
+from flowclf.training.clock import Position
 
 # Before the copies of this process are made, not in each of them.
 pytest.importorskip("lightning.fabric")

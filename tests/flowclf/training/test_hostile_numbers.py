@@ -33,16 +33,16 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.cli.app import run as run_cli
 from flowclf.config import RunConfig, make_config, merge
 from flowclf.data import Dataset, Split, load_dataset
-from flowclf.errors import UserError
 from flowclf.runs import Run
-from flowclf.seeding import private_rng
+from flowclf.support.errors import UserError
+from flowclf.support.safetensors import read_tensors
+from flowclf.support.seeding import private_rng
 from flowclf.systems import SYSTEMS
-from flowclf.tensors import read_tensors
 from flowclf.training import Trained, TrainingDiverged, loop, train
-from flowclf.training.position import Position
+from flowclf.training.clock import Position
+from flowclf.training.nonfinite_trace import Trace
 from flowclf.training.progress import Report, silent
 from flowclf.training.setup import fresh_model
-from flowclf.training.trace import Trace
 
 INVERTIBLE = ("ib-inn", "class-nll", "i-revnet")
 DECODING = ("vae", "bvae", "vae-as", "m2", "untapped")

@@ -7,7 +7,7 @@ import torch
 
 from flowclf.config import RunConfig, make_config
 from flowclf.data import Dataset, Split, load_dataset
-from flowclf.errors import UserError
+from flowclf.support.errors import UserError
 from flowclf.training.setup import augmentation, resampled, splits
 
 

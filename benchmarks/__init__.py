@@ -1,0 +1,1 @@
+"""What was measured against peers and papers. Runs from a checkout; not part of the wheel."""

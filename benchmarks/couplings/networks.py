@@ -1,0 +1,132 @@
+"""One training step of IB-INN's CIFAR-10 network: forward, ½‖z‖² - log_det a dimension, backward.
+
+FrEIA's is the same network with the same numbers, see `freia_network`; before anything is timed all
+outputs and gradients are compared in float64, in training mode and with dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.couplings.agreement import check, jobs_of
+from benchmarks.couplings.case import Case, Options, Provider, Tensors
+from benchmarks.couplings.compiled import compiled
+from benchmarks.couplings.peers import from_peers
+from couplings import Chain
+from couplings.core import Shape
+from couplings.networks import paper_network
+
+__all__ = ["network_cases"]
+
+BATCH, SHAPE, QUICK_SHAPE = 32, (3, 32, 32), (3, 8, 8)
+BLOCKS = (8, 24, 24)
+DEEP = tuple(4 * count for count in BLOCKS)
+# At the start of training 56 couplings with BatchNorm amplify rounding a hundred million times. All
+# gradients are compared in float64; in float32 they are noise in any package, and the loss is left.
+EXACT, ROUNDED = 1e-5, 5e-2
+
+
+def network_cases(options: Options) -> Iterator[Case]:
+    """The step of the paper's network, and of one four times as deep."""
+    shape, batch, blocks, deep = SHAPE, BATCH, BLOCKS, DEEP
+    if options.quick:
+        shape, batch, blocks, deep = QUICK_SHAPE, 4, (1, 1, 1), (2, 2, 2)
+    _check_in_float64(shape, blocks, options.device)
+    providers = _providers(_network(shape, blocks, options.device))
+    make = partial(_case, shape, blocks, device=options.device, batch=batch)
+    eager = [provider for provider in providers if provider.name in ("couplings", "FrEIA")]
+    yield make([*providers, *compiled(eager, options.compiles)])
+    if options.device.type == "cuda":
+        half = [_autocast(provider) for provider in providers]
+        graphs = compiled(half[:1], options.compiles, mode="reduce-overhead")
+        yield make([*half, *graphs], dtype="bfloat16 autocast")
+    providers = _providers(_network(shape, deep, options.device))
+    yield _case(shape, deep, providers, device=options.device, batch=batch)
+
+
+def _case(
+    shape: Shape,
+    blocks: Sequence[int],
+    providers: Sequence[Provider],
+    device: torch.device,
+    batch: int,
+    dtype: str = "",
+) -> Case:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, *shape, generator=generator).to(device)
+    return Case(
+        "networks",
+        f"paper-cifar10 training step, {sum(blocks)} blocks",
+        (x,),
+        providers,
+        heads=partial(_loss, dims=torch.Size(shape).numel()),
+        passes=("forward+backward",),
+        tolerance=ROUNDED,
+        heads_only=True,
+        rounds=3,
+        dtype=dtype,
+    )
+
+
+def _loss(z: Tensor, log_det: Tensor, dims: int) -> Tensors:
+    return ((0.5 * z.square().sum(1) - log_det).mean() / dims,)
+
+
+def _network(shape: Shape, blocks: Sequence[int], device: torch.device) -> Chain:
+    """As at the start of training."""
+    generator = torch.Generator().manual_seed(0)
+    return paper_network(shape, generator, variant="cifar", blocks=blocks).to(device).train()
+
+
+def _providers(chain: Chain) -> list[Provider]:
+    """Ours that stores, ours that recomputes, FrEIA's."""
+    recomputing = deepcopy(chain).set_memory("recompute")
+    ours = [_ours("couplings", chain), _ours("couplings, recompute", recomputing)]
+    return [*ours, *from_peers({"FrEIA": lambda: _freia(chain)})]
+
+
+def _ours(name: str, chain: Chain) -> Provider:
+    """FrEIA has as many scales, but in another basis: gradients of their sum can be compared."""
+    names, weights = zip(*chain.named_parameters(), strict=True)
+
+    def common(*gradients: Tensor) -> Tensors:
+        pairs = zip(names, gradients, strict=True)
+        return tuple(g.sum() if name.endswith("log_scale") else g for name, g in pairs)
+
+    return Provider(name, chain, weights=weights, common=common)
+
+
+def _freia(chain: Chain) -> Provider:
+    from benchmarks.couplings.freia_network import freia_network
+
+    network = freia_network(chain)
+    by_ours = {id(pair.ours): pair for pair in network.pairs}
+    pairs = [by_ours[id(parameter)] for parameter in chain.parameters()]
+
+    def common(*gradients: Tensor) -> Tensors:
+        return tuple(pair.read(g) for pair, g in zip(pairs, gradients, strict=True))
+
+    return Provider("FrEIA", network.inn, weights=[p.theirs for p in pairs], common=common)
+
+
+def _autocast(provider: Provider) -> Provider:
+    def forward(x: Tensor) -> Tensors:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            z, log_det = provider.forward(x)
+        return z, log_det
+
+    return replace(provider, forward=forward)
+
+
+def _check_in_float64(shape: Shape, blocks: Sequence[int], device: torch.device) -> None:
+    """All providers, sharply, on a few samples."""
+    chain = _network(shape, blocks, device).double()
+    case = _case(shape, blocks, _providers(chain), batch=4, device=device)
+    exact = replace(case, inputs=(case.inputs[0].double(),), tolerance=EXACT, heads_only=False)
+    check(jobs_of(exact, "forward+backward"))

@@ -1,0 +1,214 @@
+"""What a study measures of a trained system besides the suites of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import get_args
+
+import torch
+
+from flowclf.classifier import evaluating, latents
+from flowclf.data import Dataset, Split
+from flowclf.data.corruptions import SEVERITIES
+from flowclf.data.outliers import load_outliers
+from flowclf.evaluation import Options, evaluate
+from flowclf.evaluation.attacks import AttackLoss, attack_curve
+from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
+from flowclf.evaluation.metrics import variance_ratio
+from flowclf.evaluation.rate import (
+    aggregate_information,
+    importance_bounds,
+    softmax_information,
+)
+from flowclf.evaluation.shift import CLEAN, MEAN
+from flowclf.support.seeding import generator_for
+from flowclf.systems.autoencoder import Autoencoder
+from flowclf.systems.ib_inn import ConditionedIBInn
+from flowclf.training import Trained
+
+__all__ = ["MEASURES", "Measure"]
+
+Values = dict[str, float | None]
+
+MOST_LATENTS = 10_000
+# Of test images, and draws of z for each, as in the VAE-AS paper.
+BOUND_IMAGES, BOUND_DRAWS = 500, 4096
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Names of the numbers, and what computes them."""
+
+    names: tuple[str, ...]
+    of: Callable[[Trained], Values]
+
+
+@torch.no_grad()
+def variance(trained: Trained) -> Values:
+    """Variance ratio of the first training latents; None where the mixture has no variances."""
+    model, split = trained.model, trained.training.labelled()
+    if model.settings.mixture.kind != "gaussian":
+        return {"variance_ratio": None}
+    z, y = latents(model, split.x[:MOST_LATENTS]).cpu(), split.y[:MOST_LATENTS]
+    means, std = model.mixture.means.cpu(), model.mixture.std().cpu()
+    return {"variance_ratio": variance_ratio(z, y, means, std)}
+
+
+def clusters(trained: Trained) -> Values:
+    """Classifiers fitted to training latents, k-means of the test latents; means of q(z|x)."""
+    model, train, test = trained.model, trained.training.labelled(), trained.test
+    z, y = latents(model, train.x[:MOST_LATENTS]).cpu(), train.y[:MOST_LATENTS]
+    z_test = latents(model, test.x).cpu()
+    fitted = {
+        f"{kind}_accuracy": fitted_accuracy(kind, (z, y), (z_test, test.y), model.classes)
+        for kind in ("knn", "forest")
+    }
+    return {**fitted, **cluster_scores(kmeans(z_test, model.classes), test.y)}
+
+
+@torch.no_grad()
+def rate(trained: Trained) -> Values:
+    """The parts of the bound on test and training samples, in nats; exact I(z; x), KL(q(z) ‖ p)."""
+    model = trained.model
+    assert isinstance(model, Autoencoder)
+    with evaluating(model):
+        test, train = (_bound(model, s) for s in (trained.test, trained.training))
+        x = trained.test.x[:BOUND_IMAGES].to(model.mixture.device)
+        bound = importance_bounds(model, x, BOUND_DRAWS)
+    by_softmax: Values = dict.fromkeys(BY_SOFTMAX)
+    if "identity" in model.heads:
+        by_softmax = {**softmax_information(model, trained.training.x, train["kl_nats"])}
+    exact = aggregate_information(model, trained.training.x)
+    units = exact.pop("active_units")
+    return {
+        "nll_nats": float(-bound.double().mean()),
+        **{f"test_{name}": value for name, value in test.items()},
+        **{f"train_{name}": value for name, value in train.items()},
+        **by_softmax,
+        **{f"exact_{name}": value for name, value in exact.items()},
+        "active_units": units,
+    }
+
+
+def _bound(model: Autoencoder, split: Split) -> dict[str, float]:
+    """-log p(x|z) at one draw of z, and KL(q(z|x) ‖ p(z)), on average."""
+    generator = generator_for(0, "rate", device=model.mixture.device)
+    rec, kl = [], []
+    for x in split.x[:MOST_LATENTS].split(500):
+        x = x.to(model.mixture.coordinates)
+        encoding = model.encode(x)
+        z = encoding.draw(1, generator)[0]
+        rec.append(-model.log_likelihood(x, z))
+        kl.append(model.kl(encoding, model.mixture.densities(z)))
+    return {"rec_nats": float(torch.cat(rec).mean()), "kl_nats": float(torch.cat(kl).mean())}
+
+
+def paper_table(trained: Trained) -> Values:
+    """IB-INN's Table 1: calibration as published, and each set of outliers, see `outliers`."""
+    found = evaluate(trained.model, trained.test, ["paper-calibration"])["paper_calibration"][0]
+    calibration = {f"paper_{name}": found[name] for name in PAPER_CALIBRATION}
+    return calibration | outliers(trained, OUTLIERS)
+
+
+def outliers(trained: Trained, specs: Sequence[str]) -> Values:
+    """AUROC of each set of outliers by three tests of the density, and of VIB by its rate.
+
+    Entropies are above those of the test split, in nats. None where a system lacks a density.
+    """
+    split, test = trained.training, trained.test
+    like = Dataset("", split, test, tuple(map(str, range(trained.model.classes))), levels=256)
+    sets = tuple(load_outliers(spec, like) for spec in specs)
+    options = Options(outliers=sets)
+    found = evaluate(trained.model, test, ["ood"], training=split, options=options)
+    rows = {(row["set"], row["score"]): row for row in found["ood"]}
+    entropies = {row["set"]: row["increase_nats"] for row in found["ood_entropy"]}
+    values: Values = {}
+    for spec, each in zip(specs, sets, strict=True):
+        density = rows.get((each.name, "negative-log-prob"), {})
+        cells = (
+            density.get("auroc"),
+            density.get("two_tailed_auroc"),
+            rows.get((each.name, "typicality"), {}).get("auroc"),
+            rows.get((each.name, "rate"), {}).get("auroc"),
+            entropies[each.name],
+        )
+        values |= dict(zip((f"{name}_{spec}" for name in TESTS), cells, strict=True))
+    return values
+
+
+def robustness(trained: Trained) -> Values:
+    """FGSM's accuracy by ε, and AUROC of noticing it by the density; corruptions by severity.
+
+    Accuracy and ECE are averages over all families, of the first 1,000 test images; `scaled` at the
+    temperature of the validation split.
+    """
+    model, test, values = trained.model, trained.test, dict[str, float | None]()
+    first, device = test.take(slice(ATTACKED)), model.mixture.device
+    x, y = first.x.to(device), first.y.to(device)
+    for loss in get_args(AttackLoss):
+        for row in attack_curve(model, x, y, EPSILONS, "fgsm", loss, levels=256):
+            place = f"{loss}_{row['epsilon']:g}"
+            values |= {f"fgsm_{place}": row["accuracy"], f"noticed_{place}": row["auroc"]}
+    options = Options(samples=ATTACKED)
+    splits = trained.training, trained.validation
+    for row in evaluate(model, test, ["shift"], 0, *splits, options)["shift"]:
+        if row["family"] in (CLEAN, MEAN) and row["severity"] is not None:
+            values |= {f"{name}_severity_{row['severity']}": row[name] for name in SHIFTED}
+    return values
+
+
+ATTACKED = 1000
+
+
+def trade_off(trained: Trained) -> Values:
+    """Accuracy, ECE, -log q(y|x) and bits/dim at each of `BETAS`, of a model for all β̃."""
+    model = trained.model
+    if not isinstance(model, ConditionedIBInn):
+        return dict.fromkeys(TRADE_OFF)
+    values: Values = {}
+    for beta in BETAS:
+        model.move_to(beta)
+        found = evaluate(model, trained.test)
+        values |= {f"{name}_at_{beta:g}": found[name] for name in TRADED}
+    return values
+
+
+BETAS = (0.02, 0.1, 0.5, 2.0, 10.0, 50.0)
+TRADED = ("accuracy", "ece", "negative_log_posterior_nats", "bits_per_dim")
+TRADE_OFF = tuple(f"{name}_at_{beta:g}" for beta in BETAS for name in TRADED)
+EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.3)
+SHIFTED = ("accuracy", "ece", "ece_scaled")
+ROBUSTNESS = (
+    *(f"{name}_{loss}_{e:g}" for name in ("fgsm", "noticed")
+      for loss in get_args(AttackLoss) for e in EPSILONS),
+    *(f"{name}_severity_{s}" for name in SHIFTED for s in (0, *SEVERITIES)),
+)  # fmt: skip
+TRAP = ("mnist", "omniglot")
+OUTLIERS = ("fashion-mnist", "drawings", "noise:0.1", "rotated")
+TESTS = ("one_tailed", "two_tailed", "typicality", "rate", "entropy")
+PAPER_CALIBRATION = ("ece_percent", "mce_percent", "ice_percent", "ovc", "geometric_mean")
+
+
+def _outlier_names(specs: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{test}_{spec}" for spec in specs for test in TESTS)
+
+
+PAPER_TABLE = (*(f"paper_{name}" for name in PAPER_CALIBRATION), *_outlier_names(OUTLIERS))
+BY_SOFTMAX = ("identity_nats", "mi_nats", "md_nats", "mi_entropy_nats")
+RATE = (
+    "nll_nats", "test_rec_nats", "test_kl_nats", "train_rec_nats", "train_kl_nats",
+    *BY_SOFTMAX, "exact_mi_nats", "exact_md_nats", "active_units",
+)  # fmt: skip
+CLUSTERS = ("knn_accuracy", "forest_accuracy", "nmi", "clustering_accuracy", "ari")
+
+MEASURES = {
+    "variance": Measure(("variance_ratio",), variance),
+    "clusters": Measure(CLUSTERS, clusters),
+    "rate": Measure(RATE, rate),
+    "paper-table": Measure(PAPER_TABLE, paper_table),
+    "likelihood-trap": Measure(_outlier_names(TRAP), partial(outliers, specs=TRAP)),
+    "robustness": Measure(ROBUSTNESS, robustness),
+    "trade-off": Measure(TRADE_OFF, trade_off),
+}

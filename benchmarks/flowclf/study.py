@@ -1,0 +1,180 @@
+"""Studies: several systems on one task over several seeds, as means with their standard errors.
+
+A study is a YAML file in `studies/`: the data, the seeds, settings that all share, and variants.
+Each run is recorded as soon as it ends, and a run that is recorded is not repeated: a study that
+was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.flowclf.measures import MEASURES
+from benchmarks.flowclf.results import append_rows, digest, read_rows
+from flowclf.config import RunConfig, make_config
+from flowclf.data import DATASETS, load_dataset
+from flowclf.many.pool import run_jobs
+from flowclf.runs import Run, load_data
+from flowclf.support.averages import mean_and_error
+from flowclf.support.errors import UserError
+from flowclf.training import train
+
+__all__ = ["METRICS", "Study", "averages", "read_study", "run_study", "study_names"]
+
+METRICS = (
+    "accuracy", "ece", "ece_20_bins", "auroc", "negative_log_posterior_nats", "bits_per_dim",
+)  # fmt: skip
+COSTS = ("seconds", "parameters")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's file says.
+
+    Attributes:
+        name: of the file.
+        data: a known data set, or a file below $FLOWCLF_DATA.
+        seeds: by default.
+        settings: of all variants.
+        variants: label to the system's name and what it sets besides.
+        measures: names of `MEASURES`, besides what an evaluation gives.
+        workers: runs at a time.
+        device: where they run.
+    """
+
+    name: str
+    data: str
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    measures: tuple[str, ...] = ("variance",)
+    workers: int = 2
+    device: str = "cpu"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The numbers in a row."""
+        measured = [name for measure in self.measures for name in MEASURES[measure].names]
+        return (*METRICS, *measured, *COSTS)
+
+    def config(self, variant: str, seed: int) -> RunConfig:
+        """The configuration of one run."""
+        own = dict(self.variants[variant])
+        system, preset = own.pop("system"), own.pop("preset", None)
+        dataset, shape = self.dataset()
+        overrides = [self.settings, own]
+        return make_config(system, dataset, shape, preset=preset, seed=seed, overrides=overrides)
+
+    def dataset(self) -> tuple[str, tuple[int, ...]]:
+        """Name or path of the data, and the shape of a sample where it picks a preset.
+
+        Raises:
+            UserError: a file that is not below $FLOWCLF_DATA.
+        """
+        if self.data in DATASETS:
+            return self.data, DATASETS[self.data].shape
+        path = Path(os.environ.get("FLOWCLF_DATA", ".")) / self.data
+        if not path.is_file():
+            raise UserError(f"expected {self.data} below $FLOWCLF_DATA, found no {path}")
+        return str(path), (1,) if path.suffix == ".csv" else load_dataset(str(path)).shape
+
+
+def study_names() -> list[str]:
+    """The studies there are."""
+    return sorted(p.name.removesuffix(".yaml") for p in _folder().iterdir())
+
+
+def read_study(name: str) -> Study:
+    """The study of that name; what its file does not say is as in the study it is `like`."""
+    document = _document(name)
+    if "like" in document:
+        document = _document(document.pop("like")) | document
+    for key in {"seeds", "measures"} & document.keys():
+        document[key] = tuple(document[key])
+    return Study(name, **document)
+
+
+def run_study(
+    study: Study, seeds: Sequence[int], runs: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """A row for each variant and seed, as they end; those already recorded come first.
+
+    With a folder `runs` each run that is not recorded yet becomes a run folder in it, or goes on
+    from the checkpoint that is there.
+    """
+    known = {_key(row): row for row in read_rows(f"{study.name}.csv")}
+    waiting = []
+    for seed in seeds:
+        for variant in study.variants:
+            config = study.config(variant, seed)
+            row = known.get((variant, str(seed), _digest(config)))
+            if row is None:
+                folder = runs and runs / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', variant)}-{seed}"
+                waiting.append(partial(_run, study, variant, config, folder))
+            else:
+                yield _numbers(study, row)
+    for row in run_jobs(waiting, study.workers):
+        append_rows(f"{study.name}.csv", [row])
+        yield row
+
+
+def averages(rows: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any]]:
+    """One row a variant: number of seeds, and mean and standard error of each metric (or None)."""
+    own = [(name, [row for row in rows if row["variant"] == name]) for name in study.variants]
+    return [_average(name, found, study.metrics) for name, found in own]
+
+
+def _average(variant: str, rows: list[dict[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"variant": variant, "seeds": len(rows)}
+    for metric in metrics:
+        values = [row[metric] for row in rows if row[metric] is not None]
+        summary[metric] = mean_and_error(values) if values else None
+    return summary
+
+
+def _run(study: Study, variant: str, config: RunConfig, folder: Path | None) -> dict[str, Any]:
+    run = Run(folder) if folder else None
+    resume = run is not None and run.has_checkpoint
+    trained = train(config, load_data(config), run, device=study.device, resume=resume)
+    values = trained.summary | trained.summary["test"]
+    for measure in study.measures:
+        values |= MEASURES[measure].of(trained)
+    row = {"variant": variant, "system": config.system, "seed": config.seed}
+    return row | {name: values[name] for name in study.metrics} | {"settings": _digest(config)}
+
+
+def _digest(config: RunConfig) -> str:
+    """Changes with any setting, but not with where the data lie, nor by new settings' defaults."""
+    plain = config.model_dump(mode="json", exclude_defaults=True)
+    plain["dataset"] = Path(config.dataset).name
+    # A section of another kind may differ in nothing else from its kind's defaults.
+    plain["kinds"] = re.findall(r'"kind": "([^"]+)"', json.dumps(config.to_dict()))
+    return digest(plain)
+
+
+def _key(row: dict[str, str]) -> tuple[str, str, str]:
+    return row["variant"], row["seed"], row["settings"]
+
+
+def _numbers(study: Study, row: dict[str, str]) -> dict[str, Any]:
+    values = {name: float(row[name]) if row[name] else None for name in study.metrics}
+    return row | values | {"seed": int(row["seed"])}
+
+
+def _document(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((_folder() / f"{name}.yaml").read_text("utf-8"))
+    return found
+
+
+def _folder() -> Any:
+    return resources.files("benchmarks.flowclf") / "studies"

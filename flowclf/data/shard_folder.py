@@ -1,0 +1,160 @@
+"""A folder of images in shards: plain .npy files and an index."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from flowclf.data.dataset import Dataset, Split, validate
+from flowclf.data.npy import read_header
+from flowclf.data.streamed import Reader, Shard, Shards
+from flowclf.settings import Positive, Section
+from flowclf.support.atomic_files import check_new, write_json, write_whole
+from flowclf.support.errors import UserError
+from flowclf.support.parse import read_json
+
+__all__ = ["is_sharded", "load_shards", "write_shards"]
+
+INDEX = "shards.json"
+REMEDY = "write the folder again with flowclf.data.write_shards"
+
+Array = Tensor | npt.NDArray[Any]
+Chunks = Iterable[tuple[Array, Array]]
+
+
+class Index(Section):
+    """What shards.json says: the names of the files follow from their number."""
+
+    version: Literal[1] = 1
+    shape: tuple[Positive, Positive, Positive]
+    levels: Annotated[int, Field(ge=2, le=256)] = 256
+    class_names: tuple[str, ...]
+    train: Annotated[tuple[Positive, ...], Field(min_length=1)]  # rows of each shard
+    test: Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+
+def write_shards(
+    folder: Path | str,
+    train: Chunks,
+    test: Chunks,
+    class_names: Sequence[str] | None = None,
+    levels: int = 256,
+) -> Path:
+    """Write images that need never be in memory together; `--data FOLDER` reads them.
+
+        FOLDER/shards.json, FOLDER/train/x_00000.npy, y_00000.npy, x_00001.npy …, FOLDER/test/…
+
+    The files are numpy's; the index is written last, so that what was interrupted is no data set.
+    Training shuffles within 40 MiB of blocks from all over the set: samples of one class that lie
+    together by more than that come together, so write them in random order.
+
+    Args:
+        folder: new or empty.
+        train, test: chunks of x (n, C, H, W) uint8 and labels y (n,), integers 0..K-1 and in train
+            -1 for none; each becomes a shard: some hundred megabytes are good.
+        class_names: K names; None: the numbers of the classes in train.
+        levels: grey levels.
+
+    Raises:
+        UserError: a folder that holds something, or a chunk of another kind or shape.
+    """
+    folder = Path(folder)
+    check_new(folder)
+    shapes: set[tuple[int, ...]] = set()
+    counts: dict[str, list[int]] = {}
+    largest = 0
+    for name, chunks in (("train", train), ("test", test)):
+        counts[name] = []
+        for number, (x, y) in enumerate(chunks):
+            pixels, labels = _checked(torch.as_tensor(x), torch.as_tensor(y), shapes)
+            for path, array in zip(_files(folder / name, number), (pixels, labels), strict=True):
+                write_whole(path, partial(np.save, arr=array.numpy(), allow_pickle=False))
+            counts[name].append(len(pixels))
+            largest = max(largest, int(labels.max()))
+    names = class_names or [str(k) for k in range(largest + 1)]
+    try:
+        index = Index(shape=shapes.pop(), levels=levels, class_names=tuple(names), **counts)  # type: ignore[arg-type]
+    except (KeyError, ValidationError):
+        raise UserError(
+            "expected at least one chunk of images in train and in test, and 2 to 256 levels"
+        ) from None
+    write_json(folder / INDEX, index.model_dump(mode="json"))
+    return folder
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether `write_shards` wrote it, to its end."""
+    return (folder / INDEX).is_file()
+
+
+def load_shards(folder: Path) -> Dataset:
+    """A data set whose images stay in their files where there are many, see `Shards`.
+
+    Raises:
+        UserError: an index that is damaged, a file that is missing or not as the index says, or
+            labels as in `validate`.
+    """
+    where = folder / INDEX
+    try:
+        index = Index.model_validate(read_json(where))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {place}: {first['msg'].lower()}; {REMEDY}") from None
+    train, test = (_split(folder / name, index) for name in ("train", "test"))
+    return validate(Dataset(folder.name, train, test, index.class_names, index.levels), folder)
+
+
+def _split(folder: Path, index: Index) -> Split:
+    shards, labels = [], []
+    for number, rows in enumerate(getattr(index, folder.name)):
+        x, y = _files(folder, number)
+        shards.append(Shard(x, rows, _offset(x, (rows, *index.shape), np.dtype(np.uint8))))
+        offset = _offset(y, (rows,), np.dtype("<i8"))
+        labels.append(np.fromfile(y, "<i8", rows, offset=offset))
+    images = Shards(Reader(shards, index.shape, index.levels))
+    return Split(images.part(slice(None)), torch.from_numpy(np.concatenate(labels)))
+
+
+def _files(folder: Path, number: int) -> tuple[Path, Path]:
+    return folder / f"x_{number:05}.npy", folder / f"y_{number:05}.npy"
+
+
+def _offset(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Where its numbers begin, of an intact file of that shape and type."""
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, as {INDEX} says, got none; {REMEDY}")
+    with path.open("rb") as stream:
+        got = read_header(stream, str(path), REMEDY)
+        offset = stream.tell()
+    if got != (shape, False, dtype):
+        raise UserError(
+            f"{path}: expected {dtype} of shape {shape} in C order, as {INDEX} says, got "
+            f"{got[2]} of shape {got[0]}{' in Fortran order' * got[1]}; {REMEDY}"
+        )
+    expected, size = offset + prod(shape) * dtype.itemsize, path.stat().st_size
+    if size != expected:
+        raise UserError(f"{path}: expected {expected:,} bytes, got {size:,}; {REMEDY}")
+    return offset
+
+
+def _checked(x: Tensor, y: Tensor, shapes: set[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+    """Contiguous pixels and int64 labels, of the shape of those before, which is noted."""
+    shapes.add(tuple(x.shape[1:]))
+    if x.dtype != torch.uint8 or x.ndim != 4 or len(shapes) > 1 or x.numel() == 0:
+        raise UserError(
+            f"expected chunks of uint8 images (n, C, H, W) of one size, got {x.dtype} "
+            f"{tuple(x.shape)}"
+        )
+    if y.shape != x.shape[:1] or y.is_floating_point() or y.is_complex():
+        raise UserError(
+            f"expected {len(x)} whole numbers as labels, got {y.dtype} {tuple(y.shape)}"
+        )
+    return x.contiguous(), y.long()

@@ -1,0 +1,108 @@
+"""One model for every β̃: what its couplings and its class means see of the trade-off."""
+
+from __future__ import annotations
+
+from math import isfinite, log, pi
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowclf.latent.gaussian import GaussianMixture
+from flowclf.support.errors import UserError
+
+__all__ = ["FEATURES", "ConditionedMixture", "TradeOff"]
+
+FEATURES = 4
+
+
+class TradeOff(nn.Module):
+    """The β̃ that a model is at, and its features for networks.
+
+        φ_k = cos(k π u),  k = 1 … 4,  u = log(β̃/lowest) / log(highest/lowest)
+
+    Args:
+        lowest, highest: the range that is trained, 0 < lowest < highest.
+        beta: where it is at first.
+
+    Raises:
+        UserError: no such range, or β̃ outside of it.
+    """
+
+    beta: Tensor
+
+    def __init__(self, lowest: float, highest: float, beta: float) -> None:
+        super().__init__()
+        if not 0 < lowest < highest or not isfinite(highest):
+            raise UserError(f"expected 0 < lowest < highest β̃, got {lowest} and {highest}")
+        self.lowest, self.highest = lowest, highest
+        self.register_buffer("beta", torch.tensor(0.0), persistent=False)
+        self.move(beta)
+
+    def forward(self) -> Tensor:
+        """φ, (4,)."""
+        place = (self.beta / self.lowest).log() / log(self.highest / self.lowest)
+        return (pi * place * torch.arange(1, FEATURES + 1).to(self.beta)).cos()
+
+    def move(self, beta: float) -> None:
+        """Go to β̃.
+
+        Raises:
+            UserError: β̃ outside the range that is trained.
+        """
+        # Rounded limits of the range are still within.
+        slack = 1 + 1e-6
+        if not self.lowest / slack <= beta <= self.highest * slack:
+            raise UserError(
+                f"expected a β̃ from {self.lowest:g} to {self.highest:g}, which was trained, got "
+                f"{beta:g}; train with another objective.betas"
+            )
+        self.beta.fill_(beta)
+
+    def draw(self, generator: torch.Generator | None = None) -> None:
+        """Go to a random β̃, log-uniform over the range."""
+        place = torch.empty_like(self.beta).uniform_(generator=generator)
+        self.beta.copy_(self.lowest * (place * log(self.highest / self.lowest)).exp())
+
+
+class ConditionedMixture(GaussianMixture):
+    """A mixture whose means follow β̃: μ_k + Σ_j φ_j M_jk, with M = 0 at first.
+
+    Args:
+        trade_off: where φ comes from.
+        classes, dims, options: as of `GaussianMixture`.
+
+    Attributes:
+        mean_terms: M, (4, K, D).
+    """
+
+    def __init__(self, trade_off: TradeOff, classes: int, dims: int, **options: Any) -> None:
+        super().__init__(classes, dims, **options)
+        self.trade_off = trade_off
+        base = self._base()
+        terms = base.new_zeros(FEATURES, classes, dims)
+        self.mean_terms = nn.Parameter(terms, requires_grad=base.requires_grad)
+
+    @property
+    def means(self) -> Tensor:  # type: ignore[override]
+        """At the β̃ it is at, (K, D)."""
+        base = self._base()
+        return base + torch.tensordot(self.trade_off().to(base), self.mean_terms, 1)
+
+    @torch.no_grad()
+    def set_means(self, means: Tensor) -> None:
+        """Replace the means (K, D), at every β̃.
+
+        Raises:
+            UserError: another shape, or a number that is not finite.
+        """
+        self.check_means(means)
+        self._base().copy_(means)
+        self.mean_terms.zero_()
+
+    def _base(self) -> nn.Parameter:
+        """μ, which the parent registers under the name that is a property here."""
+        base = self._parameters.get("means")
+        if base is None:
+            raise AttributeError("means")
+        return base

@@ -1,0 +1,334 @@
+"""The latent mixture: class-conditional Gaussians q(z|y), written once for every system."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import log, pi
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from couplings.functional import MixtureDensities, mixture_log_prob
+from flowclf.latent.init import Start, initial_means
+from flowclf.support import validate
+from flowclf.support.collectives import empty_for_all, own_rows
+from flowclf.support.errors import UserError
+
+__all__ = ["Around", "GaussianMixture"]
+
+Covariance = Literal["unit", "shared", "per-class"]
+Means = Literal["learned", "frozen"]
+Weights = Literal["uniform", "empirical", "learned", "affine"]
+Around = Literal["means", "data"]
+
+
+class GaussianMixture(nn.Module):
+    """q(z) = Σ_k w_k N(z; μ_k, Σ_k) with diagonal Σ_k; all densities normalised, in nats.
+
+        log q(z|k) = -½ Σ_d [ (z_d - μ_kd)² / σ²_kd + log σ²_kd + log 2π ]
+
+    What all classes share (‖z‖² above all) is kept out of the class scores, so that the posterior
+    stays exact in float32 when ‖z‖² is 10⁴ and the classes differ by 1. Memory O(B·K + K·D).
+
+    Args:
+        classes: K.
+        dims: D.
+        means: learned, or frozen at their initial values (set others with `set_means`).
+        covariance: unit, one learned diagonal for all classes, or one a class.
+        weights: uniform, empirical (`set_weights`), learned logits, or affine: the biases b of a
+            softmax layer are learned, and log w_k = b_k + ½ μ_kᵀΣ⁻¹μ_k - const, so that the
+            posterior is softmax(μΣ⁻¹z + b), trained as a linear layer is. Not per-class.
+        distance: initial distance between any two means.
+        start: where the means are at first, see `initial_means`.
+        generator: where they come from, where they are drawn.
+
+    IB-INN (Ardizzone et al. 2020), Eqs. 3-4, is the case of unit covariance.
+
+    Attributes:
+        means: μ, (K, D).
+        data_means: where the training latents of each class are on average, (K, D). A strong
+            decision term pushes them out beyond μ; `sample` can draw around either.
+    """
+
+    data_means: Tensor
+
+    def __init__(
+        self,
+        classes: int,
+        dims: int,
+        *,
+        means: Means = "learned",
+        covariance: Covariance = "unit",
+        weights: Weights = "uniform",
+        distance: float = 5.0,
+        start: Start = "equidistant",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.classes, self.dims, self.covariance = classes, dims, covariance
+        self.weights: Weights = weights
+        if weights == "affine" and covariance == "per-class":
+            raise UserError(
+                "expected mixture.covariance unit or shared for mixture.weights=affine: with "
+                "covariances of their own the classes' scores are quadratic in z; use learned"
+            )
+        initial = initial_means(start, classes, dims, distance, generator)
+        self.means = nn.Parameter(initial, requires_grad=means == "learned")
+        self.register_buffer("data_means", initial.clone())
+        rows = {"unit": 0, "shared": 1, "per-class": classes}[covariance]
+        self.log_var = nn.Parameter(torch.zeros(rows, dims), requires_grad=rows > 0)
+        self.weight_logits = nn.Parameter(
+            torch.zeros(classes), requires_grad=weights in ("learned", "affine")
+        )
+
+    @classmethod
+    def from_linear(cls, layer: nn.Linear) -> GaussianMixture:
+        """The unit-covariance mixture with the posterior of a softmax layer z W^T + b.
+
+        μ_k = W_k and log w_k = b_k + ½ |W_k|² - const.
+        """
+        mixture = cls(layer.out_features, layer.in_features, weights="affine").to(layer.weight)
+        mixture.set_means(layer.weight.detach())
+        if layer.bias is not None:
+            mixture.weight_logits.data.copy_(layer.bias.detach())
+        return mixture
+
+    @torch.no_grad()
+    def to_linear(self) -> nn.Linear:
+        """The softmax layer with this mixture's posterior: W = μΣ⁻¹, b = log w - ½ μᵀΣ⁻¹μ.
+
+        Raises:
+            UserError: classes with covariances of their own, whose scores are quadratic in z.
+        """
+        if self.covariance == "per-class":
+            raise UserError("expected one covariance for all classes, got one each: not affine")
+        layer = nn.utils.skip_init(nn.Linear, self.dims, self.classes).to(self.means)
+        layer.weight.copy_(self.means * self._precision())
+        layer.bias.copy_(self.log_weights - self._half_norms())
+        return layer
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log w_k, (K,)."""
+        offsets = self._half_norms() if self.weights == "affine" else 0.0
+        return (self.weight_logits + offsets).log_softmax(0)
+
+    def densities(self, z: Tensor, *, learn_weights: bool = True) -> MixtureDensities:
+        """log q(z|k) (B, K), log q(z) (B,) and log q(k|z) (B, K) of z (B, D) at once, in nats.
+
+        Args:
+            z: latents.
+            learn_weights: let the posterior's gradients reach the class weights.
+
+        Raises:
+            UserError: z of another shape, type or device.
+        """
+        validate.latents("z", z, self.dims, self.log_var)
+        if self.covariance == "per-class":
+            return self._per_class_densities(z, learn_weights)
+        unit = mixture_log_prob(*self._whitened(z), self.log_weights, fixed_prior=not learn_weights)
+        if self.covariance == "unit":
+            return unit
+        volume = 0.5 * self.log_var.sum()
+        return MixtureDensities(
+            unit.log_prob_given_class - volume, unit.log_prob - volume, unit.log_posterior
+        )
+
+    def log_prob_given_class(self, z: Tensor) -> Tensor:
+        """log q(z|k), (B, D) to (B, K), nats."""
+        return self.densities(z).log_prob_given_class
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z) = log Σ_k w_k q(z|k), (B, D) to (B,), nats."""
+        return self.densities(z).log_prob
+
+    def log_posterior(self, z: Tensor, *, learn_weights: bool = True) -> Tensor:
+        """log q(k|z), (B, D) to (B, K), by Bayes' rule; see `densities`."""
+        return self.densities(z, learn_weights=learn_weights).log_posterior
+
+    def sample(
+        self,
+        y: Tensor,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        around: Around = "means",
+    ) -> Tensor:
+        """z = centre_y + temperature · σ_y · ε for labels y (B,), (B, D).
+
+        Args:
+            y: labels.
+            temperature: 1 and `around` means: draws from q(z|y).
+            generator: on the mixture's device.
+            around: the centre: "means", or "data" for the averages of the training latents.
+
+        Raises:
+            UserError: labels out of range, or a temperature that is negative or not finite.
+        """
+        y = self._check_draw(y, temperature, around)
+        centre = self.class_means(y, around)
+        noise = own_rows(empty_for_all(centre).normal_(generator=generator))
+        return centre + temperature * (0.5 * self._log_var()[y]).exp() * noise
+
+    def class_means(self, y: Tensor, around: Around = "means") -> Tensor:
+        """The means, or the training latents' averages ("data"), of the classes y (B,): (B, D)."""
+        return (self.means if around == "means" else self.data_means)[y]
+
+    @torch.no_grad()
+    def set_means(self, means: Tensor) -> None:
+        """Replace the means (K, D).
+
+        Raises:
+            UserError: another shape, or a number that is not finite.
+        """
+        self.check_means(means)
+        self.means.copy_(means)
+
+    @torch.no_grad()
+    def set_data_means(self, means: Tensor) -> None:
+        """Replace the averages of the training latents by those of `class_averages`."""
+        self.data_means.copy_(means)
+
+    def check_means(self, means: Tensor) -> None:
+        """Refuse what cannot be means.
+
+        Raises:
+            UserError: another shape than (K, D), or a number that is not finite.
+        """
+        if means.shape != self.means.shape or not bool(means.isfinite().all()):
+            raise UserError(
+                f"expected finite means of shape {tuple(self.means.shape)}, "
+                f"got shape {tuple(means.shape)}"
+            )
+
+    @torch.no_grad()
+    def set_weights(self, counts: Tensor) -> None:
+        """Set w_k proportional to the label counts (K,), all positive."""
+        if counts.shape != (self.classes,) or not bool((counts > 0).all()):
+            raise UserError(f"expected {self.classes} positive class counts, got {counts.tolist()}")
+        offsets = self._half_norms() if self.weights == "affine" else 0.0
+        self.weight_logits.copy_(counts.to(self.weight_logits).log() - offsets)
+
+    def fit_means(self, z: Tensor, y: Tensor) -> None:
+        """Set each mean to the average of its class's latents: z (N, D), y (N,).
+
+        Raises:
+            UserError: a class without a sample.
+        """
+        self.set_means(self.class_averages([(z, y)]))
+
+    @torch.no_grad()
+    def class_averages(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """Average of each class's latents over batches of z (B, D) and y (B,): (K, D).
+
+        Raises:
+            UserError: a class without a sample.
+        """
+        sums = torch.zeros_like(self.coordinates)
+        counts = sums.new_zeros(self.classes)
+        for z, y in batches:
+            y = self._labels(y)
+            # A product, since adding by index is not deterministic on a GPU.
+            members = torch.nn.functional.one_hot(y, self.classes).to(sums)
+            sums += members.T @ self.project(z).to(sums)
+            counts += members.sum(0)
+        if not bool(counts.all()):
+            missing = (counts == 0).nonzero().flatten().tolist()
+            raise UserError(f"expected a sample of every class, got none of {missing}")
+        return sums / counts[:, None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.log_var.device
+
+    @property
+    def coordinates(self) -> Tensor:
+        """The numbers that stand for the means: themselves, (K, D)."""
+        return self.means
+
+    def project(self, z: Tensor) -> Tensor:
+        """What means could follow of points z (B, D), as `coordinates`: all of it."""
+        return z
+
+    def centres(self) -> Tensor:
+        """Where the classes are, (K, D): the means, or the data's averages if all means are zero.
+
+        That is so where an autoencoder's prior is the standard normal.
+        """
+        return self.means if bool(self.coordinates.any()) else self.data_means
+
+    def class_centres(self, y: Tensor, around: Around = "means") -> Tensor:
+        """`class_means`, but around "data" if all means are zero, (B, D)."""
+        return self.class_means(y, around if bool(self.coordinates.any()) else "data")
+
+    def mean_distance(self) -> Tensor:
+        """Average distance between two means, 0-dim (IB-INN's "delta mu")."""
+        return torch.pdist(self.means).mean()
+
+    def half_mahalanobis(self, log_prob_given_class: Tensor) -> Tensor:
+        """½ (z-μ_k)ᵀΣ_k⁻¹(z-μ_k), (B, K), from the log q(z|k) that `densities` gave."""
+        log_volume = 0.5 * (self._log_var().sum(1) + self.dims * log(2 * pi))
+        return -(log_prob_given_class + log_volume)
+
+    def _log_var(self) -> Tensor:
+        """(K, D), zeros for unit covariance."""
+        unit = self.covariance == "unit"
+        rows = self.log_var.new_zeros(1, self.dims) if unit else self.log_var
+        return rows.expand(self.classes, self.dims)
+
+    def _precision(self) -> Tensor:
+        return (-self._log_var()).exp()
+
+    def _half_norms(self) -> Tensor:
+        return 0.5 * (self.means.square() * self._precision()).sum(1)
+
+    def embed(self, z: Tensor) -> Tensor:
+        """Where the densities are defined: z itself (B, D)."""
+        return z
+
+    def std(self) -> Tensor:
+        """σ, (K, D)."""
+        return (0.5 * self._log_var()).exp()
+
+    def _whitened(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents and means in units of the shared standard deviation."""
+        if self.covariance == "unit":
+            return z, self.means
+        scale = (-0.5 * self.log_var).exp()
+        return z.to(self.means.dtype) * scale, self.means * scale
+
+    def _per_class_densities(self, z: Tensor, learn_weights: bool) -> MixtureDensities:
+        # Log-likelihoods are thousands of nats: in bfloat16 the classes would not differ.
+        with torch.autocast(z.device.type, enabled=False):
+            centre = self.means.detach().mean(0)
+            z, means = z.to(centre.dtype) - centre, self.means - centre
+            precision = self._precision()
+            shared = precision.mean(0)
+            linear = z @ (means * precision).T - 0.5 * (means.square() * precision).sum(1)
+            quadratic = 0.5 * z.square() @ (precision - shared).T
+            scores = linear - quadratic - 0.5 * self.log_var.sum(1)
+            common = -0.5 * (z.square() @ shared + self.dims * log(2 * pi))
+            return self._from_scores(scores, common, learn_weights)
+
+    def _from_scores(self, scores: Tensor, common: Tensor, learn_weights: bool) -> MixtureDensities:
+        """Of log q(z|k) = scores (B, K) + common (B,) or (1,), the part that the classes share."""
+        weights = self.log_weights
+        prior = weights if learn_weights else weights.detach()
+        log_prob = (scores + weights).logsumexp(1) + common
+        return MixtureDensities(scores + common[:, None], log_prob, (scores + prior).log_softmax(1))
+
+    def _check_draw(self, y: Tensor, temperature: float, around: Around) -> Tensor:
+        """Labels (B,), as int64."""
+        validate.temperature(temperature)
+        validate.one_of("around", around, ("means", "data"))
+        return self._labels(y)
+
+    def _labels(self, y: Tensor) -> Tensor:
+        return validate.indices(
+            "y", y, "labels", self.classes, self.log_var, training=self.training
+        )
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print(mixture)`."""
+        return f"classes={self.classes}, dims={self.dims}, covariance={self.covariance}"

@@ -1,0 +1,92 @@
+"""Where the runs of a sweep are done: here, on a Ray cluster, or by Slurm."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from flowclf.many.jobs import Job, Outcome
+from flowclf.many.run import Engine, run_here
+from flowclf.support.errors import UserError
+
+__all__ = ["ENGINES", "find_engine"]
+
+ENGINES = ("local", "ray", "slurm")
+RETRIES = 3
+POLL = 1.0
+
+
+def find_engine(name: str, folder: Path, address: str | None = None) -> Engine:
+    """The engine of that name.
+
+    local: processes on this machine. ray: tasks of a cluster at `address`, or of one started here;
+    a task whose worker dies is tried again, and goes on from its checkpoint. slurm: a job array
+    through submitit. All need the sweep's folder under the same path.
+
+    Raises:
+        UserError: an unknown engine, one that is not installed, or an address without ray.
+    """
+    if name not in ENGINES:
+        raise UserError(f"expected --engine out of {', '.join(ENGINES)}, got {name!r}")
+    if address is not None and name != "ray":
+        raise UserError(f"--address is that of a Ray cluster: expected --engine ray, got {name}")
+    if name == "ray":
+        return partial(_ray, _import("ray", "ray"), address)
+    if name == "slurm":
+        return partial(_slurm, _import("submitit", "slurm"), folder)
+    return run_here
+
+
+def _ray(ray: Any, address: str | None, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
+    """At most `workers` tasks of one CPU at a time; idle ones are handed out as others end."""
+    if not ray.is_initialized():
+        own = {} if address else {"num_cpus": workers, "include_dashboard": False}
+        ray.init(address=address, log_to_driver=False, **own)
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_one_thread)
+    waiting, running = iter(jobs), dict[Any, Job]()
+    while running := running | {task.remote(j): j for j in islice(waiting, workers - len(running))}:
+        (done,), _ = ray.wait(list(running))
+        job = running.pop(done)
+        try:
+            yield ray.get(done)
+        except ray.exceptions.WorkerCrashedError:
+            yield job.killed()
+
+
+def _slurm(submitit: Any, folder: Path, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
+    """A job array of one CPU each, `workers` at a time."""
+    executor = submitit.AutoExecutor(folder=folder / "slurm")
+    executor.update_parameters(
+        cpus_per_task=1, slurm_array_parallelism=workers, timeout_min=24 * 60
+    )
+    waiting = executor.map_array(_one_thread, list(jobs))
+    while waiting:
+        done = [job for job in waiting if job.done()]
+        waiting = [job for job in waiting if job not in done]
+        yield from (job.result() for job in done)
+        time.sleep(POLL if waiting else 0)
+
+
+def _one_thread(job: Job) -> Outcome:
+    """In a process of the engine's."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    import torch
+
+    torch.set_num_threads(1)
+    return job()
+
+
+def _import(package: str, extra: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ImportError:
+        raise UserError(
+            f"--engine {extra} needs {package}: pip install 'flowclf[{extra}]'"
+        ) from None

@@ -1,0 +1,266 @@
+"""What a sweep asks for, and the runs that makes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from math import exp, inf, log, prod
+from pathlib import Path
+from typing import Any
+
+from couplings.core import Shape
+from flowclf.config import NAMES, RunConfig, make_config, nest
+from flowclf.data import DATASETS
+from flowclf.many.jobs import Job, check_folder, check_trainable
+from flowclf.runs import load_data
+from flowclf.support.atomic_files import check_no_file, write_yaml
+from flowclf.support.errors import UserError, first_line
+from flowclf.support.locks import locked
+from flowclf.support.parse import parse_yaml, read_yaml
+
+__all__ = ["Plan", "Point", "Sweep", "parse_betas", "parse_grid", "plan_sweep", "read_plan"]
+
+Nested = dict[str, Any]
+FILE = "sweep.yaml"
+MOST_RUNS = 10_000
+NAME = re.compile(r"[\w=+-][\w.=+-]*")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is asked for.
+
+    Attributes:
+        system: a name of `flowclf systems`.
+        data: a known name, or a path.
+        folder: of the runs, the ledger and the results.
+        betas: values of β̃; none: the system's own.
+        grid: further settings, dotted name to values.
+        seeds: each setting is run with each of them.
+        overrides: settings of all runs, as of `make_config`.
+        preset: None: that of the data.
+        data_dir: where to look for data first.
+    """
+
+    system: str
+    data: str
+    folder: Path
+    betas: Sequence[float] = ()
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    seeds: Sequence[int] = (0,)
+    overrides: Nested = field(default_factory=dict)
+    preset: str | None = None
+    data_dir: Path | None = None
+
+    def configs(self, shape: Shape) -> list[tuple[Nested, RunConfig]]:
+        """What varies and the configuration of each run, seed by seed within a setting.
+
+        Raises:
+            UserError: settings that a system does not have, or of the wrong type.
+        """
+        betas: Sequence[float | None] = self.betas or [None]
+        count = prod(map(len, (betas, *self.grid.values(), self.seeds)))
+        if count > MOST_RUNS:
+            raise UserError(f"expected a sweep of at most {MOST_RUNS:,} runs, got {count:,}")
+        axes = [[(key, value) for value in values] for key, values in self.grid.items()]
+        return [
+            self._config(beta, dict(setting), seed, shape)
+            for beta in betas
+            for setting in product(*axes)
+            for seed in self.seeds
+        ]
+
+    def _config(
+        self, beta: float | None, setting: Nested, seed: int, shape: Shape
+    ) -> tuple[Nested, RunConfig]:
+        layers = [self.overrides, *(nest(key, value) for key, value in setting.items())]
+        config = make_config(
+            self.system,
+            self.data,
+            shape,
+            preset=self.preset,
+            seed=seed,
+            beta=beta,
+            overrides=layers,
+        )
+        return {} if beta is None else {"beta": beta}, config
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Attributes:
+        name: of its folder.
+        varied: settings that differ within the sweep, dotted name to value.
+        config: complete.
+    """
+
+    name: str
+    varied: Nested
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a folder, and what their data have to say."""
+
+    folder: Path
+    points: Sequence[Point]
+    shape: Shape
+    data_dir: Path | None = None
+    notices: Sequence[str] = ()
+
+    def job(self, point: Point, device: str = "auto") -> Job:
+        """What is to be done for a point."""
+        return Job(point.config, self.folder / point.name, point.name, device, self.data_dir)
+
+
+def parse_betas(text: str) -> tuple[float, ...]:
+    """ "0.02:50:24" to 24 values from 0.02 to 50, evenly spaced in log β̃; "0,1,inf" to these.
+
+    Raises:
+        UserError: neither of the two.
+    """
+    parts = text.split(":")
+    try:
+        if len(parts) == 3:
+            return _log_spaced(float(parts[0]), float(parts[1]), int(parts[2]))
+        betas = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+        if all(beta >= 0 for beta in betas):
+            return betas
+    except ValueError:
+        pass
+    raise UserError(
+        "expected --betas FIRST:LAST:COUNT with 0 < FIRST < LAST and a COUNT from 2 to "
+        f"{MOST_RUNS:,}, or values of at least 0 with commas between them, got {text!r}"
+    )
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """["train.lr=1e-3,2e-3"] to {"train.lr": [0.001, 0.002]}; values are read as YAML.
+
+    Raises:
+        UserError: no "=", no values, or one that is not YAML.
+    """
+    grid = {}
+    for text in texts:
+        key, separator, values = text.partition("=")
+        try:
+            found = parse_yaml(f"[{values}]")
+        except ValueError:
+            found = None
+        if not (separator and key.strip() and found):
+            raise UserError(f"expected --grid key=value,value, got {text!r}")
+        grid[key.strip()] = found
+    return grid
+
+
+def plan_sweep(sweep: Sweep) -> Plan:
+    """Check everything that can be known before training, and write the points to sweep.yaml.
+
+    Points of earlier commands in the same folder stay.
+
+    Raises:
+        UserError: unknown system, data or settings; a system that cannot train on the data; a run
+            in the folder that has other settings.
+    """
+    check_no_file(sweep.folder)
+    # Settings before data: a misspelt key should not cost a download.
+    known = DATASETS[sweep.data].shape if sweep.data in DATASETS else (1,)
+    first = sweep.configs(known)[0][1]
+    dataset = load_data(first, sweep.data_dir)
+    points = [_point(sweep, *each) for each in sweep.configs(dataset.shape)]
+    if len({point.name for point in points}) < len(points):
+        raise UserError("expected settings that differ in each run, got the same one twice")
+    plan = Plan(sweep.folder, points, dataset.shape, sweep.data_dir, dataset.notices)
+    for point in points:
+        check_folder(plan.job(point))
+    for point in points[:: len(sweep.seeds)]:
+        check_trainable(point.config, dataset)
+    _write(plan)
+    return plan
+
+
+def read_plan(folder: Path) -> Plan:
+    """All points of a folder's sweep.yaml.
+
+    Raises:
+        UserError: there is none, or a damaged one.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        raise UserError(f"expected a sweep's folder with a {FILE}, got {folder}")
+    document = read_yaml(file)
+    try:
+        shape, where = tuple(document["shape"]), document["data_dir"]
+        points = [_read_point(each, shape) for each in document["points"]]
+        return Plan(folder, points, shape, where and Path(where))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{file} is damaged ({first_line(error)}); remove it, and start the sweep's "
+            "command again"
+        ) from None
+
+
+def _point(sweep: Sweep, beta: Nested, config: RunConfig) -> Point:
+    varied = {**beta, **{key: _value(config, key) for key in sweep.grid}}
+    parts = [f"{key}={_plain(value)}" for key, value in varied.items()]
+    name = "-".join([sweep.system, *parts, f"seed={config.seed}"])
+    return Point(re.sub(r"[^\w.=+-]+", "_", name), varied, config)
+
+
+def _write(plan: Plan) -> None:
+    """With the points that earlier commands left."""
+    file = plan.folder / FILE
+    with locked(plan.folder, wait=5.0):
+        old = read_plan(plan.folder).points if file.exists() else []
+        points = {point.name: point for point in (*old, *plan.points)}
+        document = {
+            "shape": list(plan.shape),
+            "data_dir": plan.data_dir and str(plan.data_dir),
+            "points": [_document(point) for point in points.values()],
+        }
+        write_yaml(file, document)
+
+
+def _document(point: Point) -> Nested:
+    return {"name": point.name, "varied": point.varied, "config": point.config.to_dict()}
+
+
+def _read_point(document: Nested, shape: Shape) -> Point:
+    settings, name, varied = document["config"], document["name"], document["varied"]
+    # A run is written to the folder of its name.
+    if not (isinstance(varied, dict) and isinstance(name, str) and NAME.fullmatch(name)):
+        raise ValueError(f"{name!r} is no name of a run")
+    config = make_config(
+        settings["system"],
+        settings["dataset"],
+        shape,
+        preset=settings["preset"],
+        seed=settings["seed"],
+        overrides=[{key: value for key, value in settings.items() if key not in NAMES}],
+    )
+    return Point(name, varied, config)
+
+
+def _log_spaced(first: float, last: float, count: int) -> tuple[float, ...]:
+    if not (0 < first < last < inf and 2 <= count <= MOST_RUNS):
+        raise ValueError
+    step = log(last / first) / (count - 1)
+    # Folders are named by them: six digits.
+    return tuple(float(f"{first * exp(step * i):.6g}") for i in range(count))
+
+
+def _value(config: RunConfig, key: str) -> Any:
+    """Of a dotted name, as it was understood."""
+    found: Any = config.to_dict()
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,223 @@
+"""Systems where data are few: each trained on n samples, for several n and seeds.
+
+At one seed all systems see the same n samples, drawn by class; smaller subsets lie within larger
+ones, but for rounding. All are tested on the whole test split; of a file of texts these are all
+other rows.
+
+On n samples an epoch is few steps, so that equal epochs would compare how little was trained, not
+how little was known. Here every run makes as many updates as the preset makes on all data, at most
+2,000 (or `updates`): the epochs grow as n shrinks, and with them the epochs between two looks at a
+validation split. Batches have at most n samples. Where epochs are given, or seconds of CPU time by
+`train.cpu_seconds`, these are taken as they are.
+
+Each run is a folder SYSTEM-n-seed. One that has ended is not trained again, one that was
+interrupted goes on from its checkpoint, one that failed is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from couplings.core import Shape
+from flowclf.config import RunConfig, make_config
+from flowclf.data import DATASETS, Dataset
+from flowclf.many.jobs import Job, Outcome, check_folder, check_trainable, kept
+from flowclf.many.pool import run_jobs
+from flowclf.many.rows import recorded_rows, row_key, write_rows
+from flowclf.runs import load_data
+from flowclf.support.atomic_files import check_no_file
+from flowclf.support.devices import pick_device
+from flowclf.support.errors import UserError
+from flowclf.training.batches import Batches
+from flowclf.training.setup import splits
+
+__all__ = ["LowData", "Plan", "plan_low_data", "run_low_data"]
+
+MOST_UPDATES = 2000
+
+Nested = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LowData:
+    """What is asked for.
+
+    Attributes:
+        systems: names of `flowclf systems`.
+        data: a known name, or a path.
+        sizes: numbers n of labelled training samples.
+        seeds: of the subset, and of everything random in a run.
+        folder: of the runs, and of results.csv.
+        overrides: settings of all runs, as of `make_config`.
+        preset: of all systems; None: that of the data.
+        epochs: passes over the n samples; None: by updates.
+        updates: optimiser steps of each run; None: those of the preset, at most 2,000.
+        device: auto, cpu or cuda.
+        workers: runs at a time.
+        baselines: also fit QDA and logistic regression to each subset.
+        data_dir: where to look for data first.
+    """
+
+    systems: Sequence[str]
+    data: str
+    sizes: Sequence[int]
+    seeds: Sequence[int]
+    folder: Path
+    overrides: Nested = field(default_factory=dict)
+    preset: str | None = None
+    epochs: int | None = None
+    updates: int | None = None
+    device: str = "auto"
+    workers: int = 2
+    baselines: bool = True
+    data_dir: Path | None = None
+
+    def config(
+        self, system: str, shape: Shape, seed: int = 0, more: Sequence[Nested] = ()
+    ) -> RunConfig:
+        """Of a system on all data or, by `more` settings, on fewer."""
+        epochs = [] if self.epochs is None else [{"train": {"epochs": self.epochs}}]
+        layers = [self.overrides, *epochs, *more]
+        return make_config(
+            system, self.data, shape, preset=self.preset, seed=seed, overrides=layers
+        )
+
+    @property
+    def sets_length(self) -> bool:
+        """Whether it says how long a run is, other than by updates."""
+        given = self.overrides.get("train", {}).keys() & {"epochs", "cpu_seconds"}
+        return self.epochs is not None or bool(given)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that has been looked through, and what its data have to say."""
+
+    study: LowData
+    jobs: Sequence[Job]
+    notices: Sequence[str]
+
+
+def plan_low_data(study: LowData) -> Plan:
+    """Check everything that can be known before training; nothing is written.
+
+    Raises:
+        UserError: unknown systems, data or settings; sizes that the data do not have; a system
+            that cannot train on them; a run in the folder that has other settings.
+        ShapeError: a network that does not take samples of their shape.
+    """
+    _check_lists(study)
+    pick_device(study.device)
+    # Settings before data: a misspelt key should not cost a download.
+    known = DATASETS[study.data].shape if study.data in DATASETS else (1,)
+    wanted = [study.config(system, known) for system in study.systems]
+    _check_settings(study)
+    dataset = load_data(wanted[0], study.data_dir)
+    _check_sizes(study, dataset)
+    jobs = _jobs(study, dataset)
+    for job in jobs:
+        check_folder(job)
+    for job in jobs[: len(study.systems)]:
+        check_trainable(job.config, dataset)
+    return Plan(study, jobs, dataset.notices)
+
+
+def run_low_data(plan: Plan) -> Iterator[Outcome]:
+    """What became of each job, as they end; what had been done before comes first.
+
+    results.csv is written anew after each, with a row for every finished run in the folder, those
+    of other systems and sizes included.
+
+    Raises:
+        Interrupted: by Ctrl-C; the checkpoints are saved.
+    """
+    folder = plan.study.folder
+    table = {row_key(row): row for row in recorded_rows(folder)}
+    if table:
+        write_rows(folder / "results.csv", table.values())
+    waiting = []
+    for job in plan.jobs:
+        outcome = kept(job)
+        if outcome is None:
+            waiting.append(job)
+        else:
+            yield outcome
+    for outcome in run_jobs(waiting, plan.study.workers, Job.killed):
+        table |= {row_key(row): row for row in outcome.rows}
+        write_rows(folder / "results.csv", table.values())
+        yield outcome
+
+
+def _jobs(study: LowData, dataset: Dataset) -> list[Job]:
+    """Size by size and seed by seed, the baselines behind the systems."""
+    jobs = []
+    for size in study.sizes:
+        layers = [(system, _of_size(study, system, dataset, size)) for system in study.systems]
+        for seed in study.seeds:
+            configs = [study.config(system, dataset.shape, seed, more) for system, more in layers]
+            jobs += [_job(study, config) for config in configs]
+            jobs += [_job(study, configs[0], baselines=True)] if study.baselines else []
+    return jobs
+
+
+def _job(study: LowData, config: RunConfig, *, baselines: bool = False) -> Job:
+    what, size, seed = (
+        "baselines" if baselines else config.system,
+        config.data.train_size,
+        config.seed,
+    )
+    path = study.folder / (f"{what}-{size}-{seed}" + ".json" * baselines)
+    name = f"{what}, n = {size}, seed {seed}"
+    return Job(config, path, name, study.device, study.data_dir, baselines)
+
+
+def _of_size(study: LowData, system: str, dataset: Dataset, size: int) -> list[Nested]:
+    """The settings of a run on `size` samples."""
+    few: Nested = {"data": {"train_size": size, "subset": "stratified"}}
+    if study.sets_length:
+        return [few]
+    config = study.config(system, dataset.shape)
+    preset = config.train.epochs * _steps_per_epoch(config, dataset)
+    updates = study.updates or min(MOST_UPDATES, preset)
+    one_epoch = _steps_per_epoch(study.config(system, dataset.shape, more=[few]), dataset)
+    epochs = max(1, round(updates / one_epoch))
+    every = max(1, round(config.train.evaluate_every * epochs / config.train.epochs))
+    return [few, {"train": {"epochs": epochs, "evaluate_every": every, "cpu_seconds": None}}]
+
+
+def _steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
+    training, train = splits(config, dataset)[0], config.train
+    size, seed = train.batch_size, config.seed
+    return Batches(training, size, seed, None, lambda x, _: x, labelled=train.labelled).per_epoch
+
+
+def _check_lists(study: LowData) -> None:
+    lists = {"systems": study.systems, "sizes": study.sizes, "seeds": study.seeds}
+    for name, values in lists.items():
+        if not values:
+            raise UserError(f"expected one or more {name}, got none")
+    check_no_file(study.folder)
+
+
+def _check_settings(study: LowData) -> None:
+    fixed = study.overrides.get("data", {}).keys() & {"train_size", "subset"}
+    if fixed:
+        raise UserError(f"data.{min(fixed)} is the study's own: leave it out, and say --sizes")
+    if study.updates is not None and study.sets_length:
+        raise UserError(
+            "expected the length of a run either in updates or in epochs or CPU seconds, got "
+            "both; leave one out"
+        )
+
+
+def _check_sizes(study: LowData, dataset: Dataset) -> None:
+    most = len(dataset.train.labelled())
+    for size in study.sizes:
+        if not dataset.classes <= size <= most:
+            raise UserError(
+                f"expected sizes from {dataset.classes}, one sample a class, to the {most:,} "
+                f"labelled training samples of {dataset.name}, got {size:,}; change --sizes"
+            )

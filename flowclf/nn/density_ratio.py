@@ -1,0 +1,79 @@
+"""Heads on the latents that are trained by a loss of their own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from couplings.conditioners import kaiming_linear
+from flowclf.latent.gaussian import GaussianMixture
+
+__all__ = ["DensityRatio", "RatioKind"]
+
+RatioKind = Literal["affine", "quadratic", "mlp"]
+
+
+class DensityRatio(nn.Module):
+    """One discriminator a class, T_k(z), whose optimum is log q(z|k)/p(z|k); all classes at once.
+
+        affine:     T_k(z) = a_k·u + c_k,            u = (z - μ_k)/σ_k of the mixture
+        quadratic:  T_k(z) = a_k·u + b_k·u² + c_k
+        mlp:        T_k(z) = v_k·tanh(W_k u + d_k) + c_k
+
+    Affine and quadratic T of u are those of z; in u they stay well scaled wherever the class lies.
+    Affine ones are exact where q and p are Gaussians of one covariance (and blind to any other
+    difference), quadratic ones for all diagonal Gaussians. All are zero at first. Dhuliawala et
+    al., "Variational classification", TMLR 2023, Sec. 3.3.
+
+    Args:
+        classes, dims: K and D.
+        kind: as above.
+        hidden: units a class of "mlp".
+        generator: where the weights of "mlp" come from.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        dims: int,
+        kind: RatioKind,
+        hidden: int = 64,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.bias = nn.Parameter(torch.zeros(classes))
+        features = {"affine": dims, "quadratic": 2 * dims, "mlp": hidden}[kind]
+        self.weight = nn.Parameter(torch.zeros(classes, features))
+        if kind == "mlp":
+            generator = generator or torch.Generator().manual_seed(0)
+            inner = kaiming_linear(dims, classes * hidden, generator, gain=0.5**0.5)
+            self.inner_weight = nn.Parameter(inner.weight.detach().view(classes, hidden, dims))
+            self.inner_bias = nn.Parameter(torch.zeros(classes, hidden))
+
+    def forward(self, z: Tensor, mixture: GaussianMixture) -> Tensor:
+        """T_k(z) of every class: (B, D) to (B, K), nats. The mixture only sets the units."""
+        scale = 1 / mixture.std().detach()
+        shift = mixture.means.detach() * scale
+        if self.kind == "mlp":
+            inner = self.inner_weight * scale[:, None]
+            offset = self.inner_bias - (self.inner_weight @ shift[..., None])[..., 0]
+            hidden = torch.tanh(torch.einsum("bd,khd->bkh", z, inner) + offset)
+            return (hidden * self.weight).sum(2) + self.bias
+        linear = self.weight[:, : z.shape[1]]
+        slope, offset = linear * scale, self.bias - (linear * shift).sum(1)
+        if self.kind == "affine":
+            return z @ slope.T + offset
+        square = self.weight[:, z.shape[1] :]
+        slope = slope - 2 * square * shift * scale
+        offset = offset + (square * shift.square()).sum(1)
+        features, weights = (z, z.square()), (slope, square * scale.square())
+        return torch.cat(features, 1) @ torch.cat(weights, 1).T + offset
+
+    def frozen(self, z: Tensor, mixture: GaussianMixture) -> Tensor:
+        """The same, without gradients of the discriminators' own parameters."""
+        parameters = {name: value.detach() for name, value in self.named_parameters()}
+        out: Tensor = torch.func.functional_call(self, parameters, (z, mixture))
+        return out

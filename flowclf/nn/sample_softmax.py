@@ -1,0 +1,281 @@
+"""Which sample is it? The softmax over the training samples of VAE-AS, and its large last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.utils import skip_init
+
+from couplings.conditioners import kaiming_linear
+from flowclf.support.errors import UserError
+
+__all__ = ["Coding", "IdentitySoftmax", "linear_cross_entropy"]
+
+Coding = Literal["mixed-radix", "random"]
+
+CHUNK = 4096
+
+
+class IdentitySoftmax(nn.Module):
+    """s(i|z), a softmax over the N training samples: which of them did z come from?
+
+    The sample's index is written as a code of K tags, each with V values and a softmax of its own
+    on shared features f(z), so that the last layer has K·V rows:
+
+        log s(i|z) = Σ_t log s_t(code_t(i)|z),   s_t = softmax(W_t f(z) + b_t)
+
+    s is uniform at first. Trained by its cross-entropy SC, it bounds the encoder's information from
+    below: log_count - SC <= I(z; code) <= I(z; x). With one tag, distinct codes and no hidden layer
+    it can be the exact posterior q(i|z) of diagonal Gaussians q(z|x_i).
+
+    Args:
+        samples, dims: N and D.
+        hidden: widths of the ReLU layers of f; without any, f(z) = [z, z²].
+        tags: K.
+        values: V; None for the least V with V^K >= N.
+        coding: mixed-radix: the K digits of i in base V; random: K uniform draws a sample, which
+            samples may share.
+        generator: where weights and random codes come from.
+
+    Attributes:
+        codes: (N, K), integers.
+        log_count: entropy of the code of a uniformly drawn sample, nats: log N where codes are
+            distinct.
+
+    Raises:
+        UserError: a count below 1, or fewer than N mixed-radix codes.
+    """
+
+    codes: Tensor
+
+    def __init__(
+        self,
+        samples: int,
+        dims: int,
+        hidden: tuple[int, ...] = (500, 500),
+        *,
+        tags: int = 1,
+        values: int | None = None,
+        coding: Coding = "mixed-radix",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if min(samples, tags, 1 if values is None else values) < 1:
+            raise UserError(
+                f"expected at least one sample, tag and value, got {samples}, {tags} and {values}"
+            )
+        generator = generator or torch.Generator().manual_seed(0)
+        self.samples, self.tags = samples, tags
+        self.values = values or _least_base(samples, tags)
+        self.coding: Coding = coding
+        self.hidden = nn.Sequential()
+        for before, after in pairwise((dims, *hidden)):
+            self.hidden.extend([kaiming_linear(before, after, generator), nn.ReLU()])
+        features = hidden[-1] if hidden else 2 * dims
+        self.last = skip_init(nn.Linear, features, tags * self.values)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        self.register_buffer("codes", self._draw_codes(generator))
+        self.log_count = _code_entropy(self.codes)
+
+    def forward(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """-log s(index|z) and Σ_t H(s_t(·|z)) of z (B, D) and index (B,): (B,) each, nats."""
+        features = self.hidden(z) if len(self.hidden) else torch.cat((z, z.square()), 1)
+        code = self.codes[index]
+        if self.tags == 1:
+            return linear_cross_entropy(features, self.last.weight, self.last.bias, code[:, 0])
+        log_s = self.last(features).unflatten(1, (self.tags, self.values)).log_softmax(2)
+        own = log_s.gather(2, code[..., None])
+        return -own.sum((1, 2)), -(log_s.exp() * log_s).sum((1, 2))
+
+    def frozen(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, without gradients of the softmax's own parameters."""
+        parameters = {name: value.detach() for name, value in self.named_parameters()}
+        out: tuple[Tensor, Tensor] = torch.func.functional_call(self, parameters, (z, index))
+        return out
+
+    def _draw_codes(self, generator: torch.Generator) -> Tensor:
+        """(N, K)."""
+        size = (self.samples, self.tags)
+        if self.coding == "random":
+            return torch.randint(self.values, size, generator=generator)
+        if self.values**self.tags < self.samples:
+            raise UserError(
+                f"expected values^tags >= {self.samples}, the number of samples, got "
+                f"{self.values}^{self.tags}; raise either, or let samples share codes: "
+                "coding=random"
+            )
+        codes, rest = torch.empty(size, dtype=torch.int64), torch.arange(self.samples)
+        for tag in range(self.tags):
+            codes[:, tag], rest = rest % self.values, rest // self.values
+        return codes
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self.log_count = _code_entropy(self.codes)
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print(softmax)`."""
+        return f"samples={self.samples}, tags={self.tags}, values={self.values}"
+
+
+def _least_base(samples: int, tags: int) -> int:
+    """The least V with V^tags >= samples: the root in floats may be one off."""
+    base = max(1, round(samples ** (1 / tags)) - 1)
+    while base**tags < samples:
+        base += 1
+    return base
+
+
+def _code_entropy(codes: Tensor) -> float:
+    """Entropy of a random row, nats."""
+    _, counts = codes.unique(dim=0, return_counts=True)
+    return float(torch.special.entr(counts.double() / len(codes)).sum())
+
+
+@overload
+def linear_cross_entropy(
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    chunk: int = ...,
+    *,
+    entropy: Literal[True] = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def linear_cross_entropy(
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    chunk: int = ...,
+    *,
+    entropy: Literal[False],
+) -> tuple[Tensor, None]: ...
+
+
+def linear_cross_entropy(
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    chunk: int = CHUNK,
+    *,
+    entropy: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """-log p_target and H(p) of p = softmax(h Wᵀ + b), without the (B, N) logits: (B,), nats.
+
+    Logits come in blocks of (B, chunk), of which none is kept: the backward pass computes each
+    again. Two blocks of memory beside arguments and gradients. Once differentiable; in the dtype
+    of the weights, also under autocast.
+
+    Args:
+        h: features (B, F).
+        weight, bias: W (N, F) and b (N,).
+        target: (B,), integers.
+        chunk: rows of W at once.
+        entropy: False: None in place of H.
+    """
+    with torch.autocast(h.device.type, enabled=False):
+        out: tuple[Tensor, Tensor | None] = _LinearCrossEntropy.apply(
+            h.to(weight.dtype), weight, bias, target, chunk, entropy
+        )
+        return out
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """With l the logits, d(-log p_t)/dl = p - onehot(t) and dH/dl = -p (log p + H)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        target: Tensor,
+        chunk: int,
+        wants_entropy: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        blocks = (logits for _, logits in _blocks(h, weight, bias, chunk))
+        log_norms, entropies = zip(
+            *(_summary(block, wants_entropy) for block in blocks), strict=True
+        )
+        log_norm = torch.stack(log_norms).logsumexp(0)
+        own = (h * weight[target]).sum(1) + bias[target]
+        entropy = _joint_entropy(log_norms, entropies, log_norm) if wants_entropy else None
+        ctx.save_for_backward(h, weight, bias, target, log_norm, entropy)
+        ctx.set_materialize_grads(False)
+        ctx.chunk = chunk
+        return log_norm - own, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        h, weight, bias, target, log_norm, entropy = ctx.saved_tensors
+        grad = torch.zeros_like(log_norm) if grad is None else grad
+        sums = [
+            torch.zeros_like(tensor) if needed else None
+            for tensor, needed in zip((h, weight, bias), ctx.needs_input_grad, strict=False)
+        ]
+        grad_h, grad_weight, grad_bias = sums
+        rows = torch.arange(len(h), device=h.device)
+        for part, logits in _blocks(h, weight, bias, ctx.chunk):
+            log_p = logits.sub_(log_norm[:, None])
+            slope = _slope(log_p, grad, grad_entropy, entropy)
+            place = target - part.start
+            inside = (place >= 0) & (place < slope.shape[1])
+            slope[rows, place.clamp(0, slope.shape[1] - 1)] -= grad * inside
+            if grad_h is not None:
+                grad_h.addmm_(slope, weight[part])
+            if grad_weight is not None:
+                torch.mm(slope.T, h, out=grad_weight[part])
+            if grad_bias is not None:
+                torch.sum(slope, 0, out=grad_bias[part])
+        return *sums, None, None, None
+
+
+def _blocks(h: Tensor, weight: Tensor, bias: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of W and their logits (B, chunk), block after block, each in the place of the last."""
+    buffer = h.new_empty(len(h), min(chunk, len(weight)))
+    for start in range(0, len(weight), chunk):
+        part = slice(start, min(start + chunk, len(weight)))
+        logits = buffer[:, : part.stop - part.start]
+        yield part, torch.addmm(bias[part], h, weight[part].T, out=logits)
+
+
+def _summary(logits: Tensor, wants_entropy: bool) -> tuple[Tensor, Tensor | None]:
+    """log Σ exp and the entropy of the softmax of one block, (B,); overwrites the block."""
+    log_norm = logits.logsumexp(1)
+    if not wants_entropy:
+        return log_norm, None
+    log_p = logits.sub_(log_norm[:, None])
+    return log_norm, -log_p.exp().mul_(log_p).sum(1)
+
+
+def _joint_entropy(
+    log_norms: tuple[Tensor, ...], entropies: tuple[Tensor, ...], log_norm: Tensor
+) -> Tensor:
+    """Chain rule: H = Σ_c π_c (H_c - log π_c) of blocks with probabilities π_c."""
+    log_share = torch.stack(log_norms) - log_norm
+    return (log_share.exp() * (torch.stack(entropies) - log_share)).sum(0)
+
+
+def _slope(
+    log_p: Tensor, grad: Tensor, grad_entropy: Tensor | None, entropy: Tensor | None
+) -> Tensor:
+    """Σ of upstream gradient times p and -p (log p + H), (B, chunk); overwrites log p."""
+    if grad_entropy is None:
+        return log_p.exp_().mul_(grad[:, None])
+    assert entropy is not None
+    p = log_p.exp()
+    return log_p.add_(entropy[:, None]).mul_(-grad_entropy[:, None]).add_(grad[:, None]).mul_(p)

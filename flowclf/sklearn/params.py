@@ -1,0 +1,66 @@
+"""Parameters and labels as plain Python values, for settings and for YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import check_random_state
+
+from flowclf.config import merge, nest
+from flowclf.support.errors import UserError
+
+__all__ = ["SEEDS", "draw_seed", "nested", "plain", "plain_labels"]
+
+SEEDS = np.iinfo(np.int32).max
+
+
+def draw_seed(random_state: int | np.random.RandomState | None) -> int:
+    """An integer is the seed itself; otherwise drawn, as scikit-learn's estimators draw.
+
+    Raises:
+        ValueError: neither an integer from 0 to 2³² - 1, nor a RandomState, nor None.
+    """
+    random = check_random_state(random_state)
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    return int(random.randint(SEEDS))
+
+
+def plain(value: Any) -> Any:
+    """numpy's numbers, which searches put into parameters, and containers as Python's own."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def nested(settings: Any) -> dict[str, Any]:
+    """{"train.lr": 1e-3, "network": {"blocks": 2}} to sections.
+
+    Raises:
+        UserError: not a dictionary.
+    """
+    if not isinstance(settings, dict | None):
+        raise UserError(f"expected settings as a dictionary, got {settings!r}")
+    return merge(nest(key, value) for key, value in (settings or {}).items())
+
+
+def plain_labels(classes: npt.NDArray[Any]) -> list[Any]:
+    """Labels (K,) for YAML.
+
+    Raises:
+        UserError: labels that are neither strings nor numbers.
+    """
+    labels: list[Any] = plain(classes.tolist())
+    if classes.dtype.kind not in "biufUO" or not all(
+        isinstance(label, str | int | float) for label in labels
+    ):
+        raise UserError(
+            f"expected strings or numbers as labels to save, got {labels[0]!r} ({classes.dtype}); "
+            "pickle the estimator with joblib.dump instead"
+        )
+    return labels

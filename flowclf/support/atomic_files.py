@@ -1,0 +1,136 @@
+"""Files appear whole or not at all: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from errno import EBADF, EINVAL
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flowclf.support.errors import UserError
+
+__all__ = [
+    "check_new",
+    "check_no_file",
+    "occupied",
+    "remove_parts",
+    "write_json",
+    "write_text",
+    "write_whole",
+    "write_yaml",
+]
+
+
+def occupied(folder: Path) -> bool:
+    """Whether something is there: a file, or a folder that is not empty."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def check_new(folder: Path) -> None:
+    """Refuse to write beside what is there.
+
+    Raises:
+        UserError: the folder is not new or empty.
+    """
+    if occupied(folder):
+        raise UserError(f"expected a new or empty folder, got {folder}; choose another")
+
+
+def check_no_file(folder: Path) -> None:
+    """Refuse a file where a folder is to be.
+
+    Raises:
+        UserError: it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"expected a folder to write to, but {folder} is a file")
+
+
+def write_whole(path: Path, write: Callable[[Path], object], previous: Path | None = None) -> None:
+    """Call `write` with a temporary path beside `path`, flush it to disk, and rename it.
+
+    Args:
+        path: the file; its folder is made if it is not there.
+        write: writes the path that it is given.
+        previous: where the file that is replaced goes, in the same folder; None: it is gone. A
+            process that is killed between the two renames leaves only `previous`.
+
+    Raises:
+        OSError: it could not be written; what was there before is intact.
+    """
+    # The ending stays: savefig and its like choose the format by it.
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(part, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot write {path}: {reason}; what was there before is kept") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames in it last, where the system knows how to: Windows opens no folders."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # What file systems say that cannot flush a folder.
+        if error.errno not in (EBADF, EINVAL):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_parts(path: Path) -> None:
+    """Delete what killed processes left of writing `path`; nobody else may be writing it."""
+    for part in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Text, UTF-8."""
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """One JSON document; not-a-number is refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
+    """Rows as CSV, each line ending in a line feed."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows as CSV, under a header."""
+    write_text(path, csv_text(columns, rows))
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """One YAML document, keys in the order given."""
+    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

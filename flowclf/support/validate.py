@@ -1,0 +1,248 @@
+"""What the public calls are given, looked at where it enters: named, with what was expected.
+
+Type, shape, dtype and device cost nothing. Values (NaN, labels out of range) are looked at where
+the answer is worth the wait: on a CPU always, on other devices outside of training only, and never
+while a program is compiled, exported or vectorised, or within `unchecked_values`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import inf
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from couplings.core import Shape
+from couplings.ops.dispatch import needs_reference
+from flowclf.support.errors import UserError
+
+__all__ = [
+    "at_least",
+    "batch_norm_of_one",
+    "finite",
+    "indices",
+    "latents",
+    "numbers",
+    "one_of",
+    "readable",
+    "rows",
+    "samples",
+    "temperature",
+    "unchecked_values",
+]
+
+_UNCHECKED = ContextVar("unchecked", default=False)
+
+
+@contextmanager
+def unchecked_values() -> Iterator[None]:
+    """Within, no value is looked at: what is not a number passes through, and no GPU waits."""
+    token = _UNCHECKED.set(True)
+    try:
+        yield
+    finally:
+        _UNCHECKED.reset(token)
+
+
+def readable(values: Tensor, training: bool) -> bool:
+    """Whether looking at values is possible, and worth the wait."""
+    if needs_reference() or values.is_meta or _UNCHECKED.get():
+        return False
+    return values.device.type == "cpu" or not training
+
+
+def samples(name: str, x: Any, shape: Shape, like: Tensor | None = None) -> None:
+    """A batch (B, *shape) of real numbers, on the device of `like`.
+
+    Raises:
+        UserError: anything else.
+    """
+    _tensor(name, x)
+    if x.dim() == 0 or tuple(x.shape[1:]) != shape:
+        inner = ", ".join(map(str, shape))
+        raise UserError(f"expected {name} of shape (B, {inner}), got {tuple(x.shape)}")
+    if x.is_complex():
+        raise UserError(f"expected {name} of real numbers, got {x.dtype}; take its real part")
+    if like is not None:
+        _device(name, x, like)
+
+
+def latents(name: str, z: Any, dims: int, like: Tensor) -> None:
+    """Floating-point numbers (B, D) on the device of `like`.
+
+    Raises:
+        UserError: anything else.
+    """
+    samples(name, z, (dims,), like)
+    if not z.is_floating_point():
+        raise UserError(f"expected {name} of floating-point numbers, got {z.dtype}")
+
+
+def indices(
+    name: str,
+    values: Any,
+    what: str,
+    count: int,
+    like: Tensor,
+    *,
+    length: int | None = None,
+    none: bool = False,
+    training: bool = False,
+) -> Tensor:
+    """Integers 0..count-1 (B,) as int64; with `none` also -1.
+
+    Args:
+        name, values: the argument.
+        what: they are, for the message.
+        count: above all of them.
+        like: on whose device they must be.
+        length: B; None: any.
+        none: whether -1 stands for none.
+        training: whether values on another device than the CPU are trusted.
+
+    Raises:
+        UserError: anything else.
+    """
+    _tensor(name, values)
+    wanted = "(B,)" if length is None else f"({length},)"
+    if values.dim() != 1 or (length is not None and len(values) != length):
+        raise UserError(
+            f"expected {name} of shape {wanted}, one for each sample, got {tuple(values.shape)}"
+        )
+    expected = f"{name}: expected integer {what} 0..{count - 1}" + ", or -1 for none" * none
+    if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
+        raise UserError(f"{expected}, got {values.dtype}")
+    _device(name, values, like)
+    values = values.long()
+    if readable(values, training):
+        wrong = (values < -none) | (values >= count)
+        if bool(wrong.any()):
+            raise UserError(f"{expected}, got {values[wrong][0].item()}")
+    return values
+
+
+def finite(name: str, values: Tensor, training: bool = False) -> None:
+    """Numbers (B, ...) that are none of NaN and ±infinity.
+
+    Raises:
+        UserError: naming the first.
+    """
+    wrong = _wrong(values, training, infinite=False)
+    if wrong is not None:
+        bad = wrong.flatten(1).any(1)
+        raise UserError(
+            f"expected {name} of finite numbers, got {values[wrong][0].item()} in "
+            f"{int(bad.sum())} of {len(values)} samples (first sample {int(bad.nonzero()[0])}); "
+            "leave these out or mend them"
+        )
+
+
+def numbers(
+    name: str,
+    values: Tensor,
+    given: str,
+    x: Tensor,
+    training: bool = False,
+    *,
+    infinite: bool = True,
+) -> Tensor:
+    """The results (B, ...) that came of x (B, ...), none of them NaN, or `infinite` if not to be.
+
+    Raises:
+        UserError: saying how large x is.
+    """
+    wrong = _wrong(values, training, infinite)
+    if wrong is not None:
+        bad = wrong.flatten(1).any(1) if wrong.dim() > 1 else wrong
+        raise UserError(
+            f"expected {name} that is a number, got {'NaN' if infinite else 'NaN or infinity'} "
+            f"for {int(bad.sum())} of {len(bad)} samples (the largest |{given}| is "
+            f"{float(x.detach().abs().max()):.3g}): {given} is too large for {x.dtype}, or "
+            "training has diverged; mend the data, or train again with a lower train.lr"
+        )
+    return values
+
+
+def rows(name: str, x: Tensor) -> None:
+    """At least one sample.
+
+    Raises:
+        UserError: none.
+    """
+    if len(x) == 0:
+        raise UserError(f"expected at least one sample in {name} to learn from, got none")
+
+
+def temperature(value: Any) -> None:
+    """A finite number that is not negative.
+
+    Raises:
+        UserError: anything else.
+    """
+    if not isinstance(value, Real) or not 0 <= float(value) < inf:
+        raise UserError(
+            f"expected temperature >= 0, got {value!r}; a finite number, 1 for the model's own"
+        )
+
+
+def at_least(name: str, value: Any, least: int) -> None:
+    """A whole number that is not below `least`.
+
+    Raises:
+        UserError: anything else.
+    """
+    if not isinstance(value, Integral) or int(value) < least:
+        raise UserError(f"expected {name} of at least {least}, got {value!r}; a whole number")
+
+
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """One of the choices.
+
+    Raises:
+        UserError: anything else.
+    """
+    if value not in choices:
+        raise UserError(f"expected {name} to be {' or '.join(choices)}, got {value!r}")
+
+
+def batch_norm_of_one(error: ValueError, x: Tensor) -> ValueError:
+    """BatchNorm's refusal to normalise a single row, in our words; any other error as it is."""
+    if len(x) != 1 or "more than 1 value per channel" not in str(error):
+        return error
+    return UserError(
+        "expected at least 2 samples in training mode, as BatchNorm takes their average, got 1; "
+        "give a larger batch, or call model.eval() first"
+    )
+
+
+def _wrong(values: Tensor, training: bool, infinite: bool) -> Tensor | None:
+    """Where there is NaN, or infinity where that is wrong, too; None where nowhere."""
+    if not values.is_floating_point() or not readable(values, training):
+        return None
+    values = values.detach()
+    # A sum keeps what is not finite, and takes a thirtieth of the time.
+    total = values.sum()
+    if bool(total.isfinite()) or (infinite and not bool(total.isnan())):
+        return None
+    wrong = values.isnan() if infinite else ~values.isfinite()
+    return wrong if bool(wrong.any()) else None
+
+
+def _tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise UserError(
+            f"expected {name} as a tensor, got {type(value).__name__}; torch.as_tensor makes one"
+        )
+
+
+def _device(name: str, value: Tensor, like: Tensor) -> None:
+    if value.device != like.device:
+        raise UserError(
+            f"expected {name} on {like.device}, where the model is, got {value.device}; "
+            f"move it with .to({str(like.device)!r})"
+        )

@@ -1,0 +1,208 @@
+"""What the systems are put together from, by their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from couplings import Affine, Invertible, RationalQuadratic, SoftClamp, Univariate
+from couplings.conditioners import kaiming_linear
+from couplings.core import Shape
+from couplings.networks import conv_network, mlp_network, paper_network
+from flowclf import nn as backbones
+from flowclf.latent.beta_conditioned import FEATURES, ConditionedMixture, TradeOff
+from flowclf.latent.gaussian import GaussianMixture
+from flowclf.latent.low_rank import LowRankMixture
+from flowclf.latent.vmf import VonMisesFisherMixture
+from flowclf.nn.dequantize import Noise
+from flowclf.nn.encoders import DeltaEncoder, Encoder, GaussianEncoder, InvertibleEncoder
+from flowclf.nn.layers import feature_count
+from flowclf.nn.preprocessing import make_preprocess
+from flowclf.settings import (
+    BackboneSettings,
+    ConvSettings,
+    CustomSettings,
+    FeedForwardSettings,
+    InvertibleSettings,
+    MapSettings,
+    MixtureSettings,
+    MLPSettings,
+    ModelSettings,
+    NetworkSettings,
+    PaperSettings,
+)
+from flowclf.support.errors import UserError
+
+__all__ = ["Blueprint", "feed_forward_parts", "invertible_parts"]
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": backbones.mlp,
+    "cnn": backbones.cnn,
+    "resnet": backbones.resnet,
+    "wide-resnet": backbones.wide_resnet,
+    "residual": backbones.residual_network,
+    "paper": backbones.paper_residual_network,
+}
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a system must know besides its settings to be built.
+
+    Args:
+        shape: (C, H, W) or (F,).
+        classes: K.
+        levels: grey levels of an image, None for a table.
+        seed: of weights, rotations and permutations.
+        backbone: the user's own module from (B, *shape) to (B, D), invertible where the system's
+            network is; or None.
+        samples: N of the training set, for systems that tell its samples apart, or None.
+    """
+
+    shape: Shape
+    classes: int
+    levels: int | None
+    seed: int
+    backbone: nn.Module | None = None
+    samples: int | None = None
+
+    def generator(self) -> torch.Generator:
+        """A fresh generator, from which everything is drawn in order."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+def invertible_parts(
+    blueprint: Blueprint, settings: InvertibleSettings, trade_off: TradeOff | None = None
+) -> tuple[InvertibleEncoder, GaussianMixture, Noise]:
+    """Encoder, mixture and noise of a system with an invertible network.
+
+    With a trade-off couplings and means are conditioned on it.
+
+    Raises:
+        UserError: a backbone that is not invertible, or of other samples; or network.condition of
+            a system that has no trade-off to be conditioned on.
+    """
+    if settings.network.condition and trade_off is None:
+        raise UserError("expected ib-inn for network.condition=beta, got a system without a β̃")
+    generator, shape = blueprint.generator(), blueprint.shape
+    preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
+    features = FEATURES if trade_off else 0
+    network = _invertible(blueprint, settings.network, generator, features)
+    encoder = InvertibleEncoder(preprocess, network, trade_off)
+    mixture = _mixture(blueprint.classes, network.dims, settings.mixture, generator, trade_off)
+    return encoder, mixture, _noise(blueprint, settings)
+
+
+def feed_forward_parts(
+    blueprint: Blueprint,
+    settings: FeedForwardSettings,
+    encoder: type[DeltaEncoder | GaussianEncoder],
+    **options: float,
+) -> tuple[Encoder, GaussianMixture, Noise]:
+    """Encoder, mixture and noise of a system with a feed-forward network.
+
+    A linear layer ends the network where `latent` asks for one, or an encoder that needs mean and
+    variance. `options` are the encoder's.
+    """
+    generator, shape = blueprint.generator(), blueprint.shape
+    preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
+    network = _backbone(blueprint, settings.network, generator)
+    features = feature_count(network, shape)
+    latent, numbers = settings.latent or features, 2 if encoder is GaussianEncoder else 1
+    if settings.latent or numbers > 1:
+        last = kaiming_linear(features, numbers * latent, generator, gain=0.5**0.5)
+        last.weight.data[latent:] = 0  # every sample starts with the same variance
+        network = nn.Sequential(network, last)
+    mixture = _mixture(blueprint.classes, latent, settings.mixture, generator)
+    return encoder(preprocess, network, **options), mixture, _noise(blueprint, settings)
+
+
+def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:
+    unit = blueprint.levels - 1 if blueprint.levels else 1.0
+    return Noise(blueprint.shape, settings.noise.uniform, settings.noise.sigma, unit=unit)
+
+
+def _mixture(
+    classes: int,
+    dims: int,
+    settings: MixtureSettings,
+    generator: torch.Generator,
+    trade_off: TradeOff | None = None,
+) -> GaussianMixture:
+    """The latent mixture; means that are to start from the data are equidistant until then."""
+    low_rank = settings.rank is not None or settings.full_dims > 0
+    if low_rank and (settings.rank is None or settings.kind == "vmf" or trade_off is not None):
+        raise UserError(
+            "expected mixture.rank, with or without mixture.full_dims, of a mixture of Gaussians "
+            f"without network.condition, got {settings.kind}, rank {settings.rank} and "
+            f"full_dims {settings.full_dims}; leave both out for full means"
+        )
+    if settings.kind == "vmf":
+        return VonMisesFisherMixture(
+            classes, dims, means=settings.means, weights=settings.weights, generator=generator
+        )
+    start = "equidistant" if settings.start == "data" else settings.start
+    own = {"kind", "start", "rank", "full_dims"}
+    options = settings.model_dump(exclude=own) | {"start": start}
+    if settings.rank is not None:
+        sizes = classes, dims, settings.rank, settings.full_dims
+        return LowRankMixture(*sizes, generator=generator, **options)
+    if trade_off is not None:
+        return ConditionedMixture(trade_off, classes, dims, generator=generator, **options)
+    return GaussianMixture(classes, dims, generator=generator, **options)
+
+
+def _backbone(
+    blueprint: Blueprint, settings: BackboneSettings, generator: torch.Generator
+) -> nn.Module:
+    if isinstance(settings, CustomSettings):
+        return _own(blueprint)
+    options = settings.model_dump(exclude={"kind"})
+    return BACKBONES[settings.kind](blueprint.shape, generator, **options)
+
+
+def _own(blueprint: Blueprint) -> nn.Module:
+    if blueprint.backbone is None:
+        raise UserError(
+            "network.kind=custom: expected a module of yours as backbone=…, got none; "
+            "give it to flowclf.build, train or load"
+        )
+    return blueprint.backbone
+
+
+def _own_invertible(blueprint: Blueprint) -> Invertible:
+    network = _own(blueprint)
+    if not isinstance(network, Invertible) or network.in_shape != blueprint.shape:
+        got = f"{type(network).__name__} of {getattr(network, 'in_shape', 'any')}"
+        raise UserError(
+            f"expected a couplings.Invertible of samples {blueprint.shape} as backbone, got {got}; "
+            "other networks are for systems such as vc"
+        )
+    return network
+
+
+def _invertible(
+    blueprint: Blueprint, settings: NetworkSettings, generator: torch.Generator, features: int
+) -> Invertible:
+    if isinstance(settings, CustomSettings):
+        return _own_invertible(blueprint)
+    shape = blueprint.shape
+    own = {"kind", "clamp", *MapSettings.model_fields}
+    options = settings.model_dump(exclude=own) | {"univariate": _univariate(settings)}
+    if isinstance(settings, PaperSettings):
+        return paper_network(shape, generator, **options)
+    options["context_features"] = features
+    make = conv_network if isinstance(settings, ConvSettings) else mlp_network
+    return make(shape, generator, **options)
+
+
+def _univariate(settings: ConvSettings | MLPSettings | PaperSettings) -> Univariate | None:
+    """The map of all couplings; None: the one that is the network's own."""
+    if settings.map == "spline":
+        return RationalQuadratic(settings.bins, settings.bound)
+    if isinstance(settings, PaperSettings):
+        return None
+    return Affine(SoftClamp(**settings.clamp.model_dump()))

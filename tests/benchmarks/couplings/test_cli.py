@@ -1,0 +1,136 @@
+"""`python -m benchmarks.couplings`: every bench runs, and mistakes get one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.couplings import peers
+from benchmarks.couplings.cli import main
+from benchmarks.couplings.gpu import run_parts
+from benchmarks.couplings.results import COLUMNS, RECORDED, read
+
+QUICK = ["--quick", "--no-compile", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("bench", ["couplings", "mixture", "networks"])
+def test_every_bench_runs(bench: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = RECORDED.read_bytes() if RECORDED.exists() else None
+    out = tmp_path / "results.csv"
+    assert main([bench, *QUICK, "--json", "--out", str(out)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all(tuple(row) == COLUMNS for row in rows)
+    assert {row["bench"] for row in rows} == {bench}
+    assert "couplings" in {row["provider"] for row in rows}
+    assert len(read(out)) == len(rows)
+    assert (RECORDED.read_bytes() if RECORDED.exists() else None) == before
+
+
+def test_a_table_and_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["mixture", *QUICK, "--no-record"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("case")
+    assert "torch.distributions" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+WRONG = {
+    "bench": (["couplers"], "couplers"),
+    "option": (["couplings", "--fast"], "--fast"),
+    "device": (["couplings", "--device", "tpu"], "tpu"),
+    "no CUDA": (["couplings", "--device", "cuda"], "--device cpu"),
+    "no GPU": (["gpu"], "no CUDA"),
+    "threads": (["couplings", "--threads", "0"], "--threads"),
+    "seconds": (["couplings", "--seconds", "-1"], "--seconds"),
+    "folder": (["couplings", "--out", "nowhere/a.csv"], "nowhere"),
+    "columns": (["couplings", "--out", "other.csv"], "other columns"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_wrong_input_gets_one_line(
+    mistake: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("other.csv").write_text("a,b\n1,2\n")
+    if mistake in ("no CUDA", "no GPU") and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    arguments, word = WRONG[mistake]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert word in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_peer_that_is_missing_is_left_out_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_zuko(name: str) -> object:
+        return None if name == "zuko" else find_spec(name)
+
+    monkeypatch.setattr(peers, "find_spec", without_zuko)
+    assert main(["couplings", *QUICK, "--json", "--no-record"]) == 0
+    captured = capsys.readouterr()
+    providers = {row["provider"] for row in json.loads(captured.out)}
+    assert "zuko" not in providers
+    assert "nflows" in providers
+    assert captured.err.count("zuko is not installed, its rows are left out") == 1
+
+
+def test_a_provider_that_disagrees_fails_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.couplings import mixture
+
+    monkeypatch.setattr(mixture, "log", lambda _: 0.0)  # the broadcast formula without its 2π
+    assert main(["mixture", *QUICK, "--no-record"]) == 1
+    captured = capsys.readouterr()
+    assert "broadcast and couplings differ in output 0" in captured.err
+    assert captured.out == ""
+
+
+def test_as_a_module_it_sets_its_own_environment(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.couplings",
+        "mixture",
+        *QUICK,
+        "--no-record",
+        "--json",
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)[0]["provider"] == "couplings"
+    assert "profiler" not in run.stderr
+
+
+def test_one_part_that_fails_does_not_stop_the_next(capfd: pytest.CaptureFixture[str]) -> None:
+    parts = {
+        "first": (("-c", "raise SystemExit(3)"), 60),
+        "second": (("-c", "import time; time.sleep(60)"), 1),
+        "third": (("-c", "print('here')"), 60),
+    }
+    assert run_parts([], parts) == 1
+    captured = capfd.readouterr()
+    assert "here" in captured.out
+    lines = captured.err.splitlines()
+    assert lines == [
+        "bench: first: failed with status 3",
+        "bench: second: stopped after 1 s",
+        "bench: third: done",
+    ]
+    assert run_parts([], {"third": parts["third"]}) == 0

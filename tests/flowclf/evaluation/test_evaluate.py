@@ -1,0 +1,429 @@
+"""Evaluation of models whose results are known, and the baselines against scipy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import log, sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from flowclf import build
+from flowclf.classifier import GenerativeClassifier
+from flowclf.data import Split, hold_out
+from flowclf.data.outliers import Outliers
+from flowclf.evaluation import SUITES, Options, Subject, evaluate, metrics, predict_split
+from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows
+from flowclf.evaluation.clustering import class_distances
+from flowclf.evaluation.metrics import expected_calibration_error
+from flowclf.evaluation.recalibration import TemperatureScaling
+from flowclf.evaluation.robustness import ensemble_rows
+from flowclf.evaluation.scores import SCORES
+from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
+from flowclf.systems.resnet import Softmax
+
+K = 3
+# Suites that need more than a split, or more samples.
+OTHERS = ("ood", "shift", "attack", "paper-calibration", "recalibration", "bound")
+NETWORK = {"kind": "conv", "blocks": [1], "width": [4], "dense_hidden": [8], "dropout": 0.5}
+
+
+def images(generator: torch.Generator, count: int = 30) -> Split:
+    x = torch.randint(0, 256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    return Split(x, torch.arange(count) % K)
+
+
+def image_model(split: Split) -> GenerativeClassifier:
+    model = build("ib-inn", shape=(1, 4, 4), classes=K, network=NETWORK)
+    model.fit_statistics(split.x, split.y)
+    return model
+
+
+def test_results_are_those_of_the_model(generator: torch.Generator) -> None:
+    """With floats there is no noise; more rows than one batch takes."""
+    x = torch.randn(1100, 2, generator=generator)
+    split = Split(x, torch.arange(1100) % K)
+    model = build("ib-inn", shape=(2,), classes=K).eval()
+    log_prob = model.log_prob(x).detach().double()
+    correct = (model.predict(x) == split.y).double()
+    results = evaluate(model, split)
+    assert results["accuracy"] == pytest.approx(float(correct.mean()))
+    assert results["accuracy_per_class"][1] == pytest.approx(float(correct[split.y == 1].mean()))
+    assert results["log_prob_nats"] == pytest.approx(float(log_prob.mean()), rel=1e-6)
+    assert results["bits_per_dim"] == pytest.approx(float(-log_prob.mean()) / 2 / log(2), rel=1e-6)
+    per_sample = model.log_posterior(x).detach()[torch.arange(1100), split.y]
+    assert results["negative_log_posterior_nats"] == pytest.approx(-per_sample.mean().item())
+    torch.testing.assert_close(predict_split(model, split).log_prob, log_prob.float())
+
+
+def test_integers_get_noise_of_one_grey_level(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split).eval()
+    got = torch.tensor([evaluate(model, split, seed=s)["log_prob_nats"] for s in range(30)])
+
+    def own_draw() -> float:
+        noise = torch.rand(split.x.shape, generator=generator)
+        return model.log_prob(split.x.float() + noise).mean().item()
+
+    expected = torch.tensor([own_draw() for _ in range(30)])
+    error = sqrt(float(got.var() + expected.var()) / 30)
+    assert error > 0
+    assert abs(float(got.mean() - expected.mean())) < 5 * error
+
+
+def test_the_seed_decides_the_noise(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split)
+    first, again, other = (evaluate(model, split, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first["bits_per_dim"] != other["bits_per_dim"]
+    assert first["accuracy_per_class"] == other["accuracy_per_class"]
+    assert first["ece"] == other["ece"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_put_back(training: bool, generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split).train(training)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    results = evaluate(model, split)
+    assert {module.training for module in model.modules()} == {training}
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert results == evaluate(model.eval(), split)
+
+
+def test_the_mode_is_put_back_after_an_error(generator: torch.Generator) -> None:
+    model = image_model(images(generator)).train()
+    with pytest.raises(UserError, match="expected x of shape"):
+        evaluate(model, Split(torch.zeros(2, 1, 5, 5, dtype=torch.uint8), torch.tensor([0, 1])))
+    assert model.training
+
+
+def test_suites_can_be_picked(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split)
+    names = {"ece", "ece_20_bins", "negative_log_posterior_nats"}
+    assert names < evaluate(model, split, ["calibration"]).keys()
+    plain = [name for name in SUITES if name not in OTHERS]
+    every = evaluate(model, split, iter(plain), training=split)
+    assert every | evaluate(model, split) == every
+    confusion = [[row[str(k)] for k in range(model.classes)] for row in every["confusion"]]
+    right = sum(row[k] for k, row in enumerate(confusion))
+    assert right == round(every["accuracy"] * len(split))
+    assert every["accuracy_low"] < every["accuracy"] < every["accuracy_high"]
+    with pytest.raises(UserError, match="'clustering' needs the training split"):
+        evaluate(model, split, ["clustering"])
+    with pytest.raises(UserError, match="'ood' needs outliers"):
+        evaluate(model, split, ["ood"])
+    with pytest.raises(UserError, match="unknown suite 'colour'; choose from: accuracy, conf"):
+        evaluate(model, split, ["accuracy", "colour"])
+
+
+def test_outliers_shifts_and_attacks_are_rows(generator: torch.Generator) -> None:
+    split = images(generator)
+    model, strange = image_model(split), Outliers("strange", 255 - split.x)
+    options = Options((strange,), ("brightness",), (1, 3), epsilons=(0.1,), samples=8)
+    suites = ["ood", "shift", "attack"]
+    found = evaluate(model, split, suites, training=split, options=options)
+    assert {row["score"] for row in found["ood"]} == SCORES.keys() - {"waic", "rate"}
+    assert all(row["auroc_low"] <= row["auroc"] <= row["auroc_high"] for row in found["ood"])
+    assert [row["set"] for row in found["ood_entropy"]] == ["test", "strange"]
+    assert [(row["family"], row["severity"]) for row in found["shift"]][:2] == [
+        ("clean", 0),
+        ("brightness", 1),
+    ]
+    assert len(found["attack"]) == 4
+    table = Options(levels=None)
+    with pytest.raises(UserError, match="'attack' needs images"):
+        evaluate(model, split, ["attack"], options=table)
+
+
+def test_an_empty_split_is_refused(generator: torch.Generator) -> None:
+    split = images(generator)
+    with pytest.raises(UserError, match="at least one sample to evaluate, got none"):
+        evaluate(image_model(split), split.take(slice(0)))
+
+
+class Told(Softmax):
+    """Posteriors by a given function of x, and no density."""
+
+    def __init__(self, posterior: Callable[[Tensor], Tensor]) -> None:
+        plain = build("resnet", shape=(2,), classes=K)
+        super().__init__((2,), plain.encoder, plain.mixture, plain.noise, plain.settings)
+        self.posterior = posterior
+
+    def log_posterior(self, x: Tensor) -> Tensor:
+        return self.posterior(x).log_softmax(1)
+
+
+def labelled_rows(count: int = 3000) -> Split:
+    """The first feature is the label."""
+    y = torch.arange(count) % K
+    return Split(torch.stack((y.float(), torch.zeros(count)), dim=1), y)
+
+
+def test_an_oracle_is_perfect_and_a_wrong_one_perfectly_wrong() -> None:
+    def sure(shift: int) -> Told:
+        return Told(lambda x: 100.0 * torch.eye(K)[(x[:, 0].long() + shift) % K])
+
+    right, wrong = (evaluate(sure(shift), labelled_rows()) for shift in (0, 1))
+    assert right["accuracy"] == 1
+    assert right["accuracy_per_class"] == [1, 1, 1]
+    assert right["ece"] == pytest.approx(0, abs=1e-9)
+    assert right["negative_log_posterior_nats"] == pytest.approx(0, abs=1e-9)
+    assert wrong["accuracy"] == 0
+    assert wrong["ece"] == pytest.approx(1, abs=1e-9)
+    assert wrong["negative_log_posterior_nats"] == pytest.approx(100)
+
+
+def test_random_logits_are_right_one_time_in_k(generator: torch.Generator) -> None:
+    split = labelled_rows()
+    model = Told(lambda x: 3 * torch.randn(len(x), K, generator=generator))
+    results = evaluate(model, split)
+    assert abs(results["accuracy"] - 1 / K) < 5 * sqrt(1 / K * (1 - 1 / K) / len(split))
+    assert results["negative_log_posterior_nats"] > log(K)
+    assert results["ece"] > 0.3
+
+
+def test_without_a_density_there_are_no_bits() -> None:
+    results = evaluate(Told(lambda x: torch.zeros(len(x), K)), labelled_rows())
+    names = ("bits_per_dim", "log_prob_nats", "paper_rate_per_dim_nats")
+    assert [results[name] for name in names] == [None, None, None]
+    assert results["negative_log_posterior_nats"] == pytest.approx(log(K))
+
+
+def test_weights_that_are_not_numbers_are_refused(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split)
+    with torch.no_grad():
+        model.mixture.means[0, 0] = torch.nan
+    with pytest.raises(UserError, match="log_posterior that is a number, got NaN for 30 of 30"):
+        evaluate(model, split)
+
+
+def test_the_right_class_is_among_the_likeliest() -> None:
+    log_posterior = torch.arange(8.0).repeat(8, 1).log_softmax(1)
+    assert metrics.top_accuracy(log_posterior, torch.arange(8), 5) == 5 / 8
+    assert metrics.top_accuracy(log_posterior, torch.arange(8), 1) == 1 / 8
+    assert metrics.top_accuracy(log_posterior[:, :5], torch.arange(5), 5) is None
+
+
+def test_the_likelihood_of_each_class(generator: torch.Generator) -> None:
+    split = images(generator)
+    found = evaluate(image_model(split), split, ["likelihood"])
+    rows = found["likelihood_per_class"]
+    assert [(row["class"], row["samples"]) for row in rows] == [(0, 10), (1, 10), (2, 10)]
+    for name in ("log_prob_nats", "bits_per_dim"):
+        assert sum(row[name] for row in rows) / 3 == pytest.approx(found[name])
+    assert found["density"] == "exact"
+    nothing = evaluate(Told(lambda x: torch.zeros(len(x), K)), labelled_rows(), ["likelihood"])
+    assert nothing["density"] == "none"
+    assert "likelihood_per_class" not in nothing
+
+
+def test_the_information_of_a_flow_is_its_bits_and_grows_as_noise_shrinks(
+    generator: torch.Generator,
+) -> None:
+    """With uniform noise of one grey level h(ε) = 0: CI(X; Z) is -E log q(x)."""
+    split = images(generator, 3000)
+    model = image_model(split)
+    model.noise.uniform, model.noise.sigma = 1.0, 0.0
+    found = evaluate(model, split, ["information", "likelihood"])
+    assert found["noise_sigma"] == 0
+    assert found["input_information_nats"] == pytest.approx(-found["log_prob_nats"], abs=0.2)
+    model.noise.uniform = 0.5
+    narrower = evaluate(model, split, ["information"])["input_information_nats"]
+    assert narrower == pytest.approx(found["input_information_nats"] + 16 * log(2), abs=0.5)
+    model.noise.uniform = 0.0
+    assert evaluate(model, split, ["information"])["input_information_nats"] is None
+
+
+def test_the_information_of_vae_as_is_also_its_softmaxes(generator: torch.Generator) -> None:
+    split = images(generator)
+    settings = {"network": {"kind": "mlp", "hidden": [8]}, "identity": {"hidden": []}}
+    model = build("vae-as", shape=(1, 4, 4), classes=K, samples=len(split), **settings)
+    found = evaluate(model, split, ["information"], training=split)
+    # Untrained, it is uniform: it knows nothing, and all of the rate is divergence.
+    assert found["softmax_identity_nats"] == pytest.approx(log(30), abs=1e-5)
+    assert found["softmax_mi_nats"] == pytest.approx(0, abs=1e-5)
+    assert 0 <= found["mi_nats"] <= log(30)
+    total = found["mi_nats"] + found["md_nats"]
+    assert found["softmax_md_nats"] == pytest.approx(total, abs=1.0)
+    assert found["input_information_nats"] is None
+
+
+def test_distances_of_classes_are_those_of_their_means(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = image_model(split)
+    rows = evaluate(model, split, ["clustering"], training=split)["class_distances"]
+    distances = torch.tensor([[row[str(k)] for k in range(K)] for row in rows])
+    expected = torch.cdist(model.mixture.means, model.mixture.means).detach()
+    torch.testing.assert_close(distances, expected, rtol=1e-4, atol=1e-4)
+    means, std = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[1.0, 2.0], [1.0, 0.5]])
+    assert float(class_distances(means, std)[0, 1]) == pytest.approx(5)
+
+
+# Baselines.
+
+
+def gaussian_table(generator: torch.Generator, count: int, classes: int = K) -> Split:
+    """Classes of different means and covariances, columns of different units."""
+    y = torch.arange(count) % classes
+    x = torch.randn(count, 3, generator=generator) * (1.0 + y[:, None])
+    x[:, 1] += x[:, 0] * y
+    x += 3.0 * torch.eye(3)[y % 3]
+    return Split(x * torch.tensor([1.0, 0.01, 50.0]) + 7, y)
+
+
+def check_qda(
+    row: dict[str, Any],
+    train: np.ndarray,
+    y: Tensor,
+    test: np.ndarray,
+    test_y: Tensor,
+    units: float,
+) -> None:
+    """Against log w_k q(x|k) with covariances (1 - r) S + r I; `units`: Σ log of the arrays' units.
+
+    scikit-learn changed S from the unbiased to the maximum-likelihood estimate.
+    """
+    bits = []
+    for ddof in (0, 1):
+        joint = np.empty((len(test), K))
+        for k in range(K):
+            rows = train[y.numpy() == k]
+            covariance = (1 - QDA_REGULARISATION) * np.cov(rows.T, ddof=ddof)
+            covariance += QDA_REGULARISATION * np.eye(rows.shape[1])
+            density = multivariate_normal(rows.mean(0), covariance)
+            joint[:, k] = density.logpdf(test) + log(len(rows) / len(train))
+        bits.append((units - logsumexp(joint, axis=1).mean()) / test.shape[1] / log(2))
+    assert row["system"] == "QDA"
+    assert min(abs(row["bits_per_dim"] - value) for value in bits) < 1e-9
+    correct = joint.argmax(1) == test_y.numpy()
+    assert row["accuracy"] == pytest.approx(correct.mean(), abs=2 / len(test))
+
+
+def test_qda_of_a_table_is_that_of_scipy_in_the_units_of_the_data(
+    generator: torch.Generator,
+) -> None:
+    train, test = gaussian_table(generator, 150), gaussian_table(generator, 90)
+    x = train.x.double().numpy()
+    mean, std = x.mean(0), x.std(0)
+    qda, logistic = baseline_rows(train, test, None)
+    arrays = (x - mean) / std, train.y, (test.x.double().numpy() - mean) / std, test.y
+    check_qda(qda, *arrays, float(np.log(std).sum()))
+    assert logistic["system"] == "logistic regression"
+    assert logistic["bits_per_dim"] is None
+    assert 0.5 < logistic["accuracy"] <= 1
+    assert qda["seconds"] >= 0
+
+
+def test_qda_of_images_counts_in_grey_levels(generator: torch.Generator) -> None:
+    def draw(count: int) -> Split:
+        y = torch.arange(count) % K
+        x = (
+            100
+            + 40 * y[:, None, None, None]
+            + 20 * torch.randn(count, 1, 2, 2, generator=generator)
+        )
+        return Split(x.clamp(0, 255).to(torch.uint8), y)
+
+    train, test = draw(120), draw(60)
+
+    def noisy(split: Split) -> np.ndarray:
+        x = split.x.flatten(1).double()
+        noise = torch.rand(x.shape, generator=generator_for(0, "baselines"), dtype=x.dtype)
+        return ((x + noise) / 255).numpy()
+
+    qda, logistic = baseline_rows(train, test, 256)
+    check_qda(qda, noisy(train), train.y, noisy(test), test.y, 4 * log(255))
+    fitted, held_out = hold_out(train, 0.1, seed=0)
+    parts = [split.x.flatten(1).double().numpy() / 255 for split in (fitted, held_out, test)]
+    own = LogisticRegression(max_iter=200).fit(parts[0], fitted.y)
+    held, tested = (torch.from_numpy(own.predict_log_proba(x)) for x in parts[1:])
+    temperature = TemperatureScaling().fit(held, held_out.y)
+    assert logistic["ece"] == pytest.approx(
+        expected_calibration_error(temperature.transform(tested), test.y), abs=1e-12
+    )
+
+
+def test_qda_needs_a_few_samples(generator: torch.Generator) -> None:
+    train, test = gaussian_table(generator, 9), gaussian_table(generator, 90)
+    assert [row["system"] for row in baseline_rows(train, test, None)] == ["logistic regression"]
+
+
+def test_qda_of_many_dimensions_gets_components(generator: torch.Generator) -> None:
+    train, test = (
+        Split(
+            torch.randn(n, 50, generator=generator) + 2.0 * (torch.arange(n) % K)[:, None],
+            torch.arange(n) % K,
+        )
+        for n in (90, 60)
+    )
+    qda, _ = baseline_rows(train, test, None)
+    assert qda["system"] == "QDA of 14 components"
+    assert qda["bits_per_dim"] is None
+    assert qda["accuracy"] > 0.9
+
+
+def test_two_classes_have_posteriors_as_more_have(generator: torch.Generator) -> None:
+    train, test = (gaussian_table(generator, n, classes=2) for n in (200, 100))
+    qda, logistic = baseline_rows(train, test, None)
+    assert qda["accuracy"] > 0.6
+    assert logistic["accuracy"] > 0.6
+    assert qda["ece"] < 0.2
+
+
+def test_baselines_see_every_class_of_a_large_sorted_set(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    monkeypatch.setattr("flowclf.evaluation.baselines.MOST_SAMPLES", 60)
+    y = torch.arange(5).repeat_interleave(40)
+    split = Split(torch.randn(200, 3, generator=generator) + y[:, None], y)
+    rows = baseline_rows(split, split, None)
+    assert [row["samples"] for row in rows] == [60, 60]
+
+
+def test_recalibration_is_fitted_on_what_was_held_out(generator: torch.Generator) -> None:
+    test, validation = images(generator, 90), images(generator, 90)
+    model = image_model(test)
+    rows = evaluate(model, test, ["recalibration"], validation=validation)["recalibration"]
+    assert [row["method"] for row in rows] == ["none", "temperature", "vector", "isotonic"]
+    assert rows[0]["ece"] == evaluate(model, test, ["calibration"])["ece"]
+    assert rows[1]["accuracy"] == rows[0]["accuracy"]
+    for nothing in (None, validation.take(slice(0))):
+        with pytest.raises(UserError, match="data.validation"):
+            evaluate(model, test, ["recalibration"], validation=nothing)
+
+
+def test_more_importance_samples_are_a_tighter_bound(generator: torch.Generator) -> None:
+    split = images(generator)
+    model = build("vae", shape=(1, 4, 4), classes=K, likelihood="logistic")
+    options = Options(samples=30, draws=300)
+    one, many = evaluate(model, split, ["bound"], options=options)["bound"]
+    assert one["log_prob_nats"] < many["log_prob_nats"] < 0
+    assert (one["draws"], many["draws"]) == (1, 300)
+    with pytest.raises(UserError, match="'bound' needs an encoder of Gaussians"):
+        evaluate(image_model(split), split, ["bound"])
+
+
+def test_several_runs_have_a_score_of_their_own(generator: torch.Generator) -> None:
+    split = images(generator)
+    options = Options((Outliers("strange", 255 - split.x),))
+    subject = Subject(image_model(split), split, options=options)
+    (row,) = ensemble_rows([subject.model] * 2, subject)
+    (single,) = (
+        row
+        for row in evaluate(subject.model, split, ["ood"], training=split, options=options)["ood"]
+        if row["score"] == "negative-log-prob"
+    )
+    assert row["score"] == "waic"
+    assert row["auroc"] == pytest.approx(single["auroc"])
+    assert ensemble_rows([Told(lambda x: x)], subject) == []

@@ -1,0 +1,218 @@
+"""Scores of tiny models against what the common face says directly."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowclf import build
+from flowclf.classifier import GenerativeClassifier
+from flowclf.data import Split
+from flowclf.evaluation import predict_split
+from flowclf.evaluation.detection import auroc
+from flowclf.evaluation.scores import (
+    SCORES,
+    Told,
+    ensemble_scores,
+    model_scores,
+    negative_log_prob_per_dim,
+    training_centre,
+    waic,
+)
+from flowclf.latent.vmf import VonMisesFisherMixture
+from flowclf.support.errors import UserError
+
+K, DIMS = 3, 16
+SHAPE = (1, 4, 4)
+NETWORK = {"kind": "conv", "blocks": [1], "width": [4], "dense_hidden": [8], "dropout": 0.5}
+
+
+def images(count: int = 40, seed: int = 0) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (count, *SHAPE), generator=generator, dtype=torch.uint8)
+    return Split(x, torch.arange(count) % K)
+
+
+def made(system: str = "ib-inn", seed: int = 0) -> GenerativeClassifier:
+    settings = {"network": NETWORK} if system in ("ib-inn", "i-revnet") else {}
+    model = build(system, shape=SHAPE, classes=K, seed=seed, **settings)
+    model.fit_statistics(images().x, images().y)
+    return model
+
+
+@pytest.fixture(scope="module")
+def flow() -> GenerativeClassifier:
+    return made()
+
+
+def close(got: Tensor, expected: Tensor, rtol: float = 1e-5) -> None:
+    torch.testing.assert_close(got, expected.detach().double(), rtol=rtol, atol=1e-6)
+
+
+def test_the_table_says_what_each_needs() -> None:
+    assert {name: score.name for name, score in SCORES.items()} == {name: name for name in SCORES}
+    assert {score.needs for score in SCORES.values()} == {
+        "density", "posterior", "latents", "Gaussian encoder", "training statistics",
+        "several runs",
+    }  # fmt: skip
+    assert all(hasattr(Told(), field) for score in SCORES.values() for field in score.uses)
+    assert all(score(Told()) is None for score in SCORES.values())
+
+
+def test_densities_are_those_of_an_evaluation(flow: GenerativeClassifier) -> None:
+    """More rows than share one draw of noise."""
+    split = images(600)
+    log_prob = predict_split(flow, split).log_prob
+    assert log_prob is not None
+    close(model_scores(flow, split.x)["negative-log-prob"], -log_prob / DIMS)
+    close(negative_log_prob_per_dim(flow, split.x), -log_prob / DIMS)
+
+
+def test_scores_are_those_computed_directly(flow: GenerativeClassifier) -> None:
+    x = images().x
+    scores = model_scores(flow, x, centre=3.0)
+    assert scores.keys() == SCORES.keys() - {"waic", "rate"}
+    assert {(s.shape, s.dtype, s.device.type) for s in scores.values()} == {
+        ((len(x),), torch.float64, "cpu")
+    }
+    posterior = flow.eval().log_posterior(x).detach().double().exp()
+    z, mixture = flow.encode(x).z, flow.mixture
+    close(scores["typicality"], (scores["negative-log-prob"] - 3).abs())
+    close(scores["latent-negative-log-prob"], -mixture.log_prob(z))
+    close(scores["latent-distance"], torch.cdist(z, mixture.means).min(1).values, rtol=1e-3)
+    close(scores["entropy"], -(posterior * posterior.log()).nan_to_num().sum(1))
+    close(scores["max-probability"].exp(), 1 - posterior.max(1).values)
+
+
+def test_the_distance_is_in_standard_deviations() -> None:
+    model = build("gm", shape=(2,), classes=2, mixture={"covariance": "per-class"}).eval()
+    model.mixture.log_var.data.normal_(generator=torch.Generator().manual_seed(0))
+    x = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
+    z, mixture = model.encode(x).z, model.mixture
+    expected = ((z[:, None] - mixture.means) / mixture.std()).norm(dim=2).min(1).values
+    close(model_scores(model, x)["latent-distance"], expected, rtol=1e-3)
+
+
+def test_the_energy_of_the_mixture_is_its_negative_log_density(flow: GenerativeClassifier) -> None:
+    z = flow.eval().encode(images().x).z
+    logits = flow.mixture.log_prob_given_class(z) + flow.mixture.log_weights
+    close(model_scores(flow, images().x)["latent-negative-log-prob"], -logits.logsumexp(1))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 10_000])
+@pytest.mark.parametrize("system", ["ib-inn", "vib", "vae"])
+def test_the_batch_size_does_not_matter(system: str, batch: int) -> None:
+    model, x = made(system), images(23).x
+    expected = model_scores(model, x, centre=0.0)
+    for name, scores in model_scores(model, x, batch, centre=0.0).items():
+        torch.testing.assert_close(scores, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_no_more_than_a_batch_at_once(flow: GenerativeClassifier) -> None:
+    sizes: list[int] = []
+    handle = flow.encoder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    model_scores(flow, images(23).x, 5)
+    handle.remove()
+    assert max(sizes) == 5
+
+
+def test_the_seed_is_that_of_the_dequantisation_alone(flow: GenerativeClassifier) -> None:
+    first, again, other = (model_scores(flow, images().x, seed=seed) for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["negative-log-prob"], other["negative-log-prob"])
+    assert torch.equal(first["entropy"], other["entropy"])
+
+
+def test_nothing_global_is_touched(flow: GenerativeClassifier) -> None:
+    before = torch.get_rng_state()
+    flow.train()
+    scores = model_scores(flow, images().x)
+    assert flow.training
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(values.requires_grad for values in scores.values())
+    with pytest.raises(UserError, match="expected x of shape"):
+        model_scores(flow, torch.zeros(2, 1, 5, 5, dtype=torch.uint8))
+    assert flow.training
+    assert torch.is_grad_enabled()
+
+
+def test_each_system_gives_what_it_can() -> None:
+    x = images().x
+    always = {"latent-negative-log-prob", "latent-distance", "max-probability", "entropy"}
+    for system in ("resnet", "i-revnet", "ce"):
+        assert model_scores(made(system), x, centre=1.0).keys() == always
+    model = made("vib").eval()
+    scores, encoding = model_scores(model, x), model.encode(x)
+    assert scores.keys() == always | {"rate"}
+    assert encoding.mean is not None
+    assert encoding.log_var is not None
+    normal = torch.distributions.Normal(encoding.mean, (0.5 * encoding.log_var).exp())
+    standard = torch.distributions.Normal(0.0, 1.0)
+    close(scores["rate"], torch.distributions.kl_divergence(normal, standard).sum(1), rtol=1e-4)
+    model = made("vae").eval()
+    scores = model_scores(model, x)
+    assert scores.keys() == always | {"negative-log-prob", "rate"}
+    close(scores["negative-log-prob"], -model.elbo(x) / DIMS)
+
+
+def test_directions_have_no_distance() -> None:
+    model = made("ce")
+    model.mixture = VonMisesFisherMixture(K, model.mixture.dims)
+    scores = model_scores(model, images().x)
+    assert scores.keys() == {"latent-negative-log-prob", "max-probability", "entropy"}
+
+
+def test_a_system_without_a_density_says_so() -> None:
+    with pytest.raises(UserError, match="expected a system with a density or a bound of it, got"):
+        training_centre(made("resnet"), images().x)
+
+
+def test_samples_are_needed(flow: GenerativeClassifier) -> None:
+    with pytest.raises(UserError, match="expected samples and a batch of at least 1, got 0"):
+        model_scores(flow, images().x[:0])
+    with pytest.raises(UserError, match="got 40 and 0"):
+        model_scores(flow, images().x, batch=0)
+    with pytest.raises(UserError, match="at least one trained model, got none"):
+        ensemble_scores([], images().x)
+
+
+def test_the_centre_is_the_mean_over_training(flow: GenerativeClassifier) -> None:
+    x = images().x
+    centre = training_centre(flow, x)
+    assert centre == float(model_scores(flow, x)["negative-log-prob"].mean())
+    assert float(model_scores(flow, x, centre=centre)["typicality"].min()) < 1
+
+
+def test_waic_is_mean_and_variance_over_runs() -> None:
+    models, x = [made(seed=seed) for seed in (0, 1, 2)], images().x
+    rows = torch.stack([model_scores(model, x)["negative-log-prob"] for model in models])
+    scores = ensemble_scores(iter(models), x)
+    assert scores.keys() == {"waic"}
+    close(scores["waic"], rows.mean(0) + (rows - rows.mean(0)).square().mean(0))
+    close(ensemble_scores(models[:1], x)["waic"], rows[0])
+    assert waic(torch.tensor([[inf, 1.0], [0.0, 3.0]])).tolist() == [inf, 3.0]
+
+
+def test_sure_predictions_are_still_ranked() -> None:
+    """In float32, 1 - max is zero for all of them."""
+    log_posterior = torch.tensor([[0.0, -5000.0], [0.0, -900.0], [-20.0, 0.0]]).double()
+    told = Told(log_posterior=log_posterior)
+    assert SCORES["max-probability"](told).tolist() == [-5000, -900, -20]  # type: ignore[union-attr]
+    assert SCORES["entropy"](told).isfinite().all()  # type: ignore[union-attr]
+
+
+def test_noise_is_found_by_a_flow_of_gaussians() -> None:
+    """A toy whose answer is known: latents far out are outlying by all scores but the posterior."""
+    model = build("ib-inn", shape=(8,), classes=2)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 8, generator=generator)
+    model.fit_statistics(x, torch.arange(300) % 2)
+    far = 5 * torch.randn(300, 8, generator=generator)
+    centre = training_centre(model, x)
+    inside, outside = (model_scores(model, part, centre=centre) for part in (x, far))
+    for name in ("negative-log-prob", "typicality", "latent-negative-log-prob", "latent-distance"):
+        assert auroc(inside[name], outside[name]).value > 0.95, name

@@ -1,0 +1,310 @@
+"""The latent mixture against torch.distributions; its identities are in test_identities.py."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from flowclf.latent.gaussian import GaussianMixture
+from flowclf.latent.init import equidistant_means
+from flowclf.support.errors import UserError
+
+K, D, B = 4, 6, 9
+COVARIANCES = ("unit", "shared", "per-class")
+WEIGHTS = ("uniform", "empirical", "learned")
+
+every_covariance = pytest.mark.parametrize("covariance", COVARIANCES)
+every_weights = pytest.mark.parametrize("weights", WEIGHTS)
+
+
+def make_mixture(
+    covariance: str,
+    weights: str = "learned",
+    classes: int = K,
+    dims: int = D,
+    dtype: torch.dtype = torch.float64,
+) -> GaussianMixture:
+    """Random means, variances and weights."""
+    generator = torch.Generator().manual_seed(1)
+    mixture = GaussianMixture(classes, dims, covariance=covariance, weights=weights)  # type: ignore[arg-type]
+    mixture = mixture.to(dtype)
+    with torch.no_grad():
+        mixture.means.normal_(generator=generator)
+        mixture.log_var.normal_(generator=generator)
+        if weights == "learned":
+            mixture.weight_logits.normal_(generator=generator)
+    if weights == "empirical":
+        mixture.set_weights(torch.arange(1, classes + 1))
+    return mixture
+
+
+def variances(mixture: GaussianMixture) -> Tensor:
+    if mixture.covariance == "unit":
+        return torch.ones_like(mixture.means)
+    return mixture.log_var.exp().expand_as(mixture.means)
+
+
+def reference(mixture: GaussianMixture, weights: str) -> MixtureSameFamily:
+    counts = torch.arange(1, mixture.classes + 1, dtype=mixture.means.dtype)
+    probabilities = {
+        "uniform": torch.full_like(counts, 1 / mixture.classes),
+        "empirical": counts / counts.sum(),
+        "learned": mixture.weight_logits.exp() / mixture.weight_logits.exp().sum(),
+    }[weights]
+    components = MultivariateNormal(mixture.means, torch.diag_embed(variances(mixture)))
+    return MixtureSameFamily(Categorical(probabilities), components)
+
+
+def latents(generator: torch.Generator, batch: int = B, dims: int = D) -> Tensor:
+    return 2 * torch.randn(batch, dims, generator=generator, dtype=torch.float64)
+
+
+@every_weights
+@every_covariance
+def test_densities_and_posterior_are_those_of_torch_distributions(
+    covariance: str, weights: str, generator: torch.Generator
+) -> None:
+    mixture, z = make_mixture(covariance, weights), latents(generator)
+    expected = reference(mixture, weights)
+    given_class = expected.component_distribution.log_prob(z[:, None])
+    joint = given_class + expected.mixture_distribution.logits
+    exact = {"rtol": 0, "atol": 1e-11}
+    assert_close(mixture.log_prob_given_class(z), given_class, **exact)
+    assert_close(mixture.log_prob(z), expected.log_prob(z), **exact)
+    assert_close(mixture.log_posterior(z), joint.log_softmax(1), **exact)
+
+
+@every_covariance
+def test_gradients_are_those_of_torch_distributions(
+    covariance: str, generator: torch.Generator
+) -> None:
+    mixture, z = make_mixture(covariance), latents(generator).requires_grad_()
+    inputs = [z, *(p for p in mixture.parameters() if p.numel())]
+    got = torch.autograd.grad(mixture.log_prob(z).sum(), inputs)
+    expected = torch.autograd.grad(reference(mixture, "learned").log_prob(z).sum(), inputs)
+    assert_close(got, expected, rtol=0, atol=1e-11)
+
+
+def at_squared_distances(z: Tensor, squares: Tensor, generator: torch.Generator) -> Tensor:
+    """Means of random directions, at the given squared distances from one point z (D,)."""
+    axis = z / z.norm()
+    across = torch.randn(len(squares), len(z), generator=generator, dtype=z.dtype)
+    across = across - (across @ axis)[:, None] * axis
+    across = 3.5 * across / across.norm(dim=1, keepdim=True)
+    along = z.norm() - (squares - 3.5**2).sqrt()
+    return across + along[:, None] * axis
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+@every_covariance
+def test_float32_posterior_is_stable_far_out(
+    covariance: str, offset: float, generator: torch.Generator
+) -> None:
+    """‖z‖² = 10⁴ (10⁶ with the offset), squared distances to the classes that differ by 1."""
+    z = torch.randn(1000, generator=generator, dtype=torch.float64)
+    z *= 100 / z.norm()
+    squares = 1e4 + torch.arange(10.0, dtype=torch.float64)
+    single = GaussianMixture(10, 1000, covariance=covariance)  # type: ignore[arg-type]
+    single.set_means((at_squared_distances(z, squares, generator) + offset).float())
+    z32 = (z + offset).float()[None]
+    got = single.log_posterior(z32)
+    exact = GaussianMixture(10, 1000, covariance=covariance).double()  # type: ignore[arg-type]
+    exact.set_means(single.means.double())
+    expected = exact.log_posterior(z32.double())
+    assert_close(expected, (-squares / 2).log_softmax(0)[None], rtol=0, atol=0.02)
+    assert_close(got.double(), expected, rtol=0, atol=2e-4)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest tensor that any operation gave."""
+
+    numel = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+@every_covariance
+def test_nothing_larger_than_its_inputs_and_outputs_is_made(covariance: str) -> None:
+    batch, classes, dims = 64, 50, 500
+    mixture = make_mixture(covariance, classes=classes, dims=dims, dtype=torch.float32)
+    z = torch.zeros(batch, dims, requires_grad=True)
+    with LargestTensor() as largest:
+        total = mixture.log_prob(z).sum() + mixture.log_posterior(z)[:, 0].sum()
+        (total + mixture.log_prob_given_class(z).sum()).backward()
+    assert mixture.means.grad is not None
+    assert largest.numel == batch * dims  # against 50 times as many for (B, K, D)
+    with LargestTensor() as largest:
+        (z[:, None] - mixture.means).square().sum(2)
+    assert largest.numel == batch * classes * dims
+
+
+@every_covariance
+def test_samples_have_the_moments_of_their_class(
+    covariance: str, generator: torch.Generator
+) -> None:
+    mixture, n = make_mixture(covariance), 20_000
+    z = mixture.sample(torch.full((n,), 2), generator=generator)
+    mean, std = mixture.means[2], variances(mixture)[2].sqrt()
+    assert (((z.mean(0) - mean) / std).abs() < 5 / sqrt(n)).all()
+    assert ((z.std(0) / std - 1).abs() < 5 / sqrt(2 * n)).all()
+    correlations = torch.corrcoef(z.detach().T) - torch.eye(D)
+    assert float(correlations.abs().max()) < 5 / sqrt(n)
+
+
+@every_covariance
+def test_temperature_scales_the_deviations_from_the_means(covariance: str) -> None:
+    mixture, y = make_mixture(covariance), torch.tensor([3, 0, 0, 2])
+
+    def sample(temperature: float, seed: int = 5) -> Tensor:
+        return mixture.sample(y, temperature, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(sample(0.0), mixture.means[y])
+    assert torch.equal(sample(1.0), sample(1.0))
+    assert not torch.equal(sample(1.0), sample(1.0, seed=6))
+    assert_close(sample(0.7) - mixture.means[y], 0.7 * (sample(1.0) - mixture.means[y]))
+
+
+@pytest.mark.parametrize(
+    ("y", "temperature", "message"),
+    [
+        (torch.tensor([0, K]), 1.0, f"0..{K - 1}, got {K}"),
+        (torch.tensor([-1, 0]), 1.0, f"0..{K - 1}, got -1"),
+        (torch.tensor([0.0]), 1.0, "torch.float32"),
+        (torch.tensor([0]), -0.1, "temperature >= 0, got -0.1"),
+        (torch.tensor([0]), float("nan"), "temperature >= 0, got nan"),
+    ],
+)
+def test_impossible_samples_are_refused(y: Tensor, temperature: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_mixture("unit").sample(y, temperature)
+
+
+@pytest.mark.parametrize(
+    ("classes", "dims", "side"), [(10, 3072, 0.2018), (10, 784, 0.4003), (100, 3072, 0.6455)]
+)
+def test_initial_means_are_those_of_the_authors(classes: int, dims: int, side: float) -> None:
+    """Except that for CIFAR-100 the distance is 5 as asked, where theirs rounds to 4.96."""
+    means = equidistant_means(classes, dims, 5.0)
+    used = dims // classes * classes
+    assert means.shape == (classes, dims)
+    assert_close(means.max().item(), side, rtol=0, atol=5e-5)
+    for block in means[:, :used].split(classes, dim=1):
+        assert torch.equal(block, means.max() * torch.eye(classes))
+    assert not means[:, used:].any()
+    assert_close(means.norm(dim=1), torch.full((classes,), 3.5355), rtol=0, atol=1e-4)
+    assert_close(torch.pdist(means), torch.full((classes * (classes - 1) // 2,), 5.0))
+
+
+def test_more_classes_than_dimensions_get_random_means_at_that_mean_distance() -> None:
+    def draw(seed: int) -> Tensor:
+        return equidistant_means(10, 3, 5.0, torch.Generator().manual_seed(seed))
+
+    assert_close(torch.pdist(draw(0)).mean(), torch.tensor(5.0))
+    assert float(torch.pdist(draw(0)).min()) > 0
+    assert torch.equal(draw(0), draw(0))
+    assert not torch.equal(draw(0), draw(1))
+
+
+def test_mean_distance_averages_over_pairs() -> None:
+    mixture = GaussianMixture(3, 2)
+    mixture.set_means(torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]))
+    assert_close(mixture.mean_distance(), torch.tensor((3 + 4 + 5) / 3))
+
+
+def test_fitted_means_are_class_averages(generator: torch.Generator) -> None:
+    mixture, z = make_mixture("unit"), latents(generator)
+    y = torch.tensor([0, 3, 1, 1, 2, 3, 3, 0, 0])
+    mixture.fit_means(z, y)
+    assert_close(mixture.means, torch.stack([z[y == k].mean(0) for k in range(K)]))
+
+
+def test_a_class_without_samples_has_no_average(generator: torch.Generator) -> None:
+    mixture = make_mixture("unit")
+    before = mixture.means.clone()
+    with pytest.raises(UserError, match=r"none of \[1, 2\]"):
+        mixture.fit_means(latents(generator, 2), torch.tensor([0, 3]))
+    assert torch.equal(mixture.means, before)
+
+
+def test_weights_are_proportional_to_counts() -> None:
+    mixture = make_mixture("unit", "empirical")
+    mixture.set_weights(torch.tensor([1, 2, 3, 4]))
+    assert_close(mixture.log_weights.exp(), torch.tensor([0.1, 0.2, 0.3, 0.4]).double())
+
+
+@pytest.mark.parametrize("counts", [[1, 2, 3, 0], [1, 2, 3], [1, 1, 1, -1]])
+def test_counts_that_are_no_weights_are_refused(counts: list[int]) -> None:
+    with pytest.raises(UserError, match="4 positive class counts"):
+        make_mixture("unit").set_weights(torch.tensor(counts))
+
+
+@pytest.mark.parametrize("means", [torch.zeros(K, D + 1), torch.full((K, D), float("nan"))])
+def test_impossible_means_are_refused(means: Tensor) -> None:
+    with pytest.raises(UserError, match=rf"finite means of shape \({K}, {D}\)"):
+        make_mixture("unit").set_means(means)
+
+
+def test_what_is_not_learned_gets_no_gradient() -> None:
+    frozen = GaussianMixture(K, D, means="frozen", weights="uniform")
+    z = torch.ones(1, D, requires_grad=True)
+    (frozen.log_prob(z) + frozen.log_posterior(z)[:, 0]).sum().backward()
+    assert frozen.means.grad is None
+    assert frozen.weight_logits.grad is None
+    learned = GaussianMixture(K, D, means="learned", weights="learned")
+    (learned.log_prob(z) + learned.log_posterior(z)[:, 0]).sum().backward()
+    assert learned.means.grad is not None
+    assert learned.weight_logits.grad is not None
+
+
+def test_the_posterior_can_leave_the_weights_alone(generator: torch.Generator) -> None:
+    mixture, z = make_mixture("unit", "learned"), latents(generator)
+    fixed = mixture.log_posterior(z, learn_weights=False)
+    assert torch.equal(fixed, mixture.log_posterior(z))
+    (gradient,) = torch.autograd.grad(fixed[:, 0].sum(), mixture.weight_logits)
+    assert not bool(gradient.any())
+
+
+@every_covariance
+def test_autocast_does_not_reach_the_densities(covariance: str, generator: torch.Generator) -> None:
+    mixture = make_mixture(covariance, dtype=torch.float32)
+    z = latents(generator).bfloat16()
+    for method in ("log_prob", "log_prob_given_class", "log_posterior"):
+        expected = getattr(mixture, method)(z.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            got = getattr(mixture, method)(z)
+        assert got.dtype == torch.float32
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(("classes", "dims"), [(10, 2), (10, 3), (7, 1), (4, 3)])
+def test_few_dimensions_have_their_means_spread_over_them(classes: int, dims: int) -> None:
+    means = equidistant_means(classes, dims, 5.0)
+    assert_close(torch.pdist(means).mean(), torch.tensor(5.0))
+    nearest = (torch.cdist(means, means) + 1e9 * torch.eye(classes)).amin(1)
+    assert_close(nearest, nearest.mean().expand(classes), rtol=0.02, atol=0)
+    assert torch.equal(means, equidistant_means(classes, dims, 5.0))
+
+
+def test_means_start_where_they_are_asked_to() -> None:
+    seeded = {"generator": torch.Generator().manual_seed(0)}
+    sphere = GaussianMixture(4, 50, start="sphere").means
+    assert_close(sphere.norm(dim=1), torch.full((4,), 50**0.5))
+    assert_close(sphere @ sphere.T, 50 * torch.eye(4), atol=1e-4, rtol=0)
+    linear = GaussianMixture(100, 64, start="linear", **seeded).means
+    assert 0.12 < float(linear.detach().abs().max()) <= 1 / 8
+    normal = GaussianMixture(100, 64, start="normal", **seeded).means
+    assert abs(float(normal.detach().std()) - 1) < 0.05

@@ -1,0 +1,41 @@
+"""Processes side by side: one that is killed takes no other's work with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from flowclf.many.pool import run_jobs
+from flowclf.support.errors import UserError
+
+
+def count(number: int) -> int:
+    return number
+
+
+def die(mark: Path, times: int) -> int:
+    """Killed the first `times` times; the mark counts them."""
+    tries = len(mark.read_text()) if mark.exists() else 0
+    if tries < times:
+        mark.write_text("x" * (tries + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return -times
+
+
+def lost(job: partial[int]) -> int:
+    return -100 * job.args[1]
+
+
+def test_a_killed_process_is_tried_again_and_named_when_it_dies_again(tmp_path: Path) -> None:
+    once, always = partial(die, tmp_path / "once", 1), partial(die, tmp_path / "always", 9)
+    jobs = [partial(count, 1), once, partial(count, 2), always, partial(count, 3)]
+    assert sorted(run_jobs(jobs, 2, lost)) == [-900, -1, 1, 2, 3]
+
+
+def test_without_a_word_for_it_a_killed_job_ends_the_rest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="again and again.*fewer workers"):
+        list(run_jobs([partial(die, tmp_path / "always", 9)], 2))

@@ -1,0 +1,318 @@
+"""Sweeps: the grid, the ledger, and that nothing is lost or done twice whatever is killed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from couplings import ShapeError
+from flowclf.many import (
+    Ledger,
+    Sweep,
+    jobs,
+    parse_betas,
+    parse_grid,
+    plan_sweep,
+    read_plan,
+    run_sweep,
+    states,
+    sweep_rows,
+)
+from flowclf.many.engines import find_engine
+from flowclf.many.jobs import Outcome
+from flowclf.runs import Run
+from flowclf.support.errors import UserError
+from flowclf.support.locks import locked
+from flowclf.training import TrainingDiverged
+
+SMALL = {
+    "network": {"kind": "mlp", "blocks": 1, "hidden": [8]},
+    "data": {"train_size": 200, "test_size": 50},
+    "train": {"epochs": 1, "batch_size": 50},
+}
+
+
+def small(folder: Path, **changes: Any) -> Sweep:
+    return replace(
+        Sweep("ib-inn", "digits", folder, (0.1, 10.0), seeds=(0, 1), overrides=SMALL), **changes
+    )
+
+
+def swept(sweep: Sweep, **options: Any) -> list[Outcome]:
+    return [outcome for _, outcome in run_sweep(plan_sweep(sweep), workers=1, **options)]
+
+
+def results(folder: Path) -> list[dict[str, str]]:
+    """Rows of results.csv, without how long they took."""
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep") / "out"
+    assert [outcome.failure for outcome in swept(small(folder))] == [None] * 4
+    return folder
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(done, tmp_path / "out")
+
+
+# The grid.
+
+
+def test_betas_are_evenly_spaced_in_their_logarithm_or_as_listed() -> None:
+    betas = parse_betas("0.02:50:24")
+    assert (len(betas), betas[0], betas[-1]) == (24, 0.02, 50)
+    ratios = torch.tensor(betas[1:]) / torch.tensor(betas[:-1])
+    assert torch.allclose(ratios, ratios.mean(), rtol=1e-4)
+    assert parse_betas("1,0,inf,1") == (1, 0, math.inf)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1:2", "0:1:3", "2:1:3", "1:inf:3", "1:2:1", "1:2:3:4", "a", "-1", "nan"]
+)
+def test_other_betas_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="expected --betas"):
+        parse_betas(text)
+
+
+def test_a_grid_is_read_as_yaml() -> None:
+    assert parse_grid(["train.lr=1e-3,0.1", "network.hidden=[8],[8, 8]", "mixture.start=zero"]) == {
+        "train.lr": ["1e-3", 0.1],
+        "network.hidden": [[8], [8, 8]],
+        "mixture.start": ["zero"],
+    }
+    for wrong in ("train.lr", "=1", "train.lr=", "a=[1"):
+        with pytest.raises(UserError, match="expected --grid"):
+            parse_grid([wrong])
+
+
+def test_every_setting_meets_every_other(tmp_path: Path) -> None:
+    grid = {"train.lr": ["1e-3", 0.01], "network.hidden": [[8], [8, 8]]}
+    plan = plan_sweep(small(tmp_path, grid=grid))
+    assert len(plan.points) == len({point.name for point in plan.points}) == 2 * 2 * 2 * 2
+    point = plan.points[-1]
+    assert point.varied == {"beta": 10, "train.lr": 0.01, "network.hidden": [8, 8]}
+    assert (point.config.beta, point.config.seed, point.config.train.lr) == (10, 1, 0.01)
+    assert read_plan(tmp_path).points == plan.points
+
+
+def test_systems_without_a_beta_are_swept_by_their_own_settings(tmp_path: Path) -> None:
+    settings = {"system": "ce", "overrides": {"train": SMALL["train"]}}
+    grid = {"objective.ce": [1, 2]}
+    plan = plan_sweep(small(tmp_path, betas=(), grid=grid, **settings))
+    assert [point.config.beta for point in plan.points] == [None] * 4
+    with pytest.raises(UserError, match="ce has no information-bottleneck beta"):
+        plan_sweep(small(tmp_path, **settings))
+
+
+def test_an_infinite_beta_is_kept(tmp_path: Path) -> None:
+    plan_sweep(small(tmp_path, betas=(math.inf,)))
+    (point, _) = read_plan(tmp_path).points
+    assert point.config.beta == math.inf
+    assert point.config.model.objective.beta == math.inf  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grid": {"train.lrr": [1]}}, "did you mean"),
+        ({"grid": {"train.lr": [1, 1]}}, "the same one twice"),
+        ({"system": "nothing"}, "'nothing' is not a system"),
+        ({"data": "nothing"}, "nothing"),
+        ({"overrides": {"network": {"kind": "paper"}}}, "at least 2 channels"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((UserError, ShapeError), match=message):
+        plan_sweep(small(tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+# Runs.
+
+
+def test_one_row_a_run_with_what_varies(done: Path) -> None:
+    rows = results(done)
+    assert [(row["beta"], row["seed"]) for row in rows] == [
+        ("0.1", "0"), ("0.1", "1"), ("10.0", "0"), ("10.0", "1"),
+    ]  # fmt: skip
+    columns = ["system", "data", "seed", "beta", "accuracy", "ece", "bits_per_dim"]
+    assert list(rows[0])[:7] == columns
+    assert {"parameters", "commit", "negative_log_posterior_nats"} < rows[0].keys()
+    summary = Run(done / "ib-inn-beta=10-seed=1").read_summary()
+    assert float(rows[3]["accuracy"]) == summary["test"]["accuracy"]
+
+
+def test_nothing_is_done_twice(copied: Path) -> None:
+    before, ledger = results(copied), (copied / "ledger.log").read_bytes()
+    times = {path: path.stat().st_mtime_ns for path in copied.rglob("model.safetensors")}
+    assert [outcome.kept for outcome in swept(small(copied))] == [True] * 4
+    assert results(copied) == before
+    assert (copied / "ledger.log").read_bytes() == ledger
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_another_sweep_in_the_same_folder_is_added(copied: Path) -> None:
+    swept(small(copied, betas=(1.0,), seeds=(0,)))
+    plan = read_plan(copied)
+    assert len(plan.points) == len(sweep_rows(plan)) == len(results(copied)) == 5
+    with pytest.raises(UserError, match=r"has other settings: train.epochs is 1"):
+        plan_sweep(small(copied, overrides=SMALL | {"train": {"epochs": 2, "batch_size": 50}}))
+
+
+def test_optuna_reads_the_ledger(done: Path) -> None:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = JournalStorage(JournalFileBackend(str(done / "ledger.log")))
+    trials = optuna.load_study(study_name="sweep", storage=storage).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
+    accuracy = {row["accuracy"] for row in results(done)}
+    assert {trial.value for trial in trials} == {1 - float(value) for value in accuracy}
+    assert {(trial.params["beta"], trial.params["seed"]) for trial in trials} == {
+        (0.1, 0), (0.1, 1), (10, 0), (10, 1),
+    }  # fmt: skip
+
+
+def test_optuna_asks_no_notebook_for_its_widgets(tmp_path: Path) -> None:
+    """In a kernel without ipywidgets, which is all that tqdm looks at."""
+    code = (
+        "import sys, types; from pathlib import Path; from flowclf.many import Ledger;"
+        "sys.modules['ipykernel.zmqshell'] = types.ModuleType('zmqshell');"
+        "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=lambda: None);"
+        "sys.modules['ipywidgets'] = None;"
+        f"Ledger(Path({str(tmp_path)!r})).record('a', {{'beta': 1.0}}, accuracy=0.5)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_a_failed_run_is_listed_and_tried_again_when_asked(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "ib-inn-beta=10-seed=0"
+    shutil.rmtree(copied / name)
+
+    def diverge(*args: object, **options: object) -> None:
+        raise TrainingDiverged("step 3: the gradient is not finite\nand more")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "train", diverge)
+        found = [outcome.failure for outcome in swept(small(copied))]
+    reason = "step 3: the gradient is not finite"
+    assert sorted(found, key=str) == [None, None, None, reason]
+    assert Ledger(copied).failures() == {name: reason}
+    assert [state.kind for state in states(read_plan(copied))].count("failed") == 1
+    assert len(results(copied)) == 3
+    again = swept(small(copied))
+    assert [outcome.failure for outcome in again if outcome.failure] == [reason]
+    assert [o.failure for o in swept(small(copied), retry_failed=True)] == [None] * 4
+    assert Ledger(copied).failures() == {}
+    assert len(results(copied)) == 4
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine finds it in use, and once it is free takes it over."""
+    name = "ib-inn-beta=10-seed=0"
+    shutil.rmtree(copied / name)
+    calls = []
+
+    def engine(work: Any, workers: int) -> Any:
+        for job in work:
+            calls.append(job.name)
+            yield Outcome(job.name, busy=True) if len(calls) == 1 else job()
+
+    assert [outcome.failure for outcome in swept(small(copied), engine=engine)] == [None] * 4
+    assert calls == [name, name]
+    assert len(results(copied)) == 4
+
+
+def test_states_follow_the_runs(copied: Path) -> None:
+    names = ["ib-inn-beta=0.1-seed=1", "ib-inn-beta=10-seed=0", "ib-inn-beta=10-seed=1"]
+    (copied / names[0] / "summary.json").unlink()
+    (copied / names[1] / "summary.json").unlink()
+    shutil.rmtree(copied / names[2])
+    progress = {"step": 3, "steps": 4, "epoch": 0, "seconds": 30.0, "terms": {"total": 1.0}}
+    Run(copied / names[0]).progress_file.write_text(json.dumps(progress))
+    plan = read_plan(copied)
+    holder = [sys.executable, "-c", HOLD, str(copied / names[0])]
+    with subprocess.Popen(holder, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = states(plan)
+        process.kill()
+    assert [state.kind for state in found] == ["done", "running", "interrupted", "waiting"]
+    assert found[1].seconds_left == pytest.approx(10)
+    assert [state.kind for state in states(plan)][1] == "interrupted"
+
+
+def test_a_killed_sweep_ends_as_one_that_was_not(done: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle of a run; the same rows, each once, and no run trained anew."""
+    folder = tmp_path / "out"
+    plan_sweep(small(folder))
+    first = folder / "ib-inn-beta=0.1-seed=0"
+    with subprocess.Popen([sys.executable, "-c", SWEEP, str(folder)]) as process:
+        limit = time.monotonic() + 60
+        while not (first / "progress.json").exists() and time.monotonic() < limit:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+    assert [state.kind for state in states(read_plan(folder))].count("running") == 0
+    assert all(outcome.failure is None for outcome in swept(small(folder)))
+    assert results(folder) == results(done)
+    assert list(Ledger(folder).ends().values()) == [None] * 4
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flowclf.support.locks import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+SWEEP = """
+import sys
+from pathlib import Path
+from flowclf.many import read_plan, run_sweep
+list(run_sweep(read_plan(Path(sys.argv[1])), workers=1))
+"""
+
+
+def test_engines_that_are_not_there_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"needs ray: pip install 'flowclf\[ray\]'"):
+        find_engine("ray", tmp_path)
+    with pytest.raises(UserError, match="out of local, ray, slurm, got 'cloud'"):
+        find_engine("cloud", tmp_path)
+    with pytest.raises(UserError, match="expected --engine ray, got local"):
+        find_engine("local", tmp_path, "auto")
+
+
+def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected a sweep's folder with a sweep.yaml"):
+        read_plan(tmp_path)
+    (tmp_path / "sweep.yaml").write_text("points: [{name: 1}]")
+    with pytest.raises(UserError, match="is damaged"), locked(tmp_path):
+        read_plan(tmp_path)

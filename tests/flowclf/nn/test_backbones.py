@@ -1,0 +1,170 @@
+"""The backbones' sizes, outputs, seeds and refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from couplings.core import Shape
+from flowclf import build
+from flowclf import nn as backbones
+from flowclf.nn.layers import feature_count
+from flowclf.support.errors import UserError
+
+CIFAR, MNIST, SMALL = (3, 32, 32), (1, 28, 28), (1, 8, 8)
+
+# Backbone, its options, a shape, and the features that it makes of it.
+NETWORKS: dict[str, tuple[Any, dict[str, Any], Shape, int]] = {
+    "mlp-table": (backbones.mlp, {"hidden": (7, 5)}, (4,), 5),
+    "mlp-image": (backbones.mlp, {"hidden": (7,), "dropout": 0.5}, SMALL, 7),
+    "mlp-bare": (backbones.mlp, {"hidden": ()}, SMALL, 64),
+    "cnn": (backbones.cnn, {"width": (4, 6), "hidden": (9,), "dropout": 0.5}, SMALL, 9),
+    "cnn-no-dense": (backbones.cnn, {"width": (4, 6), "hidden": ()}, (2, 8, 12), 6 * 2 * 3),
+    "cnn-tiny": (backbones.cnn, {"width": (4, 4, 4), "hidden": ()}, (1, 2, 5), 4 * 1 * 2),
+    "resnet-10": (backbones.resnet, {"depth": 10, "width": 4}, SMALL, 32),
+    "resnet-34": (backbones.resnet, {"depth": 34, "width": 2}, SMALL, 16),
+    "resnet-50": (backbones.resnet, {"depth": 50, "width": 2}, (3, 9, 7), 64),
+    "wide-resnet": (backbones.wide_resnet, {"depth": 10, "width": 1, "dropout": 0.3}, SMALL, 64),
+    "residual": (backbones.residual_network, {"blocks": (1, 2), "width": (4,)}, SMALL, 16),
+    "residual-widths": (
+        backbones.residual_network,
+        {"blocks": (1, 1), "width": (4, 6), "dense_blocks": 2, "dense_hidden": (5,)},
+        (3, 6, 6),
+        3 * 4,  # sides of three stay
+    ),
+    "paper-cifar": (backbones.paper_residual_network, {"variant": "cifar"}, CIFAR, 48),
+    "paper-mnist": (backbones.paper_residual_network, {"variant": "mnist"}, MNIST, 16),
+}
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make(name: str, seed: int = 0) -> nn.Module:
+    function, options, shape, _ = NETWORKS[name]
+    network: nn.Module = function(shape, seeded(seed), **options)
+    return network
+
+
+def count(*modules: nn.Module) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def head(features: int, outputs: int = 10) -> nn.Linear:
+    return nn.utils.skip_init(nn.Linear, features, outputs)
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "features", "parameters"),
+    [
+        pytest.param(backbones.resnet, {"depth": 18}, 512, 11_173_962, id="resnet-18"),
+        pytest.param(backbones.resnet, {"depth": 50}, 2048, 23_520_842, id="resnet-50"),
+        pytest.param(backbones.wide_resnet, {}, 640, 36_479_194, id="wrn-28-10"),
+        pytest.param(
+            backbones.paper_residual_network, {"variant": "cifar"}, 48, 2_213_110, id="ib-inn"
+        ),
+    ],
+)
+def test_with_a_softmax_layer_they_have_the_published_sizes(
+    function: Any, options: dict[str, Any], features: int, parameters: int
+) -> None:
+    network = function(CIFAR, seeded(), **options)
+    assert count(network, head(features)) == parameters
+
+
+@pytest.mark.parametrize(("system", "parameters"), [("resnet", 2_213_110), ("vib", 2_226_454)])
+def test_so_have_the_systems_built_of_them(system: str, parameters: int) -> None:
+    """IB-INN's authors count 2.213 M, and 2.226 M with VIB's layer to 2 x 128 numbers."""
+    model = build(system, shape=CIFAR, classes=10, preset="paper-cifar10")
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == parameters
+
+
+@every_network
+def test_outputs_are_finite_rows_of_the_expected_length(name: str) -> None:
+    network, (_, _, shape, features) = make(name), NETWORKS[name]
+    assert feature_count(network, shape) == features
+    assert network.training
+    x = torch.randn(3, *shape, generator=seeded(1)).requires_grad_()
+    out = network.eval()(x)
+    assert out.shape == (3, features)
+    assert bool(out.isfinite().all())
+    assert float(out.detach().std()) > 0
+    out.square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
+    assert x.grad is not None
+    assert bool(x.grad.any())
+
+
+@every_network
+def test_rows_do_not_see_each_other_in_evaluation(name: str) -> None:
+    network, (_, _, shape, _) = make(name).eval(), NETWORKS[name]
+    x = torch.randn(3, *shape, generator=seeded(1))
+    torch.testing.assert_close(network(x)[:1], network(x[:1]), rtol=1e-4, atol=1e-5)
+
+
+@every_network
+def test_weights_come_from_the_seed_alone(name: str) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (make(name, seed).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    if first:
+        assert any(not torch.equal(value, other[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "options"),
+    [
+        (backbones.cnn, "cnn", {}),
+        (backbones.resnet, "resnet", {}),
+        (backbones.wide_resnet, "wide-resnet", {}),
+        (backbones.residual_network, "residual", {}),
+        (backbones.paper_residual_network, "paper", {"variant": "cifar"}),
+    ],
+)
+def test_tables_are_no_images(function: Any, name: str, options: dict[str, Any]) -> None:
+    message = rf"network.kind={name}: expected images .* shape \(5,\); use network.kind=mlp"
+    with pytest.raises(UserError, match=message):
+        function((5,), seeded(), **options)
+
+
+@pytest.mark.parametrize("depth", [0, 17, 101])
+def test_resnets_of_other_depths_are_refused(depth: int) -> None:
+    with pytest.raises(UserError, match=f"network.depth of 10, 18, 34, 50, got {depth}"):
+        backbones.resnet(CIFAR, seeded(), depth=depth)
+
+
+@pytest.mark.parametrize("depth", [4, 12, 27, 0])
+def test_wide_resnets_have_three_equal_stages(depth: int) -> None:
+    with pytest.raises(UserError, match=rf"6n \+ 4 .*, got {depth}"):
+        backbones.wide_resnet(CIFAR, seeded(), depth=depth)
+
+
+def test_widths_must_fit_the_levels() -> None:
+    with pytest.raises(UserError, match="got 2 widths and blocks at 3 levels"):
+        backbones.residual_network(SMALL, seeded(), blocks=(1, 1, 1), width=(4, 4))
+
+
+def test_sides_must_divide_as_the_invertible_networks_do() -> None:
+    with pytest.raises(UserError, match=r"both divide by 2 or by 3, got \(1, 4, 9\)"):
+        backbones.residual_network((1, 4, 9), seeded(), blocks=(1,))
+
+
+@pytest.mark.parametrize(
+    ("network", "got"),
+    [
+        pytest.param(nn.Identity(), r"\(2, 1, 8, 8\)", id="an-image"),
+        pytest.param(nn.Flatten(0), r"\(128,\)", id="no-rows"),
+        pytest.param(nn.Flatten(0, 1), r"\(2, 8, 8\)", id="three-axes"),
+        pytest.param(nn.GRU(8, 4), "", id="a-tuple"),
+    ],
+)
+def test_only_rows_of_features_are_accepted(network: nn.Module, got: str) -> None:
+    shape = (3, 8) if isinstance(network, nn.GRU) else SMALL
+    with pytest.raises(UserError, match=rf"to \(B, D\), got {got or 'tuple'} for B = 2"):
+        feature_count(network, shape)

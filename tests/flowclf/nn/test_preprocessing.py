@@ -1,0 +1,242 @@
+"""The fitted first stage: standardisation, and marginals that are as normal as they can be."""
+
+from __future__ import annotations
+
+from math import log, pi
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from couplings import ElementwiseAffine, Invertible, PiecewiseLinear
+from couplings.testing import assert_invertible
+from flowclf.nn.marginals import fit_marginals, level_knots
+from flowclf.nn.preprocessing import Per, fit_preprocess, make_preprocess
+
+IMAGE = (2, 4, 4)
+
+
+def skewed_images(
+    generator: torch.Generator, count: int, shape: tuple[int, ...] = IMAGE, levels: int = 256
+) -> Tensor:
+    """Each pixel has a mean and a width of its own, and half of its values are black, as ink is."""
+    centre = torch.rand(shape, generator=torch.Generator().manual_seed(9)) * levels
+    width = 0.02 * levels + 0.3 * centre
+    values = centre + width * torch.randn(count, *shape, generator=generator)
+    ink = torch.rand(count, *shape, generator=generator) < 0.5
+    return (values.clamp(0, levels - 1) * ink).round().to(torch.uint8)
+
+
+def log_density(stage: Invertible, x: Tensor) -> Tensor:
+    """Of x when the stage's output is standard normal, (B,)."""
+    u, log_det = stage(x)
+    return (-0.5 * u.square() - 0.5 * log(2 * pi)).flatten(1).sum(1) + log_det
+
+
+def fitted(
+    x: Tensor, marginal: float, per: Per = "dim", floor: float = 0.1, levels: int | None = 256
+) -> Invertible:
+    stage = make_preprocess(tuple(x.shape[1:]), levels, marginal).double()
+    fit_preprocess(stage, x, marginal=marginal, floor=floor, per=per)
+    return stage
+
+
+def bin_probabilities(x: Tensor, knots: Tensor, pseudo_counts: float) -> Tensor:
+    """By numpy: counts in the bins, and the pseudo-counts spread evenly over the levels."""
+    edges = knots.numpy()
+    counts = np.stack([np.histogram(column + 0.5, edges)[0] for column in x.T.numpy()])
+    smoothed = counts + pseudo_counts * np.diff(edges) / edges[-1]
+    return torch.from_numpy(smoothed / (len(x) + pseudo_counts))
+
+
+def objective(values: Tensor, p: Tensor) -> Tensor:
+    a, b = values[:, :-1], values[:, 1:]
+    return (p * ((b - a).log() - (a * a + a * b + b * b) / 6)).sum(1)
+
+
+def columns(generator: torch.Generator, levels: int = 256, count: int = 500) -> Tensor:
+    return skewed_images(generator, count, (6,), levels).long()
+
+
+@pytest.mark.parametrize("pseudo_counts", [1.0, 20.0])
+def test_fitted_marginals_are_the_maximum(pseudo_counts: float, generator: torch.Generator) -> None:
+    x, knots = columns(generator), level_knots(256)
+    values = fit_marginals(x, knots, pseudo_counts)
+    assert (values.diff(dim=1) > 0).all()
+    p = bin_probabilities(x, knots, pseudo_counts)
+    leaf = values.clone().requires_grad_()
+    best = objective(leaf, p)
+    (gradient,) = torch.autograd.grad(best.sum(), leaf)
+    assert float(gradient.abs().max()) < 1e-7
+    for scale in (1e-4, 1e-2):
+        for _ in range(20):
+            noise = torch.randn(values.shape, generator=generator, dtype=values.dtype)
+            step = scale * noise * values.diff(dim=1).min(1, keepdim=True).values
+            assert (objective(values + step, p) < best).all()
+
+
+def test_fitted_marginals_maximise_the_likelihood_of_dequantised_data(
+    generator: torch.Generator,
+) -> None:
+    """Without the formula: through the map, on a fine grid within each grey level."""
+    levels, x = 8, torch.arange(8)[:, None].repeat(5, 3)
+    x = torch.cat((x, torch.randint(0, 3, (60, 3), generator=generator)))
+    knots = level_knots(levels)
+    grid = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
+    fine = (x[:, None, :] + grid[:, None]).flatten(0, 1)
+
+    def likelihood(values: Tensor) -> float:
+        return float(log_density(PiecewiseLinear((3,), knots, values), fine).mean())
+
+    values = fit_marginals(x, knots, pseudo_counts=1e-6)
+    best = likelihood(values)
+    gap = float(values.diff(dim=1).min())
+    for _ in range(10):
+        noise = torch.randn(values.shape, generator=generator, dtype=values.dtype)
+        assert likelihood(values + 0.1 * gap * noise) < best
+    assert likelihood(1.05 * values) < best
+    assert likelihood(values + 0.05) < best
+
+
+def test_normal_marginals_are_left_as_they_are(generator: torch.Generator) -> None:
+    """A fine-grained normal marginal is standardised, and the knots lie on one line."""
+    x = (16 + 4 * torch.randn(200_000, 1, generator=generator)).round().clamp(0, 31).long()
+    knots = level_knots(32)
+    values = fit_marginals(x, knots)
+    inner = slice(8, 25)  # ±2σ
+    line = (knots - x.double().mean() - 0.5) / 4
+    assert_close(values[0, inner], line[inner], rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["skewed", "constant", "two values"])
+def test_held_out_likelihood_is_better_than_with_standardisation(
+    kind: str, generator: torch.Generator
+) -> None:
+    train, test = skewed_images(generator, 400), skewed_images(generator, 200)
+    if kind != "skewed":
+        train, test = ((x > 20).to(torch.uint8) * 255 for x in (train, test))
+    if kind == "constant":
+        train[:, 0], test[:, 0] = 0, 0
+    noisy = test.double() + torch.rand(test.shape, generator=generator, dtype=torch.float64)
+    standardised = log_density(fitted(train, 0.0, floor=1e-3), noisy).mean()
+    halfway = log_density(fitted(train, 0.5, floor=1e-3), noisy).mean()
+    normal = log_density(fitted(train, 1.0, floor=1e-3), noisy).mean()
+    dims = test[0].numel()
+    assert float(normal - standardised) > 0.1 * dims
+    assert standardised < halfway < normal
+
+
+def expected_moments(x: Tensor, per: str, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation by numpy, of the middles of the grey levels."""
+    middle = x.numpy() + 0.5
+    axes = {"dim": (0,), "channel": (0, 2, 3)}[per]
+    std = middle.std(axes, keepdims=True)
+    return middle.mean(axes, keepdims=True), np.maximum(std, floor * std.max())
+
+
+@pytest.mark.parametrize("floor", [1e-3, 0.3])
+@pytest.mark.parametrize("per", ["dim", "channel"])
+def test_without_marginals_it_standardises(
+    per: Per, floor: float, generator: torch.Generator
+) -> None:
+    x = skewed_images(generator, 100)
+    x[:, 0, 0, 0] = 17
+    stage = fitted(x, 0.0, per, floor)
+    assert isinstance(stage, ElementwiseAffine)
+    mean, std = expected_moments(x, per, floor)
+    expected = (x.numpy() + 0.5 - mean) / std
+    assert_close(stage(x.double() + 0.5)[0], torch.from_numpy(expected), rtol=0, atol=1e-12)
+    if per == "dim":
+        assert float(stage.scale[0, 0, 0]) == pytest.approx(floor * float(stage.scale.max()))
+
+
+def test_a_range_stays_as_it_was(generator: torch.Generator) -> None:
+    x = torch.tensor([0.0, 127.5, 255.0]).double()[:, None, None, None].expand(3, *IMAGE)
+    unfitted = make_preprocess(IMAGE, 256, 0.0).double()
+    stage = fitted(skewed_images(generator, 20), 0.0, "range")
+    for map_ in (unfitted, stage):
+        assert_close(map_(x)[0][:, 0, 0, 0], torch.tensor([-1.0, 0.0, 1.0]).double())
+
+
+@pytest.mark.parametrize("per", ["dim", "channel", "range"])
+def test_marginals_start_from_the_standardisation_asked_for(
+    per: Per, generator: torch.Generator
+) -> None:
+    x = skewed_images(generator, 100)
+    half, whole = fitted(x, 0.25, per), fitted(x, 1.0, per)
+    assert isinstance(half, PiecewiseLinear)
+    assert isinstance(whole, PiecewiseLinear)
+    at_knots = half.knots[:, None, None, None].expand(-1, *IMAGE)
+    standardised = fitted(x, 0.0, per)(at_knots)[0].flatten(1).T
+    assert_close(half.values, 0.75 * standardised + 0.25 * whole.values, rtol=0, atol=1e-9)
+
+
+def test_constant_data_keep_a_finite_scale() -> None:
+    x = torch.full((10, *IMAGE), 3, dtype=torch.uint8)
+    u, log_det = fitted(x, 0.0)(x.double() + 0.5)
+    assert not u.any()
+    assert not log_det.any()
+
+
+def test_tables_are_standardised_by_column(generator: torch.Generator) -> None:
+    x = torch.randn(50, 3, generator=generator) * torch.tensor([1.0, 50.0, 0.0]) + 7
+    for per in ("dim", "channel"):
+        u, _ = fitted(x, 0.3, per, floor=1e-6, levels=None)(x.double())  # type: ignore[arg-type]
+        assert_close(u[:, :2].mean(0), torch.zeros(2).double(), rtol=0, atol=1e-6)
+        assert_close(u[:, :2].std(0, correction=0), torch.ones(2).double())
+        assert not u[:, 2].any()
+
+
+def test_an_unfitted_table_is_taken_as_it_is(generator: torch.Generator) -> None:
+    x = torch.randn(5, 3, generator=generator)
+    u, log_det = make_preprocess((3,), None, 0.3)(x)
+    assert torch.equal(u, x)
+    assert not log_det.any()
+
+
+@pytest.mark.parametrize("marginal", [0.0, 0.3, 1.0])
+def test_an_unfitted_image_stage_maps_grey_levels_to_one_range(marginal: float) -> None:
+    x = torch.linspace(0, 255, 50)[:, None, None, None].expand(-1, *IMAGE)
+    u, _ = make_preprocess(IMAGE, 256, marginal)(x)
+    assert_close(u[:, 1, 2, 3], torch.linspace(-1, 1, 50))
+
+
+@pytest.mark.parametrize("marginal", [0.0, 0.3, 1.0])
+def test_the_fitted_stage_is_invertible_with_exact_log_dets(
+    marginal: float, generator: torch.Generator
+) -> None:
+    x = skewed_images(generator, 60)
+    x[:, 1] = 0
+    points = x[:4].double() + torch.rand(4, *IMAGE, generator=generator, dtype=torch.float64)
+    beyond = torch.full((1, *IMAGE), 300.0).double()
+    assert_invertible(fitted(x, marginal), torch.cat((points, beyond, -beyond)), tolerance=1e-10)
+
+
+@pytest.mark.parametrize("levels", [2, 16, 32])
+def test_few_levels_have_a_knot_each(levels: int) -> None:
+    assert level_knots(levels).tolist() == list(range(levels + 1))
+
+
+@pytest.mark.parametrize("levels", [33, 100, 256])
+def test_many_levels_have_fine_knots_at_both_ends(levels: int) -> None:
+    knots = level_knots(levels)
+    assert knots[:4].tolist() == [0, 1, 2, 4]
+    assert (knots.diff() > 0).all()
+    assert torch.equal(knots, levels - knots.flip(0))
+    assert torch.equal(knots, knots.round())
+    assert len(knots) < 20
+
+
+def test_features_of_a_table_keep_their_own_units_however_different(
+    generator: torch.Generator,
+) -> None:
+    units = torch.tensor([1e-9, 1.0, 1e9, 1.0], dtype=torch.float64)
+    x = torch.randn(50, 4, generator=generator, dtype=torch.float64) * units
+    x[:, 3] = 7.0
+    stage = make_preprocess((4,), None, 0.0).double()
+    fit_preprocess(stage, x, marginal=0.0, floor=0.1, per="dim")
+    z = stage(x)[0]
+    assert_close(z[:, :3].std(0, correction=0), torch.ones(3, dtype=torch.float64))
+    assert not z[:, 3].any()

@@ -1,0 +1,303 @@
+"""The sample-identity softmax, and its last layer against torch's own softmax of all logits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from math import log
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.testing import assert_close
+
+from couplings.testing import randomize
+from flowclf.nn.sample_softmax import IdentitySoftmax, _least_base, linear_cross_entropy
+from flowclf.support.errors import UserError
+
+N, B, F, D = 23, 7, 5, 4
+
+Arguments = tuple[Tensor, Tensor, Tensor]
+
+# Blocks that divide N, that do not, of one row, and one that holds them all.
+every_chunk = pytest.mark.parametrize("chunk", [1, 6, 23, 100])
+every_kind = pytest.mark.parametrize(
+    "options", [{}, {"hidden": ()}, {"tags": 2}, {"tags": 3, "values": 2, "coding": "random"}]
+)
+
+
+def draw_layer(generator: torch.Generator) -> tuple[Arguments, Tensor]:
+    """Features, weights and biases that want gradients; targets."""
+    sizes = ((B, F), (N, F), (N,))
+    h, weight, bias = (torch.randn(s, generator=generator, dtype=torch.float64) for s in sizes)
+    target = torch.randint(N, (B,), generator=generator)
+    return (h.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()), target
+
+
+def plain(h: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    log_p = (h @ weight.T + bias).log_softmax(1)
+    return -log_p.gather(1, target[:, None])[:, 0], -(log_p.exp() * log_p).sum(1)
+
+
+def make_softmax(**options: Any) -> IdentitySoftmax:
+    """Random parameters in float64."""
+    softmax = IdentitySoftmax(N, D, **({"hidden": (6, 5)} | options)).double()
+    randomize(softmax, torch.Generator().manual_seed(3), 0.5)
+    return softmax
+
+
+def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    z = torch.randn(B, D, generator=generator, dtype=torch.float64)
+    return z, torch.randint(N, (B,), generator=generator)
+
+
+# The last layer.
+
+
+@every_chunk
+def test_values_and_gradients_are_those_of_all_logits(
+    chunk: int, generator: torch.Generator
+) -> None:
+    arguments, target = draw_layer(generator)
+    upstream = torch.randn(2, B, generator=generator, dtype=torch.float64)
+    got, expected = linear_cross_entropy(*arguments, target, chunk), plain(*arguments, target)
+    assert_close(got, expected, rtol=0, atol=1e-12)
+    for outputs in ([0], [1], [0, 1]):
+        totals = [torch.stack(out)[outputs].mul(upstream[outputs]).sum() for out in (got, expected)]
+        gradients = [torch.autograd.grad(t, arguments, retain_graph=True) for t in totals]
+        assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+@every_chunk
+def test_gradcheck(chunk: int, generator: torch.Generator) -> None:
+    arguments, target = draw_layer(generator)
+    assert torch.autograd.gradcheck(
+        lambda h, w, b: linear_cross_entropy(h, w, b, target, chunk), arguments
+    )
+    assert torch.autograd.gradcheck(
+        lambda h, w, b: linear_cross_entropy(h, w, b, target, chunk, entropy=False)[0], arguments
+    )
+
+
+def test_without_the_entropy_there_is_none(generator: torch.Generator) -> None:
+    arguments, target = draw_layer(generator)
+    cross_entropy, entropy = linear_cross_entropy(*arguments, target, 6, entropy=False)
+    assert entropy is None
+    assert_close(cross_entropy, plain(*arguments, target)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_each_argument_may_be_the_only_one_to_learn(
+    wanted: int, generator: torch.Generator
+) -> None:
+    arguments, target = draw_layer(generator)
+    h, weight, bias = (a if i == wanted else a.detach() for i, a in enumerate(arguments))
+    alone = (h, weight, bias)
+    got = torch.stack(linear_cross_entropy(*alone, target, 6)).sum()
+    expected = torch.stack(plain(*alone, target)).sum()
+    results = (torch.autograd.grad(total, arguments[wanted]) for total in (got, expected))
+    assert_close(*results, rtol=0, atol=1e-12)
+
+
+def test_a_certain_softmax_has_no_entropy_and_no_nan() -> None:
+    weight = torch.zeros(N, F)
+    weight[3] = 1e4
+    h = torch.ones(B, F, requires_grad=True)
+    outputs = linear_cross_entropy(h, weight, torch.zeros(N), torch.full((B,), 3), 6)
+    assert_close(torch.stack(outputs), torch.zeros(2, B), rtol=0, atol=0)
+    torch.stack(outputs).sum().backward()
+    assert h.grad is not None
+    assert not h.grad.any()
+
+
+def test_autocast_leaves_the_logits_in_the_dtype_of_the_weights(generator: torch.Generator) -> None:
+    arguments, target = draw_layer(generator)
+    h, weight, bias = (a.detach().float() for a in arguments)
+    expected = linear_cross_entropy(h.bfloat16().float(), weight, bias, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(linear_cross_entropy(h.bfloat16(), weight, bias, target), expected)
+
+
+def step(
+    arguments: Arguments,
+    target: Tensor,
+    function: Callable[..., tuple[Tensor, Tensor]] = linear_cross_entropy,
+) -> None:
+    cross_entropy, entropy = function(*arguments, target)
+    (cross_entropy.mean() + entropy.mean()).backward()
+
+
+def draw_large() -> tuple[Arguments, Tensor]:
+    """The logits are 16 blocks, and larger than the weights."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((256, 8), (65536, 8), (65536,))
+    h, weight, bias = (torch.randn(size, generator=generator) for size in sizes)
+    target = torch.randint(65536, (256,), generator=generator)
+    return (h.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()), target
+
+
+def test_nothing_of_the_size_of_the_logits_is_saved() -> None:
+    arguments, target = draw_large()
+    saved: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        linear_cross_entropy(*arguments, target)
+    given = {tensor.data_ptr() for tensor in (*arguments, target)}
+    beside = [tensor.numel() for tensor in saved if tensor.data_ptr() not in given]
+    assert sum(beside) == 2 * 256
+
+
+def allocations(run: Callable[[], None]) -> list[int]:
+    """Bytes allocated, or freed where negative, one after the other."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
+    assert profile.profiler is not None
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return [e.nbytes() for e in sorted(events, key=lambda event: event.start_ns())]
+
+
+def peak(changes: list[int]) -> int:
+    alive = highest = 0
+    for change in changes:
+        alive += change
+        highest = max(highest, alive)
+    return highest
+
+
+def test_peak_memory_is_a_few_blocks_of_logits() -> None:
+    arguments, target = draw_large()
+    block, gradients = 256 * 4096 * 4, sum(4 * argument.numel() for argument in arguments)
+    chunked = allocations(lambda: step(arguments, target))
+    assert max(chunked) <= block
+    assert peak(chunked) < 2.2 * block + gradients
+    for argument in arguments:
+        argument.grad = None
+    assert peak(allocations(lambda: step(arguments, target, plain))) > 2 * 16 * block
+
+
+# The softmax over samples.
+
+
+@every_kind
+def test_it_is_uniform_at_first(options: dict[str, Any], generator: torch.Generator) -> None:
+    softmax = IdentitySoftmax(N, D, **options).double()
+    for nats in softmax(*draw(generator)):
+        expected = torch.full_like(nats, softmax.tags * log(softmax.values))
+        assert_close(nats, expected, rtol=0, atol=1e-12)
+
+
+@every_kind
+def test_tags_are_softmaxes_on_shared_features(
+    options: dict[str, Any], generator: torch.Generator
+) -> None:
+    softmax = make_softmax(**options)
+    z, index = draw(generator)
+    features = softmax.hidden(z) if options.get("hidden", (1,)) else torch.cat((z, z.square()), 1)
+    parts = zip(
+        softmax.last.weight.split(softmax.values),
+        softmax.last.bias.split(softmax.values),
+        softmax.codes[index].T,
+        strict=True,
+    )
+    tags = [torch.stack(plain(features, *part)) for part in parts]
+    assert_close(torch.stack(softmax(z, index)), sum(tags), rtol=0, atol=1e-12)
+
+
+@every_kind
+def test_frozen_softmaxes_teach_z_alone(
+    options: dict[str, Any], generator: torch.Generator
+) -> None:
+    softmax = make_softmax(**options)
+    z, index = draw(generator)
+    z.requires_grad_()
+    frozen, free = torch.stack(softmax.frozen(z, index)), torch.stack(softmax(z, index))
+    assert torch.equal(frozen, free)
+    (expected,) = torch.autograd.grad(free.sum(), z)
+    frozen.sum().backward()
+    assert z.grad is not None
+    assert z.grad.any()
+    assert_close(z.grad, expected, rtol=0, atol=1e-14)
+    assert all(parameter.grad is None for parameter in softmax.parameters())
+    assert all(parameter.requires_grad for parameter in softmax.parameters())
+
+
+@every_kind
+def test_all_parameters_learn(options: dict[str, Any], generator: torch.Generator) -> None:
+    softmax = make_softmax(**options)
+    softmax(*draw(generator))[0].sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in softmax.parameters())
+
+
+@pytest.mark.parametrize(
+    ("samples", "tags", "values"),
+    [(23, 1, 23), (23, 2, 5), (1000, 3, 10), (1001, 3, 11), (10**15 + 1, 3, 100001), (1, 2, 1)],
+)
+def test_the_least_number_of_values(samples: int, tags: int, values: int) -> None:
+    assert _least_base(samples, tags) == values
+
+
+@pytest.mark.parametrize(("tags", "values"), [(1, None), (1, 40), (2, None), (3, 3), (30, 1000)])
+def test_mixed_radix_codes_are_digits(tags: int, values: int | None) -> None:
+    softmax = IdentitySoftmax(N, D, (), tags=tags, values=values)
+    digits = softmax.codes.tolist()
+    assert [sum(d * softmax.values**t for t, d in enumerate(row)) for row in digits] == [*range(N)]
+    assert softmax.codes.max() < softmax.values
+    assert softmax.log_count == pytest.approx(log(N), abs=1e-12)
+
+
+@pytest.mark.parametrize(("tags", "values"), [(1, 5), (2, 3), (3, None), (8, 10)])
+def test_samples_that_share_a_random_code_count_for_less(tags: int, values: int | None) -> None:
+    softmax = IdentitySoftmax(N, D, (), tags=tags, values=values, coding="random")
+    counts = Counter(map(tuple, softmax.codes.tolist())).values()
+    entropy = -sum(count / N * log(count / N) for count in counts)
+    assert softmax.log_count == pytest.approx(entropy, abs=1e-12)
+    assert (len(counts) == N) == (tags == 8)
+    assert softmax.codes.min() >= 0
+    assert softmax.codes.max() < softmax.values
+
+
+def test_codes_and_their_entropy_are_loaded() -> None:
+    def make(seed: int) -> IdentitySoftmax:
+        generator = torch.Generator().manual_seed(seed)
+        return IdentitySoftmax(N, D, (), values=5, coding="random", generator=generator)
+
+    one, other = make(1), make(2)
+    assert one.log_count != other.log_count
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.codes, other.codes)
+    assert one.log_count == other.log_count
+
+
+def test_weights_and_codes_come_from_the_generator() -> None:
+    def state(seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        softmax = IdentitySoftmax(N, D, (6,), tags=2, coding="random", generator=generator)
+        return softmax.state_dict()
+
+    def changed(seed: int) -> set[str]:
+        one, other = state(0), state(seed)
+        return {name for name in one if not torch.equal(one[name], other[name])}
+
+    assert changed(0) == set()
+    assert changed(1) == {"hidden.0.weight", "codes"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tags": 2, "values": 4}, r"values\^tags >= 23.*4\^2.*coding=random"),
+        ({"values": 22}, r"values\^tags >= 23"),
+        ({"tags": 0}, "at least one"),
+        ({"values": 0}, "at least one"),
+        ({"samples": 0}, "at least one"),
+    ],
+)
+def test_impossible_codes(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        IdentitySoftmax(**({"samples": N, "dims": D} | options))

@@ -1,0 +1,241 @@
+"""Settings, results and ledgers of strangers: refused in one line where they are damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from flowclf.cli.app import run as command
+from flowclf.config import make_config, parse_assignments, read_settings
+from flowclf.many import Ledger, parse_grid, read_plan, states, sweep_rows
+from flowclf.many.rows import recorded_rows
+from flowclf.report import collect
+from flowclf.report.pictures import embed_file
+from flowclf.runs import DataFacts, Run
+from flowclf.support.atomic_files import write_json, write_yaml
+from flowclf.support.errors import UserError
+from flowclf.support.parse import parse_yaml, read_json, read_yaml
+
+LAUGHS = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+MERGES = "a0: &a0 {k: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12)
+)
+
+
+def refused(read: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        read()
+    assert str(caught.value).isprintable()
+
+
+BAD_YAML = {
+    "nothing": ("", "got NoneType"),
+    "list": ("- 1", "got list"),
+    "open bracket": ("a: [", "got while parsing"),
+    "tag": ("a: !!python/object/apply:os.getcwd []", "got could not determine a constructor"),
+    "no date": ("a: 2020-13-45", "got month must be in 1..12"),
+    "no integer": ("a: !!int ''", "got string index"),
+    "no truth": ("a: !!bool perhaps", "got 'perhaps'"),
+    "aliases of aliases": (LAUGHS, "values within values"),
+    "merges of merges": (MERGES, "values within values"),
+    "itself": ("a: &a [*a]", "values within values"),
+    "deep": ("a: " + "[" * 60 + "]" * 60, "values within values"),
+    "deeper": ("a: " + "[" * 1000 + "]" * 1000, "values within values"),
+    "long integer": (f"a: 0x{'f' * 50_000}", "got an integer beyond 64 bits"),
+    "control character": ("a: \0", "special characters are not allowed"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_YAML)
+def test_damaged_yaml(tmp_path: Path, case: str) -> None:
+    text, message = BAD_YAML[case]
+    (tmp_path / "x.yaml").write_text(text)
+    expected = f"x.yaml is damaged: expected a YAML mapping, got .*{message.removeprefix('got ')}"
+    refused(lambda: read_yaml(tmp_path / "x.yaml"), expected)
+
+
+def test_aliases_and_merges_in_measure_are_read() -> None:
+    assert parse_yaml("a: &a {k: [1, 2]}\nb: {<<: *a, c: *a}") == {
+        "a": {"k": [1, 2]},
+        "b": {"k": [1, 2], "c": {"k": [1, 2]}},
+    }
+
+
+@pytest.mark.parametrize("text", ["a=2020-13-45", "a=[", "a=" + "[" * 400])
+def test_values_of_options_are_as_careful(text: str) -> None:
+    refused(lambda: parse_assignments([text]), "--set a: expected a YAML value, got")
+    refused(lambda: parse_grid([text]), "expected --grid key=value,value, got")
+
+
+BAD_JSON = {
+    "nothing": ("", "Expecting value"),
+    "list": ("[]", "list"),
+    "half": ('{"a": 1', "Expecting ',' delimiter"),
+    "NaN": ('{"a": [NaN]}', "nan"),
+    "beyond double": ('{"a": 1e999}', "inf"),
+    "deep": ('{"a": ' + "[" * 60 + "]" * 60 + "}", "values within values"),
+    "deeper": ("[" * 100_000, "values within values"),
+    "long integer": (f'{{"a": {"9" * 5000}}}', "Exceeds the limit"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_JSON)
+def test_damaged_json(tmp_path: Path, case: str) -> None:
+    text, message = BAD_JSON[case]
+    (tmp_path / "x.json").write_text(text)
+    refused(
+        lambda: read_json(tmp_path / "x.json"),
+        f"x.json is damaged: expected a JSON object, got .*{message}",
+    )
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to(path.name)])
+def test_no_files(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "x.yaml")
+    for read in (read_yaml, read_json, read_settings):
+        refused(lambda read=read: read(tmp_path / "x.yaml"), "cannot read .*x.yaml: ")
+
+
+# A sweep with one run, as it is left: nothing was trained.
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    folder = tmp_path / "sweep"
+    config, run = make_config("ib-inn", "digits", (1, 8, 8)), Run(folder / "ib-inn-50-0")
+    run.write_config(config, DataFacts((1, 8, 8), 17, tuple("0123456789"), 100))
+    summary = {"system": "ib-inn", "data": "digits", "seed": 0, "seconds": 2.5, "parameters": 9}
+    measured = {"accuracy": 0.5, "ece": 0.5, "bits_per_dim": 2.0, "negative_log_posterior_nats": 1}
+    run.write_summary(summary | {"test": measured})
+    point = {"name": run.folder.name, "varied": {"beta": 1.0}, "config": config.to_dict()}
+    write_yaml(folder / "sweep.yaml", {"shape": [1, 8, 8], "data_dir": None, "points": [point]})
+    Ledger(folder).record(run.folder.name, {"beta": 1.0}, reason="fire")
+    return folder
+
+
+def change(path: Path, **values: Any) -> None:
+    document = read_yaml(path)
+    for key, value in values.items():
+        *sections, last = key.split("__")
+        place = document
+        for section in sections:
+            place = place[int(section)] if isinstance(place, list) else place[section]
+        place[last] = value
+    (write_json if path.suffix == ".json" else write_yaml)(path, document)
+
+
+RUN = "ib-inn-50-0"
+DAMAGE: dict[str, tuple[str, dict[str, Any] | str, str]] = {
+    "settings without data": ("config.yaml", {"data_facts": None}, "config.yaml is damaged"),
+    "shape of words": ("config.yaml", {"data_facts__shape": ["a"]}, "data_facts: shape"),
+    "shape of two": ("config.yaml", {"data_facts__shape": [8, 8]}, "data_facts: shape"),
+    "shape of nothing": ("config.yaml", {"data_facts__shape": [0, 8, 8]}, "data_facts: shape"),
+    "levels of none": ("config.yaml", {"data_facts__levels": 0}, "data_facts: shape, levels"),
+    "classes of numbers": ("config.yaml", {"data_facts__class_names": [1, 2]}, "class_names"),
+    "system of lists": ("config.yaml", {"system": [[]]}, "config.yaml is damaged"),
+    "seed of words": ("config.yaml", {"seed": "x"}, "config.yaml: seed: input should be"),
+    "preset of lists": ("config.yaml", {"preset": ["image"]}, "config.yaml: ib-inn has no preset"),
+    "no result": ("summary.json", {"test": 3}, "summary.json is damaged: it has no 'test'"),
+    "half a summary": ("summary.json", "{", "summary.json is damaged"),
+    "strange evaluation": ("evaluation.json", "[]", "evaluation.json is damaged"),
+    "no picture": ("figures/latent.png", "%!PS-Adobe-3.0 EPSF-3.0\n", "expected a readable PNG"),
+    "ledger of nobody": ("../ledger.log", "{}\n{}\n", "ledger.log is damaged"),
+    "ledger of another": ("../ledger.log", "[1]\n", "ledger.log is damaged: expected optuna"),
+    "sweep of nothing": ("../sweep.yaml", {"points": [3]}, "sweep.yaml is damaged"),
+    "baselines of half": ("../results.csv", "system,data,seed\nQDA\n", "results.csv is damaged"),
+    "baselines of words": (
+        "../results.csv", "system,data,seed,accuracy\nQDA,x,0,high\n", "results.csv is damaged",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_the_report_refuses_damaged_folders(
+    sweep: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, content, message = DAMAGE[case]
+    path = sweep / RUN / name
+    if "ledger" in case:
+        (sweep / RUN / "summary.json").rename(sweep / "ib-inn.json")
+        run = sweep / "other"
+        run.mkdir()
+        for file in ("config.yaml", "summary.json"):
+            source = sweep / "ib-inn.json" if "summary" in file else sweep / RUN / file
+            (run / file).write_bytes(source.read_bytes())
+    if isinstance(content, str):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    else:
+        change(path, **content)
+    assert command(["report", str(sweep), "--out", str(sweep / "x.html")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_whole_folder_is_read(sweep: Path) -> None:
+    assert [entry.name for entry in collect([sweep]).entries] == [RUN]
+    assert [state.kind for state in states(read_plan(sweep))] == ["done"]
+    assert [row["accuracy"] for row in sweep_rows(read_plan(sweep))] == [0.5]
+    assert list(recorded_rows(sweep)) == []  # it is not one of 50 samples
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", "..", "", 3])
+def test_no_run_of_a_sweep_lies_elsewhere(sweep: Path, name: Any) -> None:
+    change(sweep / "sweep.yaml", points__0__name=name)
+    refused(lambda: read_plan(sweep), "sweep.yaml is damaged .*is no name of a run")
+
+
+def test_progress_metrics_and_words(sweep: Path) -> None:
+    run = Run(sweep / RUN)
+    run.summary_file.unlink()
+    run.progress_file.write_text('{"step": "all"}')
+    refused(lambda: states(read_plan(sweep)), "progress.json is damaged: expected step and steps")
+    run.progress_file.write_text('{"step": 1, "steps": 0, "epoch": 0, "seconds": 1}')
+    refused(lambda: states(read_plan(sweep)), "progress.json is damaged: expected step and steps")
+    for line in ("3", "{}", '{"step": "x"}', "{"):
+        run.metrics_file.write_text(f'{{"step": 1, "loss": Infinity}}\n{line}\n')
+        refused(lambda: list(run.read_metrics()), "metrics.jsonl is damaged: expected a JSON ob")
+    run.vocabulary_file.write_bytes(b"caf\xe9\n")
+    refused(run.read_vocabulary, "vocabulary.txt is damaged: expected UTF-8, got byte 0xe9")
+
+
+@pytest.mark.parametrize(
+    "row", [{}, 3, {"system": "QDA"}, {"seed": "x"}, {"train_size": "x"}, {"accuracy": "high"}]
+)
+def test_baselines_of_a_study(tmp_path: Path, row: Any) -> None:
+    whole = {"system": "QDA", "data": "digits", "seed": 0, "train_size": 50, "commit": None}
+    numbers = dict.fromkeys(
+        ("accuracy", "ece", "bits_per_dim", "seconds", "negative_log_posterior_nats"), 0.5
+    )
+    file = tmp_path / "baselines-50-0.json"
+    file.write_text(json.dumps({"rows": [whole | numbers]}))
+    assert len(list(recorded_rows(tmp_path))) == 1
+    changed = whole | numbers | row if isinstance(row, dict) and len(row) == 1 else row
+    if row != {"system": "QDA"}:
+        file.write_text(json.dumps({"rows": [changed]}))
+        refused(lambda: list(recorded_rows(tmp_path)), "baselines-50-0.json is damaged: expected")
+
+
+def test_a_torn_line_of_the_ledger_is_dropped(sweep: Path) -> None:
+    ledger = Ledger(sweep)
+    whole = ledger.path.read_bytes()
+    ledger.path.write_bytes(whole + b'{"op_code": 4, "wor')
+    assert ledger.ends() == {RUN: "fire"}
+    ledger.record("other", {"beta": 2.0}, accuracy=0.5)
+    assert ledger.ends() == {RUN: "fire", "other": None}
+    assert ledger.path.read_bytes().startswith(whole + b"{")
+
+
+def test_pictures_that_the_report_does_not_open(tmp_path: Path) -> None:
+    """Pillow would hand PostScript to an interpreter; and 80 million pixels are too many."""
+    (tmp_path / "x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    refused(lambda: embed_file(tmp_path / "x.png"), "x.png: expected a readable PNG")
+    Image.new("1", (10_000, 8_000)).save(tmp_path / "x.png")
+    refused(lambda: embed_file(tmp_path / "x.png"), "at most 67,108,864 pixels, got 10000×8000")

@@ -1,0 +1,538 @@
+"""M2 and Untapped: bounds below what they bound, and which term teaches which parameters."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import log, pi
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from couplings.testing import randomize
+from flowclf import build
+from flowclf.classifier import GenerativeClassifier
+from flowclf.config import make_config
+from flowclf.data import Dataset, Split, load_dataset
+from flowclf.nn.likelihoods import make_likelihood
+from flowclf.nn.relaxed_label import close_corners, concrete_log_prob
+from flowclf.semi_supervised import (
+    clipped_cross_entropy,
+    image_distance,
+    labelled_bound,
+    marginal_bound,
+    mean_of,
+    relaxed_bound,
+    reverse_bound,
+)
+from flowclf.support.errors import NoExactDensity, UserError
+from flowclf.systems.untapped import Untapped
+from flowclf.training import train
+
+K, SHAPE, B = 3, (1, 2, 2), 12
+PIXELS = 4
+TINY: dict[str, Any] = {
+    "network": {"kind": "mlp", "hidden": [8], "nonlinearity": "tanh"},
+    "decoder": {"kind": "mlp", "hidden": [8], "nonlinearity": "tanh"},
+    "style": {"hidden": [6], "nonlinearity": "tanh"},
+    "latent": 1,
+}
+WEIGHTS = {"labelled": 0.3, "unlabelled": 0.7, "ce": 1.1, "reverse": 0.5, "l2": 0.2}
+EXACT: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
+
+every_box = pytest.mark.parametrize("box", [1.5, None], ids=["box", "line"])
+every_sampling = pytest.mark.parametrize("sampling", ["detached", "straight-through", "relaxed"])
+
+
+def make_model(system: str = "untapped", *, scale: float = 0.6, **settings: Any) -> Untapped:
+    """Of binary images, random weights in float64, in training mode."""
+    model = build(system, shape=SHAPE, classes=K, levels=2, **{**TINY, **settings}).double()
+    randomize(model, torch.Generator().manual_seed(1), scale)
+    assert isinstance(model, Untapped)
+    return model.train()
+
+
+def every_image() -> Tensor:
+    rows = torch.tensor(list(product((0.0, 1.0), repeat=PIXELS)), dtype=torch.float64)
+    return rows.view(-1, *SHAPE)
+
+
+def draw(rows: int = B) -> tuple[Tensor, Tensor]:
+    """Binary images; every third has no label."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(2, (rows, *SHAPE), generator=generator).double()
+    y = torch.arange(rows) % K
+    return x, torch.where(torch.arange(rows) % 4 < 3, y, -1)
+
+
+def loss(model: GenerativeClassifier, x: Tensor, y: Tensor, seed: int = 3) -> dict[str, Tensor]:
+    return model.loss(x, y, torch.Generator().manual_seed(seed))
+
+
+def groups_of(model: Untapped) -> dict[str, list[nn.Parameter]]:
+    return {
+        "label": list(model.encoder.network.parameters()),
+        "latent": list(model.encoder.latent.parameters()),
+        "decoder": list(model.decoder.parameters()),
+    }
+
+
+def reached(model: Untapped, term: Tensor) -> set[str]:
+    found = set()
+    for name, group in groups_of(model).items():
+        if term.requires_grad:
+            got = torch.autograd.grad(term, group, retain_graph=True, allow_unused=True)
+            if any(bool(g.any()) for g in got if g is not None):
+                found.add(name)
+    return found
+
+
+# Bounds.
+
+
+def exact_joint(model: Untapped, x: Tensor) -> Tensor:
+    """log p(x, k), (B, K), by integrating over z."""
+    line = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000 * 2 - 1
+    box = model.encoder.box
+    z = line * (box or 8.0)
+    columns = []
+    for k in range(K):
+        y = torch.eye(K, dtype=torch.float64)[k].expand(len(z), -1)
+        out = model.decoder(torch.cat((y, z[:, None]), 1))
+        log_z = model.encoder.prior_log_prob(z[:, None]) + log(2 * (box or 8.0) / len(z))
+        rows = [
+            (model.likelihood.log_prob(each.expand(len(z), *SHAPE), out) + log_z).logsumexp(0)
+            - log(K)
+            for each in x
+        ]
+        columns.append(torch.stack(rows))
+    return torch.stack(columns, 1)
+
+
+def quadrature_bounds(model: Untapped, x: Tensor) -> Tensor:
+    """Expected labelled bounds, (B, K), by Gauss-Hermite quadrature over z."""
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(60))
+    columns = []
+    for k in range(K):
+        y = torch.eye(K, dtype=torch.float64)[k].expand(len(x), -1)
+        total = torch.zeros(len(x), dtype=torch.float64)
+        for node, weight in zip(nodes, weights / (2 * pi) ** 0.5, strict=True):
+            z, log_q = model.encoder.given(x, y).at(node.view(1, 1))
+            log_x = model.likelihood.log_prob(x, model.decoder(torch.cat((y, z), 1)))
+            prior = model.encoder.prior_log_prob(z)
+            total = total + weight * labelled_bound(log_x, prior, log_q, K)
+        columns.append(total)
+    return torch.stack(columns, 1)
+
+
+@every_box
+@torch.no_grad()
+def test_forward_bounds_lie_below_what_they_bound(box: float | None) -> None:
+    model, x = make_model(box=box), every_image()
+    joint, bounds = exact_joint(model, x), quadrature_bounds(model, x)
+    assert float(joint.logsumexp((0, 1))) == pytest.approx(0, abs=1e-6)
+    assert bool((bounds < joint).all())
+    log_posterior = model.log_posterior(x)
+    marginal = marginal_bound(bounds, log_posterior)
+    assert bool((marginal < joint.logsumexp(1)).all())
+    best = marginal_bound(joint, joint.log_softmax(1))
+    assert_close(best, joint.logsumexp(1), **EXACT)
+
+
+@torch.no_grad()
+def test_the_elbo_approximates_them_and_repeats_itself() -> None:
+    model, x = make_model().eval(), every_image()
+    bounds = quadrature_bounds(model, x)
+    expected = marginal_bound(bounds, model.log_posterior(x))
+    assert_close(model.elbo(x), expected, rtol=0, atol=0.15)
+    assert torch.equal(model.elbo(x), model.elbo(x))
+    assert_close(model.elbo(x[3:5]), model.elbo(x)[3:5], **EXACT)
+    y = torch.arange(len(x)) % K
+    assert_close(model.elbo(x, y), bounds.gather(1, y[:, None])[:, 0], rtol=0, atol=0.15)
+
+
+@pytest.mark.parametrize("marginalise", [True, False])
+@torch.no_grad()
+def test_what_is_minimised_are_these_bounds(marginalise: bool) -> None:
+    """The averages over many draws."""
+    model, x = make_model(objective={"marginalise": marginalise}), every_image()[5:8]
+    repeats, count = 20_000, len(x)
+    many, y = x.repeat(repeats, 1, 1, 1), torch.arange(count).repeat(repeats)
+    bounds = quadrature_bounds(model, x)
+    labelled = loss(model, many, y)["labelled_nats"]
+    assert_close(labelled, -bounds.diagonal().mean(), rtol=0, atol=0.02)
+    unlabelled = loss(model, many, -torch.ones_like(y))["unlabelled_nats"]
+    exact = exact_joint(model, x).logsumexp(1).mean()
+    if marginalise:
+        expected = -marginal_bound(bounds, model.log_posterior(x)).mean()
+        assert_close(unlabelled, expected, rtol=0, atol=0.02)
+        assert float(-unlabelled) < float(exact)
+
+
+@torch.no_grad()
+def test_the_relaxed_bound_lies_below_the_relaxed_models_density() -> None:
+    """K = 2: labels and latents on a grid."""
+    two = build("m2", shape=SHAPE, classes=2, levels=2, **TINY).double()
+    model = randomize(two, torch.Generator().manual_seed(1), 0.6).train()
+    assert isinstance(model, Untapped)
+    side = (torch.arange(300, dtype=torch.float64) + 0.5) / 300
+    first, z = torch.cartesian_prod(side, 1.5 * (2 * side - 1)).unbind(1)
+    out = model.decoder(torch.stack((first, 1 - first, z), 1))
+    x = every_image()[[6]]
+    exact = model.likelihood.log_prob(x.expand(len(z), *SHAPE), out).exp().mean().log()
+    many = x.expand(50_000, *SHAPE)
+    bound = -loss(model, many, torch.full((len(many),), -1))["unlabelled_nats"]
+    assert float(exact) - 3 < float(bound) < float(exact)
+
+
+@every_box
+@torch.no_grad()
+def test_the_reverse_bound_lies_below_the_density_of_labels(box: float | None) -> None:
+    """Every image is enumerated, with the pairs of the model."""
+    model, x = make_model(box=box, objective={"fixed_pairs": True}), every_image()
+    y, z = close_corners(K, 0.95, model.pairs), model.pairs
+    expected = []
+    for each_y, each_z in zip(y, z, strict=True):
+        rows_y, rows_z = each_y.expand(len(x), -1), each_z.expand(len(x), -1)
+        log_x = model.likelihood.log_prob(x, model.decoder(torch.cat((rows_y, rows_z), 1)))
+        log_q_y = concrete_log_prob(rows_y.log(), model.encoder.logits(x), 1.0)
+        log_q_z = model.encoder.given(x, rows_y).log_prob(rows_z)
+        bound = reverse_bound(log_q_y, log_q_z, log_x, -PIXELS * log(2))
+        expected.append((log_x.exp() * bound).sum())
+        exact = (log_q_y + log_q_z).logsumexp(0) - PIXELS * log(2)
+        assert float(expected[-1]) < float(exact)
+    images, labels = draw(30_000)
+    got = loss(model, images, torch.full_like(labels, -1))["reverse_nats"]
+    assert_close(-got, torch.stack(expected).mean(), rtol=0, atol=0.05)
+
+
+def test_bounds_are_equalities_where_nothing_can_be_inferred() -> None:
+    """Inferred is what the prior says: of y uniform on the simplex, and an x that tells nothing."""
+    generator = torch.Generator().manual_seed(3)
+    log_x, log_z = torch.randn(2, 4, dtype=torch.float64, generator=generator)
+    simplex = torch.distributions.Dirichlet(torch.ones(K, dtype=torch.float64))
+    log_y = simplex.log_prob(torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64))
+    assert_close(relaxed_bound(log_x, log_z, log_z, log_y, K), log_x, **EXACT)
+    assert_close(labelled_bound(log_x, log_z, log_z, K), log_x - log(K), **EXACT)
+    base = -PIXELS * log(2)
+    uniform = torch.full_like(log_z, base)
+    assert_close(reverse_bound(log_y, log_z, uniform, base), log_y + log_z, **EXACT)
+
+
+def test_the_discriminative_terms_by_hand() -> None:
+    sample = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.2, 0.8]])
+    entropies = clipped_cross_entropy(sample, torch.tensor([0, 1, -1]))
+    assert_close(entropies, torch.tensor([log(2), 6 * log(10), 0.0]))
+    zeros = torch.zeros(2, *SHAPE)
+    assert_close(image_distance(zeros, zeros + 1.5), torch.tensor([3.0, 3.0]))
+    rows = torch.tensor([True, False, True])
+    values = torch.tensor([1.0, float("nan"), 4.0])
+    assert float(mean_of(values, rows)) == 2.5
+    assert float(mean_of(values, ~rows & rows)) == 0
+    one = torch.ones(1)
+    assert_close(relaxed_bound(one, -one, one, one, 4), torch.full((1,), log(6) - 2))
+
+
+# Who learns from what.
+
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
+    "default": ({}, {}),
+    "without z": ({"z_term": False}, {"reverse_nats": {"label", "decoder"}}),
+    "fixed": ({"fixed_pairs": True}, {}),
+    "ce on sample": ({"ce_on_sample": True}, {}),
+    "l2 on sample": ({"l2_on_sample": True}, {"distance": set()}),
+    "l2 through sample": ({"l2_on_sample": True, "sampling": "straight-through"}, {}),
+    "marginal": ({"marginalise": True}, {}),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_each_term_reaches_its_parameters(case: str) -> None:
+    objective, different = OPTIONS[case]
+    model, (x, y) = make_model(objective=objective), draw()
+    terms = loss(model, x, y)
+    expected = {
+        "labelled_nats": {"latent", "decoder"},
+        "unlabelled_nats": {"label", "latent", "decoder"},
+        "decision": {"label"},
+        "reverse_nats": {"label", "latent", "decoder"},
+        "distance": {"latent", "decoder"},
+    } | different
+    assert {name: reached(model, terms[name]) for name in expected} == expected
+
+
+def test_every_parameter_belongs_to_a_group() -> None:
+    model = make_model()
+    grouped = {id(p) for group in groups_of(model).values() for p in group}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == grouped
+
+
+def test_the_total_is_the_weighted_sum() -> None:
+    terms = loss(make_model(objective=WEIGHTS), *draw())
+    named = ["labelled_nats", "unlabelled_nats", "decision", "reverse_nats", "distance"]
+    parts = [w * terms[n] for w, n in zip(WEIGHTS.values(), named, strict=True)]
+    assert_close(terms["total"], torch.stack(parts).sum(), **EXACT)
+
+
+def decoder_gradient(model: Untapped, rows: int, seed: int) -> Tensor:
+    """Of the reverse bound at that many draws, a vector."""
+    x, y = draw(rows)
+    term = loss(model, x, torch.full_like(y, -1), seed)["reverse_nats"]
+    gradients = torch.autograd.grad(term, list(model.decoder.parameters()))
+    return torch.cat([g.flatten() for g in gradients])
+
+
+def test_the_detached_reverse_bound_teaches_the_decoder_nothing_on_average() -> None:
+    objective = {"fixed_pairs": True, "z_term": False}
+    detached = make_model(objective=objective)
+    many, few = (decoder_gradient(detached, rows, 0).norm() for rows in (200_000, 20))
+    entropy = make_model(objective={**objective, "sampling": "straight-through"})
+    true = decoder_gradient(entropy, 200_000, 0).norm()
+    assert float(many) < 0.02 * float(true)
+    assert float(many) < 0.1 * float(few)
+
+
+@every_sampling
+def test_the_pathwise_gradient_of_the_entropy_is_exact(sampling: str) -> None:
+    """For log p(x'|y,z) alone: straight-through equals the enumerated gradient."""
+    model = make_model()
+    parameters = list(model.decoder.parameters())
+    y = torch.eye(K, dtype=torch.float64)
+    out = model.decoder(torch.cat((y, model.pairs), 1))
+    p = out.sigmoid()
+    entropy = -(p * p.log() + (1 - p) * (1 - p).log()).flatten(1).sum(1).mean()
+    expected = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(entropy, parameters, retain_graph=True)]
+    )
+    many = out.repeat(60_000, 1, 1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    x = model.likelihood.sample(many, generator, sampling)  # type: ignore[arg-type]
+    term = -model.likelihood.log_prob(x, many).mean()
+    got = torch.cat([g.flatten() for g in torch.autograd.grad(term, parameters)])
+    error = float((got - expected).norm() / expected.norm())
+    assert (error < 0.03) == (sampling == "straight-through")
+    if sampling == "detached":
+        assert float(got.norm()) < 0.03 * float(expected.norm())
+
+
+@every_sampling
+def test_images_are_drawn_from_the_likelihood(sampling: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    out = torch.full((40_000, 1, 1, 1, 1), 0.8, requires_grad=True)
+    bernoulli = make_likelihood("bernoulli", (1, 1, 1), 5)
+    x = bernoulli.sample(out, generator, sampling)  # type: ignore[arg-type]
+    assert x.requires_grad == (sampling != "detached")
+    assert 0 <= float(x.detach().min()) <= float(x.detach().max()) <= 4
+    share = (x.detach() > 2).double().mean()
+    assert float(share) == pytest.approx(torch.tensor(0.8).sigmoid().item(), abs=0.01)
+    normal = make_likelihood("gaussian", (1,), None)
+    mean = torch.full((40_000, 1, 1), 0.8)
+    drawn = normal.sample(mean, generator, sampling).detach()  # type: ignore[arg-type]
+    assert float(drawn.mean()) == pytest.approx(0.8, abs=0.02)
+    assert float(drawn.std()) == pytest.approx(1.0, abs=0.02)
+
+
+# The presets of the paper.
+
+
+def test_the_released_code_gives_its_decoder_only_the_forward_bounds() -> None:
+    model = build("untapped", shape=SHAPE, classes=K, levels=2, preset="code").double().train()
+    assert isinstance(model, Untapped)
+    assert model.settings.objective.fixed_pairs
+    terms = loss(model, *draw())
+    assert not terms["distance"].requires_grad
+    assert reached(model, terms["reverse_nats"]) == {"label", "decoder"}  # of zero mean: see above
+    assert reached(model, terms["decision"]) == {"label"}
+
+
+def test_its_cross_entropy_is_that_of_the_noisy_label() -> None:
+    (x, y), code = draw(), build("m2", shape=SHAPE, classes=K, levels=2, preset="code").double()
+    code.train()
+    a, b = (loss(code, x, y, seed)["decision"] for seed in (0, 1))
+    assert not torch.equal(a, b)
+    encoding = code.encode(x, torch.Generator().manual_seed(0))
+    expected = clipped_cross_entropy(encoding.z[:, :K], y)[y >= 0].mean()
+    assert_close(a, expected, **EXACT)
+    paper = build("m2", shape=SHAPE, classes=K, levels=2, preset="paper").double().train()
+    a, b = (loss(paper, x, y, seed)["decision"] for seed in (0, 1))
+    assert torch.equal(a, b)
+
+
+def test_fixed_pairs_are_the_same_in_every_step_and_in_the_file() -> None:
+    model = make_model(objective={"fixed_pairs": True})
+    assert model.pairs.shape == (K, 1)
+    assert bool((model.pairs.abs() < 1.5).all())
+    assert "pairs" in model.state_dict()
+    assert torch.equal(make_model().pairs, model.pairs)
+    other = build("untapped", shape=SHAPE, classes=K, levels=2, seed=1, **TINY)
+    assert not torch.equal(other.double().state_dict()["pairs"], model.pairs)
+
+
+def test_m2_is_untapped_without_the_reverse_bound() -> None:
+    (x, y), m2 = draw(), make_model("m2")
+    untapped = make_model("untapped", objective={"reverse": 0.0})
+    ours, theirs = loss(m2, x, y), loss(untapped, x, y)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert float(ours["reverse_nats"]) == 0
+    assert float(loss(make_model(), x, y)["reverse_nats"].detach()) != 0
+
+
+@pytest.mark.parametrize("preset", ["paper", "code"])
+def test_the_papers_networks(preset: str) -> None:
+    """Sizes of the recipe: x to y, (x, y) to z, (y, z) to x."""
+    model = build("untapped", shape=(1, 28, 28), classes=10, preset=preset)
+    assert isinstance(model, Untapped)
+    sizes = [
+        [m.weight.shape[0] for m in part.modules() if isinstance(m, nn.Linear)]
+        for part in (model.encoder.network, model.encoder.latent, model.decoder)
+    ]
+    assert sizes == [[50, 50, 10], [10, 10, 2, 2], [250, 500, 784]]
+
+
+# Labelled and unlabelled rows.
+
+
+def test_rows_count_in_the_term_that_they_are_of() -> None:
+    model, (x, y) = make_model(), draw()
+    terms = loss(model, x, y)
+    labelled, bare = loss(model, x, y.clamp_min(0)), loss(model, x, torch.full_like(y, -1))
+    assert float(labelled["unlabelled_nats"].detach()) == 0
+    for name in ("labelled_nats", "decision", "distance"):
+        assert float(bare[name].detach()) == 0
+        assert float(terms[name].detach()) > 0
+    changed = x.clone()
+    changed[y < 0] = 1 - changed[y < 0]
+    again = loss(model, changed, y)
+    for name in ("labelled_nats", "decision", "distance"):
+        assert_close(again[name], terms[name], **EXACT)
+    assert not torch.equal(again["unlabelled_nats"], terms["unlabelled_nats"])
+
+
+@pytest.mark.parametrize("marginalise", [True, False])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_one_kind_of_rows_is_enough(labelled: bool, marginalise: bool) -> None:
+    model, (x, y) = make_model(objective={"marginalise": marginalise}), draw()
+    loss(model, x, y.clamp_min(0) if labelled else torch.full_like(y, -1))["total"].backward()
+    reached_all = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(g is not None and bool(g.isfinite().all()) for g in reached_all)
+
+
+@every_sampling
+@pytest.mark.parametrize("data", ["table", "image"])
+def test_tables_and_images_of_any_kind_are_learned(data: str, sampling: str) -> None:
+    shape = (5,) if data == "table" else (1, 8, 8)
+    model = build("untapped", shape=shape, classes=K, objective={"sampling": sampling})
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(B, 5, generator=generator)
+    if data == "image":
+        x = torch.randint(256, (B, *shape), generator=generator, dtype=torch.uint8)
+    y = torch.arange(B) % K
+    model.fit_statistics(x, y)
+    loss(model.train(), x, y)["total"].backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(g is not None and bool(g.isfinite().all()) for g in gradients)
+
+
+# The common face.
+
+
+@torch.no_grad()
+def test_latents_are_label_and_place() -> None:
+    model, (x, _) = make_model().eval(), draw()
+    z = model.encode(x).z
+    assert z.shape == (B, K + 1)
+    assert_close(model.log_posterior(x), z[:, :K].log(), rtol=0, atol=1e-9)
+    assert_close(model.densities(z).log_posterior, model.log_posterior(x), rtol=0, atol=1e-9)
+    assert torch.equal(model.predict(x), z[:, :K].argmax(1))
+    expected = torch.cat((torch.eye(K), torch.zeros(K, 1)), 1).double()
+    assert torch.equal(model.mixture.means, expected)
+    strip = model.interpolate(x[:2], x[2:4], 3)
+    assert strip.shape == (3, 2, *SHAPE)
+    assert_close(strip[1], model.decode(z[:2].lerp(z[2:4], 0.5)), **EXACT)
+
+
+@every_box
+@torch.no_grad()
+def test_samples_are_decoded_labels(box: float | None, generator: torch.Generator) -> None:
+    model, y = make_model(box=box).eval(), torch.tensor([2, 0])
+    x = model.sample(y, 0.0, generator)
+    assert_close(x, model.decode(model.mixture.means[y]), **EXACT)
+    model.mixture.data_means[:, K:] = 0.7
+    there = torch.cat((model.mixture.means[y, :K], torch.full((2, 1), 0.7, dtype=torch.float64)), 1)
+    assert_close(model.sample(y, 0.0, around="data"), model.decode(there), **EXACT)
+    first, second = (model.sample(y, 1.0, generator) for _ in range(2))
+    assert not torch.equal(first, second)
+    with pytest.raises(UserError, match="expected temperature >= 0, got -1"):
+        model.sample(y, -1.0)
+    with pytest.raises(UserError, match="expected integer labels 0..2, got 3"):
+        model.sample(torch.tensor([3]))
+
+
+def test_networks_see_images_from_zero_to_one() -> None:
+    model = build("untapped", shape=(1, 8, 8), classes=K, levels=17)
+    x = torch.tensor([0, 4, 16], dtype=torch.uint8)[:, None, None, None].expand(3, 1, 8, 8)
+    model.fit_statistics(x, torch.arange(3))
+    assert model.encoder.preprocess(x.float())[0][:, 0, 0, 0].tolist() == [0.0, 0.25, 1.0]
+    dims = build("untapped", shape=(1, 8, 8), classes=K, levels=17, preprocess={"per": "dim"})
+    dims.fit_statistics(x, torch.arange(3))
+    assert float(dims.encoder.preprocess(x.float())[0].min()) < -0.5
+
+
+def test_a_missing_class_does_not_end_the_training() -> None:
+    model, (x, _) = make_model().eval(), draw()
+    before = model.mixture.data_means.clone()
+    model.fit_latents(x, torch.arange(B) % (K - 1))
+    assert torch.equal(model.mixture.data_means, before)
+    model.fit_latents(x, torch.arange(B) % K)
+    assert not torch.equal(model.mixture.data_means, before)
+
+
+def test_there_is_a_bound_but_no_density() -> None:
+    model, (x, _) = make_model().eval(), draw()
+    assert (model.has_density, model.has_elbo, model.can_sample) == (False, True, True)
+    assert model.bounds_bits(x)
+    assert not model.bounds_bits(x / 2)
+    with pytest.raises(NoExactDensity, match=r"elbo\(x\) is a lower bound"):
+        model.log_prob(x)
+
+
+def digits(labels: int) -> Dataset:
+    """With that many labels."""
+    data = load_dataset("digits")
+    y = torch.where(torch.arange(len(data.train)) < labels, data.train.y, -1)
+    return Dataset("digits", Split(data.train.x, y), data.test, data.class_names, data.levels)
+
+
+@pytest.mark.parametrize("system", ["m2", "untapped"])
+def test_digits_are_learned_from_a_few_labels(system: str) -> None:
+    data = digits(300)
+    config = make_config(system, "digits", data.shape, overrides=[{"train": {"epochs": 12}}])
+    results = [train(config, data, device="cpu").summary["test"] for _ in range(2)]
+    assert results[0] == results[1]
+    assert results[0]["accuracy"] > 0.8
+    assert results[0]["bits_per_dim"] is None
+    assert -60 < results[0]["elbo_nats"] < -15
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mixture": {"start": "normal"}}, "expected no mixture settings"),
+        ({"noise": {"uniform": 1.0}}, "expected noise.uniform=0 for likelihood=bernoulli"),
+        ({"likelihood": "logistic"}, "likelihood: input should be 'bernoulli' or 'gaussian'"),
+        ({"temperature": 0}, "temperature: input should be greater than 0"),
+        ({"objective": {"corner": 1.0}}, "objective.corner: input should be less than 1"),
+        ({"objective": {"beta": 1.0}}, "unknown setting 'objective.beta'"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build("untapped", shape=SHAPE, classes=K, **settings)
+
+
+def test_tables_need_a_gaussian() -> None:
+    with pytest.raises(UserError, match="likelihood=bernoulli: expected images, got a table"):
+        build("m2", shape=(4,), classes=K, likelihood="bernoulli")

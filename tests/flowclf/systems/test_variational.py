@@ -1,0 +1,286 @@
+"""CE, GM and VC: which term teaches which parameters, and that each contains the one before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from couplings.testing import randomize
+from flowclf import build
+from flowclf.latent.vmf import VonMisesFisherMixture
+from flowclf.nn.encoders import GaussianEncoder
+from flowclf.objectives import with_margin
+from flowclf.support.errors import UserError
+from flowclf.systems.variational import VariationalClassifier
+
+K, F, B = 3, 6, 8
+LEARNED = {"weights": "learned", "covariance": "per-class", "start": "normal"}
+GM_WEIGHTS = {"prior_logprob": 0.3}
+VC_WEIGHTS = {**GM_WEIGHTS, "ratio": 0.7}
+EXACT: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
+
+Groups = dict[str, list[nn.Parameter]]
+
+every_encoder = pytest.mark.parametrize("encoder", ["delta", "gaussian"])
+
+
+def make_model(
+    system: str = "vc",
+    encoder: str = "delta",
+    mixture: dict[str, Any] = LEARNED,
+    objective: dict[str, Any] = VC_WEIGHTS,
+    **settings: Any,
+) -> VariationalClassifier:
+    """Random weights in float64; eval mode, no dropout."""
+    network = {"kind": "mlp", "hidden": [16, 8], "dropout": 0.0}
+    settings |= {"encoder": encoder, "mixture": mixture, "objective": objective, "network": network}
+    model = build(system, shape=(F,), classes=K, preset="mlp", **settings).double().eval()
+    randomize(model, torch.Generator().manual_seed(1), 0.2)
+    assert isinstance(model, VariationalClassifier)
+    return model
+
+
+def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    return torch.randn(B, F, generator=generator, dtype=torch.float64), torch.arange(B) % K
+
+
+def loss(model: VariationalClassifier, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    return model.loss(x, y, torch.Generator().manual_seed(2))
+
+
+def groups_of(model: VariationalClassifier) -> Groups:
+    return {
+        "encoder": list(model.encoder.network.parameters()),
+        "means": [model.mixture.means],
+        "log_var": [model.mixture.log_var] if model.mixture.log_var.numel() else [],
+        "weight_logits": [model.mixture.weight_logits],
+        "heads": list(model.heads.parameters()),
+    }
+
+
+def gradients(term: Tensor, groups: Groups) -> dict[str, list[Tensor]]:
+    """Of each group that the term reaches."""
+    found = {}
+    for name, group in groups.items():
+        if not group:
+            continue
+        got = torch.autograd.grad(term, group, retain_graph=True, allow_unused=True)
+        if any(bool(gradient.any()) for gradient in got if gradient is not None):
+            found[name] = [torch.zeros(()) if g is None else g for g in got]
+    return found
+
+
+def reached(model: VariationalClassifier, x: Tensor, y: Tensor) -> dict[str, set[str]]:
+    """The groups of parameters that each term teaches."""
+    terms, groups = loss(model, x, y), groups_of(model)
+    names = terms.keys() - {"accuracy", "total"}
+    return {name: set(gradients(terms[name], groups)) for name in names}
+
+
+@pytest.mark.parametrize("ratio", ["affine", "quadratic", "mlp"])
+@pytest.mark.parametrize("to_weights", [True, False], ids=["weights-learn", "weights-fixed"])
+@pytest.mark.parametrize("to_encoder", [True, False], ids=["prior-moves-z", "prior-stays"])
+@every_encoder
+def test_each_term_reaches_its_parameters(
+    encoder: str, to_encoder: bool, to_weights: bool, ratio: str, generator: torch.Generator
+) -> None:
+    routing = {"prior_grad_to_encoder": to_encoder, "posterior_grad_to_weights": to_weights}
+    discriminator = {"kind": ratio, "hidden": 5}
+    model = make_model("vc", encoder, LEARNED, VC_WEIGHTS | routing, discriminator=discriminator)
+    model.train()
+    assert reached(model, *draw(generator)) == {
+        "decision": {"encoder", "means", "log_var"} | ({"weight_logits"} if to_weights else set()),
+        "prior_nats": {"means", "log_var"} | ({"encoder"} if to_encoder else set()),
+        "class_prior": {"weight_logits"},
+        "ratio": {"encoder"},
+        "discriminator": {"heads"},
+    }
+
+
+def test_every_parameter_belongs_to_a_group() -> None:
+    model = make_model("vc", "gaussian")
+    grouped = {id(p) for group in groups_of(model).values() for p in group}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == grouped
+
+
+def test_a_softmax_layer_learns_its_biases_whatever_the_routing(generator: torch.Generator) -> None:
+    affine = {"weights": "affine", "start": "linear"}
+    model = make_model("ce", "delta", affine, {"posterior_grad_to_weights": False})
+    (x, y), groups = draw(generator), groups_of(model)
+    terms = loss(model, x, y)
+    assert set(gradients(terms["decision"], groups)) == {"encoder", "means", "weight_logits"}
+    assert_close(terms["total"], terms["decision"], **EXACT)
+
+
+@pytest.mark.parametrize("to_encoder", [True, False], ids=["prior-moves-z", "prior-stays"])
+@every_encoder
+def test_the_total_is_the_weighted_sum_of_its_parts(
+    encoder: str, to_encoder: bool, generator: torch.Generator
+) -> None:
+    weights = {"ce": 0.9, "class_prior": 0.5, **VC_WEIGHTS}
+    routing = {"prior_grad_to_encoder": to_encoder}
+    model = make_model("vc", encoder, LEARNED, weights | routing).train()
+    terms = loss(model, *draw(generator))
+    factors = {
+        "decision": 0.9, "prior_nats": 0.3, "ratio": 0.7, "class_prior": 0.5, "discriminator": 1.0
+    }  # fmt: skip
+    parts = [factor * terms[name] for name, factor in factors.items()]
+    assert_close(terms["total"], torch.stack(parts).sum(), **EXACT)
+    groups = groups_of(model)
+    total = gradients(terms["total"], groups)
+    by_part = [gradients(part, groups) for part in parts]
+    assert total.keys() == groups.keys()
+    for name, expected in total.items():
+        given = [part[name] for part in by_part if name in part]
+        assert_close([sum(same) for same in zip(*given, strict=True)], expected, **EXACT)
+
+
+def test_the_terms_are_what_their_names_say(generator: torch.Generator) -> None:
+    model, (x, y) = make_model(), draw(generator)
+    terms, z, rows = loss(model, x, y), model.encode(x).z, torch.arange(B)
+    given_class = torch.distributions.Normal(model.mixture.means, model.mixture.std())
+    own = given_class.log_prob(z[:, None]).sum(2)[rows, y]
+    assert_close(terms["prior_nats"], -own.mean(), **EXACT)
+    assert_close(terms["decision"], -model.log_posterior(x)[rows, y].mean(), **EXACT)
+    assert_close(terms["class_prior"], -model.mixture.log_weights[y].mean(), **EXACT)
+    ratio = model.heads["ratio"](z, model.mixture)
+    assert_close(terms["ratio"], ratio[rows, y].mean(), **EXACT)
+
+
+@every_encoder
+def test_vc_without_its_ratio_is_gm_and_that_is_ce_and_a_prior(
+    encoder: str, generator: torch.Generator
+) -> None:
+    x, y = draw(generator)
+    vc = make_model("vc", encoder, LEARNED, GM_WEIGHTS | {"ratio": 0.0})
+    gm = make_model("gm", encoder, LEARNED, GM_WEIGHTS)
+    ce = make_model("ce", encoder, LEARNED, {})
+    in_vc, in_gm, in_ce = (loss(model, x, y) for model in (vc, gm, ce))
+    assert in_vc == in_gm
+    assert "ratio" not in in_gm
+    assert_close(in_gm["total"], in_ce["total"] + 0.3 * in_gm["prior_nats"], **EXACT)
+    assert_close(in_ce["total"], in_ce["decision"] + in_ce["class_prior"], **EXACT)
+
+
+@every_encoder
+def test_vc_is_gm_and_a_ratio_and_its_discriminators(
+    encoder: str, generator: torch.Generator
+) -> None:
+    x, y = draw(generator)
+    vc, gm = make_model("vc", encoder), make_model("gm", encoder, objective=GM_WEIGHTS)
+    in_vc, in_gm = loss(vc, x, y), loss(gm, x, y)
+    extra = 0.7 * in_vc["ratio"] + in_vc["discriminator"]
+    assert_close(in_vc["total"], in_gm["total"] + extra, **EXACT)
+
+
+# The margin.
+
+
+@pytest.mark.parametrize("weights", ["uniform", "learned"])
+@pytest.mark.parametrize("covariance", ["unit", "shared", "per-class"])
+def test_the_margin_lengthens_the_way_to_the_true_class(
+    covariance: str, weights: str, generator: torch.Generator
+) -> None:
+    """log w_k - ½ log|Σ_k| - (1 + m [k = y]) d_k, normalised; d_k half the squared distance."""
+    mixture = {"covariance": covariance, "weights": weights, "start": "normal"}
+    model = make_model("gm", mixture=mixture, objective={"margin": 0.4})
+    x, y = draw(generator)
+    z, std = model.encode(x).z, model.mixture.std()
+    distances = 0.5 * ((z[:, None] - model.mixture.means) / std).square().sum(2)
+    given_class = model.mixture.log_prob_given_class(z)
+    assert_close(model.mixture.half_mahalanobis(given_class), distances, **EXACT)
+    longer = distances * (1 + 0.4 * torch.eye(K, dtype=torch.float64)[y])
+    scores = model.mixture.log_weights - std.log().sum(1) - longer
+    expected = scores.log_softmax(1)
+    assert_close(with_margin(model.log_posterior(x), distances, y, 0.4), expected, **EXACT)
+    decision = loss(model, x, y)["decision"]
+    assert_close(decision, -expected[torch.arange(B), y].mean(), **EXACT)
+    plain = make_model("gm", mixture=mixture, objective={"margin": 0.0})
+    assert float((decision - loss(plain, x, y)["decision"]).detach()) > 0.1
+
+
+def test_no_margin_changes_nothing(generator: torch.Generator) -> None:
+    model, (x, y) = make_model(), draw(generator)
+    log_posterior = model.log_posterior(x)
+    assert with_margin(log_posterior, torch.full((B, K), float("nan")), y, 0.0) is log_posterior
+
+
+# The sphere.
+
+
+def test_latents_on_the_sphere_can_be_classified(generator: torch.Generator) -> None:
+    model = make_model("ce", mixture={"kind": "vmf"}, objective={})
+    x, y = draw(generator)
+    terms = loss(model, x, y)
+    assert_close(model.log_posterior(x).exp().sum(1), torch.ones(B).double(), **EXACT)
+    assert_close(terms["total"], terms["decision"], **EXACT)
+    assert isinstance(model.mixture, VonMisesFisherMixture)
+    terms["total"].backward()
+    for parameter in (model.mixture.means, model.mixture.log_kappa):
+        assert parameter.grad is not None
+        assert bool(parameter.grad.any())
+
+
+@pytest.mark.parametrize("objective", [{"ratio": 0.1}, {"margin": 0.1}], ids=["ratio", "margin"])
+@pytest.mark.parametrize("system", ["ce", "gm", "vc"])
+def test_the_sphere_has_neither_ratio_nor_margin(system: str, objective: dict[str, float]) -> None:
+    message = "mixture.kind=gaussian for objective.ratio and objective.margin, got vmf"
+    with pytest.raises(UserError, match=message):
+        make_model(system, mixture={"kind": "vmf"}, objective=objective)
+
+
+# Gaussian encoders.
+
+
+def widened(mixture: dict[str, Any] = LEARNED) -> VariationalClassifier:
+    """Latents whose spread is not small."""
+    model = make_model("vc", "gaussian", mixture)
+    assert isinstance(model.encoder, GaussianEncoder)
+    model.encoder.shift = 0.0
+    return model
+
+
+@torch.no_grad()
+def test_posteriors_of_a_gaussian_encoder_are_deterministic_and_each_rows_own(
+    generator: torch.Generator,
+) -> None:
+    model, (x, _) = widened(), draw(generator)
+    log_posterior = model.log_posterior(x)
+    assert torch.equal(log_posterior, model.log_posterior(x))
+    assert_close(log_posterior.exp().sum(1), torch.ones(B).double(), **EXACT)
+    assert_close(model.log_posterior(x[:3]), log_posterior[:3], **EXACT)
+    assert_close(model.log_posterior(x.flip(0)), log_posterior.flip(0), **EXACT)
+    of_the_mean = model.mixture.log_posterior(model.encode(x).z)
+    assert float((log_posterior - of_the_mean).abs().max()) > 0.01
+
+
+@torch.no_grad()
+def test_they_average_over_the_latents(generator: torch.Generator) -> None:
+    """Twelve draws, against many of our own."""
+    model, (x, _) = widened(), draw(generator)
+    encoding = model.encode(x)
+    assert encoding.mean is not None
+    assert encoding.log_var is not None
+    noise = torch.randn(4000, B, model.mixture.dims, generator=generator, dtype=torch.float64)
+    z = encoding.mean + (0.5 * encoding.log_var).exp() * noise
+    given_z = model.mixture.log_posterior(z.flatten(0, 1)).exp().unflatten(0, (4000, B))
+    error = (model.log_posterior(x).exp() - given_z.mean(0)).abs()
+    assert bool((error < 5 * given_z.std(0) / 12**0.5 + 1e-3).all())
+
+
+@torch.no_grad()
+def test_latents_are_drawn_in_training_and_means_in_evaluation(generator: torch.Generator) -> None:
+    model, (x, _) = widened(), draw(generator)
+
+    def latents(seed: int) -> Tensor:
+        return model.encode(x, torch.Generator().manual_seed(seed)).z
+
+    assert torch.equal(latents(0), latents(1))
+    assert_close(latents(0), model.encode(x).mean, **EXACT)
+    model.train()
+    assert torch.equal(latents(0), latents(0))
+    assert not torch.equal(latents(0), latents(1))
