@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-kernels test-browser mutations notebooks test-notebooks docs lint clean
+.PHONY: demo house test test-kernels test-browser mutations notebooks test-notebooks docs lint clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,11 +27,17 @@ test-browser: $(STAMP)  ## the page of `flowclf report` in a headless chromium, 
 mutations: $(STAMP)  ## deliberate faults in a copy of the packages, each to be found by a test
 	$(BIN)/python tests/mutations.py
 
+house: $(STAMP)  ## the size of the house: lines, modules, files entered on four walks
+	$(BIN)/python tests/house.py
+
 notebooks: $(STAMP)  ## run the notebooks' sources afresh, into the .ipynb beside them
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'
 	$(BIN)/python notebooks/execute.py
 
-test-notebooks: $(STAMP)  ## the same, writing nothing
+test-house: $(STAMP)  ## the size of the house: lines, modules, files entered on four walks
+	$(BIN)/python tests/house.py
+
+notebooks: $(STAMP)  ## the same, writing nothing
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[notebooks]'
 	$(BIN)/python notebooks/execute.py --check
 
