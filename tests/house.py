@@ -76,10 +76,10 @@ def files_entered(walk: str) -> list[str]:
 
 
 class Walk:
-    """Record the files whose functions run while it is entered, in all threads."""
+    """Record of the files whose functions run meanwhile, in all threads."""
 
     def __init__(self) -> None:
-        self.files: set[str] = set()
+        self.entered: set[str] = set()
         self._imports: dict[int, int] = {}
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
@@ -89,8 +89,13 @@ class Walk:
             step = 1 if event == "call" else -1
             self._imports[thread] = self._imports.get(thread, 0) + step
         elif event == "call" and not self._imports.get(thread):
-            if code.co_filename.startswith(PACKAGES):
-                self.files.add(os.path.relpath(code.co_filename, ROOT))
+            self.entered.add(code.co_filename)
+
+    @property
+    def files(self) -> list[str]:
+        """Those of the packages, relative to the repository."""
+        ours = (file for file in self.entered if file.startswith(PACKAGES))
+        return sorted(os.path.relpath(file, ROOT) for file in ours)
 
     def __enter__(self) -> Self:
         threading.setprofile(self)
@@ -190,7 +195,7 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--walk"]:
         walk = Walk()
         WALKS[arguments[1]](walk)
-        print("files:", *sorted(walk.files), sep="\n")
+        print("files:", *walk.files, sep="\n")
         return 0
     found = static_figures() | walk_figures()
     for name, limit in LIMITS.items():
