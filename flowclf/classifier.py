@@ -17,7 +17,7 @@ from couplings.core import Shape
 from couplings.functional import MixtureDensities
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.nn.dequantize import Noise
-from flowclf.nn.encoders import Encoder, Encoding, InvertibleEncoder
+from flowclf.nn.encoders import Encoder, EncoderKind, Encoding
 from flowclf.nn.preprocessing import fit_preprocess
 from flowclf.settings import ModelSettings
 from flowclf.sharing import Contents, ModelInfo, push, write_folder
@@ -107,19 +107,36 @@ class GenerativeClassifier(nn.Module):
         return int(torch.Size(self.shape).numel())
 
     @property
+    def encoder_kind(self) -> EncoderKind:
+        """Form of q(z|x): "invertible", "gaussian", "delta" or "relaxed-label"."""
+        return self.encoder.kind
+
+    @property
     def has_density(self) -> bool:
-        """Whether `log_prob` is known and `decode` is the encoder's inverse."""
-        return isinstance(self.encoder, InvertibleEncoder)
+        """True if `log_prob` is known and `decode` is the encoder's inverse."""
+        return self.encoder_kind == "invertible"
 
     @property
     def has_elbo(self) -> bool:
-        """Whether `elbo` is known."""
+        """True if `elbo` is known."""
         return self.has_density
 
     @property
     def can_sample(self) -> bool:
-        """Whether `sample` can draw x of a class."""
+        """True if `sample` can draw x of a class."""
         return self.has_density
+
+    @property
+    def posterior_is_mixture(self) -> bool:
+        """True if `log_posterior` is that of the latent mixture, not of a head."""
+        return True
+
+    def extra_rates(self, x: Tensor, log_prob: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute further published rates of x by their names, each (B,); none by default.
+
+        `log_prob` may be handed in where it is known, to save encoding x again.
+        """
+        return {}
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
         """z (B, D) and what the encoder knows exactly (`log_det` (B,), or `mean`, `log_var`).

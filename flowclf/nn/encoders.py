@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,14 @@ from flowclf.support.errors import UserError
 __all__ = [
     "DeltaEncoder",
     "Encoder",
+    "EncoderKind",
     "Encoding",
     "GaussianEncoder",
     "InvertibleEncoder",
     "log_softplus",
 ]
+
+EncoderKind = Literal["invertible", "gaussian", "delta", "relaxed-label"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,13 @@ class Encoder(nn.Module):
     Args:
         preprocess: from data units to network units, e.g. standardisation.
         network: from there on.
+
+    Attributes:
+        kind: form of q(z|x): an invertible map, a Gaussian, a point or a relaxed label with a
+            latent.
     """
+
+    kind: EncoderKind
 
     def __init__(self, preprocess: Invertible, network: nn.Module) -> None:
         super().__init__()
@@ -90,6 +100,7 @@ class InvertibleEncoder(Encoder):
         condition: gives the features (F,) that the network sees beside every x; None: it sees none.
     """
 
+    kind = "invertible"
     network: Invertible
 
     def __init__(
@@ -118,6 +129,8 @@ class InvertibleEncoder(Encoder):
 class DeltaEncoder(Encoder):
     """q(z|x) is the point f(x), of a network from (B, *shape) to (B, D)."""
 
+    kind = "delta"
+
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
         """z = f(x)."""
         return Encoding(self.network(self.preprocess(x)[0]))
@@ -134,6 +147,8 @@ class GaussianEncoder(Encoder):
         shift: -5: where the network starts with r = 0, s is 0.0067 (Alemi et al., "Deep
             variational information bottleneck", ICLR 2017).
     """
+
+    kind = "gaussian"
 
     def __init__(self, preprocess: Invertible, network: nn.Module, shift: float = -5.0) -> None:
         super().__init__(preprocess, network)

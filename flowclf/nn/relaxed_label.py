@@ -146,6 +146,8 @@ class TwoPartEncoder(Encoder):
         box: z lies within ±box and its prior is uniform there; None: on the real line, N(0, I).
     """
 
+    kind = "relaxed-label"
+
     def __init__(
         self,
         preprocess: Invertible,

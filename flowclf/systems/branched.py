@@ -103,10 +103,15 @@ class BranchedAutoencoder(Autoencoder):
         """Not where the decoder aims at a class's image."""
         return self.templates is None
 
+    @property
+    def posterior_is_mixture(self) -> bool:
+        """True if there is no label branch besides the mixture."""
+        return self.settings.branch.kind == "mixture"
+
     def densities(self, z: Tensor) -> MixtureDensities:
-        """Of the mixture; log q(k|z) by the label branch, where it is not the mixture's own."""
+        """Evaluate the mixture; log q(k|z) is the label branch's where there is one."""
         densities = self.mixture.densities(z)
-        if self.settings.branch.kind == "mixture":
+        if self.posterior_is_mixture:
             return densities
         branch = self.heads["branch"]
         assert isinstance(branch, NetworkBranch | FittedBranch)

@@ -73,6 +73,10 @@ class IBInn(GenerativeClassifier):
         log_prob = self.log_prob(x) if log_prob is None else log_prob
         return -(log_prob - log_det_preprocess) / self.dims - 0.5 * log(2 * pi)
 
+    def extra_rates(self, x: Tensor, log_prob: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute the authors' own rate, see `paper_rate_per_dim`."""
+        return {"paper_rate_per_dim_nats": self.paper_rate_per_dim(x, log_prob)}
+
 
 class ConditionedIBInn(IBInn):
     """One IB-INN for every β̃ in a range: its couplings and class means see log β̃.

@@ -144,6 +144,7 @@ class Untapped(LatentVariableModel):
     """
 
     needs_equal_shares = True  # its means are over rows with, or without, a label
+    posterior_is_mixture = False  # but q(y|x)
     encoder: TwoPartEncoder
     settings: UntappedSettings
     pairs: Tensor
