@@ -9,8 +9,18 @@ from typing import Annotated
 
 import typer
 
-from flowclf.cli.options import AsJson, Device, Where, whole_numbers
-from flowclf.cli.output import message, number, percent, print_json, print_table, with_error
+from flowclf.cli.output import (
+    AsJson,
+    Device,
+    Where,
+    message,
+    number,
+    percent,
+    print_json,
+    print_table,
+    whole_numbers,
+    with_error,
+)
 from flowclf.support.errors import UserError
 
 __all__ = ["bench"]

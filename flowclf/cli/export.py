@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowclf.cli.options import AsJson, DataDir, RunFolder
-from flowclf.cli.output import message, print_json, print_table, status
+from flowclf.cli.output import AsJson, DataDir, RunFolder, message, print_json, print_table, status
 
 if TYPE_CHECKING:
     from flowclf.export import Exported

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowclf.cli.options import AsJson, DataDir, Device, RunFolder, Where
-from flowclf.cli.output import print_json
+from flowclf.cli.output import AsJson, DataDir, Device, RunFolder, Where, print_json
 from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from flowclf.cli.options import AsJson, DataDir
-from flowclf.cli.output import print_json, print_table
+from flowclf.cli.output import AsJson, DataDir, print_json, print_table
 
 __all__ = ["datasets", "systems"]
 

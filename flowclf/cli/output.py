@@ -1,4 +1,7 @@
-"""Tables for people, one JSON document for programs; messages go to standard error."""
+"""Options that several verbs share, and output: tables for people, one JSON document for programs.
+
+Results go to standard output, messages to standard error.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,65 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
 
-__all__ = ["message", "number", "percent", "print_json", "print_table", "status", "with_error"]
+import typer
+
+from flowclf.support.errors import UserError
+
+__all__ = [
+    "AsJson",
+    "DataDir",
+    "Device",
+    "RunFolder",
+    "Where",
+    "message",
+    "number",
+    "percent",
+    "print_json",
+    "print_table",
+    "status",
+    "whole_numbers",
+    "with_error",
+]
+
+
+class Device(StrEnum):
+    """Device to compute on."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder that is searched for data first.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.")]
+Where = Annotated[Device, typer.Option("--device", help="Device to compute on.")]
+
+
+def whole_numbers(option: str, text: str, example: str) -> list[int]:
+    """Parse "2,1,1" to [1, 2]: each number once, in order.
+
+    Raises:
+        UserError: anything but whole numbers with commas between them.
+    """
+    try:
+        return sorted({int(number) for number in text.split(",")})
+    except ValueError:
+        raise UserError(f"expected {option} like {example}, got {text!r}") from None
 
 
 def message(text: str) -> None:
-    """A line on standard error."""
+    """Print a line to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def status(prefix: str) -> Iterator[Callable[[str], None]]:
-    """What is being done just now, on standard error: in place on a terminal, else line by line."""
+    """Report progress on standard error: in place on a terminal, else line by line."""
     from rich.console import Console
 
     console = Console(file=sys.stderr)
@@ -30,36 +79,36 @@ def status(prefix: str) -> Iterator[Callable[[str], None]]:
 
 
 def print_json(value: Any) -> None:
-    """The one JSON document on standard output."""
+    """Print the one JSON document to standard output."""
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output."""
+    """Print a table to standard output."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+        table.add_column(column, justify="right" if position else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # Into a pipe nothing need be cut to the width of a screen.
+    # A pipe has no width that rows need be cut to.
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def percent(value: float | None) -> str:
-    """0.9812 to 98.12 %."""
+    """Format 0.9812 as 98.12 %; a dash for None."""
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A float, or a dash for None."""
+    """Format a float; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def with_error(value: tuple[float, float | None] | None, factor: float, digits: int) -> str:
-    """A mean ± its standard error, both times a factor; a dash for None."""
+    """Format a mean ± its standard error, both times a factor; a dash for None."""
     if value is None:
         return "-"
     spread = "" if value[1] is None else f" ± {value[1] * factor:.{digits}f}"

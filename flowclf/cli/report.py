@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flowclf.cli.options import AsJson
-from flowclf.cli.output import print_json
+from flowclf.cli.output import AsJson, print_json
 
 __all__ = ["report"]
 

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowclf.cli.options import AsJson, DataDir, Device, Where, whole_numbers
-from flowclf.cli.output import message, percent, print_json, print_table, with_error
+from flowclf.cli.output import (
+    AsJson,
+    DataDir,
+    Device,
+    Where,
+    message,
+    percent,
+    print_json,
+    print_table,
+    whole_numbers,
+    with_error,
+)
 
 if TYPE_CHECKING:
     from flowclf.many import Outcome

@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowclf.cli.options import AsJson, DataDir, Device, Where, whole_numbers
-from flowclf.cli.output import message, number, percent, print_json, print_table
+from flowclf.cli.output import (
+    AsJson,
+    DataDir,
+    Device,
+    Where,
+    message,
+    number,
+    percent,
+    print_json,
+    print_table,
+    whole_numbers,
+)
 from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
