@@ -15,20 +15,36 @@ from torch import Tensor, nn
 
 from couplings.core import Shape
 from couplings.functional import MixtureDensities
+from flowclf.latent import MixtureSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
-from flowclf.nn.dequantize import Noise
+from flowclf.nn.dequantize import Noise, NoiseSettings
 from flowclf.nn.encoders import Encoder, EncoderKind, Encoding
-from flowclf.nn.preprocessing import fit_preprocess
-from flowclf.settings import ModelSettings
+from flowclf.nn.preprocessing import PreprocessSettings, fit_preprocess
+from flowclf.settings import Section
 from flowclf.sharing import Contents, ModelInfo, push, write_folder
 from flowclf.support import validate
 from flowclf.support.collectives import count_over_all
 from flowclf.support.errors import NoExactDensity, UserError
 
-__all__ = ["Batch", "GenerativeClassifier", "class_latents", "evaluating", "latents"]
+__all__ = [
+    "Batch",
+    "GenerativeClassifier",
+    "ModelSettings",
+    "class_latents",
+    "evaluating",
+    "latents",
+]
 
 BATCH_SIZE = 512
 POSTERIOR_DRAWS = 12
+
+
+class ModelSettings(Section):
+    """What every system has: the first stage, the noise and the latent mixture."""
+
+    preprocess: PreprocessSettings = PreprocessSettings()
+    noise: NoiseSettings = NoiseSettings()
+    mixture: MixtureSettings = MixtureSettings()
 
 
 @dataclass(frozen=True)

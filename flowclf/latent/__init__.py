@@ -1,1 +1,29 @@
-"""The latent space: mixtures of Gaussians or von Mises-Fisher densities, a component a class."""
+"""The latent mixture of Gaussians, and the settings that choose it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from flowclf.settings import Section
+
+__all__ = ["MixtureSettings"]
+
+
+class MixtureSettings(Section):
+    """The latent mixture."""
+
+    kind: Literal["gaussian", "vmf"] = "gaussian"  # vmf: von Mises-Fisher, on the sphere
+    means: Literal["learned", "frozen"] = "learned"
+    # "data": the untrained network's average latent of each class, which spares few dimensions
+    # from having to swap classes; "equidistant": IB-INN's pattern, `distance` apart; "sphere": the
+    # same directions at radius √D; "normal": N(0, 1) a number; "linear": as torch's Linear;
+    # "zero": all at the origin, which with frozen means is the standard normal prior of a VAE.
+    start: Literal["equidistant", "sphere", "normal", "linear", "zero", "data"] = "equidistant"
+    covariance: Literal["unit", "shared", "per-class"] = "unit"
+    weights: Literal["uniform", "empirical", "learned", "affine"] = "uniform"
+    distance: Annotated[float, Field(gt=0)] = 5.0
+    # Where a mean a class is too much: free in the first dimensions, of this rank in all others.
+    rank: Annotated[int, Field(ge=0)] | None = None  # None: full means
+    full_dims: Annotated[int, Field(ge=0)] = 0

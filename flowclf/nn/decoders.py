@@ -5,14 +5,43 @@ Without BatchNorm: its statistics are re-estimated through the encoder alone.
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from couplings.conditioners import kaiming_conv, kaiming_linear
 from couplings.core import Shape
 from flowclf.nn.layers import Nonlinearity, dense_layers, need_image
+from flowclf.settings import Section, Widths
 
-__all__ = ["conv_decoder", "mlp_decoder"]
+__all__ = [
+    "ConvDecoderSettings",
+    "DecoderSettings",
+    "MLPDecoderSettings",
+    "conv_decoder",
+    "mlp_decoder",
+]
+
+
+class MLPDecoderSettings(Section):
+    """Fully connected decoder."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: Widths = (256, 256)
+    nonlinearity: Literal["relu", "tanh"] = "relu"
+
+
+class ConvDecoderSettings(Section):
+    """Convolutional decoder of images."""
+
+    kind: Literal["conv"] = "conv"
+    width: Widths = (32, 16)  # channels, each behind an upsampling
+    hidden: Widths = (128,)
+
+
+DecoderSettings = Annotated[MLPDecoderSettings | ConvDecoderSettings, Field(discriminator="kind")]
 
 
 def mlp_decoder(

@@ -8,8 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from couplings.core import Shape
+from flowclf.settings import Section, Weight
 
-__all__ = ["Noise"]
+__all__ = ["Noise", "NoiseSettings"]
+
+
+class NoiseSettings(Section):
+    """What is added to x before it is encoded."""
+
+    uniform: Weight = 1.0  # in grey levels; 1 makes log-probabilities a bound on the discrete ones
+    sigma: Weight = 0.0  # in units of 255 grey levels, or of each feature's standard deviation
 
 
 class Noise(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
 
@@ -13,8 +15,27 @@ from flowclf.nn.layers import (
     dense_layers,
     need_image,
 )
+from flowclf.settings import Fraction, Section, Widths
 
-__all__ = ["cnn", "mlp"]
+__all__ = ["CNNSettings", "PlainSettings", "cnn", "mlp"]
+
+
+class PlainSettings(Section):
+    """Fully connected feed-forward network."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: Widths = (256, 128)
+    dropout: Fraction = 0.0
+    nonlinearity: Literal["relu", "tanh"] = "relu"
+
+
+class CNNSettings(Section):
+    """Small convolutional network."""
+
+    kind: Literal["cnn"] = "cnn"
+    width: Widths = (32, 64)  # each followed by a pooling
+    hidden: Widths = (128,)
+    dropout: Fraction = 0.0
 
 
 def mlp(

@@ -5,18 +5,31 @@ It is part of the map: its log-determinant counts, so densities stay in the data
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from couplings import ElementwiseAffine, Invertible, PiecewiseLinear
 from couplings.core import Shape
 from flowclf.nn.marginals import chunks, fit_marginals, level_knots
+from flowclf.settings import Section
 
-__all__ = ["fit_preprocess", "make_preprocess"]
+__all__ = ["PreprocessSettings", "fit_preprocess", "make_preprocess"]
 
 Per = Literal["dim", "channel", "range"]
+
+
+class PreprocessSettings(Section):
+    """The fitted first stage of the encoder."""
+
+    # Fraction of the way from standardised to normal marginals; images only. More of it: better
+    # bits/dim, but dequantisation noise grows in the pixels that hardly vary.
+    marginal: Annotated[float, Field(ge=0, le=1)] = 0.3
+    floor: Annotated[float, Field(gt=0, le=1)] = 0.1  # least std of a pixel, of the largest
+    # One mean and scale a dimension or a channel; "range": grey levels to ±1, tables untouched.
+    per: Per = "dim"
 
 
 def make_preprocess(shape: Shape, levels: int | None, marginal: float) -> Invertible:

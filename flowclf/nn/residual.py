@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from couplings import MLP, ConvNet, SpaceToDepth
@@ -18,11 +20,36 @@ from couplings.core import Shape
 from couplings.networks.conv import squeeze_factor
 from couplings.networks.paper import BLOCKS
 from flowclf.nn.layers import ChannelsLast, need_image
+from flowclf.settings import Depths, Fraction, Section, Widths
 from flowclf.support.errors import UserError
 
-__all__ = ["paper_residual_network", "residual_network"]
+__all__ = [
+    "PaperResidualSettings",
+    "ResidualSettings",
+    "paper_residual_network",
+    "residual_network",
+]
 
 PAPER_WIDTHS, PAPER_DROPOUT = (16, 32, 64), (0.0, 0.0, 0.25)
+
+
+class ResidualSettings(Section):
+    """The feed-forward counterpart of the invertible `conv` network, field by field."""
+
+    kind: Literal["residual"] = "residual"
+    blocks: Depths = (6,)
+    width: Widths = (32,)
+    dense_blocks: Annotated[int, Field(ge=0, le=1000)] = 1
+    dense_hidden: Widths = (256,)
+    dropout: Fraction = 0.0
+    batch_norm: bool = True
+
+
+class PaperResidualSettings(Section):
+    """The feed-forward network of IB-INN's authors, counterpart of the invertible `paper`."""
+
+    kind: Literal["paper"] = "paper"
+    variant: Literal["cifar", "mnist"] = "cifar"
 
 
 class LeakyResidual(nn.Module):

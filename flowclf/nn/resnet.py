@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from couplings.conditioners import kaiming_conv
 from couplings.core import Shape
 from flowclf.nn.layers import ChannelsLast, conv_norm, need_image
+from flowclf.settings import Depth, Fraction, Positive, Section
 from flowclf.support.errors import UserError
 
-__all__ = ["resnet", "wide_resnet"]
+__all__ = ["CifarResNetSettings", "WideResNetSettings", "resnet", "wide_resnet"]
 
 # Blocks in each of the four stages, and whether they are bottlenecks.
 DEPTHS = {
@@ -24,6 +26,23 @@ DEPTHS = {
 EXPANSION = 4
 
 Block = Callable[[int, int, int, torch.Generator], nn.Module]
+
+
+class CifarResNetSettings(Section):
+    """ResNet in its CIFAR form."""
+
+    kind: Literal["resnet"] = "resnet"
+    depth: Literal[10, 18, 34, 50] = 18
+    width: Positive = 64
+
+
+class WideResNetSettings(Section):
+    """WideResNet; by default WRN-28-10."""
+
+    kind: Literal["wide-resnet"] = "wide-resnet"
+    depth: Depth = 28
+    width: Positive = 10
+    dropout: Fraction = 0.0
 
 
 class Residual(nn.Module):

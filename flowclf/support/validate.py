@@ -22,6 +22,7 @@ from couplings.ops.dispatch import needs_reference
 from flowclf.support.errors import UserError
 
 __all__ = [
+    "as_sequence",
     "at_least",
     "batch_norm_of_one",
     "finite",
@@ -198,6 +199,13 @@ def at_least(name: str, value: Any, least: int) -> None:
     """
     if not isinstance(value, Integral) or int(value) < least:
         raise UserError(f"expected {name} of at least {least}, got {value!r}; a whole number")
+
+
+def as_sequence(value: Any) -> Any:
+    """Return 6 or "6,6", as the command line has them, as [6] or ["6", "6"]."""
+    if isinstance(value, str):
+        return [part for part in value.split(",") if part]
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

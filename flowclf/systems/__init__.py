@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flowclf.classifier import GenerativeClassifier
-from flowclf.settings import InvertibleSettings, Section
+from flowclf.settings import Section
 from flowclf.support.errors import UserError
-from flowclf.systems.assemble import Blueprint
+from flowclf.systems.assemble import Blueprint, InvertibleSettings
 from flowclf.systems.bvae import BvaeSettings, build_bvae
 from flowclf.systems.class_nll import build_class_nll
 from flowclf.systems.i_revnet import IRevNetSettings, build_i_revnet

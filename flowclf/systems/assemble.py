@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from couplings import Affine, Invertible, RationalQuadratic, SoftClamp, Univariate
@@ -13,30 +15,136 @@ from couplings.conditioners import kaiming_linear
 from couplings.core import Shape
 from couplings.networks import conv_network, mlp_network, paper_network
 from flowclf import nn as backbones
+from flowclf.classifier import ModelSettings
+from flowclf.latent import MixtureSettings
 from flowclf.latent.beta_conditioned import FEATURES, ConditionedMixture, TradeOff
 from flowclf.latent.gaussian import GaussianMixture
 from flowclf.latent.low_rank import LowRankMixture
 from flowclf.latent.vmf import VonMisesFisherMixture
-from flowclf.nn.dequantize import Noise
+from flowclf.nn import (
+    CifarResNetSettings,
+    CNNSettings,
+    PaperResidualSettings,
+    PlainSettings,
+    ResidualSettings,
+    WideResNetSettings,
+)
+from flowclf.nn.dequantize import Noise, NoiseSettings
 from flowclf.nn.encoders import DeltaEncoder, Encoder, GaussianEncoder, InvertibleEncoder
 from flowclf.nn.layers import feature_count
-from flowclf.nn.preprocessing import make_preprocess
-from flowclf.settings import (
-    BackboneSettings,
-    ConvSettings,
-    CustomSettings,
-    FeedForwardSettings,
-    InvertibleSettings,
-    MapSettings,
-    MixtureSettings,
-    MLPSettings,
-    ModelSettings,
-    NetworkSettings,
-    PaperSettings,
-)
+from flowclf.nn.preprocessing import PreprocessSettings, make_preprocess
+from flowclf.settings import Depth, Depths, Fraction, Positive, Section, Widths
 from flowclf.support.errors import UserError
 
-__all__ = ["Blueprint", "feed_forward_parts", "invertible_parts"]
+__all__ = [
+    "BackboneSettings",
+    "Blueprint",
+    "ConvSettings",
+    "CustomSettings",
+    "FeedForwardSettings",
+    "InvertibleSettings",
+    "MLPSettings",
+    "MapSettings",
+    "NetworkSettings",
+    "PaperSettings",
+    "feed_forward_parts",
+    "invertible_parts",
+]
+
+
+class ClampSettings(Section):
+    """Soft clamp of the log-scales."""
+
+    limit: Annotated[float, Field(gt=0)] = 1.0
+    gain: Annotated[float, Field(gt=0)] = 1.0
+    form: Literal["tanh", "atan"] = "tanh"
+
+
+class MapSettings(Section):
+    """What a coupling does to each number of its active half."""
+
+    map: Literal["affine", "spline"] = "affine"
+    bins: Annotated[int, Field(gt=0, lt=1000)] = 8  # of a spline
+    bound: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0  # a spline ends there
+    # "beta": couplings and class means see log β̃, so that one model serves every β̃ (ib-inn).
+    condition: Literal["beta"] | None = None
+
+
+class ConvSettings(MapSettings):
+    """Convolutional couplings, for images."""
+
+    kind: Literal["conv"] = "conv"
+    blocks: Depths = (6,)  # couplings at each resolution
+    width: Widths = (32,)  # hidden channels at each resolution
+    dense_blocks: Annotated[int, Field(ge=0, le=1000)] = 1
+    dense_hidden: Widths = (256,)
+    dropout: Fraction = 0.0
+    batch_norm: bool = True
+    clamp: ClampSettings = ClampSettings()
+    dct: bool = False  # of the last level: with dense_blocks=0 the latent's low frequencies first
+
+
+class MLPSettings(MapSettings):
+    """Fully connected couplings, for tables and small images."""
+
+    kind: Literal["mlp"] = "mlp"
+    blocks: Depth = 4
+    hidden: Widths = (64,)
+    dropout: Fraction = 0.0
+    batch_norm: bool = False
+    clamp: ClampSettings = ClampSettings()
+
+
+class PaperSettings(MapSettings):
+    """IB-INN's networks as their code has them; `variant` picks the data set they are for."""
+
+    kind: Literal["paper"] = "paper"
+    variant: Literal["cifar", "mnist"] = "cifar"
+    actnorm: Literal["learned", "fixed"] = "learned"  # published version; "fixed": the draft
+    start: Literal["authors", "identity"] = "authors"  # "identity" keeps the inverse exact
+
+
+class CustomSettings(Section):
+    """The user's own module, handed over in Python as `backbone`."""
+
+    condition: ClassVar[None] = None
+    kind: Literal["custom"] = "custom"
+
+
+NetworkSettings = Annotated[
+    ConvSettings | MLPSettings | PaperSettings | CustomSettings, Field(discriminator="kind")
+]
+BackboneSettings = Annotated[
+    PlainSettings
+    | CNNSettings
+    | CifarResNetSettings
+    | WideResNetSettings
+    | ResidualSettings
+    | PaperResidualSettings
+    | CustomSettings,
+    Field(discriminator="kind"),
+]
+
+
+class InvertibleSettings(ModelSettings):
+    """What a system with an invertible network has besides."""
+
+    network: NetworkSettings = ConvSettings()
+
+
+# A feed-forward network needs neither normal marginals nor densities of grey levels.
+STANDARDISED = PreprocessSettings(marginal=0.0, per="channel")
+NOISELESS = NoiseSettings(uniform=0.0)
+
+
+class FeedForwardSettings(ModelSettings):
+    """What a system without an inverse has besides."""
+
+    preprocess: PreprocessSettings = STANDARDISED
+    noise: NoiseSettings = NOISELESS
+    network: BackboneSettings = CNNSettings()
+    latent: Positive | None = None  # width of a linear layer behind the network; None: no layer
+
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "mlp": backbones.mlp,

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from couplings.core import Shape
 from couplings.functional import MixtureDensities
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier, ModelSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.latent.information import gaussian_log_prob
 from flowclf.nn.dequantize import Noise
 from flowclf.nn.encoders import Encoder, Encoding
 from flowclf.nn.likelihoods import Likelihood
 from flowclf.objectives import gaussian_kl
-from flowclf.settings import ModelSettings
 from flowclf.support import validate
 
 __all__ = ["Autoencoder", "LatentVariableModel"]

@@ -10,26 +10,19 @@ from torch import Tensor, nn
 from couplings.functional import MixtureDensities
 from flowclf import nn as backbones
 from flowclf.classifier import Batch, latents
+from flowclf.latent import MixtureSettings
+from flowclf.nn import ConvDecoderSettings, DecoderSettings
 from flowclf.nn.encoders import Encoding, GaussianEncoder
 from flowclf.nn.label_heads import BranchKind, FittedBranch, NetworkBranch
 from flowclf.nn.likelihoods import LikelihoodKind, make_likelihood
+from flowclf.nn.preprocessing import PreprocessSettings
 from flowclf.nn.templates import blobs, class_means
 from flowclf.objectives import decision_loss, smooth_labels
-from flowclf.settings import (
-    ConvDecoderSettings,
-    DecoderSettings,
-    FeedForwardSettings,
-    MixtureSettings,
-    Positive,
-    PreprocessSettings,
-    Section,
-    Weight,
-    Widths,
-)
+from flowclf.settings import Positive, Section, Weight, Widths
 from flowclf.support.collectives import mean_over_all
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
-from flowclf.systems.assemble import Blueprint, feed_forward_parts
+from flowclf.systems.assemble import Blueprint, FeedForwardSettings, feed_forward_parts
 from flowclf.systems.autoencoder import Autoencoder
 
 __all__ = ["AutoencoderSettings", "BranchedAutoencoder", "DecodingObjective", "make_decoder"]

@@ -14,8 +14,7 @@ from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch
 from flowclf.nn.encoders import Encoding
 from flowclf.objectives import class_nll_loss
-from flowclf.settings import InvertibleSettings
-from flowclf.systems.assemble import Blueprint, invertible_parts
+from flowclf.systems.assemble import Blueprint, InvertibleSettings, invertible_parts
 from flowclf.systems.ib_inn import IBInn
 
 __all__ = ["ClassNll", "build_class_nll"]

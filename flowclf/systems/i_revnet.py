@@ -7,8 +7,8 @@ latent, but has no density.
 
 from __future__ import annotations
 
-from flowclf.settings import InvertibleSettings, MixtureSettings
-from flowclf.systems.assemble import Blueprint, invertible_parts
+from flowclf.latent import MixtureSettings
+from flowclf.systems.assemble import Blueprint, InvertibleSettings, invertible_parts
 from flowclf.systems.resnet import SOFTMAX, SmoothingSettings, Softmax
 
 __all__ = ["IRevNet", "IRevNetSettings", "build_i_revnet"]

@@ -18,9 +18,9 @@ from flowclf.classifier import Batch, GenerativeClassifier
 from flowclf.latent.beta_conditioned import TradeOff
 from flowclf.nn.encoders import Encoding
 from flowclf.objectives import ib_inn_loss, smooth_labels
-from flowclf.settings import Fraction, InvertibleSettings, Section
+from flowclf.settings import Fraction, Section
 from flowclf.support.errors import UserError
-from flowclf.systems.assemble import Blueprint, invertible_parts
+from flowclf.systems.assemble import Blueprint, InvertibleSettings, invertible_parts
 
 __all__ = ["ConditionedIBInn", "IBInn", "IBInnSettings", "build_ib_inn"]
 

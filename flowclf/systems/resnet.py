@@ -10,17 +10,17 @@ from torch import Tensor
 
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
+from flowclf.latent import MixtureSettings
+from flowclf.nn import ResidualSettings
 from flowclf.nn.encoders import DeltaEncoder, Encoding
 from flowclf.objectives import decision_loss, ib_weights, smooth_labels
-from flowclf.settings import (
+from flowclf.settings import Fraction, Section
+from flowclf.systems.assemble import (
     BackboneSettings,
+    Blueprint,
     FeedForwardSettings,
-    Fraction,
-    MixtureSettings,
-    ResidualSettings,
-    Section,
+    feed_forward_parts,
 )
-from flowclf.systems.assemble import Blueprint, feed_forward_parts
 
 __all__ = ["SOFTMAX", "ResNetSettings", "SmoothingSettings", "Softmax", "build_resnet"]
 

@@ -35,12 +35,14 @@ from couplings import ElementwiseAffine, Invertible
 from couplings.conditioners import kaiming_linear
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch
+from flowclf.latent import MixtureSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
-from flowclf.nn import mlp
+from flowclf.nn import ConvDecoderSettings, DecoderSettings, PlainSettings, mlp
 from flowclf.nn.dequantize import Noise
 from flowclf.nn.encoders import DeltaEncoder, Encoding
 from flowclf.nn.layers import feature_count
 from flowclf.nn.likelihoods import Bernoulli, Gaussian, Likelihood, Sampling, make_likelihood
+from flowclf.nn.preprocessing import PreprocessSettings
 from flowclf.nn.relaxed_label import (
     LatentPart,
     TwoPartEncoder,
@@ -60,21 +62,11 @@ from flowclf.semi_supervised import (
     reverse_bound,
     semi_supervised_loss,
 )
-from flowclf.settings import (
-    ConvDecoderSettings,
-    DecoderSettings,
-    FeedForwardSettings,
-    MixtureSettings,
-    PlainSettings,
-    Positive,
-    PreprocessSettings,
-    Section,
-    Weight,
-)
+from flowclf.settings import Positive, Section, Weight
 from flowclf.support.collectives import empty_for_all, own_rows, world_size
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
-from flowclf.systems.assemble import Blueprint, feed_forward_parts
+from flowclf.systems.assemble import Blueprint, FeedForwardSettings, feed_forward_parts
 from flowclf.systems.autoencoder import LatentVariableModel
 from flowclf.systems.branched import make_decoder
 

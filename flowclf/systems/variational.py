@@ -24,6 +24,7 @@ from torch import Tensor
 
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
+from flowclf.latent import MixtureSettings
 from flowclf.nn.density_ratio import DensityRatio, RatioKind
 from flowclf.nn.encoders import DeltaEncoder, Encoding, GaussianEncoder
 from flowclf.objectives import (
@@ -33,16 +34,9 @@ from flowclf.objectives import (
     variational_loss,
     with_margin,
 )
-from flowclf.settings import (
-    FeedForwardSettings,
-    Fraction,
-    MixtureSettings,
-    Positive,
-    Section,
-    Weight,
-)
+from flowclf.settings import Fraction, Positive, Section, Weight
 from flowclf.support.errors import UserError
-from flowclf.systems.assemble import Blueprint, feed_forward_parts
+from flowclf.systems.assemble import Blueprint, FeedForwardSettings, feed_forward_parts
 from flowclf.systems.resnet import SOFTMAX
 
 __all__ = [

@@ -13,18 +13,17 @@ from torch import Tensor
 
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
+from flowclf.latent import MixtureSettings
+from flowclf.nn import ResidualSettings
 from flowclf.nn.encoders import Encoding, GaussianEncoder
 from flowclf.objectives import decision_loss, gaussian_kl, smooth_labels, trade_off
-from flowclf.settings import (
+from flowclf.settings import Fraction, Positive, Section
+from flowclf.systems.assemble import (
     BackboneSettings,
+    Blueprint,
     FeedForwardSettings,
-    Fraction,
-    MixtureSettings,
-    Positive,
-    ResidualSettings,
-    Section,
+    feed_forward_parts,
 )
-from flowclf.systems.assemble import Blueprint, feed_forward_parts
 from flowclf.systems.resnet import SOFTMAX
 
 __all__ = ["Vib", "VibSettings", "alemi_beta", "build_vib"]

@@ -17,10 +17,10 @@ from flowclf.data import Dataset, Split
 from flowclf.evaluation import evaluate, evaluate_scaled
 from flowclf.models import save_weights
 from flowclf.runs import DataFacts, Run
-from flowclf.settings import CustomSettings
 from flowclf.support.errors import UserError
 from flowclf.support.locks import locked
 from flowclf.support.seeding import derive_seed, private_rng
+from flowclf.systems.assemble import CustomSettings
 from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
 from flowclf.training.clock import Clock, Position

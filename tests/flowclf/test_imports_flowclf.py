@@ -25,7 +25,8 @@ SOURCES = {
 # From the ground up. A module imports from floors below its own, at module level and in functions.
 FLOORS = (
     ("support",),
-    ("settings", "objectives", "semi_supervised", "latent"),
+    ("settings",),
+    ("objectives", "semi_supervised", "latent"),
     ("nn", "data", "sharing"),
     ("classifier",),
     ("systems",),

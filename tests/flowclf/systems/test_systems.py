@@ -19,9 +19,9 @@ from flowclf.config import preset_names
 from flowclf.models import load_weights, save_weights
 from flowclf.nn.encoders import log_softplus
 from flowclf.objectives import decision_loss, gaussian_kl, smooth_labels, trade_off
-from flowclf.settings import FeedForwardSettings
 from flowclf.support.errors import NoExactDensity, UserError
 from flowclf.systems import SYSTEMS
+from flowclf.systems.assemble import FeedForwardSettings
 from flowclf.systems.vib import alemi_beta
 
 K, B, LEVELS = 3, 12, 17
