@@ -17,13 +17,12 @@ from couplings.core import Shape
 from couplings.functional import MixtureDensities
 from flowclf.latent import MixtureSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
-from flowclf.nn.dequantize import Noise, NoiseSettings
-from flowclf.nn.encoders import Encoder, EncoderKind, Encoding
+from flowclf.nn.encoders import Encoder, EncoderKind, Encoding, Noise, NoiseSettings
 from flowclf.nn.preprocessing import PreprocessSettings, fit_preprocess
 from flowclf.settings import Section
 from flowclf.sharing import Contents, ModelInfo, push, write_folder
 from flowclf.support import validate
-from flowclf.support.collectives import count_over_all
+from flowclf.support.collectives import all_reduce_count
 from flowclf.support.errors import NoExactDensity, UserError
 
 __all__ = [
@@ -333,7 +332,7 @@ class GenerativeClassifier(nn.Module):
         densities = self.densities(encoding.z)
         correct = (densities.log_posterior.argmax(1) == y).float().sum()
         terms = self.objective(encoding, densities, Batch(x, y, index, generator))
-        return {**terms, "accuracy": correct / count_over_all((y >= 0).sum())}
+        return {**terms, "accuracy": correct / all_reduce_count((y >= 0).sum())}
 
     def densities(self, z: Tensor) -> MixtureDensities:
         """log q(z|k), log q(z) and log q(k|z) of latents z (B, D), nats."""
@@ -441,9 +440,7 @@ class GenerativeClassifier(nn.Module):
 
     def _as_float(self, name: str, x: Tensor) -> Tensor:
         """x (B, *shape) as points: a grey level is taken at its middle."""
-        x = self._batch(name, x)
-        middle = 0.0 if x.is_floating_point() else self.noise.uniform / 2
-        x = x.to(self._like.dtype) + middle
+        x = self.noise.to_points(self._batch(name, x))
         validate.finite(name, x, self.training)
         return x
 

@@ -197,7 +197,7 @@ def _metadata(model: GenerativeClassifier) -> dict[str, Any]:
     facts = {"flowclf": version("flowclf"), "shape": list(model.shape)}
     if model.info is not None:
         facts |= model.info.model_dump(mode="json", include={"system", "class_names", "levels"})
-    return facts | {"whole_level_offset": model.noise.uniform / 2}
+    return facts | {"whole_level_offset": model.noise.level_middle}
 
 
 @contextmanager
@@ -219,7 +219,7 @@ def _exporting(model: GenerativeClassifier) -> Iterator[None]:
 
 def _as_input(model: GenerativeClassifier, x: Tensor) -> Tensor:
     """What the program is given for x."""
-    return x.float() if x.is_floating_point() else x.float() + model.noise.uniform / 2
+    return x.float() if x.is_floating_point() else x.float() + model.noise.level_middle
 
 
 def _trace(model: GenerativeClassifier, x: Tensor) -> ExportedProgram:

@@ -15,7 +15,6 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from couplings.core import Shape
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, make_settings
-from flowclf.data.memory import machine_memory
 from flowclf.runs import DataFacts, Run
 from flowclf.settings import Section
 from flowclf.sharing import (
@@ -27,6 +26,7 @@ from flowclf.sharing import (
     read_folder,
     save_weights,
 )
+from flowclf.support.devices import machine_memory
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import DamagedFile, read_tensors
 from flowclf.systems import Blueprint, find_system

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
-from flowclf.support.collectives import count_over_all, mean_over_all
+from flowclf.support.collectives import all_reduce_count, all_reduce_mean
 from flowclf.support.errors import UserError
 
 __all__ = [
@@ -43,7 +43,7 @@ def smooth_labels(
 
 def decision_loss(log_posterior: Tensor, targets: Tensor) -> Tensor:
     """-mean Σ_k t_k log q(k|z) over the labelled samples: (B, K), (B, K) to a 0-dim tensor."""
-    return -(targets * log_posterior).sum() / count_over_all(targets.sum())
+    return -(targets * log_posterior).sum() / all_reduce_count(targets.sum())
 
 
 def ib_weights(beta: float) -> tuple[float, float]:
@@ -179,7 +179,7 @@ def free_bits(kl_per_dim: Tensor, nats: float) -> Tensor:
     Σ_d max(nats, mean_b KL_bd): below that a dimension costs nothing more to use (Kingma et al.,
     "Improved variational inference with inverse autoregressive flow", NeurIPS 2016, App. C.8).
     """
-    return mean_over_all(kl_per_dim.mean(0)).clamp_min(nats).sum()
+    return all_reduce_mean(kl_per_dim.mean(0)).clamp_min(nats).sum()
 
 
 def auxiliary_softmax_terms(

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import torch
 
 from flowclf.data.dataset import Dataset, Split, validate
-from flowclf.data.memory import check_fits
 from flowclf.data.pictures import decode
+from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
 __all__ = ["is_picture", "load_folder", "read_picture"]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from flowclf.data.catalog import FILES
 from flowclf.data.dataset import Dataset, Split, check_labels, validate
-from flowclf.data.memory import check_fits
 from flowclf.data.rotate import random_angles, rotated
 from flowclf.data.source import DataSource
+from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
 __all__ = [

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from flowclf.data.dataset import Dataset, Split, validate
-from flowclf.data.memory import check_fits
 from flowclf.data.npy import read_header
+from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
 __all__ = ["load_npz"]

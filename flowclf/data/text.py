@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowclf.data.dataset import Dataset, Split, stratified, validate
-from flowclf.data.memory import check_fits
+from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
 __all__ = ["TextOptions", "load_text", "word_frequencies"]

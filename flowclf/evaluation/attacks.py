@@ -284,7 +284,7 @@ def _images(model: GenerativeClassifier, x: Tensor) -> Tensor:
 
 
 def _middle(model: GenerativeClassifier, x: Tensor) -> float:
-    return 0.0 if x.is_floating_point() else model.noise.uniform / 2
+    return 0.0 if x.is_floating_point() else model.noise.level_middle
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

@@ -300,7 +300,7 @@ def _odds_gradient(model: GenerativeClassifier, x: Tensor, y: Tensor, other: Ten
 
 def _floating(model: GenerativeClassifier, x: Tensor) -> Tensor:
     """As the model sees x."""
-    middle = 0.0 if x.is_floating_point() else model.noise.uniform / 2
+    middle = 0.0 if x.is_floating_point() else model.noise.level_middle
     return x.to(model.mixture.coordinates.dtype) + middle
 
 

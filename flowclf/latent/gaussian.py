@@ -8,19 +8,22 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from couplings.functional import MixtureDensities, mixture_log_prob
-from flowclf.latent.init import Start, initial_means
 from flowclf.support import validate
-from flowclf.support.collectives import empty_for_all, own_rows
+from flowclf.support.collectives import empty_for_all_ranks, rank_shard
 from flowclf.support.errors import UserError
 
-__all__ = ["Around", "GaussianMixture"]
+__all__ = ["Around", "GaussianMixture", "equidistant_means"]
 
 Covariance = Literal["unit", "shared", "per-class"]
 Means = Literal["learned", "frozen"]
 Weights = Literal["uniform", "empirical", "learned", "affine"]
 Around = Literal["means", "data"]
+Start = Literal["equidistant", "sphere", "normal", "linear", "zero"]
+
+REPULSIONS = 300
 
 
 class GaussianMixture(nn.Module):
@@ -40,7 +43,7 @@ class GaussianMixture(nn.Module):
             softmax layer are learned, and log w_k = b_k + ½ μ_kᵀΣ⁻¹μ_k - const, so that the
             posterior is softmax(μΣ⁻¹z + b), trained as a linear layer is. Not per-class.
         distance: initial distance between any two means.
-        start: where the means are at first, see `initial_means`.
+        start: where the means are at first, see below.
         generator: where they come from, where they are drawn.
 
     IB-INN (Ardizzone et al. 2020), Eqs. 3-4, is the case of unit covariance.
@@ -73,7 +76,7 @@ class GaussianMixture(nn.Module):
                 "expected mixture.covariance unit or shared for mixture.weights=affine: with "
                 "covariances of their own the classes' scores are quadratic in z; use learned"
             )
-        initial = initial_means(start, classes, dims, distance, generator)
+        initial = _initial_means(start, classes, dims, distance, generator)
         self.means = nn.Parameter(initial, requires_grad=means == "learned")
         self.register_buffer("data_means", initial.clone())
         rows = {"unit": 0, "shared": 1, "per-class": classes}[covariance]
@@ -167,7 +170,7 @@ class GaussianMixture(nn.Module):
         """
         y = self._check_draw(y, temperature, around)
         centre = self.class_means(y, around)
-        noise = own_rows(empty_for_all(centre).normal_(generator=generator))
+        noise = rank_shard(empty_for_all_ranks(centre).normal_(generator=generator))
         return centre + temperature * (0.5 * self._log_var()[y]).exp() * noise
 
     def class_means(self, y: Tensor, around: Around = "means") -> Tensor:
@@ -332,3 +335,63 @@ class GaussianMixture(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for `print(mixture)`."""
         return f"classes={self.classes}, dims={self.dims}, covariance={self.covariance}"
+
+
+def _initial_means(
+    start: Start, classes: int, dims: int, distance: float, generator: torch.Generator | None
+) -> Tensor:
+    """The means (K, D) that a mixture starts from.
+
+    equidistant: any two `distance` apart (IB-INN); sphere: the same directions at radius √D (its
+    regularised class-NLL); normal: N(0, 1) a number (Variational Classification); linear: weights
+    of torch's Linear, uniform in ±1/√D; zero: all at the origin.
+    """
+    if start == "zero":
+        return torch.zeros(classes, dims)
+    generator = generator or torch.Generator().manual_seed(0)
+    if start == "normal":
+        return torch.randn(classes, dims, generator=generator)
+    if start == "linear":
+        return (2 * torch.rand(classes, dims, generator=generator) - 1) / dims**0.5
+    means = equidistant_means(classes, dims, distance, generator)
+    if start == "sphere":
+        means *= dims**0.5 / means.norm(dim=1, keepdim=True)
+    return means
+
+
+def equidistant_means(
+    classes: int, dims: int, distance: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """K points in D dimensions, any two of them `distance` apart (on average, where D < K).
+
+    As in IB-INN's code: scaled identities side by side, means[:, jK:(j+1)K] = s·I, and zeros in
+    the last D mod K columns; ours has s = distance / sqrt(2 ⌊D/K⌋), so the distance is exact (the
+    code's ⌊2D/K⌋ makes it 4.96 for CIFAR-100). Where D < K no such points exist: there they spread
+    over a sphere, or a line.
+    """
+    repeats = dims // classes
+    if repeats == 0:
+        generator = generator or torch.Generator().manual_seed(0)
+        points = _spread_points(classes, dims, generator)
+        return (points * distance / torch.pdist(points).mean()).float()
+    means = torch.zeros(classes, dims)
+    blocks = torch.eye(classes).repeat(1, repeats)
+    means[:, : repeats * classes] = blocks * distance / (2 * repeats) ** 0.5
+    return means
+
+
+def _spread_points(classes: int, dims: int, generator: torch.Generator) -> Tensor:
+    """Points on the unit sphere that have repelled each other like charges, in random order."""
+    if dims == 1:
+        order = torch.randperm(classes, generator=generator)
+        return torch.linspace(-1, 1, classes, dtype=torch.float64)[order, None]
+    points = torch.randn(classes, dims, generator=generator, dtype=torch.float64)
+    for step in range(REPULSIONS):
+        points = normalize(points)
+        apart = points[:, None] - points
+        square = apart.square().sum(2).fill_diagonal_(1)
+        force = (apart / square[..., None] ** 1.5).sum(1)
+        # Shorter and shorter steps, none longer than a fifth of the way to a neighbour.
+        length = 0.2 * square.sqrt().amin(1, keepdim=True) * (1 - step / REPULSIONS)
+        points = points + length * normalize(force - (force * points).sum(1, keepdim=True) * points)
+    return normalize(points)

@@ -15,9 +15,8 @@ from flowclf.config import NAMES, RunConfig, make_config, nest
 from flowclf.data import DATASETS
 from flowclf.many.jobs import Job, check_folder, check_trainable
 from flowclf.runs import load_data
-from flowclf.support.atomic_files import check_no_file, write_yaml
+from flowclf.support.atomic_files import check_no_file, locked, write_yaml
 from flowclf.support.errors import UserError, first_line
-from flowclf.support.locks import locked
 from flowclf.support.parse import parse_yaml, read_yaml
 
 __all__ = ["Plan", "Point", "Sweep", "parse_betas", "parse_grid", "plan_sweep", "read_plan"]

@@ -14,9 +14,8 @@ from flowclf.data import Dataset, Split
 from flowclf.evaluation.baselines import baseline_rows
 from flowclf.many.rows import COLUMNS, Row, read_baselines, run_row
 from flowclf.runs import Run, git_commit, load_data
-from flowclf.support.atomic_files import write_json
+from flowclf.support.atomic_files import FolderInUse, locked, write_json
 from flowclf.support.errors import UserError, first_line
-from flowclf.support.locks import FolderInUse, locked
 from flowclf.training import TrainingDiverged, train
 from flowclf.training.progress import file_report
 from flowclf.training.setup import augmentation, fresh_model, splits

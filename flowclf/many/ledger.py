@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowclf.support.atomic_files import locked
 from flowclf.support.errors import UserError
-from flowclf.support.locks import locked
 
 if TYPE_CHECKING:
     from optuna.storages import JournalStorage

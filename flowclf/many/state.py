@@ -8,7 +8,7 @@ from typing import Any, Literal
 from flowclf.many.grid import Plan, Point
 from flowclf.many.ledger import Ledger
 from flowclf.runs import Run
-from flowclf.support.locks import FolderInUse, locked
+from flowclf.support.atomic_files import FolderInUse, locked
 
 __all__ = ["State", "is_held", "states"]
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from flowclf.many.grid import FILE, Plan, Point, read_plan
 from flowclf.runs import Run
-from flowclf.support.atomic_files import remove_parts, write_csv
-from flowclf.support.locks import locked
+from flowclf.support.atomic_files import locked, remove_parts, write_csv
 
 __all__ = ["FIRST", "Results", "sweep_rows"]
 

@@ -20,7 +20,7 @@ from couplings import Invertible
 from couplings.elementwise import Logistic
 from flowclf.latent.information import gaussian_log_prob
 from flowclf.nn.encoders import Encoder, Encoding
-from flowclf.support.collectives import empty_for_all, own_rows
+from flowclf.support.collectives import empty_for_all_ranks, rank_shard
 
 __all__ = [
     "LatentPart",
@@ -42,7 +42,7 @@ def concrete_sample(
     logits: Tensor, temperature: float, generator: torch.Generator | None = None
 ) -> Tensor:
     """log y of y ~ Concrete(softmax(logits), τ): y = softmax((logits + Gumbel)/τ), (B, K)."""
-    noise = own_rows(empty_for_all(logits).exponential_(generator=generator))
+    noise = rank_shard(empty_for_all_ranks(logits).exponential_(generator=generator))
     gumbel = -noise.clamp_min(torch.finfo(noise.dtype).tiny).log()
     return ((logits + gumbel) / temperature).log_softmax(1)
 
@@ -82,7 +82,7 @@ class SquashedGaussian:
 
     def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """z (B, D), and its log-density (B,) in nats."""
-        return self.at(own_rows(empty_for_all(self.mean).normal_(generator=generator)))
+        return self.at(rank_shard(empty_for_all_ranks(self.mean).normal_(generator=generator)))
 
     def at(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z of the standard normal numbers (B, D) or (1, D), and its log-density (B,) in nats."""
@@ -191,10 +191,10 @@ class TwoPartEncoder(Encoder):
 
     def prior_sample(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """z ~ p(z), as many as `like` (B, …) has rows, (B, D)."""
-        z = empty_for_all(like.new_empty(len(like), self.dims))
+        z = empty_for_all_ranks(like.new_empty(len(like), self.dims))
         if self.box is None:
-            return own_rows(z.normal_(generator=generator))
-        z = own_rows(z.uniform_(generator=generator))
+            return rank_shard(z.normal_(generator=generator))
+        z = rank_shard(z.uniform_(generator=generator))
         return self.box * (2 * z.clamp(MARGIN, 1 - MARGIN) - 1)
 
 

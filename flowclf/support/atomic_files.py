@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from errno import EBADF, EINVAL
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ import yaml
 from flowclf.support.errors import UserError
 
 __all__ = [
+    "FolderInUse",
     "check_new",
     "check_no_file",
+    "locked",
     "occupied",
     "remove_parts",
     "write_json",
@@ -134,3 +136,35 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 def write_yaml(path: Path, value: Any) -> None:
     """One YAML document, keys in the order given."""
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+class FolderInUse(UserError):
+    """Another process works in the folder."""
+
+
+@contextmanager
+def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold a folder; the kernel lets go of it when the process ends, however that is.
+
+    Args:
+        folder: made if it is not there; `.lock` in it is what is held.
+        wait: seconds to wait for another process that holds it.
+
+    Raises:
+        FolderInUse: another process still holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # A singleton may be held twice by whoever holds it already.
+    lock = FileLock(folder / ".lock", timeout=wait, is_singleton=True)
+    try:
+        lock.acquire(poll_interval=0.05)
+    except Timeout:
+        raise FolderInUse(
+            f"{folder} is in use by another process; wait for it to end, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

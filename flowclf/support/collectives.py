@@ -1,16 +1,15 @@
-"""One batch on several processes: each has every world-th of its rows, and one part of the loss.
+"""Collectives of data-parallel training: the rank's shard of a batch, and means over all ranks.
 
-What a process minimises is a mean over its rows, and gradients are averaged over processes. That is
-the mean over the whole batch, but where a loss divides by what it counts in the batch, is no linear
-function of means, or draws: this is what such places need. Outside of `one_of` a process is alone,
-and every function here gives back what it is given.
+Rank r of W holds rows r, r + W, r + 2W, … of each batch, minimises a mean over them, and gradients
+are averaged over ranks. That is the mean over the whole batch, except where a loss divides by a
+count, is not linear in means, or draws random numbers: those places call these functions. Outside
+of `as_rank` the world size is 1 and every function returns its argument.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,78 +17,77 @@ from torch import Tensor
 from torch import distributed as dist
 
 __all__ = [
-    "count_over_all",
-    "empty_for_all",
-    "mean_over_all",
-    "one_of",
-    "own_rows",
+    "all_reduce_count",
+    "all_reduce_mean",
+    "as_rank",
+    "empty_for_all_ranks",
+    "rank_shard",
     "world_size",
 ]
 
-
-@dataclass
-class _Place:
-    rank: int = 0
-    world: int = 1
-
-
-# Of the process, not of a thread: backward passes, which may draw again, run in threads of torch's.
-_here = _Place()
+# Per process, not per thread: torch runs backward passes, which may draw again, in its own threads.
+_rank, _world = 0, 1
 
 
 @contextmanager
-def one_of(world: int, rank: int) -> Iterator[None]:
-    """Within it the rows of a batch are those of process `rank` of `world`: rank, rank + world …"""
-    before = _here.world, _here.rank
-    _here.world, _here.rank = world, rank
+def as_rank(rank: int, world: int) -> Iterator[None]:
+    """Treat every batch within the block as the shard of `rank` of `world` processes."""
+    global _rank, _world
+    before = _rank, _world
+    _rank, _world = rank, world
     try:
         yield
     finally:
-        _here.world, _here.rank = before
+        _rank, _world = before
 
 
 def world_size() -> int:
-    """Number of the processes that share a batch."""
-    return _here.world
+    """Return the number of ranks that share a batch."""
+    return _world
 
 
-def own_rows(whole: Tensor) -> Tensor:
-    """Those of this process, of a tensor for the whole batch."""
-    return whole if _here.world == 1 else whole[_here.rank :: _here.world]
+def rank_shard(batch: Tensor) -> Tensor:
+    """Return this rank's rows of a tensor (W · B, …) for the whole batch: (B, …)."""
+    return batch if _world == 1 else batch[_rank::_world]
 
 
-def empty_for_all(rows: Tensor) -> Tensor:
-    """Where to draw what goes with rows (B, …) of this process: (world · B, …), uninitialised.
+def empty_for_all_ranks(rows: Tensor) -> Tensor:
+    """Return an uninitialised tensor (W · B, …) for draws that go with this rank's rows (B, …).
 
-    All processes draw the same there, from generators in the same state; see `own_rows`.
+    All ranks fill it with the same numbers, from generators in one state; see `rank_shard`.
     """
-    if _here.world == 1:
+    if _world == 1:
         return torch.empty_like(rows, requires_grad=False)
-    return rows.new_empty(_here.world * len(rows), *rows.shape[1:])
+    return rows.new_empty(_world * len(rows), *rows.shape[1:])
 
 
-def mean_over_all(value: Tensor) -> Tensor:
-    """Mean over the processes of what each has; so is its gradient. All must call it."""
-    if _here.world == 1:
+def all_reduce_mean(value: Tensor) -> Tensor:
+    """Return the mean of `value` over ranks, and average its gradient; all ranks must call it."""
+    if _world == 1:
         return value
     mean: Tensor = _Mean.apply(value if value.is_floating_point() else value.double())
     return mean
 
 
-def count_over_all(count: Tensor) -> Tensor:
-    """What a sum over own rows is divided by to be a mean over the `count`, at least 1, of all."""
-    return mean_over_all(count).clamp_min(1 / _here.world)
+def all_reduce_count(count: Tensor) -> Tensor:
+    """Return the divisor that turns a rank's sum into its part of a mean over all ranks' counts.
+
+    It is the mean count of the ranks, at least 1/W: a total of at least 1.
+    """
+    return all_reduce_mean(count).clamp_min(1 / _world)
+
+
+def _mean_over_ranks(value: Tensor) -> Tensor:
+    total = value.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total / _world
 
 
 class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        total = value.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total / _here.world
+        return _mean_over_ranks(value)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        total = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total / _here.world
+        return _mean_over_ranks(grads[0])

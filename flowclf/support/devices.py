@@ -1,16 +1,18 @@
-"""Where to compute."""
+"""The machine: its devices and its memory."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
 from flowclf.support.errors import UserError
 
-__all__ = ["pick_device"]
+__all__ = ["check_fits", "machine_memory", "pick_device"]
 
 
 def pick_device(name: str) -> str:
-    """auto, cpu or cuda to a torch device.
+    """Return the torch device "cpu" or "cuda" for the setting auto, cpu or cuda.
 
     Raises:
         UserError: another name, or cuda where there is none.
@@ -22,3 +24,24 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
+
+
+def machine_memory() -> int | None:
+    """Return the bytes of physical memory, or None where the system does not report them."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_fits(size: int, where: str) -> None:
+    """Check that `size` bytes fit into memory, before they are unpacked.
+
+    Raises:
+        UserError: they do not.
+    """
+    memory = machine_memory()
+    if memory is not None and size > memory:
+        raise UserError(
+            f"{where}: expected data that fit into the {memory:,} bytes of memory, got "
+            f"{size:,} bytes unpacked; if you trust the file, read a part of it"
+        )

@@ -29,8 +29,14 @@ from flowclf.nn import (
     ResidualSettings,
     WideResNetSettings,
 )
-from flowclf.nn.dequantize import Noise, NoiseSettings
-from flowclf.nn.encoders import DeltaEncoder, Encoder, GaussianEncoder, InvertibleEncoder
+from flowclf.nn.encoders import (
+    DeltaEncoder,
+    Encoder,
+    GaussianEncoder,
+    InvertibleEncoder,
+    Noise,
+    NoiseSettings,
+)
 from flowclf.nn.layers import feature_count
 from flowclf.nn.preprocessing import PreprocessSettings, make_preprocess
 from flowclf.settings import Depth, Depths, Fraction, Positive, Section, Widths

@@ -12,8 +12,7 @@ from couplings.functional import MixtureDensities
 from flowclf.classifier import GenerativeClassifier, ModelSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.latent.information import gaussian_log_prob
-from flowclf.nn.dequantize import Noise
-from flowclf.nn.encoders import Encoder, Encoding
+from flowclf.nn.encoders import Encoder, Encoding, Noise
 from flowclf.nn.likelihoods import Likelihood
 from flowclf.objectives import gaussian_kl
 from flowclf.support import validate

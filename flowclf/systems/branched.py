@@ -19,7 +19,7 @@ from flowclf.nn.preprocessing import PreprocessSettings
 from flowclf.nn.templates import blobs, class_means
 from flowclf.objectives import decision_loss, smooth_labels
 from flowclf.settings import Positive, Section, Weight, Widths
-from flowclf.support.collectives import mean_over_all
+from flowclf.support.collectives import all_reduce_mean
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 from flowclf.systems.assemble import Blueprint, FeedForwardSettings, feed_forward_parts
@@ -163,7 +163,7 @@ class BranchedAutoencoder(Autoencoder):
 
     def _average(self, values: Tensor, y: Tensor) -> Tensor:
         weights = self._sample_weights(y)
-        return (weights * values).sum() / mean_over_all(weights.sum())
+        return (weights * values).sum() / all_reduce_mean(weights.sum())
 
     def _sample_weights(self, y: Tensor) -> Tensor:
         """(B,); 1 without a label."""

@@ -38,8 +38,7 @@ from flowclf.classifier import Batch
 from flowclf.latent import MixtureSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.nn import ConvDecoderSettings, DecoderSettings, PlainSettings, mlp
-from flowclf.nn.dequantize import Noise
-from flowclf.nn.encoders import DeltaEncoder, Encoding
+from flowclf.nn.encoders import DeltaEncoder, Encoding, Noise
 from flowclf.nn.layers import feature_count
 from flowclf.nn.likelihoods import Bernoulli, Gaussian, Likelihood, Sampling, make_likelihood
 from flowclf.nn.preprocessing import PreprocessSettings
@@ -63,7 +62,7 @@ from flowclf.semi_supervised import (
     semi_supervised_loss,
 )
 from flowclf.settings import Positive, Section, Weight
-from flowclf.support.collectives import empty_for_all, own_rows, world_size
+from flowclf.support.collectives import empty_for_all_ranks, rank_shard, world_size
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 from flowclf.systems.assemble import Blueprint, FeedForwardSettings, feed_forward_parts
@@ -265,8 +264,8 @@ class Untapped(LatentVariableModel):
         if not rows.any():
             return logits.new_zeros(())
         x, logits = batch.x[rows], logits[rows]
-        noise = empty_for_all(logits.new_empty(*logits.shape, self.encoder.dims))
-        noise = own_rows(noise.normal_(generator=batch.generator)).flatten(0, 1)
+        noise = empty_for_all_ranks(logits.new_empty(*logits.shape, self.encoder.dims))
+        noise = rank_shard(noise.normal_(generator=batch.generator)).flatten(0, 1)
         bounds = self._bounds(x, noise)
         return marginal_bound(bounds, logits.log_softmax(1)).mean()
 
@@ -295,7 +294,7 @@ class Untapped(LatentVariableModel):
         """The classes in turn, as many as the larger of labelled and unlabelled rows."""
         known = int((y >= 0).sum())
         rows = world_size() * max(known, len(y) - known)
-        return own_rows(torch.arange(rows, device=y.device) % self.classes)
+        return rank_shard(torch.arange(rows, device=y.device) % self.classes)
 
     def _log_base(self) -> float:
         """log q(x), uniform on binary images; of a table any constant."""

@@ -21,7 +21,7 @@ from flowclf.nn.sample_softmax import IdentitySoftmax
 from flowclf.objectives import auxiliary_softmax_terms
 from flowclf.settings import Depth, Positive, Section, Weight, Widths
 from flowclf.support import validate
-from flowclf.support.collectives import mean_over_all
+from flowclf.support.collectives import all_reduce_mean
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 from flowclf.systems.assemble import Blueprint
@@ -77,7 +77,7 @@ class VaeAs(BranchedAutoencoder):
         bound = settings.form == "bound"
         z = encoding.z.view_as(encoding.z)
         identity, entropy = (values.mean() for values in softmax(z, index))
-        identity = mean_over_all(identity)
+        identity = all_reduce_mean(identity)
         learned = settings.md * kl + identity
         if not bound:
             entropy = softmax.frozen(encoding.z, index)[1].mean()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from flowclf.settings import Precision
-from flowclf.support.collectives import one_of
+from flowclf.support.collectives import as_rank
 from flowclf.support.devices import pick_device
 from flowclf.support.errors import UserError, first_line
 
@@ -184,7 +184,7 @@ class Processes:
 
     def sharing(self) -> AbstractContextManager[None]:
         """Within it the rows of a batch are this process's share."""
-        return one_of(self.world, self.rank)
+        return as_rank(self.rank, self.world)
 
     @contextmanager
     def agreed(self) -> Iterator[None]:

@@ -17,8 +17,8 @@ from flowclf.data import Dataset, Split
 from flowclf.evaluation import evaluate, evaluate_scaled
 from flowclf.models import save_weights
 from flowclf.runs import DataFacts, Run
+from flowclf.support.atomic_files import locked
 from flowclf.support.errors import UserError
-from flowclf.support.locks import locked
 from flowclf.support.seeding import derive_seed, private_rng
 from flowclf.systems.assemble import CustomSettings
 from flowclf.training.batches import Batches

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from flowclf.support.collectives import empty_for_all, mean_over_all, own_rows, world_size
+from flowclf.support.collectives import all_reduce_mean, empty_for_all_ranks, rank_shard, world_size
 
 __all__ = ["layers_for_all"]
 
@@ -29,9 +29,9 @@ class _Synced(nn.SyncBatchNorm):
             return out
         x = input.to(torch.promote_types(input.dtype, torch.float32)).transpose(0, 1)
         rows = x.flatten(1)
-        mean = mean_over_all(rows.mean(1))
+        mean = all_reduce_mean(rows.mean(1))
         centred = rows - mean[:, None]
-        var = mean_over_all(centred.square().mean(1))
+        var = all_reduce_mean(centred.square().mean(1))
         self._count(mean.detach(), var.detach(), world_size() * rows.shape[1])
         out = centred * (var + self.eps).rsqrt()[:, None]
         if self.affine:
@@ -58,7 +58,7 @@ class _Masked(nn.modules.dropout._DropoutNd):
         if not self.training or world_size() == 1:
             out: Tensor = super().forward(input)
             return out
-        return input * own_rows(super().forward(empty_for_all(input).fill_(1)))
+        return input * rank_shard(super().forward(empty_for_all_ranks(input).fill_(1)))
 
 
 class _Dropout(_Masked, nn.Dropout):

@@ -234,7 +234,7 @@ def copies(x: Tensor) -> Tensor:
 
 @every_system
 def test_bytes_are_the_middles_of_their_levels(system: str) -> None:
-    model, middle = fitted(system), fitted(system).noise.uniform / 2
+    model, middle = fitted(system), fitted(system).noise.level_middle
     for name, call in readers(model).items():
         if name not in ("loss", "fit_statistics", "importance_bound", *NOISE):
             assert_close(call(model, images()), call(model, images() + middle))

@@ -214,7 +214,7 @@ def test_an_array_is_read_as_far_as_it_says(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowclf.data.memory.machine_memory", lambda: 1000)
+    monkeypatch.setattr("flowclf.support.devices.machine_memory", lambda: 1000)
 
 
 @pytest.mark.usefixtures("small_machine")

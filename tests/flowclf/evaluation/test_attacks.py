@@ -121,7 +121,7 @@ def test_the_bound_and_the_range_hold_exactly(
     classifier: GenerativeClassifier, test_split: Split, epsilon: float
 ) -> None:
     x, y = test_split.x[:64], test_split.y[:64]
-    middle = classifier.noise.uniform / 2
+    middle = classifier.noise.level_middle
     centre, radius = x.float() + middle, epsilon * (LEVELS - 1)
     draw = torch.Generator().manual_seed(0)
     for attacked in (

@@ -12,8 +12,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flowclf.latent.gaussian import GaussianMixture
-from flowclf.latent.init import equidistant_means
+from flowclf.latent.gaussian import GaussianMixture, equidistant_means
 from flowclf.support.errors import UserError
 
 K, D, B = 4, 6, 9

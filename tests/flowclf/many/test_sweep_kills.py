@@ -37,7 +37,7 @@ from flowclf.many import (
     run_sweep,
     states,
 )
-from flowclf.support.locks import locked
+from flowclf.support.atomic_files import locked
 
 SMALL = {
     "network": {"kind": "mlp", "blocks": 1, "hidden": [8]},
@@ -146,7 +146,7 @@ def test_two_sweeps_and_five_kills_give_each_row_once() -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from flowclf.support.locks import locked
+from flowclf.support.atomic_files import locked
 with locked(Path(sys.argv[1])), open(Path(sys.argv[1]) / "ledger.log", "ab") as ledger:
     ledger.write(b'{"op_code": 4, "worker_id": "' if sys.argv[2] == "torn" else b"")
     ledger.flush()

@@ -34,8 +34,8 @@ from flowclf.many import (
 from flowclf.many.engines import find_engine
 from flowclf.many.jobs import Outcome
 from flowclf.runs import Run
+from flowclf.support.atomic_files import locked
 from flowclf.support.errors import UserError
-from flowclf.support.locks import locked
 from flowclf.training import TrainingDiverged
 
 SMALL = {
@@ -287,7 +287,7 @@ def test_a_killed_sweep_ends_as_one_that_was_not(done: Path, tmp_path: Path) -> 
 HOLD = """
 import sys, time
 from pathlib import Path
-from flowclf.support.locks import locked
+from flowclf.support.atomic_files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
-from flowclf.nn.dequantize import Noise
+from flowclf.nn.encoders import Noise
 
 SHAPE = (1, 50, 50)
 GREY = torch.full((4, *SHAPE), 7, dtype=torch.uint8)

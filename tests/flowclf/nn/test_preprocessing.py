@@ -12,8 +12,13 @@ from torch.testing import assert_close
 
 from couplings import ElementwiseAffine, Invertible, PiecewiseLinear
 from couplings.testing import assert_invertible
-from flowclf.nn.marginals import fit_marginals, level_knots
-from flowclf.nn.preprocessing import Per, fit_preprocess, make_preprocess
+from flowclf.nn.preprocessing import (
+    Per,
+    fit_marginals,
+    fit_preprocess,
+    level_knots,
+    make_preprocess,
+)
 
 IMAGE = (2, 4, 4)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from flowclf.support.locks import FolderInUse, locked
+from flowclf.support.atomic_files import FolderInUse, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from flowclf.support.locks import locked
+from flowclf.support.atomic_files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowclf.classifier import Batch
 from flowclf.data import Split, ending_binary
-from flowclf.nn.dequantize import Noise
+from flowclf.nn.encoders import Noise
 from flowclf.support.errors import UserError
 from flowclf.training.batches import Batches
 
