@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log
@@ -94,6 +94,8 @@ class GenerativeClassifier(nn.Module):
     # Share of the training that is done, for what changes in its course.
     progress: float = 1.0
     info: ModelInfo | None = None
+    # The names of the systems that have a capability; those who know the systems set it.
+    systems_with: Callable[[str], Sequence[str]] = staticmethod(lambda capability: ())
     kept_noise: Tensor | None
 
     def __init__(
@@ -140,6 +142,11 @@ class GenerativeClassifier(nn.Module):
     def can_sample(self) -> bool:
         """True if `sample` can draw x of a class."""
         return self.has_density
+
+    @property
+    def can_decode(self) -> bool:
+        """True if `decode` gives the x of any latent."""
+        return self.encoder_kind == "invertible"
 
     @property
     def posterior_is_mixture(self) -> bool:
@@ -228,6 +235,8 @@ class GenerativeClassifier(nn.Module):
             UserError: the system cannot decode; z of another shape, type or device, not finite, or
                 so large that x is not.
         """
+        if not self.can_decode:
+            raise self._lacks("decode", "has neither an inverse nor a decoder", "can_decode")
         validate.latents("z", z, self.mixture.dims, self._like)
         z = z.to(self._like.dtype)
         validate.finite("z", z, self.training)
@@ -236,6 +245,14 @@ class GenerativeClassifier(nn.Module):
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.encoder.decode(z)
+
+    def _lacks(self, what: str, reason: str, capability: str) -> UserError:
+        """Return the error of a call that needs another system."""
+        able = ", ".join(self.systems_with(capability)) or f"one that has {capability}"
+        return UserError(
+            f"expected a system that can {what}, got {type(self).__name__}, which {reason}; "
+            f"train one of: {able}"
+        )
 
     @torch.no_grad()
     def sample(
@@ -256,10 +273,7 @@ class GenerativeClassifier(nn.Module):
                 temperature that is negative or not finite.
         """
         if not self.can_sample:
-            raise UserError(
-                f"expected a system that can generate, got {type(self).__name__}, which has no "
-                "model of x; train ib-inn, class-nll, vae or bvae"
-            )
+            raise self._lacks("generate", "has no model of x", "can_sample")
         y = self._labels(y)
         validate.temperature(temperature)
         validate.one_of("around", around, ("means", "data"))
@@ -489,9 +503,10 @@ class GenerativeClassifier(nn.Module):
         if self.accepts_unlabelled or not validate.readable(y, training):
             return
         if unlabelled := int((y < 0).sum()):
-            raise UserError(
-                f"{type(self).__name__} learns from labels, but {unlabelled} of {len(y)} training "
-                "samples have none (-1); leave them out, or train ib-inn, class-nll, vib or vae"
+            raise self._lacks(
+                "learn without labels",
+                f"needs all, but {unlabelled} of {len(y)} training samples have none (-1)",
+                "accepts_unlabelled",
             )
 
 

@@ -29,9 +29,9 @@ from flowclf.sharing import (
 from flowclf.support.devices import machine_memory
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import DamagedFile, read_tensors
-from flowclf.systems import Blueprint, find_system
+from flowclf.systems import SYSTEMS, Blueprint, find_system
 
-__all__ = ["assemble", "build", "info_of", "load", "load_weights", "save_weights"]
+__all__ = ["assemble", "build", "info_of", "load", "load_weights", "save_weights", "systems_with"]
 
 IMAGE_LEVELS = 256
 # Of a parameter: it, its gradient, and the two averages that an optimiser keeps.
@@ -145,6 +145,18 @@ def assemble(
         model = find_system(info.system).build(blueprint, settings)
     model.info = info
     return model
+
+
+def systems_with(capability: str) -> list[str]:
+    """Return the systems whose models have a capability by default, e.g. "can_sample"."""
+    return [
+        name
+        for name in SYSTEMS
+        if getattr(build(name, shape=(2,), classes=2, samples=2), capability)
+    ]
+
+
+GenerativeClassifier.systems_with = staticmethod(systems_with)
 
 
 @contextmanager

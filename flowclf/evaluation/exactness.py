@@ -177,9 +177,7 @@ def _check(errors: Tensor, what: str) -> None:
 
 def _invertible(model: GenerativeClassifier) -> InvertibleEncoder:
     if not isinstance(model.encoder, InvertibleEncoder):
-        raise UserError(
-            f"expected a system with an inverse, such as ib-inn, got {type(model).__name__}"
-        )
+        raise UserError(f"expected a system with an inverse, got {type(model).__name__}")
     return model.encoder
 
 

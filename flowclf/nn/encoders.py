@@ -13,7 +13,6 @@ from couplings import Invertible
 from couplings.core import Shape
 from flowclf.settings import Section, Weight
 from flowclf.support.collectives import empty_for_all_ranks, rank_shard
-from flowclf.support.errors import UserError
 
 __all__ = [
     "DeltaEncoder",
@@ -157,12 +156,9 @@ class Encoder(nn.Module):
         """The x of latents z (B, D), in data units.
 
         Raises:
-            UserError: the encoder has no inverse.
+            NotImplementedError: the encoder has no inverse.
         """
-        raise UserError(
-            f"expected a system that can decode, got one with a {type(self).__name__}, which has "
-            "no inverse; train ib-inn or class-nll"
-        )
+        raise NotImplementedError
 
 
 class InvertibleEncoder(Encoder):

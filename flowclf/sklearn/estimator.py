@@ -23,7 +23,7 @@ from couplings.core import Shape
 from flowclf import classifier
 from flowclf.config import RunConfig, make_config, read_settings
 from flowclf.data import Dataset, Split
-from flowclf.models import load, load_weights, save_weights
+from flowclf.models import load, load_weights, save_weights, systems_with
 from flowclf.runs import DataFacts, Run
 from flowclf.sklearn.params import SEEDS, draw_seed, nested, plain, plain_labels
 from flowclf.sklearn.samples import as_rows, grey_levels, image_shape, to_tensor
@@ -45,15 +45,16 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 Model = classifier.GenerativeClassifier
 
 
-def _able(*names: str, instead: str) -> Callable[[Method], Method]:
-    """Decorator: a method that fitted models have only with one of these abilities."""
+def _able(capability: str) -> Callable[[Method], Method]:
+    """Decorate a method that fitted models have only with this capability."""
 
     def check(estimator: GenerativeClassifier) -> bool:
         model = getattr(estimator, "model_", None)
         # Before `fit` the method is there, and its call says that there is no model yet.
-        if model is None or any(getattr(model, name) for name in names):
+        if model is None or getattr(model, capability):
             return True
-        raise AttributeError(f"{estimator.config_.system} has no model of x; {instead}")
+        able = ", ".join(systems_with(capability))
+        raise AttributeError(f"{estimator.config_.system} has no model of x; fit one of: {able}")
 
     decorator: Callable[[Method], Method] = available_if(check)
     return decorator
@@ -163,7 +164,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         # Normalised again: float32 sums are 1e-7 off, of which scikit-learn's metrics would warn.
         return self._each(X, lambda model, x: model.log_posterior(x).double().log_softmax(1))
 
-    @_able("has_density", "has_elbo", instead="fit ib-inn, class-nll or vae")
+    @_able("has_elbo")
     def score_samples(self, X: Any) -> Array:
         """log q(x), (N,), nats, in the units of X; of a grey level at the middle of its interval.
 
@@ -178,7 +179,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         """Latents z, (N, D), without noise; of a Gaussian encoder their mean."""
         return self._each(X, lambda model, x: model.encode(x).z)
 
-    @_able("can_sample", instead="fit ib-inn, class-nll, vae or bvae")
+    @_able("can_sample")
     def sample(
         self,
         n_samples: int = 1,

@@ -200,7 +200,9 @@ def invertible_parts(
             a system that has no trade-off to be conditioned on.
     """
     if settings.network.condition and trade_off is None:
-        raise UserError("expected ib-inn for network.condition=beta, got a system without a β̃")
+        raise UserError(
+            "expected no network.condition of a system without a β̃, got network.condition=beta"
+        )
     generator, shape = blueprint.generator(), blueprint.shape
     preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
     features = FEATURES if trade_off else 0

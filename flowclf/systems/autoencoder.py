@@ -33,7 +33,7 @@ class LatentVariableModel(GenerativeClassifier):
     """
 
     accepts_unlabelled = True
-    can_sample, has_elbo = True, True
+    can_sample, can_decode, has_elbo = True, True, True
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -27,7 +28,9 @@ before = states()
 import flowclf
 from flowclf.many import Sweep, plan_sweep, run_sweep
 from flowclf.systems import SYSTEMS
+from hybrid import HYBRID
 
+SYSTEMS["hybrid"] = HYBRID  # as the tests' conftest.py has it
 data = flowclf.load_dataset("digits")
 small = {"data": {"train_size": 60, "test_size": 20}, "train": {"epochs": 1, "batch_size": 20}}
 digests = {}
@@ -50,7 +53,12 @@ def digests(seed: int) -> dict[str, str]:
     """Of a process whose global generators and hashes start elsewhere."""
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, str(seed)],
-        env={"PYTHONHASHSEED": str(seed), "OMP_NUM_THREADS": "1", "PATH": ""},
+        env={
+            "PYTHONHASHSEED": str(seed),
+            "OMP_NUM_THREADS": "1",
+            "PATH": "",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
         capture_output=True,
         text=True,
     )

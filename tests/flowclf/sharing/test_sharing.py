@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from small_systems import small
 from torch import nn
 
 import flowclf
@@ -29,17 +30,13 @@ from flowclf.systems import SYSTEMS
 from flowclf.systems.ib_inn import ConditionedIBInn
 
 FLOW: dict[str, Any] = {"kind": "mlp", "blocks": 1, "hidden": [8]}
-PLAIN: dict[str, Any] = {"kind": "mlp", "hidden": [8]}
-FLOWS = ("ib-inn", "class-nll", "i-revnet")
 FILES = ["README.md", "config.json", "model.safetensors"]
 
 
 def made(system: str = "ib-inn", **options: Any) -> GenerativeClassifier:
     """Small, with parameters that are not those of the seed."""
-    network = {"network": FLOW if system in FLOWS else PLAIN}
-    decoder = {"decoder": PLAIN} if SYSTEMS[system].settings.model_fields.get("decoder") else {}
     size = {"shape": (1, 2, 2), "classes": 3, "levels": 8, "samples": 20, "seed": 5}
-    model = flowclf.build(system, **{**size, **network, **decoder, **options})
+    model = flowclf.build(system, **{**size, **small(system), **options})
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -118,8 +115,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = (2 * y[:, None, None, None] + torch.rand(60, 1, 2, 2, generator=generator) * 3).byte()
     names = ("owl", "a | b", "newt")
     data = Dataset("/private/of/mine/birds.npz", Split(x, y), Split(x[:30], y[:30]), names, 8)
-    small = {"network": FLOW, "train": {"epochs": 1}}
-    config = flowclf.make_config("ib-inn", data.name, data.shape, overrides=[small])
+    quick = {"network": FLOW, "train": {"epochs": 1}}
+    config = flowclf.make_config("ib-inn", data.name, data.shape, overrides=[quick])
     folder = tmp_path_factory.mktemp("sharing") / "run"
     trained = flowclf.train(config, data, Run(folder), device="cpu")
     trained.model.save(folder.with_name("saved"))

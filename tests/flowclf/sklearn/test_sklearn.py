@@ -132,7 +132,7 @@ def test_systems_without_a_model_of_x_have_no_such_methods() -> None:
     assert not hasattr(model, "score_samples")
     with pytest.raises(AttributeError, match="sample") as caught:
         model.sample()
-    assert "ce has no model of x; fit ib-inn" in str(caught.value.__cause__)
+    assert "ce has no model of x; fit one of: ib-inn, class-nll, vae" in str(caught.value.__cause__)
 
 
 def test_samples_come_with_labels_in_order(iris: GenerativeClassifier) -> None:

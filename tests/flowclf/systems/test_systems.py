@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_systems import is_flow
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.testing import assert_close
@@ -16,7 +17,7 @@ from couplings.testing import randomize
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import preset_names
-from flowclf.models import load_weights, save_weights
+from flowclf.models import load_weights, save_weights, systems_with
 from flowclf.nn.encoders import log_softplus
 from flowclf.objectives import decision_loss, gaussian_kl, smooth_labels, trade_off
 from flowclf.support.errors import NoExactDensity, UserError
@@ -29,11 +30,23 @@ DATA: dict[str, dict[str, Any]] = {
     "image": {"shape": (1, 8, 8), "levels": LEVELS},
     "table": {"shape": (5,)},
 }
-INVERTIBLE = ("ib-inn", "class-nll", "i-revnet")
-FEED_FORWARD = tuple(name for name in SYSTEMS if name not in INVERTIBLE)
-GENERATIVE = ("ib-inn", "class-nll")
-DECODING = ("vae", "bvae", "vae-as", "m2", "untapped")
-SEMI_SUPERVISED = ("ib-inn", "class-nll", "vib", *DECODING)
+FLOWS = [system for system in SYSTEMS if is_flow(system)]
+FEED_FORWARD = [system for system in SYSTEMS if not is_flow(system)]
+SEMI_SUPERVISED = systems_with("accepts_unlabelled")
+# What the published systems can; any other system is told by its models alone.
+PUBLISHED = {
+    "ib-inn": "has_density has_elbo can_sample can_decode accepts_unlabelled posterior_is_mixture",
+    "class-nll": "has_density has_elbo can_sample can_decode accepts_unlabelled"
+    " posterior_is_mixture",
+    "i-revnet": "can_decode posterior_is_mixture",
+    "vib": "accepts_unlabelled posterior_is_mixture",
+    **dict.fromkeys(("resnet", "ce", "gm", "vc"), "posterior_is_mixture"),
+    **dict.fromkeys(
+        ("vae", "bvae", "vae-as", "m2", "untapped"),
+        "has_elbo can_sample can_decode accepts_unlabelled",
+    ),
+}
+CAPABILITIES = sorted({word for words in PUBLISHED.values() for word in words.split()})
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_data = pytest.mark.parametrize("data", DATA)
@@ -78,6 +91,12 @@ def check_gradients(model: GenerativeClassifier, total: Tensor) -> None:
     for name, parameter in trained(model).items():
         assert parameter.grad is not None, f"{name} has no gradient"
         assert bool(parameter.grad.isfinite().all()), f"{name} has an infinite gradient"
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_what_the_published_systems_can(capability: str) -> None:
+    expected = {system for system, words in PUBLISHED.items() if capability in words.split()}
+    assert expected == set(systems_with(capability)) & PUBLISHED.keys()
 
 
 @every_data
@@ -144,13 +163,16 @@ def test_posteriors_are_normalised_and_predictions_theirs(system: str, data: str
 @torch.no_grad()
 def test_densities_are_exact_or_refused(system: str, data: str) -> None:
     model, (x, y) = randomized(fitted(system, data)), draw(data)
-    assert model.has_density == (system in GENERATIVE)
     if model.has_density:
+        assert model.has_elbo
         assert model.log_prob(x, y).shape == (B,)
         assert bool(model.log_prob(x).isfinite().all())
         assert torch.equal(model.elbo(x), model.log_prob(x))
+        rates = model.extra_rates(x, model.log_prob(x))
+        assert all(rate.shape == (B,) for rate in rates.values())
+        assert_close(model.extra_rates(x), rates)
         return
-    assert model.has_elbo == (system in DECODING)
+    assert model.extra_rates(x) == {}
     if model.has_elbo:
         assert bool(model.elbo(x).isfinite().all())
     for arguments in ((x,), (x, y)):
@@ -163,12 +185,11 @@ def test_densities_are_exact_or_refused(system: str, data: str) -> None:
 def test_samples_have_the_shape_of_the_data_or_are_refused(system: str, data: str) -> None:
     model, y = randomized(fitted(system, data)), torch.tensor([2, 0])
     if model.can_sample:
-        assert system in GENERATIVE + DECODING
         x = model.sample(y, generator=torch.Generator().manual_seed(0))
         assert x.shape == (2, *model.shape)
         assert bool(x.isfinite().all())
         return
-    with pytest.raises(UserError, match="a system that can generate, got .*; train ib-inn"):
+    with pytest.raises(UserError, match="can generate, got .*; train one of: ib-inn, class-nll, v"):
         model.sample(y)
 
 
@@ -178,14 +199,14 @@ def test_samples_have_the_shape_of_the_data_or_are_refused(system: str, data: st
 def test_what_has_an_inverse_or_a_decoder_decodes(system: str, data: str) -> None:
     model, (x, _) = randomized(fitted(system, data)), draw(data)
     z = model.encode(x).z
-    if system in INVERTIBLE:
+    if model.encoder_kind == "invertible":
         middle = x.float() + (0.5 if data == "image" else 0.0)
         assert_close(model.decode(z), middle, rtol=0, atol=1e-3)
         return
-    if system in DECODING:
+    if model.can_decode:
         assert model.decode(z).shape == x.shape
         return
-    with pytest.raises(UserError, match="expected a system that can decode, got one with a"):
+    with pytest.raises(UserError, match="can decode, got .*; train one of: ib-inn, class-nll, i-"):
         model.decode(z)
 
 
@@ -227,7 +248,7 @@ def test_decisions_and_accuracy_count_the_labelled_alone(system: str) -> None:
 def test_others_refuse_samples_without_a_label(system: str, data: str) -> None:
     model = make_model(system, data)
     assert not model.accepts_unlabelled
-    message = rf"but 9 of {B} training samples have none .*ib-inn, class-nll, vib or vae"
+    message = rf"but 9 of {B} training samples have none .*one of: ib-inn, class-nll, vib, vae"
     with pytest.raises(UserError, match=message):
         model.fit_statistics(*unlabelled(data, 3))
 
@@ -275,7 +296,7 @@ def test_a_linear_layer_ends_it_where_asked_for(system: str) -> None:
     assert model.encode(draw("table")[0]).z.shape == (B, 4)
 
 
-@pytest.mark.parametrize("system", INVERTIBLE)
+@pytest.mark.parametrize("system", FLOWS)
 def test_a_flow_takes_an_invertible_one_of_its_shape(system: str) -> None:
     flow = mlp_network((5,), torch.Generator().manual_seed(7), blocks=2, hidden=(6,))
     model = fitted(system, "table", backbone=flow)
@@ -381,7 +402,7 @@ def test_the_logarithm_of_softplus(generator: torch.Generator) -> None:
     assert far.grad == 1
 
 
-@pytest.mark.parametrize("system", ["i-revnet", "resnet", "ce", "vc"])
+@pytest.mark.parametrize("system", [name for name in SYSTEMS if name not in SEMI_SUPERVISED])
 def test_a_missing_label_is_named_in_the_loss_too(system: str) -> None:
     model, (x, y) = fitted(system, "table"), draw("table")
     with pytest.raises(UserError, match="1 of 12 training samples have none"):

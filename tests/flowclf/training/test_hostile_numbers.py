@@ -4,7 +4,7 @@ is on disk is finite at any time.
 Planted faults: each stops the run within a step, is told by term and layer, and is not saved.
 Hostile data leave a normalisation nothing to divide by, or steps are far too large.
 
-    python tests/flowclf/training/test_hostile_numbers.py
+    PYTHONPATH=tests python tests/flowclf/training/test_hostile_numbers.py
 
 prints what becomes of the data with the presets' own networks (`tiny`: with those of the tests),
 and how many parameters are named, of all of all systems, where NaN is planted in each.
@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_systems import small
 from torch import Tensor, nn
 
 from flowclf.classifier import GenerativeClassifier
@@ -44,10 +45,6 @@ from flowclf.training.nonfinite_trace import Trace
 from flowclf.training.progress import Report, silent
 from flowclf.training.setup import fresh_model
 
-INVERTIBLE = ("ib-inn", "class-nll", "i-revnet")
-DECODING = ("vae", "bvae", "vae-as", "m2", "untapped")
-CONV = {"blocks": [1], "width": [4], "dense_hidden": [8]}
-KINDS = {**dict.fromkeys(INVERTIBLE, "conv"), "resnet": "residual", "vib": "residual"}
 K, LEVELS = 3, 17
 # A checkpoint after each step, and an evaluation.
 STEPS: dict[str, Any] = {
@@ -101,16 +98,7 @@ def dataset(case: str, kind: str) -> Dataset:
 
 def networks(system: str, kind: str) -> dict[str, Any]:
     """Tiny ones, with BatchNorm where a system has it."""
-    if kind == "table":
-        network: dict[str, Any] = {"kind": "mlp", "hidden": [8]}
-        if system in INVERTIBLE:
-            network |= {"blocks": 2, "batch_norm": True}
-        decoder = {"kind": "mlp", "hidden": [8]}
-    else:
-        own = KINDS.get(system)
-        network = {"kind": own, **CONV} if own else {"kind": "cnn", "width": [4], "hidden": [8]}
-        decoder = {"kind": "conv", "width": [4], "hidden": [8]}
-    return {"network": network} | ({"decoder": decoder} if system in DECODING else {})
+    return small(system, image=kind == "image", blocks=2, batch_norm=True)
 
 
 def not_finite(tensors: dict[str, Tensor]) -> Iterator[str]:

@@ -20,11 +20,11 @@ from torch import Tensor
 from flowclf.config import make_config
 from flowclf.data import load_dataset
 from flowclf.systems import SYSTEMS
+from flowclf.systems.assemble import InvertibleSettings
 from flowclf.training import train
 
 STATM = Path("/proc/self/statm")
 WARM = 500
-FLOWS = ("ib-inn", "class-nll", "i-revnet")
 
 
 def slope(system: str, steps: int) -> float:
@@ -36,7 +36,7 @@ def slope(system: str, steps: int) -> float:
         found.append(int(STATM.read_text().split()[1]) * page)
 
     network: dict[str, Any] = {"kind": "mlp", "hidden": [32]}
-    if system in FLOWS:
+    if issubclass(SYSTEMS[system].settings, InvertibleSettings):
         network |= {"blocks": 2, "dropout": 0.1, "batch_norm": True}
     small = {
         "network": network,
