@@ -3,15 +3,14 @@
 import os
 import sys
 
-from benchmarks.couplings.cli import main
-
 # Read when torch is loaded, so the program starts itself again where one is missing. Threads of
 # OpenMP that wait spin by default, which makes them 10 to 100 times slower once another program
 # wants the cores; and the profiler warns of memory that was there before it began to count.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 if __name__ == "__main__":
-    if sys.platform == "linux" and not ENVIRONMENT.keys() <= os.environ.keys():
-        os.environ.update(ENVIRONMENT | os.environ)
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.couplings", *sys.argv[1:]])
+    os.environ.update(ENVIRONMENT | os.environ)
+    # Imported only now: it loads torch.
+    from benchmarks.couplings.cli import main
+
     sys.exit(main())

@@ -3,25 +3,25 @@
     y = (x1, x2 · exp(s) + t),   s = 0.7 · tanh(0.1 · raw),   log_det = Σ s,   z = e^g (R y) + o
 
 Given are x (B, C, H, W) and the subnetwork's output (raw, t), so that arithmetic is all there is.
+The peers compute the same in the way their authors wrote it: what one does on top (gathering by
+index, a second scaling, interleaved parameters) is its own and is timed; what it merely lays out
+otherwise is prepared for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.couplings.affine_peers import coupling_peers, whole_block
-from benchmarks.couplings.case import Case, Options, Provider, Tensors
-from benchmarks.couplings.compiled import compiled
-from benchmarks.couplings.peers import from_peers
+from benchmarks.couplings.case import Case, Options, Provider, Tensors, compiled, from_peers
 from couplings import Affine, Chain, Coupling, Rotation, SoftClamp
 from couplings.core import Shape
 from couplings.functional import affine_couple, affine_uncouple
 from couplings.ops import reference
-
-__all__ = ["CLAMP", "affine_cases"]
 
 CLAMP = SoftClamp(limit=0.7, gain=0.1)
 SHAPES = ((128, 6, 32, 32), (128, 24, 16, 16), (128, 96, 8, 8))
@@ -31,7 +31,7 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 
 
 def affine_cases(options: Options) -> Iterator[Case]:
-    """All of them, made one at a time."""
+    """Make them one at a time."""
     for shape in QUICK if options.quick else SHAPES:
         for dtype in TOLERANCES:
             inputs = _inputs(shape, dtype, options.device)
@@ -49,7 +49,7 @@ def _case(name: str, inputs: Tensors, providers: Sequence[Provider]) -> Case:
 
 
 def _inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensors:
-    """x, and (raw, t) as the subnetwork gives them: raw log-scales of a few units."""
+    """Draw x, and (raw, t) as the subnetwork gives them: raw log-scales of a few units."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator)
     raw, shift = torch.randn(shape, generator=generator).chunk(2, dim=1)
@@ -57,62 +57,188 @@ def _inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensors:
     return tuple(t.to(device, dtype).requires_grad_() for t in (x, parameters))
 
 
-def _coupling_providers(shape: Shape, options: Options) -> list[Provider]:
-    def plain(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
-        passive, active = x.chunk(2, dim=1)
-        return reference.affine_couple(
-            active, parameters, passive, False, *CLAMP.arguments, inverse
-        )[:2]
-
-    ours = Provider("couplings", _couple, _uncouple)
-    formula = Provider(
-        "couplings.ops.reference",
-        lambda x, parameters: plain(x, parameters, False),
-        lambda y, parameters: plain(y, parameters, True),
-    )
-    peers = from_peers(coupling_peers(shape, CLAMP, options.device))
-    freia = [peer for peer in peers if peer.name == "FrEIA"]
-    return [ours, formula, *peers, *compiled([ours, *freia], options.compiles)]
-
-
-def _couple(x: Tensor, parameters: Tensor) -> Tensors:
-    passive, active = x.chunk(2, dim=1)
-    return affine_couple(active, parameters, CLAMP, passive)
-
-
-def _uncouple(y: Tensor, parameters: Tensor) -> Tensors:
-    passive, active = y.chunk(2, dim=1)
-    return affine_uncouple(active, parameters, CLAMP, passive)
-
-
-class _Given(nn.Module):
+class Given(nn.Module):
     """A subnetwork whose output is given."""
 
     output: Tensor
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return what is given."""
         return self.output
 
 
+def _coupling_providers(shape: Shape, options: Options) -> list[Provider]:
+    """Couple (C, H, W), C even, by x and (raw, t)."""
+    ours = Provider.two_way("couplings", _couple)
+    formula = Provider.two_way("couplings.ops.reference", _formula)
+    peers = from_peers(
+        {
+            "FrEIA": lambda: _freia(shape),
+            "nflows": lambda: _nflows(shape, options.device),
+            "normflows": _normflows,
+            "zuko": lambda: _zuko(shape, options.device),
+        }
+    )
+    freia = [peer for peer in peers if peer.name == "FrEIA"]
+    return [ours, formula, *peers, *compiled([ours, *freia], options.compiles)]
+
+
+def _couple(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
+    passive, active = x.chunk(2, dim=1)
+    function = affine_uncouple if inverse else affine_couple
+    return function(active, parameters, CLAMP, passive)
+
+
+def _formula(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
+    passive, active = x.chunk(2, dim=1)
+    clamp = CLAMP.arguments
+    return reference.affine_couple(active, parameters, passive, False, *clamp, inverse)[:2]
+
+
 def _block_providers(shape: Shape, options: Options) -> list[Provider]:
-    """Coupling and rotation, scale and offset differentiated too."""
+    """Couple and rotate, scale and offset differentiated too."""
     generator = torch.Generator().manual_seed(0)
-    given = _Given()
+    given = Given()
     rotation = Rotation(shape, generator, scale=0.75)
     nn.init.normal_(rotation.offset, generator=generator)
     chain = Chain([Coupling(shape, lambda *_: given, Affine(CLAMP)), rotation]).to(options.device)
 
-    def run(function: str, x: Tensor, parameters: Tensor) -> Tensors:
+    def run(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
         given.output = parameters
-        z, log_det = getattr(chain, function)(x)
+        z, log_det = (chain.inverse if inverse else chain)(x)
         return z, log_det
 
-    ours = Provider(
+    ours = Provider.two_way(
         "couplings",
-        lambda x, parameters: run("forward", x, parameters),
-        lambda z, parameters: run("inverse", z, parameters),
+        run,
         weights=[rotation.log_scale, rotation.offset],
         common=lambda log_scale, offset: (log_scale.sum(), offset),
     )
-    peers = from_peers({"FrEIA": lambda: whole_block(shape, CLAMP, rotation)})
+    peers = from_peers({"FrEIA": lambda: _freia_block(shape, rotation)})
     return [ours, *peers, *compiled([ours, *peers], options.compiles)]
+
+
+def _freia(shape: Shape) -> Provider:
+    """Run the lines of AllInOneBlock.forward around its `_affine`, without the permutation."""
+    from benchmarks.couplings.freia import all_in_one
+
+    block = all_in_one(shape, lambda *_: Given(), CLAMP, None)
+
+    def run(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
+        x1, x2 = torch.split(x, block.splits, dim=1)
+        x2, log_det = block._affine(x2, parameters, rev=inverse)
+        return torch.cat((x1, x2), 1), log_det
+
+    return Provider.two_way("FrEIA", run, relayout=_rescaled)
+
+
+def _freia_block(shape: Shape, rotation: Rotation) -> Provider:
+    """Run an AllInOneBlock: coupling, global scale and offset, soft permutation."""
+    from benchmarks.couplings.freia import all_in_one, rotation_pairs
+
+    given = Given()
+    block = all_in_one(shape, lambda *_: given, CLAMP, rotation)
+    pairs = rotation_pairs(block, rotation)
+
+    def run(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
+        given.output = parameters
+        (out,), log_det = block([x], rev=inverse)
+        return out, log_det
+
+    return Provider.two_way(
+        "FrEIA",
+        run,
+        relayout=_rescaled,
+        weights=[pair.theirs for pair in pairs],
+        common=lambda *grads: tuple(p.read(g) for p, g in zip(pairs, grads, strict=True)),
+    )
+
+
+def _rescaled(x: Tensor, parameters: Tensor) -> Tensors:
+    """Undo that AllInOneBlock takes a tenth of its subnetwork's output, of the shift too."""
+    from benchmarks.couplings.freia import row_factors
+
+    halves = zip(row_factors(CLAMP), parameters.chunk(2, dim=1), strict=True)
+    return x, torch.cat([factor * half for factor, half in halves], dim=1)
+
+
+def _nflows(shape: Shape, device: torch.device) -> Provider:
+    """Run AffineCouplingTransform, our clamp in the method that it has for that; shifts first."""
+    from nflows.transforms import AffineCouplingTransform
+
+    class Clamped(AffineCouplingTransform):  # type: ignore[misc]  # nflows is not annotated
+        def _scale_and_shift(self, transform_params: Tensor) -> Tensors:
+            shift, raw = transform_params.chunk(2, dim=1)
+            return (CLAMP.limit * torch.tanh(CLAMP.gain * raw)).exp(), shift
+
+    half = shape[0] // 2
+    transform = Clamped([0] * half + [1] * half, lambda *_: Given()).to(device)
+    run = _run_given(transform.transform_net, transform.forward, transform.inverse)
+
+    def swapped(x: Tensor, parameters: Tensor) -> Tensors:
+        raw, shift = parameters.chunk(2, dim=1)
+        return x, torch.cat((shift, raw), dim=1)
+
+    return Provider.two_way("nflows", run, relayout=swapped)
+
+
+def _normflows() -> Provider:
+    """Run AffineCouplingBlock with scale_map "exp": the clamp belongs to the network."""
+    from normflows.flows import AffineCouplingBlock
+
+    class Clamped(Given):
+        def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+            shift, raw = self.output[:, 0::2], self.output[:, 1::2]
+            log_scale = CLAMP.limit * torch.tanh(CLAMP.gain * raw)
+            return torch.stack((shift, log_scale), dim=2).flatten(1, 2)
+
+    given = Clamped()
+    block = AffineCouplingBlock(given, scale_map="exp")
+    run = _run_given(given, block.forward, block.inverse)
+
+    def interleaved(x: Tensor, parameters: Tensor) -> Tensors:
+        raw, shift = parameters.chunk(2, dim=1)
+        return x, torch.stack((shift, raw), dim=2).flatten(1, 2)
+
+    return Provider.two_way("normflows", run, relayout=interleaved)
+
+
+def _run_given(
+    given: Given, forward: Callable[..., Any], inverse_of: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Make a function of x and the parameters, which the subnetwork is to give."""
+
+    def run(x: Tensor, parameters: Tensor, inverse: bool) -> Any:
+        given.output = parameters
+        return (inverse_of if inverse else forward)(x)
+
+    return run
+
+
+def _zuko(shape: Shape, device: torch.device) -> Provider:
+    """Run CouplingTransform with MonotonicAffineTransform, whose clamp costs as much as ours.
+
+    Its s = a / (1 + |a / log 0.001|) is given the a that makes it ours. It works on flat features,
+    of which the first half is constant.
+    """
+    from zuko.transforms import CouplingTransform, DependentTransform, MonotonicAffineTransform
+
+    size = torch.Size(shape).numel()
+    given: list[Tensor] = []
+
+    def meta(_: Tensor) -> Any:
+        return DependentTransform(MonotonicAffineTransform(*given), 1)
+
+    transform = CouplingTransform(meta, torch.arange(size, device=device) < size // 2)
+
+    def run(x: Tensor, shift: Tensor, scale: Tensor, inverse: bool) -> Tensors:
+        given[:] = shift, scale
+        y, log_det = (transform.inv if inverse else transform).call_and_ladj(x.flatten(1))
+        return y.view_as(x), log_det
+
+    def unclamped(x: Tensor, parameters: Tensor) -> Tensors:
+        raw, shift = parameters.chunk(2, dim=1)
+        s = CLAMP(raw)
+        return x, shift.flatten(1), (s / (1 - (s / log(1e-3)).abs())).flatten(1)
+
+    return Provider.two_way("zuko", run, relayout=unclamped)

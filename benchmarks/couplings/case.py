@@ -1,25 +1,26 @@
-"""What is compared: a case is one piece of mathematics, a provider one implementation of it."""
+"""A case is one piece of mathematics, a provider one implementation of it, a job one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
-
-__all__ = ["PASSES", "Case", "Job", "Options", "Pass", "Provider", "Tensors"]
 
 Tensors = tuple[Tensor, ...]
 Function = Callable[..., Tensors]
 Pass = Literal["forward", "forward+backward", "inverse"]
 PASSES: tuple[Pass, ...] = get_args(Pass)
+PEERS = ("FrEIA", "nflows", "normflows", "zuko")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the cases are made for.
+    """Options of all cases.
 
     Attributes:
         device: where they run.
@@ -33,7 +34,7 @@ class Options:
 
 
 def as_given(*tensors: Tensor) -> Tensors:
-    """The tensors as they are."""
+    """Return the tensors as they are."""
     return tensors
 
 
@@ -47,7 +48,7 @@ class Provider:
         inverse: the same inputs with y for x, to (x, log_det).
         relayout: the case's inputs to its own. Differentiable, never timed.
         weights: parameters of its own that are differentiated too.
-        common: gradients of these weights to what all providers must agree on.
+        common: gradients of these weights to those that all providers must agree on.
         compiled: whether torch.compile made it.
     """
 
@@ -59,10 +60,48 @@ class Provider:
     common: Function = as_given
     compiled: bool = False
 
+    @classmethod
+    def two_way(cls, name: str, run: Callable[..., Any], **options: Any) -> Self:
+        """Make one of a function of its inputs and `inverse`."""
+        return cls(
+            name,
+            lambda *inputs: run(*inputs, inverse=False),
+            lambda *inputs: run(*inputs, inverse=True),
+            **options,
+        )
+
     @property
     def label(self) -> str:
-        """The name, and whether it is compiled."""
+        """Name, and whether it is compiled."""
         return f"{self.name}, compiled" if self.compiled else self.name
+
+
+def compiled(providers: Sequence[Provider], wanted: bool = True, **options: Any) -> list[Provider]:
+    """Compile the functions of each for the very shapes of the case."""
+
+    def compile_(provider: Provider) -> Provider:
+        forward = torch.compile(provider.forward, dynamic=False, **options)
+        inverse = provider.inverse and torch.compile(provider.inverse, dynamic=False, **options)
+        return replace(provider, forward=forward, inverse=inverse, compiled=True)
+
+    return [compile_(provider) for provider in providers] if wanted else []
+
+
+def from_peers(makers: Mapping[str, Callable[[], Provider]]) -> list[Provider]:
+    """Make the providers of the peers that are installed."""
+    return [make() for peer, make in makers.items() if find_spec(peer)]
+
+
+def report_missing_peers() -> None:
+    """Name every peer whose rows will be missing, a line each."""
+    for peer in PEERS:
+        if find_spec(peer) is None:
+            notice(f"{peer} is not installed, its rows are left out (pip install 'flowclf[bench]')")
+
+
+def notice(text: str) -> None:
+    """Print a line to standard error."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -72,7 +111,7 @@ class Case:
     Attributes:
         bench: couplings, mixture or networks.
         name: what is computed.
-        inputs: what every provider is given; those that require a gradient are differentiated.
+        inputs: of every provider; those that require a gradient are differentiated.
         providers: ours comes first, and is what the others are held against.
         heads: outputs to the tensors that gradients flow into, such as a loss; timed.
         passes: which are measured.
@@ -97,12 +136,12 @@ class Case:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device of the inputs."""
         return self.inputs[0].device
 
     @property
     def shape(self) -> str:
-        """Of the first input, such as 128x6x32x32."""
+        """Shape of the first input, such as 128x6x32x32."""
         return "x".join(map(str, self.inputs[0].shape))
 
     @property
@@ -132,6 +171,7 @@ class Job:
     ) -> None:
         self.case, self.provider, self.kind = case, provider, kind
         self.cotangents = cotangents
+        self.differentiated = kind == "forward+backward"
         self.given = tuple(
             tensor.detach().requires_grad_(original.requires_grad and self.differentiated)
             for tensor, original in zip(given, case.inputs, strict=True)
@@ -140,27 +180,19 @@ class Job:
         self.leaves: list[Tensor] = []
         self.ready: list[Tensor] = []
 
-    @property
-    def differentiated(self) -> bool:
-        """Whether the backward is part of it."""
-        return self.kind == "forward+backward"
-
     def prepare(self) -> None:
-        """Fresh inputs, for some providers overwrite theirs, and the same dropout masks for all."""
-        self.release()
+        """Copy the inputs, which some providers overwrite, and seed the dropout masks alike."""
         torch.manual_seed(0)  # whoever runs a job has forked the global generators
-        for tensor in self.own:
-            leaf = tensor.detach().requires_grad_(tensor.requires_grad)
-            if leaf.requires_grad:
-                self.leaves.append(leaf)
-            self.ready.append(leaf.clone())
+        self.leaves = [t.detach().requires_grad_() for t in self.own if t.requires_grad]
+        leaves = iter(self.leaves)
+        self.ready = [(next(leaves) if t.requires_grad else t).clone() for t in self.own]
 
     def release(self) -> None:
-        """Forget the fresh inputs."""
+        """Forget the copied inputs."""
         self.leaves, self.ready = [], []
 
     def __call__(self) -> tuple[Tensors, Tensors]:
-        """Outputs, and the gradients of own inputs and then of own weights."""
+        """Return the outputs, and the gradients of own inputs and then of own weights."""
         if self.differentiated:
             outputs = self.provider.forward(*self.ready)
             heads = self.case.heads(*outputs)
@@ -172,7 +204,7 @@ class Job:
             return function(*self.ready), ()
 
     def comparable(self, gradients: Tensors) -> Tensors:
-        """Gradients of own inputs and weights to those of the case's inputs, and `common` ones."""
+        """Pull gradients of own inputs and weights back to the case's inputs and `common` ones."""
         count = len(self.leaves)
         inputs = [tensor for tensor in self.given if tensor.requires_grad]
         own = [tensor for tensor in self.own if tensor.requires_grad]

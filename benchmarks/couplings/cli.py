@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -13,26 +15,19 @@ from typing import NoReturn
 import torch
 
 from benchmarks.couplings.affine import affine_cases
-from benchmarks.couplings.agreement import AgreementError
-from benchmarks.couplings.case import Case, Options
-from benchmarks.couplings.gpu import PARTS, run_parts
-from benchmarks.couplings.measure import Effort
+from benchmarks.couplings.case import PEERS, Case, Options, notice, report_missing_peers
 from benchmarks.couplings.mixture import mixture_cases
 from benchmarks.couplings.networks import network_cases
-from benchmarks.couplings.peers import tell_of_missing
-from benchmarks.couplings.results import (
-    RECORDED,
-    Row,
-    append,
-    check_columns,
-    circumstances,
-    table,
-)
-from benchmarks.couplings.run import run_case
+from benchmarks.couplings.run import AgreementError, Effort, run_case
 from benchmarks.couplings.spline import spline_cases
+from benchmarks.results import ROOT, Row, append, check_columns, circumstances
 
-__all__ = ["BENCHES", "main"]
-
+RECORDED = ROOT / "couplings" / "results.csv"
+COLUMNS = (
+    "date", "device", "threads", "python", "torch", *PEERS, "commit",
+    "bench", "case", "shape", "dtype", "provider", "pass", "compiled", "compile_s", "median_ms",
+    "p20_ms", "p80_ms", "peak_mb", "ratio", "memory_ratio", "roofline",
+)  # fmt: skip
 Cases = Callable[[Options], Iterator[Case]]
 BENCHES: dict[str, tuple[Cases, ...]] = {
     "couplings": (affine_cases, spline_cases),
@@ -43,15 +38,26 @@ WHAT = "default: all, one after another; gpu: tests of the kernels, then all, wi
 WRONG_INPUT, FAILURE = 2, 1
 QUICK = Effort(seconds=0, least=2)
 
+BENCH = ("-m", "benchmarks.couplings", "--device", "cuda")
+# What is worth running on a GPU that is lent for minutes: arguments to Python, and seconds,
+# together under ten minutes. A part that fails or hangs costs itself alone.
+PARTS: dict[str, tuple[tuple[str, ...], int]] = {
+    "kernel tests": (("-m", "pytest", "-q", "tests/kernels"), 120),
+    "couplings": ((*BENCH, "couplings"), 220),
+    "mixture": ((*BENCH, "mixture"), 40),
+    "networks, not compiled": ((*BENCH, "networks", "--no-compile"), 60),
+    "networks": ((*BENCH, "networks"), 150),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benches that are asked for; the exit status."""
+    """Run the benches that are asked for; return the exit status."""
     try:
         options = _parse(arguments)
         if options.bench == "gpu":
             return run_parts(_recording(options), PARTS)
         rows = _run(options)
-    except _WrongInput as error:
+    except _WrongInputError as error:
         return _fail(error, WRONG_INPUT)
     except (AgreementError, OSError) as error:
         return _fail(error, FAILURE)
@@ -59,13 +65,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _WrongInput(ValueError):
+def run_parts(arguments: Sequence[str], parts: dict[str, tuple[tuple[str, ...], int]]) -> int:
+    """Run all parts, the benches with these further arguments; return 1 if any failed."""
+    outcomes = {
+        name: _run_part([*part, *(arguments if "benchmarks.couplings" in part else ())], seconds)
+        for name, (part, seconds) in parts.items()
+    }
+    for name, outcome in outcomes.items():
+        notice(f"{name}: {outcome}")
+    return int(any(outcome != "done" for outcome in outcomes.values()))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Lay out rows for people."""
+    texts = ("case", "shape", "dtype", "pass")
+    numbers = ("median_ms", "p20_ms", "p80_ms", "peak_mb", "ratio", "memory_ratio", "roofline")
+    lines = [[*texts, "provider", *numbers]]
+    for row in rows:
+        name = f"{row['provider']}, compiled" if row["compiled"] else row["provider"]
+        lines.append([*(row[c] for c in texts), name, *(_number(row[c]) for c in numbers)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    formats = [f"{{:{'<' if i <= len(texts) else '>'}{width}}}" for i, width in enumerate(widths)]
+    return "\n".join("  ".join(formats).format(*line).rstrip() for line in lines)
+
+
+class _WrongInputError(ValueError):
     pass
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise _WrongInput(message)
+        raise _WrongInputError(message)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -92,48 +122,70 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _check(options: argparse.Namespace) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise _WrongInput("there is no CUDA device; use --device cpu")
+        raise _WrongInputError("there is no CUDA device; use --device cpu")
     if options.threads is not None and options.threads < 1:
-        raise _WrongInput(f"expected --threads >= 1, got {options.threads}")
+        raise _WrongInputError(f"expected --threads >= 1, got {options.threads}")
     if not 0 <= options.seconds < 1e6:
-        raise _WrongInput(f"expected --seconds >= 0, got {options.seconds}")
+        raise _WrongInputError(f"expected --seconds >= 0, got {options.seconds}")
     if options.no_record:
         return
     if not options.out.parent.is_dir():
-        raise _WrongInput(f"there is no folder {options.out.parent} for --out")
+        raise _WrongInputError(f"there is no folder {options.out.parent} for --out")
     try:
-        check_columns(options.out)
+        check_columns(options.out, COLUMNS)
     except ValueError as error:
-        raise _WrongInput(str(error)) from error
+        raise _WrongInputError(str(error)) from error
 
 
 def _run(options: argparse.Namespace) -> list[Row]:
-    """Row by row into the CSV, as soon as a case is done."""
+    """Run case after case, whose rows are in the CSV as soon as it is done."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    tell_of_missing()
+    report_missing_peers()
     device = torch.device(options.device)
-    facts = circumstances(device)
+    where = {"device": _name(device), "threads": torch.get_num_threads()}
+    facts = circumstances("torch", *PEERS, **where)
     made_for = Options(device, options.quick, not options.no_compile)
     makers = BENCHES.values() if options.bench == "all" else [BENCHES[options.bench]]
     effort = QUICK if options.quick else Effort(seconds=options.seconds)
     rows: list[Row] = []
     for make in chain.from_iterable(makers):
         for case in make(made_for):
-            measured = run_case(case, effort)
-            new = [facts | row for row in measured]
-            if not options.no_record:
-                append(options.out, new)
+            new = [facts | row for row in run_case(case, effort)]
+            append(None if options.no_record else options.out, new)
             rows += new
     return rows
 
 
+def _run_part(part: Sequence[str], seconds: int) -> str:
+    try:
+        command = [sys.executable, *part]
+        status = subprocess.run(command, cwd=ROOT.parent, timeout=seconds).returncode
+    except subprocess.TimeoutExpired:
+        return f"stopped after {seconds} s"
+    return "done" if status == 0 else f"failed with status {status}"
+
+
 def _recording(options: argparse.Namespace) -> list[str]:
-    """Where rows go, as arguments again."""
+    """Return where rows go, as arguments again."""
     where = ["--no-record"] if options.no_record else ["--out", str(options.out.resolve())]
     return [*where, "--quick"] if options.quick else where
 
 
 def _fail(error: Exception, status: int) -> int:
-    print(f"bench: {error}", file=sys.stderr)
+    notice(str(error))
     return status
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _name(device: torch.device) -> str:
+    """Name the GPU, or the CPU's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text("utf-8").splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

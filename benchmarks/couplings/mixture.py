@@ -13,15 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.couplings.case import Case, Job, Options, Pass, Provider, Tensors
-from benchmarks.couplings.compiled import compiled
-from benchmarks.couplings.measure import peak_bytes
-from benchmarks.couplings.peers import notice
-from benchmarks.couplings.rng import forked
+from benchmarks.couplings.case import Case, Job, Options, Pass, Provider, Tensors, compiled, notice
+from benchmarks.couplings.run import peak_of
+from benchmarks.measure import forked_rng
 from couplings.functional import mixture_log_prob
 from couplings.ops import reference
-
-__all__ = ["mixture_cases"]
 
 SIZES = ((128, 10, 3072), (128, 1000, 3072), (512, 1000, 3072))
 QUICK = ((4, 3, 5),)
@@ -30,10 +26,10 @@ SMALL = 4  # latents for which memory is measured, to see what more would take
 
 
 def mixture_cases(options: Options) -> Iterator[Case]:
-    """Batch, classes and dimensions, each with the providers that memory has room for."""
+    """Make a case of each size, with the providers that memory is enough for."""
     for batch, classes, dims in QUICK if options.quick else SIZES:
         inputs = _inputs(batch, classes, dims, options.device)
-        ours = Provider("couplings", _ours)
+        ours = Provider("couplings", lambda *inputs: tuple(mixture_log_prob(*inputs)))
         formula = Provider("couplings.ops.reference", _formula)
         peers = [Provider("broadcast", _broadcast), Provider("torch.distributions", _distributions)]
         able = [peer for peer in peers if _fits(peer, inputs, "forward+backward")]
@@ -50,7 +46,7 @@ def _case(
 ) -> Case:
     classes, dims = inputs[1].shape
     # Latents of several thousand dimensions have log-likelihoods of thousands of nats, which the
-    # others subtract to get posteriors: what float32 leaves them.
+    # others subtract to get posteriors: the tolerance is what float32 leaves them.
     return Case(
         "mixture",
         f"mixture of {classes} Gaussians in {dims} dimensions",
@@ -63,17 +59,13 @@ def _case(
 
 
 def _inputs(batch: int, classes: int, dims: int, device: torch.device) -> Tensors:
-    """Latents around their means, and log-weights, which are not learned."""
+    """Draw latents around their means, and log-weights, which are not learned."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(classes, dims, generator=generator) * DISTANCE / (2 * dims) ** 0.5
     labels = torch.randint(classes, (batch,), generator=generator)
     z = means[labels] + torch.randn(batch, dims, generator=generator)
     log_weights = torch.randn(classes, generator=generator).log_softmax(0).to(device)
     return z.to(device).requires_grad_(), means.to(device).requires_grad_(), log_weights
-
-
-def _ours(z: Tensor, means: Tensor, log_weights: Tensor) -> Tensors:
-    return tuple(mixture_log_prob(z, means, log_weights))
 
 
 def _formula(z: Tensor, means: Tensor, log_weights: Tensor) -> Tensors:
@@ -86,7 +78,7 @@ def _broadcast(z: Tensor, means: Tensor, log_weights: Tensor) -> Tensors:
 
 
 def _distributions(z: Tensor, means: Tensor, log_weights: Tensor) -> Tensors:
-    """MixtureSameFamily.log_prob, opened up so that the components are evaluated only once."""
+    """Open up MixtureSameFamily.log_prob, so that components are evaluated only once."""
     from torch.distributions import Independent, Normal
 
     normal = Normal(means, torch.ones_like(means), validate_args=False)
@@ -100,12 +92,14 @@ def _bayes(log_prob_given_class: Tensor, log_weights: Tensor) -> Tensors:
 
 
 def _fits(provider: Provider, inputs: Tensors, pass_: Pass) -> bool:
-    """Whether its peak, measured for a few latents, leaves a fifth of the memory at this size."""
+    """Tell whether its peak, measured for a few latents, leaves a fifth of memory at this size."""
     z, *others = inputs
     few = (z.detach()[:SMALL].requires_grad_(), *others)
     case = _case(few, [provider])
-    with forked(case.device):
-        peak = peak_bytes(Job(case, provider, pass_, few, _ones(provider, few)))
+    with forked_rng(case.device):
+        with torch.no_grad():
+            ones = tuple(map(torch.ones_like, provider.forward(*few)))
+        peak = peak_of(Job(case, provider, pass_, few, ones))
     needed, free = peak * len(z) / len(few[0]), 0.8 * _free_bytes(case.device)
     if needed > free:
         notice(
@@ -113,11 +107,6 @@ def _fits(provider: Provider, inputs: Tensors, pass_: Pass) -> bool:
             f"{needed / 1e9:.0f} GB, of {free / 1e9:.0f} GB that may be used"
         )
     return needed <= free
-
-
-def _ones(provider: Provider, inputs: Tensors) -> Tensors:
-    with torch.no_grad():
-        return tuple(map(torch.ones_like, provider.forward(*inputs)))
 
 
 def _free_bytes(device: torch.device) -> float:

@@ -1,6 +1,6 @@
 """One training step of IB-INN's CIFAR-10 network: forward, ½‖z‖² - log_det a dimension, backward.
 
-FrEIA's is the same network with the same numbers, see `freia_network`; before anything is timed all
+FrEIA's is the same network with the same numbers, see `freia.py`; before anything is timed all
 outputs and gradients are compared in float64, in training mode and with dropout.
 """
 
@@ -14,15 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.couplings.agreement import check, jobs_of
-from benchmarks.couplings.case import Case, Options, Provider, Tensors
-from benchmarks.couplings.compiled import compiled
-from benchmarks.couplings.peers import from_peers
+from benchmarks.couplings.case import Case, Options, Provider, Tensors, compiled, from_peers
+from benchmarks.couplings.run import check, jobs_of
 from couplings import Chain
 from couplings.core import Shape
 from couplings.networks import paper_network
-
-__all__ = ["network_cases"]
 
 BATCH, SHAPE, QUICK_SHAPE = 32, (3, 32, 32), (3, 8, 8)
 BLOCKS = (8, 24, 24)
@@ -33,21 +29,21 @@ EXACT, ROUNDED = 1e-5, 5e-2
 
 
 def network_cases(options: Options) -> Iterator[Case]:
-    """The step of the paper's network, and of one four times as deep."""
+    """Make the step of the paper's network, and of one four times as deep."""
     shape, batch, blocks, deep = SHAPE, BATCH, BLOCKS, DEEP
     if options.quick:
         shape, batch, blocks, deep = QUICK_SHAPE, 4, (1, 1, 1), (2, 2, 2)
-    _check_in_float64(shape, blocks, options.device)
+    case = partial(_case, shape, device=options.device)
+    _check_in_float64(case(blocks, (), batch=4), shape, blocks)
     providers = _providers(_network(shape, blocks, options.device))
-    make = partial(_case, shape, blocks, device=options.device, batch=batch)
     eager = [provider for provider in providers if provider.name in ("couplings", "FrEIA")]
-    yield make([*providers, *compiled(eager, options.compiles)])
+    yield case(blocks, [*providers, *compiled(eager, options.compiles)], batch=batch)
     if options.device.type == "cuda":
         half = [_autocast(provider) for provider in providers]
         graphs = compiled(half[:1], options.compiles, mode="reduce-overhead")
-        yield make([*half, *graphs], dtype="bfloat16 autocast")
+        yield replace(case(blocks, [*half, *graphs], batch=batch), dtype="bfloat16 autocast")
     providers = _providers(_network(shape, deep, options.device))
-    yield _case(shape, deep, providers, device=options.device, batch=batch)
+    yield case(deep, providers, batch=batch)
 
 
 def _case(
@@ -56,7 +52,6 @@ def _case(
     providers: Sequence[Provider],
     device: torch.device,
     batch: int,
-    dtype: str = "",
 ) -> Case:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, *shape, generator=generator).to(device)
@@ -70,8 +65,15 @@ def _case(
         tolerance=ROUNDED,
         heads_only=True,
         rounds=3,
-        dtype=dtype,
     )
+
+
+def _check_in_float64(case: Case, shape: Shape, blocks: Sequence[int]) -> None:
+    """Compare all providers sharply, on a few samples."""
+    providers = _providers(_network(shape, blocks, case.device).double())
+    inputs = (case.inputs[0].double(),)
+    exact = replace(case, inputs=inputs, providers=providers, tolerance=EXACT, heads_only=False)
+    check(jobs_of(exact, "forward+backward"))
 
 
 def _loss(z: Tensor, log_det: Tensor, dims: int) -> Tensors:
@@ -79,13 +81,13 @@ def _loss(z: Tensor, log_det: Tensor, dims: int) -> Tensors:
 
 
 def _network(shape: Shape, blocks: Sequence[int], device: torch.device) -> Chain:
-    """As at the start of training."""
+    """Make the network as at the start of training."""
     generator = torch.Generator().manual_seed(0)
     return paper_network(shape, generator, variant="cifar", blocks=blocks).to(device).train()
 
 
 def _providers(chain: Chain) -> list[Provider]:
-    """Ours that stores, ours that recomputes, FrEIA's."""
+    """Make ours that stores, ours that recomputes, and FrEIA's."""
     recomputing = deepcopy(chain).set_memory("recompute")
     ours = [_ours("couplings", chain), _ours("couplings, recompute", recomputing)]
     return [*ours, *from_peers({"FrEIA": lambda: _freia(chain)})]
@@ -103,16 +105,16 @@ def _ours(name: str, chain: Chain) -> Provider:
 
 
 def _freia(chain: Chain) -> Provider:
-    from benchmarks.couplings.freia_network import freia_network
+    from benchmarks.couplings.freia import freia_network
 
-    network = freia_network(chain)
-    by_ours = {id(pair.ours): pair for pair in network.pairs}
-    pairs = [by_ours[id(parameter)] for parameter in chain.parameters()]
+    inn, pairs = freia_network(chain)
+    by_ours = {id(pair.ours): pair for pair in pairs}
+    ordered = [by_ours[id(parameter)] for parameter in chain.parameters()]
 
     def common(*gradients: Tensor) -> Tensors:
-        return tuple(pair.read(g) for pair, g in zip(pairs, gradients, strict=True))
+        return tuple(pair.read(g) for pair, g in zip(ordered, gradients, strict=True))
 
-    return Provider("FrEIA", network.inn, weights=[p.theirs for p in pairs], common=common)
+    return Provider("FrEIA", inn, weights=[pair.theirs for pair in ordered], common=common)
 
 
 def _autocast(provider: Provider) -> Provider:
@@ -122,11 +124,3 @@ def _autocast(provider: Provider) -> Provider:
         return z, log_det
 
     return replace(provider, forward=forward)
-
-
-def _check_in_float64(shape: Shape, blocks: Sequence[int], device: torch.device) -> None:
-    """All providers, sharply, on a few samples."""
-    chain = _network(shape, blocks, device).double()
-    case = _case(shape, blocks, _providers(chain), batch=4, device=device)
-    exact = replace(case, inputs=(case.inputs[0].double(),), tolerance=EXACT, heads_only=False)
-    check(jobs_of(exact, "forward+backward"))

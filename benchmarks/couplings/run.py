@@ -1,52 +1,58 @@
-"""From a case to its rows: start, check, measure."""
+"""From a case to its rows: start, check, measure.
+
+No row without agreement: every provider must give what ours gives. Jobs are measured in turn, so
+that a machine's drift hits all of them alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from statistics import median, quantiles
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
-from benchmarks.couplings.agreement import check, jobs_of
-from benchmarks.couplings.case import Case, Job, Pass
-from benchmarks.couplings.measure import Effort, Timing, copy_bandwidth, measure
-from benchmarks.couplings.peers import notice
-from benchmarks.couplings.results import Row
-from benchmarks.couplings.rng import forked
+from benchmarks.couplings.case import Case, Job, Pass, Tensors, notice
+from benchmarks.measure import Clock, copy_bandwidth, forked_rng, peak_bytes
+from benchmarks.results import Row
 
-__all__ = ["run_case"]
-
-MEGABYTE = 1e6
+bandwidth = cache(copy_bandwidth)
 
 
-def run_case(case: Case, effort: Effort) -> list[Row]:
-    """A row a pass and provider.
-
-    Raises:
-        AgreementError: a provider computes something else than ours.
-    """
-    # What was compiled for one shape is not to be generalised for the next.
-    torch.compiler.reset()
-    rows: list[Row] = []
-    for kind in case.passes:
-        notice(f"{case.name} {case.shape} {case.dtype_name} {kind}")
-        started = [start for job in jobs_of(case, kind) if (start := _start(job)) is not None]
-        if started:
-            jobs = [start.job for start in started]
-            check(jobs)
-            rows += _rows(case, kind, started, measure(jobs, effort))
-    return rows
+class AgreementError(AssertionError):
+    """A provider computes something else."""
 
 
 @dataclass(frozen=True)
-class _Started:
+class Effort:
+    """Time to spend on a case's pass: rounds until `seconds` are over, within bounds."""
+
+    seconds: float = 4.0
+    most: int = 200
+    least: int | None = None  # default: the case's own
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call, and the bytes it had allocated at its peak."""
+
+    median: float
+    p20: float
+    p80: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Started:
     """A job that has run once.
 
     Attributes:
-        seconds: what the first call took, compilation included.
+        seconds: of the first call, compilation included.
         output_bytes: of all that it returned.
     """
 
@@ -55,9 +61,155 @@ class _Started:
     output_bytes: int
 
 
-def _start(job: Job) -> _Started | None:
+def run_case(case: Case, effort: Effort) -> list[Row]:
+    """Return a row for each pass and provider.
+
+    Raises:
+        AgreementError: a provider computes something else than ours.
+    """
+    # A program compiled for one shape is not to be generalised for the next.
+    torch.compiler.reset()
+    rows: list[Row] = []
+    for kind in case.passes:
+        notice(f"{case.name} {case.shape} {case.dtype_name} {kind}")
+        started = [start for job in jobs_of(case, kind) if (start := _start(job)) is not None]
+        if started:
+            jobs = [start.job for start in started]
+            check(jobs)
+            timings = measure(jobs, effort)
+            pairs = zip(started, timings, strict=True)
+            rows += [_row(start, timing, timings[0]) for start, timing in pairs]
+    return rows
+
+
+def jobs_of(case: Case, kind: Pass) -> list[Job]:
+    """Make a job for every provider that has this pass, all on the same numbers."""
+    ours = case.providers[0]
+    able = [p for p in case.providers if kind != "inverse" or p.inverse is not None]
+    if ours not in able:
+        return []
+    given, cotangents = case.inputs, None
+    if kind != "forward":
+        with forked_rng(case.device):
+            job = Job(case, ours, "forward", case.inputs)
+            job.prepare()
+            outputs = job()[0]
+        if kind == "inverse":
+            given = outputs[0], *case.inputs[1:]
+        else:
+            cotangents = _cotangents(case, outputs)
+    return [Job(case, provider, kind, given, cotangents) for provider in able]
+
+
+def check(jobs: Sequence[Job]) -> None:
+    """Compare outputs, log-determinants and gradients of every job with those of the first.
+
+    Raises:
+        AgreementError: who disagrees, in what, and by how much.
+    """
+    expected = _results(jobs[0])
+    for job in jobs[1:]:
+        for what, error in _errors(_results(job), expected):
+            if not error <= job.case.tolerance:
+                raise AgreementError(
+                    f"{job.case.bench}, {job.case.name}, {job.kind}: {job.provider.label} and "
+                    f"{jobs[0].provider.label} differ in {what} by {error:.2g} relatively "
+                    f"(allowed: {job.case.tolerance:.2g})"
+                )
+
+
+def measure(jobs: Sequence[Job], effort: Effort) -> list[Timing]:
+    """Return the timings of the jobs, round after round, each round begun by another one."""
+    device = jobs[0].case.device
+    seconds: list[list[float]] = [[] for _ in jobs]
+    with forked_rng(device), _without_garbage_collection():
+        peaks = [peak_of(job) for job in jobs]
+        for job in jobs:
+            _timed(job)
+        for turn in _rounds(effort, jobs[0].case.rounds):
+            for position in range(len(jobs)):
+                which = (turn + position) % len(jobs)
+                seconds[which].append(_timed(jobs[which]))
+    return [_timing(times, peak) for times, peak in zip(seconds, peaks, strict=True)]
+
+
+def peak_of(job: Job) -> int:
+    """Return the peak of one call in bytes, the copies of its inputs apart."""
+    job.prepare()
+    peak = peak_bytes(job, job.case.device)
+    job.release()
+    return peak
+
+
+def _cotangents(case: Case, outputs: Tensors) -> Tensors:
+    """Draw random numbers for every head; a loss has 1."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        heads = case.heads(*outputs)
+    return tuple(
+        torch.randn(head.shape, generator=generator).to(head) if head.dim() else head.new_ones(())
+        for head in heads
+    )
+
+
+def _results(job: Job) -> dict[str, Tensor]:
+    with forked_rng(job.case.device), _no_tf32():
+        job.prepare()
+        outputs, gradients = job()
+        if job.case.heads_only:
+            named = _named("head", job.case.heads(*outputs))
+        else:
+            gradients = job.comparable(gradients) if job.differentiated else ()
+            named = _named("output", outputs) | _named("gradient", gradients)
+        job.release()
+    return named
+
+
+def _named(kind: str, tensors: Tensors) -> dict[str, Tensor]:
+    return {f"{kind} {position}": tensor.detach() for position, tensor in enumerate(tensors)}
+
+
+def _errors(got: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[tuple[str, float]]:
+    """Yield ‖a - b‖ / ‖b‖ of each tensor; infinite where there is none to compare with."""
+    for what in expected | got:
+        a, b = got.get(what), expected.get(what)
+        if a is None or b is None or a.shape != b.shape:
+            yield what, float("inf")
+            continue
+        error, size = (a.double() - b.double()).norm(), b.double().norm()
+        yield what, float(error / size) if size > 0 else float(error)
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    """Compare without TF32, although torch's default is timed.
+
+    On a GPU the default rounds FrEIA's rotation, a convolution, to 10 bits and ours, a matrix
+    product, not: a difference in rounding, not in mathematics.
+    """
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     try:
-        with forked(job.case.device):
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _start(job: Job) -> Started | None:
+    try:
+        with forked_rng(job.case.device):
             job.prepare()
             start = perf_counter()
             outputs, _ = job()
@@ -70,55 +222,65 @@ def _start(job: Job) -> _Started | None:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         notice(f"{job.provider.label} is left out: {first_line}")
         return None
-    return _Started(job, seconds, _bytes(outputs))
+    return Started(job, seconds, _bytes(outputs))
 
 
-def _rows(
-    case: Case, kind: Pass, started: Sequence[_Started], timings: Sequence[Timing]
-) -> list[Row]:
-    ours = timings[0]
-    return [
-        {
-            "bench": case.bench,
-            "case": case.name,
-            "shape": case.shape,
-            "dtype": case.dtype_name,
-            "provider": start.job.provider.name,
-            "pass": kind,
-            "compiled": start.job.provider.compiled,
-            "compile_s": _compile_seconds(start, timing),
-            "median_ms": timing.median,
-            "p20_ms": timing.p20,
-            "p80_ms": timing.p80,
-            "peak_mb": timing.peak / MEGABYTE,
-            "ratio": timing.median / ours.median,
-            "memory_ratio": timing.peak / ours.peak if ours.peak else None,
-            "roofline": _roofline(start, timing),
-        }
-        for start, timing in zip(started, timings, strict=True)
-    ]
+def _timed(job: Job) -> float:
+    job.prepare()
+    with Clock(job.case.device) as clock:
+        result = job()
+    del result
+    job.release()
+    return clock.seconds
 
 
-def _compile_seconds(start: _Started, timing: Timing) -> float | None:
-    return start.seconds - timing.median / 1000 if start.job.provider.compiled else None
+def _rounds(effort: Effort, least: int) -> Iterator[int]:
+    least = least if effort.least is None else effort.least
+    start, turn = perf_counter(), 0
+    while turn < least or (turn < effort.most and perf_counter() - start < effort.seconds):
+        yield turn
+        turn += 1
 
 
-def _roofline(start: _Started, timing: Timing) -> float | None:
-    """How near to a pure copy: forward reads inputs and writes outputs; backward reads inputs and
-    the outputs' gradients, and writes the inputs'."""
-    if not start.job.case.essential:
-        return None
+def _timing(seconds: Sequence[float], peak: int) -> Timing:
+    fifths = quantiles(seconds, n=5, method="inclusive") if len(seconds) > 1 else 4 * [seconds[0]]
+    return Timing(1e3 * median(seconds), 1e3 * fifths[0], 1e3 * fifths[3], peak)
+
+
+def _row(start: Started, timing: Timing, ours: Timing) -> Row:
+    case, provider = start.job.case, start.job.provider
+    seconds = timing.median / 1000
+    return {
+        "bench": case.bench,
+        "case": case.name,
+        "shape": case.shape,
+        "dtype": case.dtype_name,
+        "provider": provider.name,
+        "pass": start.job.kind,
+        "compiled": provider.compiled,
+        # Less where torch's cache on disk knows the program.
+        "compile_s": start.seconds - seconds if provider.compiled else None,
+        "median_ms": timing.median,
+        "p20_ms": timing.p20,
+        "p80_ms": timing.p80,
+        "peak_mb": timing.peak / 1e6,
+        # Of the median to ours, not compiled: 2 is twice as long.
+        "ratio": timing.median / ours.median,
+        "memory_ratio": timing.peak / ours.peak if ours.peak else None,
+        # Time to move inputs and outputs once at the speed of a copy / median.
+        "roofline": _moved(start) / bandwidth(case.device) / seconds if case.essential else None,
+    }
+
+
+def _moved(start: Started) -> int:
+    """Count the bytes that must be moved.
+
+    Forward reads inputs and writes outputs; backward reads inputs and the outputs' gradients, and
+    writes the inputs' gradients.
+    """
     inputs, outputs = _bytes(start.job.given), start.output_bytes
-    moved = inputs + outputs
-    if start.job.differentiated:
-        moved += 2 * inputs + outputs
-    return moved / _bandwidth(start.job.case.device) / (timing.median / 1000)
-
-
-@cache
-def _bandwidth(device: torch.device) -> float:
-    return copy_bandwidth(device)
+    return inputs + outputs + (2 * inputs + outputs) * start.job.differentiated
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)

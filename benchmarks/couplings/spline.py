@@ -8,7 +8,7 @@ parameters side by side, we keep each parameter of all numbers; both get theirs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import log
 from types import ModuleType
 from typing import Any
@@ -17,13 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from benchmarks.couplings.case import Case, Options, Provider, Tensors
-from benchmarks.couplings.compiled import compiled
-from benchmarks.couplings.peers import from_peers
+from benchmarks.couplings.case import Case, Options, Provider, Tensors, compiled, from_peers
 from couplings.functional import spline_couple, spline_uncouple
 from couplings.ops import reference_spline
-
-__all__ = ["spline_cases"]
 
 BINS, BOUND = 8, 3.0
 SIZE, QUICK = (512, 392), (4, 3)
@@ -32,18 +28,14 @@ TOLERANCE = 1e-3
 
 
 def spline_cases(options: Options) -> Iterator[Case]:
-    """One size; a twentieth of the numbers lies in the tails."""
+    """Make the one size; a twentieth of the numbers lies in the tails."""
     generator = torch.Generator().manual_seed(0)
     batch, features = QUICK if options.quick else SIZE
     x = BOUND / 2 * torch.randn(batch, features, generator=generator)
     parameters = torch.randn(batch, (3 * BINS - 1) * features, generator=generator)
     inputs = tuple(t.to(options.device).requires_grad_() for t in (x, parameters))
-    ours = Provider("couplings", _couple, _uncouple)
-    formula = Provider(
-        "couplings.ops.reference",
-        lambda x, parameters: _formula(x, parameters, False),
-        lambda y, parameters: _formula(y, parameters, True),
-    )
+    ours = Provider.two_way("couplings", _couple)
+    formula = Provider.two_way("couplings.ops.reference", _formula)
     peers = from_peers({"nflows": _nflows, "normflows": _normflows, "zuko": _zuko})
     providers = [ours, formula, *peers, *compiled([ours], options.compiles)]
     yield Case(
@@ -51,12 +43,8 @@ def spline_cases(options: Options) -> Iterator[Case]:
     )
 
 
-def _couple(x: Tensor, parameters: Tensor) -> Tensors:
-    return spline_couple(x, parameters, BINS, BOUND)
-
-
-def _uncouple(y: Tensor, parameters: Tensor) -> Tensors:
-    return spline_uncouple(y, parameters, BINS, BOUND)
+def _couple(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
+    return (spline_uncouple if inverse else spline_couple)(x, parameters, BINS, BOUND)
 
 
 def _formula(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
@@ -76,23 +64,18 @@ def _normflows() -> Provider:
 
 
 def _durkan(name: str, module: ModuleType) -> Provider:
-    """The spline's authors' own code, which normflows has adopted."""
-    spline: Callable[..., Tensors] = module.unconstrained_rational_quadratic_spline
+    """Run the spline's authors' own code, which normflows has adopted."""
+    spline: Any = module.unconstrained_rational_quadratic_spline
 
     def run(x: Tensor, *parameters: Tensor, inverse: bool) -> Tensors:
         y, log_slope = spline(x, *parameters, inverse=inverse, tails="linear", tail_bound=BOUND)
         return y, log_slope.sum(1)
 
-    return Provider(
-        name,
-        lambda *inputs: run(*inputs, inverse=False),
-        lambda *inputs: run(*inputs, inverse=True),
-        relayout=_side_by_side,
-    )
+    return Provider.two_way(name, run, relayout=_side_by_side)
 
 
 def _side_by_side(x: Tensor, parameters: Tensor) -> Tensors:
-    """Widths, heights (B, A, K) and slopes (B, A, K-1), where a raw 0 is a slope of 1 with us."""
+    """Return widths, heights (B, A, K) and slopes (B, A, K-1); a raw slope of 0 is 1 with us."""
     raw = parameters.unflatten(1, (-1, x.shape[1])).movedim(1, -1)
     widths, heights, slopes = raw.split((BINS, BINS, BINS - 1), dim=-1)
     slopes = slopes + reference_spline.UNIT_SLOPE
@@ -107,16 +90,14 @@ def _zuko() -> Provider:
         y, log_slope = (transform.inv if inverse else transform).call_and_ladj(x)
         return y, log_slope.sum(1)
 
-    return Provider(
-        "zuko",
-        lambda *inputs: run(*inputs, inverse=False),
-        lambda *inputs: run(*inputs, inverse=True),
-        relayout=_unclipped,
-    )
+    return Provider.two_way("zuko", run, relayout=_unclipped)
 
 
 def _unclipped(x: Tensor, parameters: Tensor) -> Tensors:
-    """zuko clips a to a / (1 + |2a / log 0.001|), slopes half as much: the a that give ours."""
+    """Invert zuko's clip to the a that give ours.
+
+    It clips a to a / (1 + |2a / log 0.001|), slopes half as much.
+    """
     _, widths, heights, slopes = _side_by_side(x, parameters)
     least = reference_spline.MIN_SIZE
     sizes = [least + (1 - least * BINS) * raw.softmax(-1) for raw in (widths, heights)]
@@ -127,6 +108,6 @@ def _unclipped(x: Tensor, parameters: Tensor) -> Tensors:
 
 
 def _centred(logs: Tensor) -> Tensor:
-    """About the middle of their range: none is then beyond ½ |log 0.001|, where the clip ends."""
+    """Centre their range: none is then beyond ½ |log 0.001|, where the clip ends."""
     fixed = logs.detach()  # a softmax sees no shift
     return logs - (fixed.amax(-1, keepdim=True) + fixed.amin(-1, keepdim=True)) / 2

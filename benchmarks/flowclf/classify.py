@@ -8,42 +8,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
-from benchmarks.flowclf.results import append_rows
-from flowclf.config import make_config
+from benchmarks.results import append_rows
+from flowclf.config import RunConfig, make_config
 from flowclf.data import Dataset, Split, load_dataset
 from flowclf.evaluation.baselines import baseline_rows
-from flowclf.training import Trained, progress_bar, train
-
-__all__ = ["COLUMNS", "TASKS", "row_of", "run_bench", "small_mnist"]
+from flowclf.training import progress_bar, train
 
 COLUMNS = ("system", "seed", "accuracy", "ece", "bits_per_dim", "seconds", "parameters")
 TRAIN_SIZE, TEST_SIZE = 10_000, 2_000
 
 
-def run_bench(task: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """A row a seed and a row a baseline, also appended to the recorded results."""
-    dataset = TASKS[task]()
-    trained = [_train(dataset, task, seed) for seed in seeds]
-    rows = [row_of(each.summary) for each in trained]
-    for row in baseline_rows(trained[0].training, trained[0].test, dataset.levels):
+def run_bench(
+    task: str,
+    seeds: Sequence[int],
+    record: Path | None = None,
+    device: str = "cpu",
+    quick: bool = False,
+) -> list[dict[str, Any]]:
+    """Return a row for each seed and each baseline."""
+    dataset, rows = TASKS[task](), []
+    for seed in seeds:
+        config = make_config("ib-inn", dataset.name, dataset.shape, preset=task, seed=seed)
+        config = tiny(config) if quick else config
+        with progress_bar(f"seed {seed}") as report:
+            trained = train(config, dataset, report=report, device=device)
+        values = trained.summary | trained.summary["test"]
+        rows.append({name: values[name] for name in COLUMNS})
+    for row in baseline_rows(trained.training, trained.test, dataset.levels):
         rows.append({name: row.get(name) for name in COLUMNS})
-    append_rows(f"{task}.csv", rows)
+    append_rows(record, rows)
     return rows
 
 
-def row_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """What is recorded of a run's summary."""
-    values = summary | summary["test"]
-    return {name: values[name] for name in COLUMNS}
+def tiny(config: RunConfig) -> RunConfig:
+    """Shorten a run to an epoch of at most 400 samples."""
+    data, loop = config.data, {"epochs": 1, "threads": 1}
+    few = {
+        "train_size": min(data.train_size or 400, 400),
+        "test_size": 100,
+        "labels": data.labels and 100,
+    }
+    sections = {
+        "data": data.model_copy(update=few),
+        "train": config.train.model_copy(update=loop),
+    }
+    return config.model_copy(update=sections)
 
 
 def small_mnist() -> Dataset:
-    """The data of mnist14."""
+    """Load the data of mnist14."""
     full = load_dataset("mnist")
     train, test = _halved(full.train, TRAIN_SIZE), _halved(full.test, TEST_SIZE)
     return Dataset("mnist14", train, test, full.class_names, full.levels)
@@ -57,14 +76,5 @@ TASKS: dict[str, Callable[[], Dataset]] = {
 
 
 def _halved(split: Split, count: int) -> Split:
-    return Split(_block_means(split.x[:count]), split.y[:count])
-
-
-def _block_means(x: Tensor) -> Tensor:
-    return torch.nn.functional.avg_pool2d(x.float(), 2).floor().to(torch.uint8)
-
-
-def _train(dataset: Dataset, preset: str, seed: int) -> Trained:
-    config = make_config("ib-inn", dataset.name, dataset.shape, preset=preset, seed=seed)
-    with progress_bar(f"seed {seed}") as report:
-        return train(config, dataset, report=report, device="cpu")
+    means = avg_pool2d(split.x[:count].float(), 2).floor().to(torch.uint8)
+    return Split(means, split.y[:count])

@@ -1,4 +1,4 @@
-"""Whether an inverse survives training.
+"""Error of an inverse before and after training.
 
     python -m benchmarks.flowclf.exactness [SYSTEM/PRESET[:KEY=VALUE] …]
 
@@ -21,7 +21,7 @@ import torch
 from sklearn.datasets import load_breast_cancer
 
 from benchmarks.flowclf.classify import small_mnist
-from benchmarks.flowclf.results import append_rows
+from benchmarks.results import append_rows, recorded
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, make_config, parse_assignments
 from flowclf.data import Dataset, Split, load_dataset
@@ -29,15 +29,13 @@ from flowclf.evaluation import Subject, evaluate_subject
 from flowclf.training import train
 from flowclf.training.setup import fresh_model
 
-__all__ = ["measure_preset"]
-
 STEPS, MOST_STEPS_AN_EPOCH = 500, 100
 SYSTEMS = ("ib-inn", "class-nll", "i-revnet")
 MOST_BATCH, MOST_BATCH_PAPER = 32, 16
 
 
 def table() -> Dataset:
-    """569 tumours by 30 features, two classes."""
+    """Load 569 tumours by 30 features, two classes."""
     x, y = (torch.from_numpy(values) for values in load_breast_cancer(return_X_y=True))
     train, test = (Split(x.float()[rows], y[rows]) for rows in (slice(400), slice(400, None)))
     return Dataset("breast-cancer", train, test, ("malignant", "benign"), None)
@@ -57,7 +55,7 @@ DATA: dict[str, Callable[[], Dataset]] = {
 def measure_preset(
     system: str, preset: str, setting: str = "", steps: int = STEPS
 ) -> dict[str, Any]:
-    """The row of one preset, with one setting KEY=VALUE changed."""
+    """Train one preset, with one setting KEY=VALUE changed, and return its row."""
     dataset = DATA[preset]()
     config = _config(system, preset, setting, dataset, steps)
     settings = config.train
@@ -106,7 +104,7 @@ if __name__ == "__main__":
         preset, _, setting = name.partition(":")
         system, preset = preset.split("/")
         row = measure_preset(system, preset, setting)
-        append_rows("exactness.csv", [row])
+        append_rows(recorded("exactness.csv"), [row])
         print(
             f"{name:24} inverse error {row['inverse_error_before']:.1e} -> "
             f"{row['inverse_error']:.1e}, log_det error {row['log_det_error']:.1e}",

@@ -1,6 +1,6 @@
 """I(z; x) and KL(q(z) ‖ p(z)) by the number of samples: -m benchmarks.flowclf.information RUN
 
-Of a finished vae-as run, over its training samples: by q(z) of all of them, by q(z) of a mini-batch
+Over the training samples of a finished vae-as run: by q(z) of all of them, by q(z) of a mini-batch
 of S, and by its softmax. Figure 2 of the VAE-AS paper; rows go to results/vae-as-information.csv.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.flowclf.results import append_rows
+from benchmarks.results import append_rows, recorded
 from flowclf.evaluation.rate import gaussians
 from flowclf.latent.information import gaussian_log_prob, information, minibatch_information
 from flowclf.nn.sample_softmax import IdentitySoftmax
@@ -22,15 +22,13 @@ from flowclf.support.seeding import generator_for
 from flowclf.systems.autoencoder import Autoencoder
 from flowclf.training.task import load_task
 
-__all__ = ["compare_information"]
-
 SIZES = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)
 LATENTS = 2000
 
 
 @torch.no_grad()
 def compare_information(run: Path) -> list[dict[str, Any]]:
-    """A row an estimator: `samples` S, `mi_nats`, `md_nats`; recorded.
+    """Return and record a row for each estimator: `samples` S, `mi_nats`, `md_nats`.
 
     Raises:
         UserError: a run of another system.
@@ -55,7 +53,7 @@ def compare_information(run: Path) -> list[dict[str, Any]]:
         {"estimator": name, "samples": size, **values, "run": run.name, "seed": task.config.seed}
         for (name, size), values in found.items()
     ]
-    append_rows("vae-as-information.csv", rows)
+    append_rows(recorded("vae-as-information.csv"), rows)
     return rows
 
 

@@ -13,8 +13,6 @@ from flowclf.evaluation.metrics import accuracy, variance_ratio
 from flowclf.figures import latent_panels, save_figure
 from flowclf.training.task import Task, load_task
 
-__all__ = ["compare_latents"]
-
 SHOWN = 3000
 
 

@@ -1,6 +1,6 @@
-"""What one training step costs from MNIST to ImageNet sizes: python -m benchmarks.flowclf.scaling
+"""Cost of a training step from MNIST to ImageNet sizes: python -m benchmarks.flowclf.scaling
 
-Of an IB-INN without dense couplings, as these have no place at 150,528 dimensions: its couplings
+The model is an IB-INN without dense couplings, which are too large at 150,528 dimensions: couplings
 are convolutional down to 7 × 7 or 8 × 8 positions, a cosine transform follows, and the constant
 terms of its channels have class means of their own where `mixture.rank` is set. Rows go to
 results/scaling.csv.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,16 +22,14 @@ import torch
 from torch import distributed, nn
 from torch.multiprocessing.spawn import spawn
 
-from benchmarks.flowclf.cost import peak_bytes
-from benchmarks.flowclf.results import append_rows
+from benchmarks.measure import peak_bytes
+from benchmarks.results import append_rows, recorded
 from couplings import Chain
 from couplings.core import Shape
 from couplings.memory import MODES, Memory
 from flowclf.classifier import GenerativeClassifier
 from flowclf.models import build
 from flowclf.support.seeding import generator_for
-
-__all__ = ["CASES", "all_reduce_seconds", "measure_case", "optimizer_seconds", "scaling_model"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ PROCESSES = 2
 
 
 def scaling_model(case: Case) -> GenerativeClassifier:
-    """The untrained IB-INN of a case, in training mode."""
+    """Build the untrained IB-INN of a case, in training mode."""
     return build(
         "ib-inn",
         shape=case.shape,
@@ -71,7 +70,7 @@ def scaling_model(case: Case) -> GenerativeClassifier:
 
 
 def measure_case(name: str) -> dict[str, Any]:
-    """Parameters; CPU milliseconds of loss and backward, and MiB, both for each image.
+    """Return parameters; CPU milliseconds of loss and backward, and MiB, both for each image.
 
     Memory is the difference between the peaks of a batch and of half of it.
     """
@@ -85,7 +84,10 @@ def measure_case(name: str) -> dict[str, Any]:
     row["state_mib"] = sum(v.nbytes for v in model.state_dict().values()) / 2**20
     for memory in MODES[:2]:
         step = partial(_step, model, case, memory)
-        peaks = [peak_bytes(model, partial(step, batch)) for batch in (half, case.batch)]
+        peaks = []
+        for batch in (half, case.batch):
+            model.zero_grad()
+            peaks.append(peak_bytes(partial(step, batch)))
         row[f"{memory}_mib_per_image"] = (peaks[1] - peaks[0]) / half / 2**20
         seconds = _seconds(partial(step, case.batch), time.process_time)
         row[f"{memory}_ms_per_image"] = 1000 * seconds / case.batch
@@ -93,7 +95,7 @@ def measure_case(name: str) -> dict[str, Any]:
 
 
 def optimizer_seconds(numbers: int = NUMBERS) -> float:
-    """CPU seconds of AdamW for each parameter."""
+    """Return the CPU seconds of AdamW for each parameter."""
     parameter = nn.Parameter(torch.zeros(numbers))
     parameter.grad = torch.ones(numbers)
     optimizer = torch.optim.AdamW([parameter], fused=True)
@@ -102,7 +104,7 @@ def optimizer_seconds(numbers: int = NUMBERS) -> float:
 
 
 def all_reduce_seconds(numbers: int = NUMBERS) -> float:
-    """Of gloo on this machine for each parameter, between two processes."""
+    """Return the seconds of gloo for each parameter, between two processes of this machine."""
     with tempfile.TemporaryDirectory() as folder:
         meeting, result = Path(folder) / "meeting", Path(folder) / "seconds"
         spawn(_all_reduce, (meeting, result, numbers), PROCESSES)
@@ -122,7 +124,7 @@ def _all_reduce(rank: int, meeting: Path, result: Path, numbers: int) -> None:
 
 
 def _step(model: GenerativeClassifier, case: Case, memory: Memory, batch: int) -> None:
-    """Loss and backward of so many images; gradients of the step before are gone before it."""
+    """Compute the loss of so many images and its gradients, none being there before."""
     assert isinstance(model.encoder.network, Chain)
     model.encoder.network.set_memory(memory)
     model.zero_grad()
@@ -133,12 +135,7 @@ def _step(model: GenerativeClassifier, case: Case, memory: Memory, batch: int) -
 
 
 def _seconds(job: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    times = []
-    for _ in range(REPEATS):
-        start = clock()
-        job()
-        times.append(clock() - start)
-    return median(times)
+    return median(timeit.repeat(job, timer=clock, number=1, repeat=REPEATS))
 
 
 if __name__ == "__main__":
@@ -146,5 +143,5 @@ if __name__ == "__main__":
     print(f"all-reduce, gloo, 2 processes: {1e9 * all_reduce_seconds():.2f} ns a parameter")
     for name in CASES:
         row = measure_case(name)
-        append_rows("scaling.csv", [row])
+        append_rows(recorded("scaling.csv"), [row])
         print(row)

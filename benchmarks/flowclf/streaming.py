@@ -15,22 +15,20 @@ import numpy.typing as npt
 
 from flowclf.data import write_shards
 
-__all__ = ["stream", "write_noise"]
-
 SHAPE, CLASSES, ROWS = (3, 64, 64), 10, 2**12
 SYSTEM = ("gm", "network.kind=mlp", "network.hidden=16", "latent=8")
 LOOP = ("train.epochs=1", "train.batch_size=256")
 
 
 def write_noise(folder: Path, gib: float) -> None:
-    """Images of 12 KiB in shards of 48 MiB, as many as fill so many GiB: noise about a level."""
+    """Write images of 12 KiB in shards of 48 MiB, so many GiB in all: noise about a level."""
     shard_bytes = ROWS * int(np.prod(SHAPE))
     count = max(1, round(gib * 2**30 / shard_bytes))
     write_shards(folder, _noise(count, ROWS), _noise(1, 1000), levels=256)
 
 
 def stream(folder: Path) -> dict[str, float]:
-    """An epoch of `flowclf train` in a process of its own: its seconds, and peak of memory in MiB.
+    """Train for an epoch in a process of its own; return its seconds and its peak memory in MiB.
 
     The peak is that of all resident pages, as the system counts them.
     """

@@ -19,8 +19,9 @@ from typing import Any
 
 import yaml
 
+from benchmarks.flowclf.classify import tiny
 from benchmarks.flowclf.measures import MEASURES
-from benchmarks.flowclf.results import append_rows, digest, read_rows
+from benchmarks.results import append_rows, digest, read
 from flowclf.config import RunConfig, make_config
 from flowclf.data import DATASETS, load_dataset
 from flowclf.many.pool import run_jobs
@@ -50,6 +51,7 @@ class Study:
         measures: names of `MEASURES`, besides what an evaluation gives.
         workers: runs at a time.
         device: where they run.
+        quick: shorten every run, to see that all works.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Study:
     measures: tuple[str, ...] = ("variance",)
     workers: int = 2
     device: str = "cpu"
+    quick: bool = False
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -73,7 +76,8 @@ class Study:
         system, preset = own.pop("system"), own.pop("preset", None)
         dataset, shape = self.dataset()
         overrides = [self.settings, own]
-        return make_config(system, dataset, shape, preset=preset, seed=seed, overrides=overrides)
+        config = make_config(system, dataset, shape, preset=preset, seed=seed, overrides=overrides)
+        return tiny(config) if self.quick else config
 
     def dataset(self) -> tuple[str, tuple[int, ...]]:
         """Name or path of the data, and the shape of a sample where it picks a preset.
@@ -105,14 +109,14 @@ def read_study(name: str) -> Study:
 
 
 def run_study(
-    study: Study, seeds: Sequence[int], runs: Path | None = None
+    study: Study, seeds: Sequence[int], runs: Path | None = None, record: Path | None = None
 ) -> Iterator[dict[str, Any]]:
-    """A row for each variant and seed, as they end; those already recorded come first.
+    """Yield a row for each variant and seed, as they end; those already recorded come first.
 
     With a folder `runs` each run that is not recorded yet becomes a run folder in it, or goes on
     from the checkpoint that is there.
     """
-    known = {_key(row): row for row in read_rows(f"{study.name}.csv")}
+    known = {_key(row): row for row in read(record)}
     waiting = []
     for seed in seeds:
         for variant in study.variants:
@@ -124,7 +128,7 @@ def run_study(
             else:
                 yield _numbers(study, row)
     for row in run_jobs(waiting, study.workers):
-        append_rows(f"{study.name}.csv", [row])
+        append_rows(record, [row])
         yield row
 
 

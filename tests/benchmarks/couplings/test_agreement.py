@@ -10,16 +10,24 @@ import torch
 from torch import Tensor
 
 from benchmarks.couplings.affine import affine_cases
-from benchmarks.couplings.agreement import AgreementError, check, jobs_of
-from benchmarks.couplings.case import PASSES, Case, Options, Pass, Provider, Tensors
-from benchmarks.couplings.compiled import compiled
+from benchmarks.couplings.case import (
+    PASSES,
+    Case,
+    Options,
+    Pass,
+    Provider,
+    Tensors,
+    compiled,
+)
 from benchmarks.couplings.mixture import mixture_cases
-from benchmarks.couplings.run import run_case
+from benchmarks.couplings.run import AgreementError, Effort, check, jobs_of, run_case
 from benchmarks.couplings.spline import spline_cases
 
 CPU = Options(torch.device("cpu"), quick=True, compiles=False)
+PEERS = ["FrEIA", "nflows", "normflows", "zuko"]
 
 
+@pytest.fixture
 def affine() -> Case:
     return next(affine_cases(CPU))
 
@@ -32,7 +40,7 @@ def spoiled(provider: Provider, spoil: Callable[..., Tensors]) -> Provider:
 
 
 def scaled_gradient(tensor: Tensor) -> Tensor:
-    """The same number with another gradient."""
+    """Return the same number with another gradient."""
     return tensor.detach() + 1.01 * (tensor - tensor.detach())
 
 
@@ -51,41 +59,33 @@ WRONG: dict[str, tuple[Pass, Callable[..., Tensors], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_provider_is_an_error_and_not_a_row(what: str) -> None:
+def test_a_wrong_provider_is_an_error_and_not_a_row(what: str, affine: Case) -> None:
     kind, spoil, named = WRONG[what]
-    case = affine()
-    ours = case.providers[0]
-    wrong = replace(case, providers=[ours, spoiled(ours, spoil)], heads=lambda *out: out[:1])
-    jobs = jobs_of(wrong, kind)
+    ours = affine.providers[0]
+    wrong = replace(affine, providers=[ours, spoiled(ours, spoil)], heads=lambda *out: out[:1])
     with pytest.raises(AgreementError, match=f"spoiled and couplings differ in {named} by"):
-        check(jobs)
+        check(jobs_of(wrong, kind))
 
 
-def test_a_wrong_inverse_is_an_error() -> None:
-    case = affine()
-    ours = case.providers[0]
+def test_a_wrong_inverse_is_an_error(affine: Case) -> None:
+    ours = affine.providers[0]
     wrong = replace(ours, name="spoiled", inverse=ours.forward)
     with pytest.raises(AgreementError, match="inverse: spoiled and couplings"):
-        check(jobs_of(replace(case, providers=[ours, wrong]), "inverse"))
+        check(jobs_of(replace(affine, providers=[ours, wrong]), "inverse"))
 
 
 @pytest.mark.parametrize("kind", PASSES)
-def test_in_float64_all_peers_agree_to_the_last_digits(kind: Pass) -> None:
-    for case in affine_cases(CPU):
-        if case.dtype_name == "float32" and case.name == "affine coupling":
-            inputs = tuple(t.detach().double().requires_grad_() for t in case.inputs)
-            jobs = jobs_of(replace(case, inputs=inputs, tolerance=1e-12), kind)
-            names = [job.provider.name for job in jobs]
-            assert {"FrEIA", "nflows", "normflows", "zuko"} < set(names)
-            check(jobs)
-
-
-@pytest.mark.parametrize("kind", PASSES)
-def test_splines_agree_in_float64(kind: Pass) -> None:
-    (case,) = spline_cases(CPU)
+@pytest.mark.parametrize(
+    ("cases", "tolerance", "peers"),
+    [(affine_cases, 1e-12, PEERS), (spline_cases, 1e-10, PEERS[1:])],
+)
+def test_in_float64_all_peers_agree_to_the_last_digits(
+    kind: Pass, cases: Callable[..., object], tolerance: float, peers: list[str]
+) -> None:
+    case = next(cases(CPU))
     inputs = tuple(t.detach().double().requires_grad_() for t in case.inputs)
-    jobs = jobs_of(replace(case, inputs=inputs, tolerance=1e-10), kind)
-    assert [job.provider.name for job in jobs][2:] == ["nflows", "normflows", "zuko"]
+    jobs = jobs_of(replace(case, inputs=inputs, tolerance=tolerance), kind)
+    assert [job.provider.name for job in jobs][2:] == peers
     check(jobs)
 
 
@@ -97,10 +97,8 @@ def test_mixtures_agree_in_float64() -> None:
         check(jobs_of(replace(case, inputs=inputs, tolerance=1e-12), kind))
 
 
-def test_a_row_a_provider_and_ours_is_the_measure() -> None:
-    from benchmarks.couplings.measure import Effort
-
-    rows = run_case(affine(), Effort(seconds=0, least=2))
+def test_a_row_a_provider_and_ours_is_the_measure(affine: Case) -> None:
+    rows = run_case(affine, Effort(seconds=0, least=2))
     assert {row["pass"] for row in rows} == set(PASSES)
     ours = [row for row in rows if row["provider"] == "couplings"]
     assert [row["ratio"] for row in ours] == [1.0, 1.0, 1.0]
@@ -108,24 +106,24 @@ def test_a_row_a_provider_and_ours_is_the_measure() -> None:
     assert all(row["roofline"] > 0 for row in rows)
 
 
-def test_what_cannot_be_compiled_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    from benchmarks.couplings.measure import Effort
-
+def test_providers_that_cannot_be_compiled_are_left_out(
+    affine: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(*_: Tensor) -> Tensors:
         raise RuntimeError("no compiler\nbut much more to say")
 
-    case = replace(affine(), passes=("forward",))
-    ours = case.providers[0]
+    ours = affine.providers[0]
     fails = Provider("couplings", broken, compiled=True)
-    works = compiled([ours], backend="eager")
-    rows = run_case(replace(case, providers=[ours, fails, *works]), Effort(seconds=0, least=1))
+    case = replace(
+        affine, passes=("forward",), providers=[ours, fails, *compiled([ours], backend="eager")]
+    )
+    rows = run_case(case, Effort(seconds=0, least=1))
     assert [row["compiled"] for row in rows] == [False, True]
     assert rows[1]["compile_s"] is not None
     assert "couplings, compiled is left out: no compiler\n" in capsys.readouterr().err
 
 
-def test_the_global_generators_stay_as_they_were() -> None:
+def test_the_global_generators_stay_as_they_were(affine: Case) -> None:
     before = torch.get_rng_state()
-    case = affine()
-    check(jobs_of(case, "forward"))
+    check(jobs_of(affine, "forward"))
     assert torch.equal(torch.get_rng_state(), before)

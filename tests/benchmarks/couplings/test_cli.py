@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.couplings import peers
-from benchmarks.couplings.cli import main
-from benchmarks.couplings.gpu import run_parts
-from benchmarks.couplings.results import COLUMNS, RECORDED, read
+from benchmarks.couplings import case
+from benchmarks.couplings.cli import COLUMNS, RECORDED, main, run_parts
+from benchmarks.results import read
 
 QUICK = ["--quick", "--no-compile", "--device", "cpu"]
 
@@ -81,7 +80,7 @@ def test_a_peer_that_is_missing_is_left_out_with_a_word(
     def without_zuko(name: str) -> object:
         return None if name == "zuko" else find_spec(name)
 
-    monkeypatch.setattr(peers, "find_spec", without_zuko)
+    monkeypatch.setattr(case, "find_spec", without_zuko)
     assert main(["couplings", *QUICK, "--json", "--no-record"]) == 0
     captured = capsys.readouterr()
     providers = {row["provider"] for row in json.loads(captured.out)}

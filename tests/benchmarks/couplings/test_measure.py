@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.couplings.case import Case, Job, Provider, Tensors
-from benchmarks.couplings.measure import Effort, copy_bandwidth, measure, peak_bytes
+from benchmarks.couplings.run import Effort, measure, peak_of
+from benchmarks.measure import copy_bandwidth
 
 N = 1000  # float32 numbers
 CPU = torch.device("cpu")
@@ -39,12 +40,12 @@ def softplus(x: Tensor) -> Tensors:
     ("forward", "tensors"), [(two_at_once, 2), (one_after_another, 1), (softplus, 1)]
 )
 def test_peak_memory_is_exact(forward: object, tensors: int) -> None:
-    assert peak_bytes(job(forward)) == tensors * 4 * N
+    assert peak_of(job(forward)) == tensors * 4 * N
 
 
 def test_the_backward_counts() -> None:
     # Kept x (the job's own), y, then the gradient beside it.
-    assert peak_bytes(job(lambda x: (x.exp(),), "forward+backward", True)) == 2 * 4 * N
+    assert peak_of(job(lambda x: (x.exp(),), "forward+backward", True)) == 2 * 4 * N
 
 
 def test_jobs_take_turns() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 from benchmarks.flowclf import depth, exactness
-from benchmarks.flowclf.results import FOLDER
+from benchmarks.results import FOLDER
 from flowclf.evaluation.exactness import TOLERANCE
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.flowclf import results
+from benchmarks import results
 from benchmarks.flowclf.cost import COSTS, run_cost
 from benchmarks.flowclf.information import compare_information
 from benchmarks.flowclf.latents import compare_latents
@@ -42,13 +42,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_study_is_recorded_and_not_repeated(folder: Path) -> None:
-    rows = list(run_study(TINY, [0], folder / "runs"))
+    rows = list(run_study(TINY, [0], folder / "runs", folder / "tiny.csv"))
     assert Run(folder / "runs" / "CE-0").read_summary()["system"] == "ce"
     assert [(row["variant"], row["seed"]) for row in rows] == [("CE", 0), ("flow", 0)]
     assert rows[0]["bits_per_dim"] is None
     assert rows[1]["bits_per_dim"] > 0
     before = (folder / "tiny.csv").read_text()
-    again = list(run_study(TINY, [0]))
+    again = list(run_study(TINY, [0], record=folder / "tiny.csv"))
     assert (folder / "tiny.csv").read_text() == before
     assert [{m: row[m] for m in TINY.metrics} for row in again] == [
         {m: row[m] for m in TINY.metrics} for row in rows
@@ -57,11 +57,11 @@ def test_a_study_is_recorded_and_not_repeated(folder: Path) -> None:
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(folder: Path) -> None:
     one = dataclasses.replace(TINY, variants={"CE": {"system": "ce"}})
-    first = next(run_study(one, [0], folder / "runs"))
+    first = next(run_study(one, [0], folder / "runs", folder / "tiny.csv"))
     (folder / "tiny.csv").unlink()
     state = folder / "runs" / "CE-0" / "checkpoint" / "state.safetensors"
     before = state.read_bytes()
-    again = next(run_study(one, [0], folder / "runs"))
+    again = next(run_study(one, [0], folder / "runs", folder / "tiny.csv"))
     assert again["seconds"] >= first["seconds"]  # what it had taken counts on
     assert again["accuracy"] == first["accuracy"]
     assert len(state.read_bytes()) == len(before)
@@ -124,26 +124,26 @@ def test_the_command_prints_means(
 
 
 def test_rows_are_read_back(folder: Path) -> None:
-    assert results.read_rows("none.csv") == []
-    results.append_rows("some.csv", [{"variant": "a, b", "seed": 1}])
+    assert results.read(folder / "none.csv") == []
+    results.append_rows(folder / "some.csv", [{"variant": "a, b", "seed": 1}])
     with (folder / "some.csv").open() as file:
-        assert results.read_rows("some.csv") == list(csv.DictReader(file))
+        assert results.read(folder / "some.csv") == list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("name", list(COSTS))
 def test_the_cost_of_a_step_is_relative_to_the_first(name: str, folder: Path) -> None:
     small = {"network": {"kind": "mlp", "hidden": [8]}}
     tiny = dataclasses.replace(COSTS[name], shape=(1, 4, 4), batch=4, settings=small)
-    rows = run_cost(tiny, repeats=1)
+    rows = run_cost(tiny, folder / "cost.csv", repeats=1)
     assert [row["system"] for row in rows] == list(tiny.cases)
     assert rows[0]["ratio"] == 1
     assert all(row["milliseconds"] > 0 for row in rows)
     assert all(row["megabytes"] > 0 for row in rows)
-    assert len(results.read_rows(f"{name}.csv")) == len(rows)
+    assert len(results.read(folder / "cost.csv")) == len(rows)
 
 
 def test_latents_of_runs_are_drawn_side_by_side(folder: Path) -> None:
-    list(run_study(TINY, [0], folder / "runs"))
+    list(run_study(TINY, [0], folder / "runs", folder / "tiny.csv"))
     compare_latents([folder / "runs" / "CE-0", folder / "runs" / "flow-0"], folder / "both.png")
     assert (folder / "both.png").stat().st_size > 10_000
 
@@ -164,7 +164,7 @@ def test_information_is_compared_over_sample_sizes(folder: Path) -> None:
     names = [(r["estimator"], r["samples"]) for r in rows]
     assert names[:3] == [("all", 300), ("mini-batch", 100), ("mini-batch", 200)]
     assert rows[1]["mi_nats"] <= rows[0]["mi_nats"] + 0.05
-    assert len(results.read_rows("vae-as-information.csv")) == 5
+    assert len(results.read(folder / "vae-as-information.csv")) == 5
 
 
 def test_latents_are_scored_by_clusters_and_fitted_classifiers(folder: Path) -> None:

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -263,7 +262,6 @@ def intercepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         part.write_bytes(b"x")
         exported[:] = [program]
 
-    ended = SimpleNamespace(returncode=0)
     replaced = {
         # Most of the time would go into making it anew.
         "typer.main.get_command": lambda _: COMMAND,
@@ -272,7 +270,8 @@ def intercepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "flowclf.many.low_data.run_jobs": here,
         "flowclf.many.run.run_jobs": here,
         "benchmarks.flowclf.study.run_jobs": here,
-        "flowclf.cli.bench.subprocess": SimpleNamespace(run=lambda *_: ended),
+        "benchmarks.couplings.cli.main": lambda _: 0,
+        "benchmarks.results.recorded": lambda file: tmp_path / file,
         "flowclf.export._trace": lambda model, x: Scores(model).eval(),
         "flowclf.models.machine_memory": lambda: MEMORY,
         "flowclf.data.source.user_cache": lambda: tmp_path / "cache",

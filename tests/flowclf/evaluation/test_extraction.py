@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from benchmarks import results
 from benchmarks.flowclf import extraction as bench
-from benchmarks.flowclf import results
 from benchmarks.flowclf.extraction import Experiment, paired_difference, pooled, run_experiment
 from flowclf import build
 from flowclf.data import load_dataset

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import flowclf
-from benchmarks.couplings.measure import cpu_peak_bytes
+from benchmarks.measure import peak_bytes
 from flowclf.cli.app import run
 from flowclf.latent.gaussian import GaussianMixture
 from flowclf.latent.low_rank import LowRankMixture
@@ -169,7 +169,7 @@ def test_memory_is_linear_in_the_rank_and_never_classes_times_dimensions() -> No
                 averages = mixture.class_averages([(z, each) for each in y])
             mixture.set_data_means(averages)
 
-        peaks.append(cpu_peak_bytes(step))
+        peaks.append(peak_bytes(step))
     assert peaks[2] < classes * dims * 4 / 2
     assert peaks[1] - peaks[0] == pytest.approx(peaks[2] - peaks[1], rel=0.1)
 

@@ -1,8 +1,10 @@
-"""FrEIA's blocks made from stages of ours: the same map, the same numbers.
+"""FrEIA's blocks, and IB-INN's network for CIFAR of them, with the very numbers of ours.
 
-Where FrEIA multiplies what a subnetwork says by a constant, or does not where we do, the constant
-goes into the last layer of its copy of the subnetwork: FrEIA runs nothing that its own users would
-not run.
+A coupling and its rotation are one AllInOneBlock; a downsampling is IRevNetDownsampling and a
+coupling block; the head is Flatten, PermuteRandom and GLOWCouplingBlock. Only the cosine transform,
+which FrEIA does not have, is ours. Where FrEIA multiplies a subnetwork's output by a constant, or
+does not where we do, the constant goes into the last layer of its copy of the subnetwork: FrEIA
+runs nothing that its own users would not run.
 
 An AllInOneBlock scales before it rotates, z = R (e^g y + o'); ours is z = e^g (R y) + o. With one g
 for all channels, as at the start of training, they are equal with o' = Rᵀ o, and so are all
@@ -11,38 +13,36 @@ gradients but that of g, of which the sum is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import pi
 from typing import Any
 
 import torch
-from FrEIA.modules import AllInOneBlock, GLOWCouplingBlock
+from FrEIA import modules as freia
+from FrEIA.framework import SequenceINN
 from torch import Tensor, nn
 
-from benchmarks.couplings.rng import forked
-from couplings import MLP, ConvNet, Coupling, Rotation, SoftClamp
-from couplings.core import Shape
+from benchmarks.measure import forked_rng
+from couplings import (
+    DCT,
+    MLP,
+    Chain,
+    ConvNet,
+    Coupling,
+    DownsamplingCoupling,
+    Flatten,
+    Permutation,
+    Rotation,
+    SoftClamp,
+)
+from couplings.core import Invertible, Shape
+from couplings.interop.freia import ToFrEIA
 from couplings.univariate import Affine
-
-__all__ = [
-    "Converted",
-    "Pair",
-    "SecondHalfFirst",
-    "all_in_one",
-    "from_pair",
-    "glow",
-    "rotation_pairs",
-    "row_factors",
-]
 
 # FrEIA's constants: AllInOneBlock takes a tenth of raw scale and shift; its 2/π is rounded.
 TENTH, TWO_OVER_PI = 0.1, 0.636
-
-
-def _same(gradient: Tensor) -> Tensor:
-    return gradient
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,67 @@ class Pair:
 
     ours: nn.Parameter
     theirs: nn.Parameter
-    read: Callable[[Tensor], Tensor] = _same
+    read: Callable[[Tensor], Tensor] = torch.Tensor.detach
 
 
-@dataclass(frozen=True)
-class Converted:
-    """A block of FrEIA's and how its parameters relate to ours."""
-
-    block: Any
-    pairs: list[Pair]
+# A block of FrEIA's, and how its parameters relate to ours.
+Converted = tuple[Any, list[Pair]]
 
 
-class SecondHalfFirst(GLOWCouplingBlock):  # type: ignore[misc]  # FrEIA is not annotated
+def freia_network(chain: Chain) -> tuple[Any, list[Pair]]:
+    """Convert a `paper_network` of variant "cifar", in its dtype and on its device.
+
+    Returns a SequenceINN, called as inn(x) to (z, log_det), and its parameters beside ours.
+
+    Raises:
+        ValueError: a stage that FrEIA has no block for.
+    """
+    inn, pairs = SequenceINN(*chain.in_shape), list[Pair]()
+    for block, own in _blocks(list(chain)):
+        inn.append(_Ready, block=block)
+        pairs += own
+    parameter = next(chain.parameters())
+    return inn.to(parameter).train(chain.training), pairs
+
+
+def _Ready(dims_in: Sequence[Shape], block: freia.InvertibleModule) -> freia.InvertibleModule:  # noqa: N802
+    """Stand in for the class that SequenceINN.append takes: the block is there already."""
+    return block
+
+
+def _blocks(stages: list[Invertible]) -> Iterator[Converted]:
+    while stages:
+        match stages:
+            case [Coupling() as coupling, Rotation() as rotation, *rest]:
+                yield from_pair(coupling, rotation)
+            case [DownsamplingCoupling() as stage, *rest]:
+                squeeze, second, first = stage
+                yield freia.IRevNetDownsampling([squeeze.in_shape]), []
+                yield glow(first, second, SecondHalfFirst)
+            case [DCT() as dct, *rest]:
+                yield _as_it_is(dct), []
+            case [Flatten() as flatten, Permutation() as permutation, *rest]:
+                yield freia.Flatten([flatten.in_shape]), []
+                yield _permutation(flatten, permutation), []
+            case [Chain() as chain, *rest]:
+                first, second = chain
+                yield glow(first, second, freia.GLOWCouplingBlock)
+            case _:
+                raise ValueError(f"FrEIA has no block for {type(stages[0]).__name__}")
+        stages = rest
+
+
+def _as_it_is(stage: Invertible) -> freia.InvertibleModule:
+    return ToFrEIA([stage.in_shape], make=lambda _: stage)
+
+
+class SecondHalfFirst(freia.GLOWCouplingBlock):  # type: ignore[misc]  # FrEIA is not annotated
     """A GLOWCouplingBlock that transforms the second half first, as IB-INN's downsampling does."""
 
     def forward(
         self, x: Iterable[Tensor], c: object = (), rev: bool = False, jac: bool = True
     ) -> tuple[tuple[Tensor], Tensor]:
-        """FrEIA's lines in the other order."""
+        """Run FrEIA's lines in the other order."""
         (whole,) = x
         x1, x2 = torch.split(whole, [self.split_len1, self.split_len2], dim=1)
         if rev:
@@ -88,15 +131,15 @@ class SecondHalfFirst(GLOWCouplingBlock):  # type: ignore[misc]  # FrEIA is not 
 def all_in_one(
     shape: Shape, subnet: Callable[..., nn.Module], clamp: SoftClamp, rotation: Rotation | None
 ) -> Any:
-    """An AllInOneBlock with the rotation's numbers, if there is one.
+    """Make an AllInOneBlock with the rotation's numbers, if there is one.
 
     Raises:
         ValueError: another form of clamp, or a rotation with several scales.
     """
     if clamp.form != "tanh":
         raise ValueError(f"AllInOneBlock clamps with tanh, not with {clamp}")
-    with forked():
-        block = AllInOneBlock(
+    with forked_rng():
+        block = freia.AllInOneBlock(
             [shape],
             subnet_constructor=subnet,
             affine_clamping=clamp.limit,
@@ -109,15 +152,15 @@ def all_in_one(
 
 
 def from_pair(coupling: Coupling, rotation: Rotation) -> Converted:
-    """Coupling and rotation as one AllInOneBlock."""
+    """Convert coupling and rotation to one AllInOneBlock."""
     clamp = _clamp_of(coupling)
     subnet, pairs = _scaled_copy(coupling.net, row_factors(clamp))
     block = all_in_one(coupling.in_shape, lambda *_: subnet, clamp, rotation)
-    return Converted(block, [*pairs, *rotation_pairs(block, rotation)])
+    return block, [*pairs, *rotation_pairs(block, rotation)]
 
 
 def rotation_pairs(block: Any, rotation: Rotation) -> list[Pair]:
-    """Scale and offset of both."""
+    """Pair scale and offset of both."""
     matrix = rotation.rotation.to(rotation.offset)
     return [
         Pair(rotation.log_scale, block.global_scale, torch.sum),
@@ -125,25 +168,29 @@ def rotation_pairs(block: Any, rotation: Rotation) -> list[Pair]:
     ]
 
 
-def glow(first: Coupling, second: Coupling, kind: type[GLOWCouplingBlock]) -> Converted:
-    """Two couplings, of the first and of the second half, as one block of that kind."""
+def glow(first: Invertible, second: Invertible, kind: type[freia.GLOWCouplingBlock]) -> Converted:
+    """Convert couplings of the first and of the second half to one block of that kind."""
+    assert isinstance(first, Coupling)
+    assert isinstance(second, Coupling)
     clamp = _clamp_of(first)
-    factors = (clamp.gain, 1.0)
-    subnet1, pairs1 = _scaled_copy(second.net, factors)
-    subnet2, pairs2 = _scaled_copy(first.net, factors)
+    subnets, pairs = zip(
+        *(_scaled_copy(coupling.net, (clamp.gain, 1.0)) for coupling in (second, first)),
+        strict=True,
+    )
+    in_turn = iter(subnets)
     tanh = clamp.form == "tanh"
     block = kind(
         [first.in_shape],
-        subnet_constructor=_in_turn(subnet1, subnet2),
+        subnet_constructor=lambda *_: next(in_turn),
         clamp=clamp.limit if tanh else clamp.limit * 2 / pi / TWO_OVER_PI,
         clamp_activation="TANH" if tanh else "ATAN",
         split_len=first.active_channels,
     )
-    return Converted(block, pairs1 + pairs2)
+    return block, [*pairs[0], *pairs[1]]
 
 
 def row_factors(clamp: SoftClamp) -> tuple[float, float]:
-    """What an AllInOneBlock's raw log-scales and shifts are times ours."""
+    """Return an AllInOneBlock's raw log-scales and shifts relative to ours."""
     return clamp.gain / TENTH, 1 / TENTH
 
 
@@ -161,6 +208,17 @@ def _set_rotation(block: Any, rotation: Rotation) -> None:
         block.global_offset.copy_(offset.view(block.global_offset.shape))
 
 
+def _permutation(flatten: Flatten, permutation: Permutation) -> Any:
+    """Convert ours, after our order of flattening, to one permutation after FrEIA's."""
+    positions = torch.arange(flatten.dims, device=permutation.order.device, dtype=torch.float64)
+    order = permutation(flatten(positions.view(1, *flatten.in_shape))[0])[0][0].long()
+    with forked_rng():
+        block: Any = freia.PermuteRandom([flatten.out_shape])
+    block.perm.data.copy_(order)
+    block.perm_inv.data.copy_(order.argsort())
+    return block
+
+
 def _clamp_of(coupling: Coupling) -> SoftClamp:
     if not isinstance(coupling.univariate, Affine):
         raise ValueError(f"expected an affine coupling, got {coupling.univariate}")
@@ -168,7 +226,7 @@ def _clamp_of(coupling: Coupling) -> SoftClamp:
 
 
 def _scaled_copy(net: nn.Module, factors: tuple[float, float]) -> tuple[nn.Module, list[Pair]]:
-    """A copy whose raw log-scales and shifts are ours times these factors."""
+    """Copy a subnetwork, its raw log-scales and shifts times these factors."""
     copy = _plain(deepcopy(net))
     last = [m for m in copy.modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
     assert last.bias is not None
@@ -198,7 +256,7 @@ class _Plain(nn.Module):
                 layer.inplace = False
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The layers' output; there is no context here."""
+        """Return the layers' output; there is no context here."""
         out: Tensor = self.layers(x)
         return out
 
@@ -209,8 +267,3 @@ def _plain(net: nn.Module) -> nn.Module:
     for name, child in net.named_children():
         setattr(net, name, _plain(child))
     return net
-
-
-def _in_turn(*subnets: nn.Module) -> Callable[..., nn.Module]:
-    left: Iterator[nn.Module] = iter(subnets)
-    return lambda *_: next(left)

@@ -1,0 +1,109 @@
+"""Recorded rows: CSVs of this checkout, each row with the date, the versions and the commit."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+Row = dict[str, Any]
+ROOT = Path(__file__).parent
+FOLDER = ROOT / "flowclf" / "results"
+
+
+def recorded(file: str) -> Path:
+    """Return the path of a CSV of the benches of whole systems."""
+    return FOLDER / file
+
+
+def append_rows(path: Path | None, rows: Sequence[Row]) -> None:
+    """Append rows with their circumstances at the end; without a path nothing is recorded.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: it has other columns.
+    """
+    facts = circumstances("torch", "flowclf", machine=platform.machine())
+    append(path, [row | facts for row in rows])
+
+
+def append(path: Path | None, rows: Sequence[Row]) -> None:
+    """Append rows as they are to a CSV, which is replaced in one go."""
+    if path is None or not rows:
+        return
+    check_columns(path, list(rows[0]))
+    old = path.read_text("utf-8") if path.exists() else ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    if not old:
+        writer.writeheader()
+    writer.writerows(rows)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(old + text.getvalue(), "utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Refuse a file to which these columns cannot be appended.
+
+    Raises:
+        ValueError: it has others.
+    """
+    header = next(iter(_lines(path)), None)
+    if header is not None and header != list(columns):
+        raise ValueError(f"{path} has other columns; move it away, or choose another --out")
+
+
+def read(path: Path | None) -> list[dict[str, str]]:
+    """Return the rows recorded so far, none where there is no file."""
+    header, *rows = (path and _lines(path)) or [[]]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def circumstances(*packages: str, **where: Any) -> Row:
+    """Return the date, where it was measured, the versions of packages, and the commit."""
+    versions = {package: version_of(package) for package in packages}
+    facts = {"date": datetime.now(UTC).date().isoformat(), **where}
+    return facts | {"python": platform.python_version(), **versions, "commit": _commit()}
+
+
+def version_of(package: str) -> str:
+    """Return the version that is installed, or nothing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def digest(settings: Any) -> str:
+    """Return eight digits that change with any of the settings, given as JSON can hold them."""
+    return f"{crc32(json.dumps(settings, sort_keys=True).encode()):08x}"
+
+
+def _lines(path: Path) -> list[list[str]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def _commit() -> str:
+    """Return the commit of this checkout; nothing outside of one."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return run.stdout.strip() if run.returncode == 0 else ""
