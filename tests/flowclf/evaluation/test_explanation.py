@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_systems import is_flow, small
 from torch.testing import assert_close
 
 from flowclf import build
@@ -21,11 +22,13 @@ from flowclf.evaluation.explanation import (
     explanations,
     least_sure,
 )
+from flowclf.models import systems_with
 from flowclf.support.errors import UserError
+from flowclf.systems import SYSTEMS
 
 K, SHAPE = 3, (1, 8, 8)
-FLOWS, FEED_FORWARD = ("ib-inn", "class-nll", "i-revnet"), ("resnet", "vib", "ce", "gm", "vc")
-AUTOENCODERS = ("vae", "bvae", "vae-as", "m2", "untapped")
+# Whose posterior along a line between latents is known.
+INVERTIBLE = [s for s in systems_with("posterior_is_mixture") if is_flow(s)]
 DISTANCES = ("distance", "runner_up_distance", "nearest_mean")
 
 
@@ -41,14 +44,8 @@ def images(count: int = 30) -> Split:
 
 def made(system: str, **settings: Any) -> GenerativeClassifier:
     """Untrained, with weights that are not zero, as couplings and branches start."""
-    defaults: dict[str, Any] = {"network": {"kind": "mlp", "hidden": [16]}}
-    if system in FLOWS:
-        defaults["network"]["blocks"] = 1
-    if system in AUTOENCODERS:
-        defaults["decoder"] = {"kind": "mlp", "hidden": [16]}
-    if system == "vae-as":
-        defaults["samples"] = 30
-    model = build(system, shape=SHAPE, classes=K, **defaults | settings)
+    sections = small(system, hidden=16) | settings
+    model = build(system, shape=SHAPE, classes=K, samples=30, **sections)
     model.fit_statistics(images().x, images().y)
     generator = torch.Generator().manual_seed(1)
     for name, weights in model.named_parameters():
@@ -68,7 +65,7 @@ def test_the_least_sure_come_first_and_ties_in_their_order() -> None:
     assert len(least_sure(posterior.log(), 9)) == 5
 
 
-@pytest.mark.parametrize("system", [*FLOWS, *FEED_FORWARD, *AUTOENCODERS])
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system_says_what_it_can(system: str) -> None:
     model = made(system)
     rows = rows_of(model)
@@ -80,12 +77,12 @@ def test_every_system_says_what_it_can(system: str) -> None:
         assert row["posterior"] >= row["runner_up_posterior"]
         assert row["class"] == row["sample"] % K
         assert all(row[name] is not None for name in DISTANCES)
-        assert system not in FEED_FORWARD or row["shift"] is None
+        assert model.can_decode or row["shift"] is None
         told = [row[name] is not None for name in likelihoods]
-        decodes = system in (*FLOWS, *AUTOENCODERS) and system != "i-revnet"
-        assert told == [decodes, decodes and row["shift"] is not None]
-    assert system not in FLOWS or any(row["shift"] for row in rows)
-    kind = "elbo" if system in AUTOENCODERS else "log_prob"
+        assert told == [model.has_elbo, model.has_elbo and row["shift"] is not None]
+    known = model.encoder_kind == "invertible" and model.posterior_is_mixture
+    assert not known or any(row["shift"] for row in rows)
+    kind = "elbo" if model.has_elbo and not model.has_density else "log_prob"
     assert likelihoods == [f"{kind}_per_dim_nats", f"counterfactual_{kind}_per_dim_nats"]
 
 
@@ -102,7 +99,7 @@ def test_rows_are_what_the_functions_say() -> None:
         assert row[f"{name}_per_dim_nats"] == pytest.approx(per_dim)
 
 
-@pytest.mark.parametrize("system", FLOWS)
+@pytest.mark.parametrize("system", INVERTIBLE)
 def test_the_counterfactual_has_its_posterior(system: str) -> None:
     """Of x that is decoded and seen again, in float64."""
     model, x = made(system).double().eval(), images().x

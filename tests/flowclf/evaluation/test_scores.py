@@ -6,6 +6,7 @@ from math import inf
 
 import pytest
 import torch
+from small_systems import is_flow
 from torch import Tensor
 
 from flowclf import build
@@ -37,7 +38,7 @@ def images(count: int = 40, seed: int = 0) -> Split:
 
 
 def made(system: str = "ib-inn", seed: int = 0) -> GenerativeClassifier:
-    settings = {"network": NETWORK} if system in ("ib-inn", "i-revnet") else {}
+    settings = {"network": NETWORK} if is_flow(system) else {}
     model = build(system, shape=SHAPE, classes=K, seed=seed, **settings)
     model.fit_statistics(images().x, images().y)
     return model
