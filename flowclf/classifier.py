@@ -1,4 +1,4 @@
-"""The common face of every system: `GenerativeClassifier`."""
+"""`GenerativeClassifier`: the methods that every system has."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from flowclf.latent import MixtureSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.nn.encoders import Encoder, EncoderKind, Encoding, Noise, NoiseSettings
 from flowclf.nn.preprocessing import PreprocessSettings, fit_preprocess
-from flowclf.settings import Section
-from flowclf.sharing import Contents, ModelInfo, push, write_folder
+from flowclf.settings import ModelInfo, Section
+from flowclf.sharing import Contents, push, write_folder
 from flowclf.support import validate
 from flowclf.support.collectives import all_reduce_count
 from flowclf.support.errors import NoExactDensity, UserError
@@ -48,13 +48,13 @@ class ModelSettings(Section):
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss is computed from.
+    """Input of a loss.
 
     Attributes:
         x: samples (B, *shape), floating, in data units.
         y: labels (B,), -1 where there is none.
         index: the samples' numbers in the training set (B,), where they are known.
-        generator: of what is drawn.
+        generator: source of random draws.
     """
 
     x: Tensor
@@ -64,37 +64,37 @@ class Batch:
 
 
 class GenerativeClassifier(nn.Module):
-    """A classifier that is an encoder into a latent mixture of Gaussians, one for each class.
+    """Encoder into a latent mixture with one component for each class.
 
-    x is given in the data's own units: grey levels for images (B, C, H, W), the features as they
-    are for tables (B, F). An integer x stands for its grey level, the interval [x, x + 1), and is
-    taken at the middle of it. Densities are in nats per sample, in these units. What x, y and z are
-    given is looked at first, see `flowclf.support.validate`: a UserError names what is wrong.
+    x is in data units: grey levels of images (B, C, H, W), features of tables (B, F). An integer x
+    stands for its grey level, the interval [x, x + 1), and is taken at its middle. Densities are in
+    nats per sample, in data units. Arguments are validated first (`flowclf.support.validate`): a
+    UserError names what is wrong.
 
     Args:
         shape: shape of one sample.
         encoder: from data to latents.
         mixture: the latent mixture.
-        noise: what `perturb` adds.
-        settings: of the system.
+        noise: added by `perturb`.
+        settings: settings of the system.
 
     Attributes:
-        heads: what is on the latents besides; trained at a rate of its own.
-        info: where the model comes from, which `save` writes; None of one made by hand.
+        heads: modules on the latents, trained at a learning rate of their own.
+        info: where the model comes from, which `save` writes; None for a model made by hand.
+        learn_weights: True if the posterior's gradients reach the class weights.
+        accepts_unlabelled: True if samples without a label (-1) contribute to the loss.
+        needs_equal_shares: True if all ranks need the same number of labelled samples.
+        progress: share of the training that is done, for schedules within a loss.
+        systems_with: gives the systems that have a capability; set by `flowclf.models`.
         kept_noise: the `common_noise`, kept while the model is exported, as no exported program
             can hold a generator; else None.
     """
 
-    # Whether the posterior's gradients may reach the class weights.
     learn_weights: bool = True
-    # Whether samples without a label (-1) teach it anything.
     accepts_unlabelled: bool = False
-    # Whether all processes of a training need as many samples with a label in their shares.
     needs_equal_shares: bool = False
-    # Share of the training that is done, for what changes in its course.
     progress: float = 1.0
     info: ModelInfo | None = None
-    # The names of the systems that have a capability; those who know the systems set it.
     systems_with: Callable[[str], Sequence[str]] = staticmethod(lambda capability: ())
     kept_noise: Tensor | None
 
@@ -161,75 +161,75 @@ class GenerativeClassifier(nn.Module):
         return {}
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
-        """z (B, D) and what the encoder knows exactly (`log_det` (B,), or `mean`, `log_var`).
+        """Encode x: z (B, D) and what is known exactly (`log_det` (B,), or `mean`, `log_var`).
 
         In training mode a Gaussian encoder draws z with `generator`; in eval mode z is its mean.
 
         Raises:
-            UserError: x of another type, shape or device, or not finite, as all calls do; x so
+            UserError: x of another type, shape or device, or not finite, as in all calls; x so
                 large that z is not finite; one sample for a BatchNorm in training mode.
         """
-        return self._encode_as("x", x, generator)
+        return self._encode_named("x", x, generator)
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Exact log q(x), or log q(x|y) for labels y (B,): (B,), nats, in the data's own units.
+        """Compute the exact log q(x), or log q(x|y) for labels y (B,): (B,), nats, in data units.
 
             log q(x) = log Σ_k w_k N(z; μ_k, Σ_k) + log|det dz/dx|
 
-        The density at the point x: for integer data add noise first (`perturb`).
+        This is the density at the point x: for integer data add noise first (`perturb`).
 
         Raises:
             NoExactDensity: the encoder is not invertible.
-            UserError: x as for `encode`, labels out of range or not one a sample, or NaN.
+            UserError: x as for `encode`, labels out of range or not one per sample, or NaN.
         """
         if not self.has_density:
             raise NoExactDensity(
                 f"{type(self).__name__} has no exact log_prob, as its encoder has no inverse; "
                 "elbo(x) is a lower bound where a system has one"
             )
-        x = self._as_float("x", x)
+        x = self._points(x)
         y = None if y is None else self._labels(y, len(x))
-        encoding = self._run_encoder(x)
+        encoding = self._encode(x)
         assert encoding.log_det is not None
         if y is None:
             log_prob = self.mixture.log_prob(encoding.z)
         else:
             log_prob = self.mixture.log_prob_given_class(encoding.z).gather(1, y[:, None])[:, 0]
-        return self._numbers("log_prob", log_prob + encoding.log_det, x)
+        return self._checked("log_prob", log_prob + encoding.log_det, x)
 
     def elbo(self, x: Tensor) -> Tensor:
-        """Lower bound of log q(x), (B,), nats; where the density is exact, the density itself."""
+        """Compute a lower bound of log q(x), (B,), nats; the density itself where that is exact."""
         return self.log_prob(x)
 
     def log_posterior(self, x: Tensor) -> Tensor:
-        """log q(k|x), (B, K); of a Gaussian encoder averaged over 12 draws of z, always the same.
+        """Compute log q(k|x), (B, K).
 
-        log q(k|x) = log mean_s q(k|z_s),  z_s ~ q(z|x)
+        Of a Gaussian encoder it is averaged over 12 draws of z, the same in every call:
+
+            log q(k|x) = log mean_s q(k|z_s),  z_s ~ q(z|x)
         """
-        x = self._as_float("x", x)
-        generator = torch.Generator(self.mixture.device).manual_seed(0)
-        z = self._fixed_draws(self._run_encoder(x, generator))
+        x = self._points(x)
+        z = self._fixed_draws(self._encode(x, self._fixed_generator()))
         given_z = self.densities(z.flatten(0, 1)).log_posterior.unflatten(0, z.shape[:2])
-        return self._numbers("log_posterior", given_z.logsumexp(0) - log(len(z)), x)
+        return self._checked("log_posterior", given_z.logsumexp(0) - log(len(z)), x)
 
     def predict(self, x: Tensor) -> Tensor:
-        """The most probable class, (B,)."""
+        """Return the most probable class, (B,)."""
         return self.log_posterior(x).argmax(1)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Of `common_noise`: (draws, 1, D)."""
+        """Shape of `common_noise`: (draws, 1, D)."""
         return POSTERIOR_DRAWS, 1, self.mixture.dims
 
     def common_noise(self) -> Tensor:
-        """The standard normal numbers of all averages over draws of z; always the same."""
+        """Return the standard normal numbers of all averages over z, the same in every call."""
         if self.kept_noise is not None:
             return self.kept_noise
-        generator = torch.Generator(self.mixture.device).manual_seed(0)
-        return self._like.new_empty(self.noise_shape).normal_(generator=generator)
+        return self._like.new_empty(self.noise_shape).normal_(generator=self._fixed_generator())
 
     def decode(self, z: Tensor) -> Tensor:
-        """x (B, *shape) of latents z (B, D), in data units.
+        """Decode latents z (B, D) to x (B, *shape), in data units.
 
         Raises:
             UserError: the system cannot decode; z of another shape, type or device, not finite, or
@@ -246,14 +246,6 @@ class GenerativeClassifier(nn.Module):
     def _decode(self, z: Tensor) -> Tensor:
         return self.encoder.decode(z)
 
-    def _lacks(self, what: str, reason: str, capability: str) -> UserError:
-        """Return the error of a call that needs another system."""
-        able = ", ".join(self.systems_with(capability)) or f"one that has {capability}"
-        return UserError(
-            f"expected a system that can {what}, got {type(self).__name__}, which {reason}; "
-            f"train one of: {able}"
-        )
-
     @torch.no_grad()
     def sample(
         self,
@@ -262,11 +254,11 @@ class GenerativeClassifier(nn.Module):
         generator: torch.Generator | None = None,
         around: Around = "means",
     ) -> Tensor:
-        """One x for each label of y (B,): decoded draws from N(μ_y, temperature² Σ_y).
+        """Draw one x for each label of y (B,): decoded draws from N(μ_y, temperature² Σ_y).
 
-        At temperature 1 these are draws from q(x|y). Around "data" they have the average latent of
-        the class's training samples as their centre, as in the authors' pictures: sharper images
-        where a large β̃ holds the latents off the means.
+        At temperature 1 these are draws from q(x|y). Around "data" they are centred at the average
+        latent of the class's training samples, as in the authors' pictures: sharper images where a
+        large β̃ holds the latents off the means.
 
         Raises:
             UserError: the system has no model of x to draw from; labels out of range, or a
@@ -282,17 +274,17 @@ class GenerativeClassifier(nn.Module):
     def _draw(
         self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around
     ) -> Tensor:
-        """Latents of the classes y (B,), (B, D)."""
+        """Draw latents of the classes y (B,): (B, D)."""
         return self.mixture.sample(y, temperature, generator, around)
 
     @torch.no_grad()
     def interpolate(self, x0: Tensor, x1: Tensor, steps: int) -> Tensor:
-        """(steps, B, *shape): decoded points of the straight line between the two latents.
+        """Decode points of the straight line between two latents: (steps, B, *shape).
 
         Raises:
             UserError: fewer than two steps, or batches of different shapes.
         """
-        z0, z1 = self._encode_as("x0", x0).z, self._encode_as("x1", x1).z
+        z0, z1 = self._encode_named("x0", x0).z, self._encode_named("x1", x1).z
         if not isinstance(steps, Integral) or steps < 2 or x0.shape != x1.shape:
             raise UserError(
                 f"expected two batches of one shape and at least 2 steps, got shapes "
@@ -302,22 +294,22 @@ class GenerativeClassifier(nn.Module):
         return torch.stack([self.decode(z0.lerp(z1, weight)) for weight in weights])
 
     def perturb(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """x with the system's noise: uniform dequantisation and Gaussian. Units of the data.
+        """Add the system's noise to x: uniform dequantization and Gaussian, in data units.
 
         `generator` lives on x's device; without one torch's default generator is used.
         """
-        noisy: Tensor = self.noise(self._batch("x", x), generator)
+        noisy: Tensor = self.noise(self._samples("x", x), generator)
         return noisy
 
     def dequantize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """x as `log_prob` or `elbo` must see it to bound the bits of grey levels."""
-        return self._dequantize(self._batch("x", x), generator)
+        """Return x as `log_prob` or `elbo` must see it to bound the bits of grey levels."""
+        return self._dequantize(self._samples("x", x), generator)
 
     def _dequantize(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return self.noise.dequantize(x, generator)
 
     def bounds_bits(self, x: Tensor) -> bool:
-        """Whether these densities or bounds of x (N, *shape) are there, and normalised."""
+        """Return whether there are densities or bounds of x (N, *shape), and normalised ones."""
         return self.has_density
 
     def loss(
@@ -327,42 +319,43 @@ class GenerativeClassifier(nn.Module):
         generator: torch.Generator | None = None,
         index: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The named terms of the objective and their weighted `total`, to be minimised; 0-dim.
+        """Compute the terms of the objective and their weighted `total`, to be minimised; 0-dim.
 
-        Integer x is dequantised first (`perturb`); floating x is taken as it is. The label -1 means
-        that there is none. The `accuracy` on the labelled samples is reported beside the terms.
+        Integer x is dequantized first (`perturb`); floating x is taken as it is. The label -1
+        stands for none. The `accuracy` on the labelled samples is reported beside the terms.
         `index` are the samples' numbers in the training set, which some systems learn from.
 
         Raises:
             UserError: samples without a label where the system has no use for them; x as for
-                `encode`, labels or numbers that are not one a sample, or no sample at all. What x
-                and y hold is looked at on a CPU only, so that a GPU need not wait; there a loss
-                that is not finite tells.
+                `encode`, labels or numbers that are not one per sample, or no sample at all. Values
+                are checked on a CPU only, so that a GPU need not wait; there the loss that is not
+                finite shows them.
         """
         x, y = self._learned_from(x, y, self.training)
-        self._check_labelled(y, self.training)
-        x = self._as_float("x", x if x.is_floating_point() else self.perturb(x, generator))
-        encoding = self._run_encoder(x, generator)
+        if not x.is_floating_point():
+            x = self.noise(x, generator)
+        validate.finite("x", x, self.training)
+        encoding = self._encode(x, generator)
         densities = self.densities(encoding.z)
         correct = (densities.log_posterior.argmax(1) == y).float().sum()
         terms = self.objective(encoding, densities, Batch(x, y, index, generator))
         return {**terms, "accuracy": correct / all_reduce_count((y >= 0).sum())}
 
     def densities(self, z: Tensor) -> MixtureDensities:
-        """log q(z|k), log q(z) and log q(k|z) of latents z (B, D), nats."""
+        """Compute log q(z|k), log q(z) and log q(k|z) of latents z (B, D), nats."""
         return self.mixture.densities(z, learn_weights=self.learn_weights)
 
     @abstractmethod
     def objective(
         self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
-        """The named terms and `total`, from what encoder and mixture returned; 0-dim, nats."""
+        """Compute the named terms and `total` from encoding and densities; 0-dim, nats."""
 
     @torch.no_grad()
     def fit_statistics(self, x: Tensor, y: Tensor) -> None:
         """Set what is computed, not learned, from the training data.
 
-        Pre-processing and the unit of the noise; class weights and means if they are to be.
+        These are pre-processing, the unit of the noise, and class weights and means if asked for.
 
         Raises:
             UserError: samples without a label where the system has no use for them, or x and y as
@@ -370,7 +363,6 @@ class GenerativeClassifier(nn.Module):
         """
         x, y = self._learned_from(x, y)
         validate.finite("x", x)
-        self._check_labelled(y)
         self._fit_statistics(x, y)
 
     def _fit_statistics(self, x: Tensor, y: Tensor) -> None:
@@ -390,7 +382,7 @@ class GenerativeClassifier(nn.Module):
         Raises:
             UserError: a class without a sample, where all must have one, or x and y as for `loss`.
         """
-        self._fit_latents(*self._learned_from(x, y))
+        self._fit_latents(*self._learned_from(x, y, unlabelled=True))
 
     def _fit_latents(self, x: Tensor, y: Tensor) -> None:
         self.mixture.set_data_means(class_latents(self, x, y))
@@ -398,121 +390,130 @@ class GenerativeClassifier(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write a folder: model.safetensors, config.json and README.md, a model card; no pickle.
 
-        `flowclf.load(path)` gives the same model back, bit for bit. A backbone of the user's own
-        is not in it, only its weights: it must be handed to `load` again.
+        `flowclf.load(path)` gives the same model back, bit for bit. Of a backbone of the user's own
+        the weights alone are saved: it must be handed to `load` again.
 
         Raises:
-            UserError: a folder that holds something, or a model that no name and settings are
-                known of.
+            UserError: a folder that holds something, or a model whose system and settings are not
+                known.
         """
-        write_folder(Path(path), self._contents())
+        write_folder(Path(path), _contents(self))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Upload what `save` writes to "owner/name" on the Hugging Face Hub; the address.
+        """Upload what `save` writes to "owner/name" on the Hugging Face Hub; return the address.
 
-        Needs `pip install 'flowclf[hub]'` and, once, `hf auth login`. The repository is made if it
-        is not there, for its owner alone where `private`.
+        Needs `pip install 'flowclf[hub]'` and, once, `hf auth login`. A repository that does not
+        exist is created, visible to its owner alone if `private`.
 
         Raises:
             UserError: no huggingface_hub, no permission, no network, or a model as in `save`.
         """
-        return push(repo_id, self._contents(), private=private)
+        return push(repo_id, _contents(self), private=private)
 
-    def _contents(self) -> Contents:
-        """What a saved model consists of."""
-        if self.info is None:
-            raise UserError(
-                f"expected a model of flowclf.build, train or load, got a {type(self).__name__} "
-                "made by hand; give it an `info`, a flowclf.sharing.ModelInfo"
-            )
-        able = {
-            "log_posterior": True,
-            "log_prob": self.has_density,
-            "elbo": self.has_elbo and not self.has_density,
-            "sample": self.can_sample,
-        }
-        learned = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        calls = tuple(name for name, there in able.items() if there)
-        return Contents(self.info, self.settings, self.state_dict(), learned, calls)
-
-    def _fixed_draws(self, encoding: Encoding) -> Tensor:
-        """(12, B, D): draws from q(z|x), always the same; z itself, once, where it is a point."""
-        if encoding.mean is None:
-            return encoding.z[None]
-        return encoding.at(self.common_noise())
+    # For the systems: arguments are validated as they enter, results as they leave.
 
     @property
     def _like(self) -> Tensor:
-        """On the device and in the dtype of the model."""
+        """Tensor on the device and in the dtype of the model."""
         return self.noise.unit
 
-    def _batch(self, name: str, x: Tensor) -> Tensor:
-        """x (B, *shape): grey levels of images as they are, all else in the model's dtype."""
+    def _samples(self, name: str, x: Tensor) -> Tensor:
+        """Validate x (B, *shape): grey levels stay integers, all else gets the model's dtype."""
         validate.samples(name, x, self.shape, self._like)
         image = len(self.shape) == 3 or (self.info is not None and self.info.levels is not None)
         return x if image and not x.is_floating_point() else x.to(self._like.dtype)
 
-    def _as_float(self, name: str, x: Tensor) -> Tensor:
-        """x (B, *shape) as points: a grey level is taken at its middle."""
-        x = self.noise.to_points(self._batch(name, x))
+    def _points(self, x: Tensor, name: str = "x") -> Tensor:
+        """Validate x (B, *shape), and return it as finite points of the model's dtype."""
+        x = self.noise.to_points(self._samples(name, x))
         validate.finite(name, x, self.training)
         return x
 
-    def _encode_as(
-        self, name: str, x: Tensor, generator: torch.Generator | None = None
-    ) -> Encoding:
-        x = self._as_float(name, x)
-        encoding = self._run_encoder(x, generator)
-        # What training makes of z is its own business: it stops where the loss is not finite.
-        if not self.training:
-            validate.numbers("z", encoding.z, name, x, infinite=False)
-        return encoding
+    def _labels(
+        self, y: Tensor, length: int | None = None, *, none: bool = False, training: bool = False
+    ) -> Tensor:
+        """Validate labels (B,), with `none` also -1, and return them as int64."""
+        return validate.indices(
+            "y", y, "labels", self.classes, self._like, length=length, none=none, training=training
+        )
 
-    def _run_encoder(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
-        """Of what `_as_float` gave."""
+    def _checked(self, name: str, values: Tensor, x: Tensor) -> Tensor:
+        """Return values (B, ...) computed from x, none of which may be NaN."""
+        return validate.numbers(name, values, "x", x, self.training)
+
+    def _encode(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
+        """Encode points x."""
         try:
             encoding: Encoding = self.encoder(x, generator)
         except ValueError as error:
             raise validate.batch_norm_of_one(error, x) from None
         return encoding
 
-    def _numbers(self, name: str, values: Tensor, x: Tensor) -> Tensor:
-        return validate.numbers(name, values, "x", x, self.training)
+    def _encode_named(
+        self, name: str, x: Tensor, generator: torch.Generator | None = None
+    ) -> Encoding:
+        x = self._points(x, name)
+        encoding = self._encode(x, generator)
+        if not self.training:  # which stops where the loss is not finite
+            validate.numbers("z", encoding.z, name, x, infinite=False)
+        return encoding
 
-    def _labels(
-        self,
-        y: Tensor,
-        length: int | None = None,
-        *,
-        unlabelled: bool = False,
-        training: bool = False,
-    ) -> Tensor:
-        """y (B,) as int64."""
-        return validate.indices(
-            "y", y, "labels", self.classes, self._like,
-            length=length, none=unlabelled, training=training,
-        )  # fmt: skip
+    def _fixed_generator(self) -> torch.Generator:
+        return torch.Generator(self.mixture.device).manual_seed(0)
 
-    def _learned_from(self, x: Tensor, y: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
-        """x (B, *shape), at least one, and labels (B,) as int64, -1 where there is none."""
-        x = self._batch("x", x)
+    def _fixed_draws(self, encoding: Encoding) -> Tensor:
+        """Draw from q(z|x), the same in every call: (12, B, D); z itself, once, if a point."""
+        if encoding.mean is None:
+            return encoding.z[None]
+        return encoding.at(self.common_noise())
+
+    def _learned_from(
+        self, x: Tensor, y: Tensor, training: bool = False, *, unlabelled: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Validate x (B, *shape), B > 0, and labels (B,), -1 only if allowed or accepted."""
+        x = self._samples("x", x)
         validate.rows("x", x)
-        return x, self._labels(y, len(x), unlabelled=True, training=training)
+        y = self._labels(y, len(x), none=True, training=training)
+        if not (unlabelled or self.accepts_unlabelled) and validate.readable(y, training):
+            missing = int((y < 0).sum())
+            if missing:
+                raise self._lacks(
+                    "learn without labels",
+                    f"needs all, but {missing} of {len(y)} training samples have none (-1)",
+                    "accepts_unlabelled",
+                )
+        return x, y
 
-    def _check_labelled(self, y: Tensor, training: bool = False) -> None:
-        if self.accepts_unlabelled or not validate.readable(y, training):
-            return
-        if unlabelled := int((y < 0).sum()):
-            raise self._lacks(
-                "learn without labels",
-                f"needs all, but {unlabelled} of {len(y)} training samples have none (-1)",
-                "accepts_unlabelled",
-            )
+    def _lacks(self, what: str, reason: str, capability: str) -> UserError:
+        """Return the error of a call that another system could answer."""
+        able = ", ".join(self.systems_with(capability)) or f"one that has {capability}"
+        return UserError(
+            f"expected a system that can {what}, got {type(self).__name__}, which {reason}; "
+            f"train one of: {able}"
+        )
+
+
+def _contents(model: GenerativeClassifier) -> Contents:
+    """Return what a saved model consists of."""
+    if model.info is None:
+        raise UserError(
+            f"expected a model of flowclf.build, train or load, got a {type(model).__name__} "
+            "made by hand; give it an `info`, a flowclf.sharing.ModelInfo"
+        )
+    able = {
+        "log_posterior": True,
+        "log_prob": model.has_density,
+        "elbo": model.has_elbo and not model.has_density,
+        "sample": model.can_sample,
+    }
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    calls = tuple(name for name, there in able.items() if there)
+    return Contents(model.info, model.settings, model.state_dict(), learned, calls)
 
 
 @torch.no_grad()
 def latents(model: GenerativeClassifier, x: Tensor) -> Tensor:
-    """Noise-free latents of x (N, *shape), (N, D), in eval mode, batch by batch."""
+    """Compute the noise-free latents of x (N, *shape), (N, D), in eval mode, by batches."""
     device = model.mixture.device
     with evaluating(model):
         return torch.cat([model.encode(part.to(device)).z for part in x.split(BATCH_SIZE)])
@@ -520,7 +521,7 @@ def latents(model: GenerativeClassifier, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def class_latents(model: GenerativeClassifier, x: Tensor, y: Tensor) -> Tensor:
-    """Average noise-free latent of each class, see `class_averages`, in eval mode, by batches.
+    """Average the noise-free latents of each class in eval mode, by batches: `class_averages`.
 
     Samples without a label (-1) are left out.
 
@@ -536,7 +537,7 @@ def class_latents(model: GenerativeClassifier, x: Tensor, y: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and what was before again afterwards."""
+    """Switch to eval mode, and back to the mode before at the end."""
     was_training = model.training
     model.eval()
     try:

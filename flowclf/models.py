@@ -15,14 +15,12 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from couplings.core import Shape
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, make_settings
-from flowclf.runs import DataFacts, Run
-from flowclf.settings import Section
+from flowclf.runs import Run
+from flowclf.settings import DataFacts, ModelInfo, Section
 from flowclf.sharing import (
-    ModelInfo,
     download,
     is_hub_id,
     is_saved,
-    number_names,
     read_folder,
     save_weights,
 )
@@ -94,7 +92,7 @@ def build(
     if backbone is not None:
         settings = {**settings, "network": {"kind": "custom"}}
     typed = make_settings(system, shape, preset, beta, settings)
-    names = number_names(classes)
+    names = tuple(map(str, range(classes)))
     info = ModelInfo(
         system=system, shape=shape, class_names=names, levels=levels, seed=seed, samples=samples
     )
@@ -184,12 +182,9 @@ def _fitting_memory(shape: Shape) -> Iterator[None]:
 def info_of(config: RunConfig, facts: DataFacts, vocabulary: tuple[str, ...] = ()) -> ModelInfo:
     """What a run's model remembers: the name of a file of data, but not where it lies."""
     return ModelInfo(
+        **facts.model_dump(),
         system=config.system,
-        shape=facts.shape,
-        class_names=facts.class_names,
-        levels=facts.levels,
         seed=config.seed,
-        samples=facts.samples,
         data=Path(config.dataset).name or None,
         vocabulary=vocabulary,
     )

@@ -5,53 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from couplings.core import Shape
+from pydantic import ValidationError
+
 from flowclf.config import NAMES, RECORDED, RunConfig, make_config
 from flowclf.data import Dataset, TextOptions, load_dataset
+from flowclf.settings import DataFacts
 from flowclf.support.atomic_files import occupied, remove_parts, write_json, write_text, write_yaml
 from flowclf.support.errors import UserError, first_line
 from flowclf.support.parse import parse_json, read_json, read_text, read_yaml
 
-__all__ = ["DataFacts", "Run", "load_data", "new_run_folder"]
+__all__ = ["Run", "facts_of", "load_data", "new_run_folder"]
 
 VERSIONS = ("flowclf", "torch", "numpy", "lightning")
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a model must know of its data to be built: stored with the run."""
-
-    shape: Shape
-    levels: int | None
-    class_names: tuple[str, ...]
-    samples: int | None = field(default=None, compare=False)  # that were trained on
-
-    @classmethod
-    def of(cls, dataset: Dataset, samples: int | None = None) -> Self:
-        """Those of a data set."""
-        return cls(dataset.shape, dataset.levels, dataset.class_names, samples)
-
-    @property
-    def classes(self) -> int:
-        """K."""
-        return len(self.class_names)
-
-    def check(self) -> None:
-        """Do nothing while they are those of data.
-
-        Raises:
-            ValueError: naming what they are not.
-        """
-        sizes = [*self.shape, *(n for n in (self.levels, self.samples) if n is not None)]
-        if len(self.shape) not in (1, 3) or not all(type(n) is int and n > 0 for n in sizes):
-            raise ValueError("data_facts: shape, levels or samples")
-        if len(self.class_names) < 2 or not all(isinstance(n, str) for n in self.class_names):
-            raise ValueError("data_facts: class_names")
 
 
 @dataclass(frozen=True)
@@ -125,12 +95,7 @@ class Run:
     def write_config(self, config: RunConfig, facts: DataFacts) -> None:
         """config.yaml."""
         document = config.to_dict() | {
-            "data_facts": {
-                "shape": list(facts.shape),
-                "levels": facts.levels,
-                "class_names": list(facts.class_names),
-                "samples": facts.samples,
-            },
+            "data_facts": facts.model_dump(mode="json"),
             "versions": {name: version(name) for name in VERSIONS},
             "commit": git_commit(),
         }
@@ -144,14 +109,11 @@ class Run:
         """
         document = self.read_document()
         try:
-            facts = document["data_facts"]
-            names, samples = tuple(facts["class_names"]), facts.get("samples")
-            data = DataFacts(tuple(facts["shape"]), facts["levels"], names, samples)
-            data.check()
+            facts = DataFacts.model_validate(document["data_facts"])
             config = make_config(
                 document["system"],
                 document["dataset"],
-                data.shape,
+                facts.shape,
                 preset=document["preset"],
                 seed=document["seed"],
                 overrides=[{k: v for k, v in document.items() if k not in (*NAMES, *RECORDED)}],
@@ -160,10 +122,12 @@ class Run:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = first_line(error)
+            if isinstance(error, ValidationError):
+                reason = ": ".join(["data_facts", *map(str, error.errors()[0]["loc"][:1])])
             raise UserError(
                 f"{self.config_file} is damaged: {reason} is missing or wrong"
             ) from None
-        return config, data
+        return config, facts
 
     def load_data(self, data_dir: Path | None = None) -> Dataset:
         """The data that the run was trained on.
@@ -173,7 +137,7 @@ class Run:
         """
         config, facts = self.read_config()
         dataset = load_data(config, data_dir)
-        if DataFacts.of(dataset) != facts:
+        if facts_of(dataset, facts.samples) != facts:
             raise UserError(
                 f"{config.dataset} is no longer the data that {self.folder} was trained on"
             )
@@ -273,6 +237,16 @@ def load_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
     data = config.data
     text = TextOptions(data.text, data.label, data.vocabulary, data.train_size, config.seed)
     return load_dataset(config.dataset, data_dir, text=text)
+
+
+def facts_of(dataset: Dataset, samples: int | None) -> DataFacts:
+    """Return what a model must know of a data set, of which `samples` are trained on."""
+    return DataFacts(
+        shape=dataset.shape,
+        levels=dataset.levels,
+        class_names=dataset.class_names,
+        samples=samples,
+    )
 
 
 def new_run_folder(out: Path | None, name: str) -> Path:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from math import isfinite
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from flowclf.support.validate import as_sequence
+from flowclf.support.validate import as_sequence, sample_shape
 
 __all__ = [
+    "DataFacts",
     "DataSettings",
     "Depth",
     "Depths",
     "Fraction",
+    "ModelInfo",
     "Positive",
     "Precision",
     "Section",
@@ -36,6 +39,39 @@ class Section(BaseModel):
     """Settings are immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
+
+
+Size = Annotated[int, Field(gt=0, le=10**9, strict=True)]
+
+
+class DataFacts(Section):
+    """What a model must know of its data to be built; stored with the run."""
+
+    shape: Annotated[tuple[Size, ...], AfterValidator(sample_shape)]  # (C, H, W) or (F,)
+    levels: Size | None = None  # grey levels; None: a table
+    class_names: Annotated[tuple[str, ...], Field(min_length=2)]
+    samples: Size | None = None  # N of the training set, where that is known
+
+
+class ModelInfo(DataFacts):
+    """What a model remembers of where it comes from; `GenerativeClassifier.info`."""
+
+    system: str  # a name of `flowclf systems`
+    seed: int = 0  # of rotations and permutations
+    data: str | None = None  # name of the training data
+    vocabulary: tuple[str, ...] = ()  # the words that the inputs of a model of texts stand for
+    metrics: dict[str, float] = {}  # on the test set, named as in summary.json and evaluation.json
+
+    def with_metrics(self, results: dict[str, Any]) -> Self:
+        """Return a copy with the finite numbers among test results."""
+        numbers = {k: float(v) for k, v in results.items() if isinstance(v, int | float)}
+        finite = {name: value for name, value in numbers.items() if isfinite(value)}
+        return self.model_copy(update={"metrics": finite})
+
+    @property
+    def title(self) -> str:
+        """Heading of the model card."""
+        return f"{self.system} on {self.data}" if self.data else self.system
 
 
 class DataSettings(Section):

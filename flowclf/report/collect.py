@@ -16,7 +16,8 @@ from flowclf.config import RECORDED, RunConfig, flatten
 from flowclf.data import DATASETS
 from flowclf.many.grid import read_plan
 from flowclf.many.ledger import Ledger, OptunaMissing
-from flowclf.runs import DataFacts, Run
+from flowclf.runs import Run
+from flowclf.settings import DataFacts
 from flowclf.support.errors import UserError
 from flowclf.support.parse import read_text
 from flowclf.systems import SYSTEMS

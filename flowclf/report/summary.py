@@ -66,7 +66,7 @@ def _sentence(data: str, entries: Sequence[Entry]) -> str:
     kind = f"{shape} images" if len(facts.shape) == 3 else f"{prod(facts.shape):,} features"
     samples = {entry.facts.samples for entry in entries} - {None}
     size = f", {_range(samples)} training samples" if samples else ""
-    what = f"{runs} of {systems} on {data} ({kind}, {facts.classes} classes{size})"
+    what = f"{runs} of {systems} on {data} ({kind}, {len(facts.class_names)} classes{size})"
     return f"{what}, {_seeds(entries)}{_betas(entries)}."
 
 

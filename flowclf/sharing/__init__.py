@@ -4,6 +4,7 @@ Such a folder is what the Hugging Face Hub calls a model repository, so that it 
 and loaded from there.
 """
 
+from flowclf.settings import ModelInfo
 from flowclf.sharing.folder import (
     Contents,
     Saved,
@@ -13,7 +14,6 @@ from flowclf.sharing.folder import (
     write_folder,
 )
 from flowclf.sharing.hub import download, is_hub_id, push
-from flowclf.sharing.info import ModelInfo, number_names
 
 __all__ = [
     "Contents",
@@ -22,7 +22,6 @@ __all__ = [
     "download",
     "is_hub_id",
     "is_saved",
-    "number_names",
     "push",
     "read_folder",
     "save_weights",

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from flowclf.sharing.info import ModelInfo
+from flowclf.settings import ModelInfo
 
 __all__ = ["model_card"]
 

@@ -13,9 +13,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from flowclf.settings import Section
+from flowclf.settings import ModelInfo, Section
 from flowclf.sharing.card import model_card
-from flowclf.sharing.info import ModelInfo
 from flowclf.support.atomic_files import check_new, write_json, write_text
 from flowclf.support.errors import UserError
 from flowclf.support.parse import read_json

@@ -24,7 +24,8 @@ from flowclf import classifier
 from flowclf.config import RunConfig, make_config, read_settings
 from flowclf.data import Dataset, Split
 from flowclf.models import load, load_weights, save_weights, systems_with
-from flowclf.runs import DataFacts, Run
+from flowclf.runs import Run, facts_of
+from flowclf.settings import DataFacts
 from flowclf.sklearn.params import SEEDS, draw_seed, nested, plain, plain_labels
 from flowclf.sklearn.samples import as_rows, grey_levels, image_shape, to_tensor
 from flowclf.support import validate
@@ -146,7 +147,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
             # A search would take any other exception for a bad setting, and go on.
             raise KeyboardInterrupt(str(stop)) from None
         self.classes_ = classes
-        return self._adopt(trained.model, config, DataFacts.of(data, len(trained.training)))
+        return self._adopt(trained.model, config, facts_of(data, len(trained.training)))
 
     def predict(self, X: Any) -> Array:
         """The most probable label of each row, (N,)."""

@@ -32,6 +32,7 @@ __all__ = [
     "one_of",
     "readable",
     "rows",
+    "sample_shape",
     "samples",
     "temperature",
     "unchecked_values",
@@ -55,6 +56,17 @@ def readable(values: Tensor, training: bool) -> bool:
     if needs_reference() or values.is_meta or _UNCHECKED.get():
         return False
     return values.device.type == "cpu" or not training
+
+
+def sample_shape(shape: Shape) -> Shape:
+    """Check the shape of one sample, (C, H, W) or (F,).
+
+    Raises:
+        ValueError: anything else.
+    """
+    if len(shape) not in (1, 3):
+        raise ValueError(f"expected (C, H, W) or (F,), got {shape}")
+    return shape
 
 
 def samples(name: str, x: Any, shape: Shape, like: Tensor | None = None) -> None:

@@ -97,14 +97,14 @@ class Autoencoder(LatentVariableModel):
 
         A bound of log p(x) where the likelihood is normalised on x (`likelihood.is_bound`).
         """
-        x = self._as_float("x", x)
+        x = self._points(x)
         generator = torch.Generator(self.mixture.device).manual_seed(0)
-        encoding = self._run_encoder(x, generator)
+        encoding = self._encode(x, generator)
         values = [
             self.log_likelihood(x, each) - self.kl(encoding, self.densities(each))
             for each in self._fixed_draws(encoding)
         ]
-        return self._numbers("elbo", torch.stack(values).mean(0), x)
+        return self._checked("elbo", torch.stack(values).mean(0), x)
 
     @torch.no_grad()
     def importance_bound(
@@ -124,15 +124,15 @@ class Autoencoder(LatentVariableModel):
             UserError: x or y as for `log_prob`, or fewer than one draw.
         """
         validate.at_least("draws", draws, 1)
-        x = self._as_float("x", x)
+        x = self._points(x)
         y = None if y is None else self._labels(y, len(x))
-        encoding = self._run_encoder(x, generator)
+        encoding = self._encode(x, generator)
         size = max(1, CHUNK // max(1, len(x)))
         parts = []
         for first in range(0, draws, size):
             z = encoding.draw(min(size, draws - first), generator)
             parts.append(self._log_weights(x, y, z, encoding).logsumexp(0))
-        return self._numbers("bound", torch.stack(parts).logsumexp(0) - log(draws), x)
+        return self._checked("bound", torch.stack(parts).logsumexp(0) - log(draws), x)
 
     def _draw(
         self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around

@@ -68,7 +68,7 @@ class IBInn(GenerativeClassifier):
         Their number only: not a likelihood of the data. True bits/dim come from `log_prob`, which
         may be handed in where it is known, to save encoding x again.
         """
-        x = self._as_float("x", x)
+        x = self._points(x)
         _, log_det_preprocess = self.encoder.preprocess(x)
         log_prob = self.log_prob(x) if log_prob is None else log_prob
         return -(log_prob - log_det_preprocess) / self.dims - 0.5 * log(2 * pi)

@@ -167,8 +167,8 @@ class Untapped(LatentVariableModel):
 
     def log_posterior(self, x: Tensor) -> Tensor:
         """log q(k|x), (B, K)."""
-        x = self._as_float("x", x)
-        return self._numbers("log_posterior", self.encoder.logits(x).log_softmax(1), x)
+        x = self._points(x)
+        return self._checked("log_posterior", self.encoder.logits(x).log_softmax(1), x)
 
     def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Bound of log p(x), or log p(x, y) for labels y (B,): (B,), nats, always the same draws.
@@ -178,7 +178,7 @@ class Untapped(LatentVariableModel):
         Raises:
             UserError: x or y as for `log_prob`.
         """
-        x = self._as_float("x", x)
+        x = self._points(x)
         y = None if y is None else self._labels(y, len(x))
         noise = self.common_noise()
         labelled = torch.stack([self._bounds(x, each[None]) for each in (*noise, *-noise)]).mean(0)
@@ -186,7 +186,7 @@ class Untapped(LatentVariableModel):
             bound = marginal_bound(labelled, self.encoder.logits(x).log_softmax(1))
         else:
             bound = labelled.gather(1, y[:, None])[:, 0]
-        return self._numbers("elbo", bound, x)
+        return self._checked("elbo", bound, x)
 
     def _draw(
         self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around

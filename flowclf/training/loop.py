@@ -16,7 +16,7 @@ from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split
 from flowclf.evaluation import evaluate, evaluate_scaled
 from flowclf.models import save_weights
-from flowclf.runs import DataFacts, Run
+from flowclf.runs import Run, facts_of
 from flowclf.support.atomic_files import locked
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import derive_seed, private_rng
@@ -140,7 +140,7 @@ def begin_run(run: Run, config: RunConfig, dataset: Dataset, samples: int, resum
     """Clean the folder, which is locked, and write what a new run consists of."""
     run.remove_parts()
     if not resume:
-        run.write_config(config, DataFacts.of(dataset, samples))
+        run.write_config(config, facts_of(dataset, samples))
         if dataset.vocabulary:
             run.write_vocabulary(dataset.vocabulary)
 

@@ -24,7 +24,7 @@ from flowclf.data import (
     subset,
 )
 from flowclf.models import assemble, info_of
-from flowclf.runs import DataFacts
+from flowclf.runs import facts_of
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 from flowclf.training.batches import Batches
@@ -116,7 +116,7 @@ def fresh_model(
     config: RunConfig, dataset: Dataset, training: Split, backbone: nn.Module | None = None
 ) -> GenerativeClassifier:
     """The untrained model with its statistics fitted to the training split."""
-    info = info_of(config, DataFacts.of(dataset, len(training)), dataset.vocabulary)
+    info = info_of(config, facts_of(dataset, len(training)), dataset.vocabulary)
     model = assemble(info, config.model, backbone)
     model.fit_statistics(training.x, training.y)
     return model

@@ -10,7 +10,8 @@ from PIL import Image
 
 from flowclf.config import make_config
 from flowclf.report import write_report
-from flowclf.runs import DataFacts, Run
+from flowclf.runs import Run
+from flowclf.settings import DataFacts
 
 SHAPE = (1, 8, 8)
 # β̃ to accuracy and bits/dim: neither sorts as text does.
@@ -27,7 +28,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for beta, (accuracy, bits) in RUNS.items():
         run = Run(folder / f"a-rather-long-name-of-a-run-beta={beta}-seed=0")
         config = make_config("ib-inn", "digits", SHAPE, beta=beta)
-        run.write_config(config, DataFacts(SHAPE, 17, ("0", "1"), 100))
+        run.write_config(
+            config, DataFacts(shape=SHAPE, levels=17, class_names=("0", "1"), samples=100)
+        )
         test = {"accuracy": accuracy, "ece": 0.01, "bits_per_dim": bits, "more": beta}
         run.write_summary({"seconds": 1.0, "parameters": 5, "device": "cpu", "test": test})
         run.figures.mkdir()

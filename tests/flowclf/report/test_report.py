@@ -26,7 +26,8 @@ from flowclf.report.pictures import embed_file
 from flowclf.report.rows import best_rows, make_rows, varied_settings
 from flowclf.report.settings import differing, nested, train_command, written
 from flowclf.report.table import comparison_table, fixed, seeds_table
-from flowclf.runs import DataFacts, Run
+from flowclf.runs import Run
+from flowclf.settings import DataFacts
 from flowclf.support.atomic_files import write_json, write_yaml
 from flowclf.support.errors import UserError
 
@@ -50,7 +51,7 @@ def make_run(
     """A run folder as training leaves it, but that nothing was trained."""
     config = make_config(system, dataset, SHAPE, seed=seed, beta=beta, overrides=[overrides or {}])
     run = Run(folder)
-    run.write_config(config, DataFacts(SHAPE, 17, names, 100))
+    run.write_config(config, DataFacts(shape=SHAPE, levels=17, class_names=names, samples=100))
     measured = {"accuracy": 0.9, "ece": 0.01, "bits_per_dim": None} | test
     summary = {"system": system, "data": dataset, "seed": seed, "seconds": 2.5}
     run.write_summary(summary | {"parameters": 1234, "device": "cpu", "test": measured})

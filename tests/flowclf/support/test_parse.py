@@ -16,7 +16,8 @@ from flowclf.many import Ledger, parse_grid, read_plan, states, sweep_rows
 from flowclf.many.rows import recorded_rows
 from flowclf.report import collect
 from flowclf.report.pictures import embed_file
-from flowclf.runs import DataFacts, Run
+from flowclf.runs import Run
+from flowclf.settings import DataFacts
 from flowclf.support.atomic_files import write_json, write_yaml
 from flowclf.support.errors import UserError
 from flowclf.support.parse import parse_yaml, read_json, read_yaml
@@ -110,7 +111,9 @@ def test_no_files(tmp_path: Path, make: Callable[[Path], object]) -> None:
 def sweep(tmp_path: Path) -> Path:
     folder = tmp_path / "sweep"
     config, run = make_config("ib-inn", "digits", (1, 8, 8)), Run(folder / "ib-inn-50-0")
-    run.write_config(config, DataFacts((1, 8, 8), 17, tuple("0123456789"), 100))
+    run.write_config(
+        config, DataFacts(shape=(1, 8, 8), levels=17, class_names=tuple("0123456789"), samples=100)
+    )
     summary = {"system": "ib-inn", "data": "digits", "seed": 0, "seconds": 2.5, "parameters": 9}
     measured = {"accuracy": 0.5, "ece": 0.5, "bits_per_dim": 2.0, "negative_log_posterior_nats": 1}
     run.write_summary(summary | {"test": measured})
@@ -137,7 +140,7 @@ DAMAGE: dict[str, tuple[str, dict[str, Any] | str, str]] = {
     "shape of words": ("config.yaml", {"data_facts__shape": ["a"]}, "data_facts: shape"),
     "shape of two": ("config.yaml", {"data_facts__shape": [8, 8]}, "data_facts: shape"),
     "shape of nothing": ("config.yaml", {"data_facts__shape": [0, 8, 8]}, "data_facts: shape"),
-    "levels of none": ("config.yaml", {"data_facts__levels": 0}, "data_facts: shape, levels"),
+    "levels of none": ("config.yaml", {"data_facts__levels": 0}, "data_facts: levels"),
     "classes of numbers": ("config.yaml", {"data_facts__class_names": [1, 2]}, "class_names"),
     "system of lists": ("config.yaml", {"system": [[]]}, "config.yaml is damaged"),
     "seed of words": ("config.yaml", {"seed": "x"}, "config.yaml: seed: input should be"),
