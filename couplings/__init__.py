@@ -1,12 +1,20 @@
-"""Invertible maps with exact log-determinants. Knows torch alone; knows nothing of classifiers."""
+"""Invertible maps with exact log-determinants. Needs torch only, and no classifier."""
 
 from couplings.conditioners import MLP, ConvNet
 from couplings.core import Chain, Inverse, Invertible, ShapeError
 from couplings.coupling import Conditioner, Coupling, DownsamplingCoupling, two_sided_coupling
-from couplings.elementwise import Logistic, PiecewiseLinear
 from couplings.functional import SoftClamp, join
-from couplings.linear import ElementwiseAffine, Permutation, Rotation, random_rotation
-from couplings.reshape import DCT, Flatten, Haar, SpaceToDepth
+from couplings.layers import (
+    ElementwiseAffine,
+    Flatten,
+    Logistic,
+    Permutation,
+    PiecewiseLinear,
+    Rotation,
+    SpaceToDepth,
+    random_rotation,
+)
+from couplings.transforms import DCT, Haar
 from couplings.univariate import Affine, RationalQuadratic, Univariate
 
 __all__ = [

@@ -4,20 +4,20 @@
     inverse(z, context=None) -> (x, log_det)      log_det = log|det dx/dz|, (B,)
 
 Tensors in, tensors out; `log_det` is always float32 or wider, in the direction evaluated. Values
-are not looked at, for which a GPU would have to wait: what is not finite stays in its own sample.
+are not inspected, since a GPU would have to wait: what is not finite stays in its own sample.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from couplings.memory import MODES, Memory, Restored, Segment, run_segment
-from couplings.ops.dispatch import needs_reference
+from couplings.memory import MODES, Memory, Restored, Segment
+from couplings.ops.dispatch import needs_reference, widened
 
 __all__ = [
     "Chain",
@@ -41,14 +41,12 @@ class ShapeError(ValueError):
 
 def sum_log_det(elementwise: Tensor) -> Tensor:
     """Sum (B, ...) elementwise log-derivatives to (B,), in float32 or wider."""
-    wide = torch.promote_types(elementwise.dtype, torch.float32)
-    return elementwise.flatten(1).sum(1, dtype=wide)
+    return elementwise.flatten(1).sum(1, dtype=widened(elementwise.dtype))
 
 
 def constant_log_det(x: Tensor, value: float | Tensor) -> Tensor:
-    """The same log-determinant for every sample of x: (B,), in float32 or wider."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return torch.as_tensor(value, dtype=wide, device=x.device).expand(x.shape[0])
+    """Return the same log-determinant for every sample of x: (B,), in float32 or wider."""
+    return torch.as_tensor(value, dtype=widened(x.dtype), device=x.device).expand(x.shape[0])
 
 
 class Invertible(nn.Module, ABC):
@@ -95,7 +93,7 @@ class Invertible(nn.Module, ABC):
         return _size(self.in_shape)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z and log|det dz/dx| (B,) of x (B, *in_shape).
+        """Return z and log|det dz/dx| (B,) of x (B, *in_shape).
 
         Raises:
             ShapeError: an x or context of another shape, type or device than the map's.
@@ -103,7 +101,7 @@ class Invertible(nn.Module, ABC):
         return self._checked(self._forward, x, self.in_shape, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x and log|det dx/dz| (B,) of z (B, *out_shape).
+        """Return x and log|det dx/dz| (B,) of z (B, *out_shape).
 
         Raises:
             ShapeError: as `forward`.
@@ -124,7 +122,7 @@ class Invertible(nn.Module, ABC):
         with torch.no_grad():
             x, _ = self.inverse(z, context)
         x = x.detach().requires_grad_()
-        return Restored((x,), _only, *self(x, context))
+        return Restored((x,), lambda leaf: leaf, *self(x, context))
 
     def _checked(
         self,
@@ -144,9 +142,9 @@ class Invertible(nn.Module, ABC):
         if not isinstance(x, Tensor):
             raise ShapeError(f"{type(self).__name__}: expected a tensor, got {type(x).__name__}")
         if x.shape[1:] != shape or x.dim() == 0:
+            inner = ", ".join(map(str, shape))
             raise ShapeError(
-                f"{type(self).__name__}: expected input of shape (B, {_inner(shape)}), "
-                f"got {tuple(x.shape)}"
+                f"{type(self).__name__}: expected input of shape (B, {inner}), got {tuple(x.shape)}"
             )
         if not x.is_floating_point():
             raise ShapeError(
@@ -165,16 +163,16 @@ class Invertible(nn.Module, ABC):
     def _check_context(self, x: Tensor, context: Tensor | None) -> Tensor:
         expected = (x.shape[0], self.context_features)
         if not isinstance(context, Tensor) or context.shape != expected:
-            got = "none" if context is None else type(context).__name__
+            got: object = "none" if context is None else type(context).__name__
             if isinstance(context, Tensor):
-                got = str(tuple(context.shape))
+                got = tuple(context.shape)
             raise ShapeError(
                 f"{type(self).__name__}: expected context of shape {expected}, got {got}"
             )
         return context
 
     def _explain(self, error: RuntimeError, x: Tensor, context: Tensor | None) -> None:
-        """Say it in our words, if x or the context do not go with the parameters.
+        """Raise a clearer error if x or the context do not match the parameters.
 
         Raises:
             ShapeError: naming what differs.
@@ -199,13 +197,13 @@ class Invertible(nn.Module, ABC):
         return self
 
     def extra_repr(self) -> str:
-        """Shapes, for `print(map)`."""
+        """Return the shapes, for `print(map)`."""
         change = "" if self.in_shape == self.out_shape else f" -> {self.out_shape}"
         return f"{self.in_shape}{change}"
 
 
 class Chain(Invertible):
-    """f_n ∘ … ∘ f_1: the log-determinants add up; shapes are checked when the chain is built.
+    """Chain f_n ∘ … ∘ f_1, whose log-determinants add up; shapes are checked when it is built.
 
     Args:
         stages: the maps, first applied first. All receive the same context.
@@ -215,7 +213,7 @@ class Chain(Invertible):
             stages want contexts of several widths.
 
     Attributes:
-        memory: what the backward of a forward pass finds, see `set_memory`.
+        memory: what a forward pass keeps for its backward, see `set_memory`.
     """
 
     memory: Memory = "store"
@@ -291,16 +289,16 @@ class Chain(Invertible):
         return self
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        plain = self.memory == "store" or not torch.is_grad_enabled() or needs_reference()
-        segments = [Segment("store", list(self))] if plain else self._segments()
         total = constant_log_det(x, 0.0)
-        for segment in segments:
-            x, log_det = run_segment(segment, x, context)
+        plain = self.memory == "store" or not torch.is_grad_enabled() or needs_reference()
+        steps: Sequence[Invertible | Segment] = list(self) if plain else self._segments()
+        for step in steps:
+            x, log_det = step(x, context)
             total = total + log_det
         return x, total
 
     def _segments(self) -> list[Segment]:
-        """Runs of at most `anchor_every` stages of one mode, inner chains unfolded."""
+        """Group stages into runs of one mode and at most `anchor_every`; inner chains unfold."""
         runs: list[Segment] = []
         for memory, stage in self._unfolded():
             if runs and runs[-1].memory == memory and len(runs[-1].stages) < self.anchor_every:
@@ -318,14 +316,14 @@ class Chain(Invertible):
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         total = constant_log_det(z, 0.0)
-        for position in reversed(range(len(self))):
-            z, log_det = self[position].inverse(z, context)
+        for stage in reversed(list(self)):
+            z, log_det = stage.inverse(z, context)
             total = total + log_det
         return z, total
 
 
 class Inverse(Invertible):
-    """The same map, run the other way round."""
+    """Inverse of a map: its two directions exchanged."""
 
     def __init__(self, of: Invertible) -> None:
         super().__init__(of.out_shape, of.in_shape, of.context_features)
@@ -339,19 +337,11 @@ class Inverse(Invertible):
 
 
 def _same(x: Tensor, parameter: Tensor) -> bool:
-    """Whether they can be computed with; autocast converts what it needs."""
+    """Return True if the two can be computed with; autocast converts what it needs."""
     if x.device != parameter.device:
         return False
     return x.dtype == parameter.dtype or torch.is_autocast_enabled(x.device.type)
 
 
-def _only(x: Tensor) -> Tensor:
-    return x
-
-
 def _size(shape: Shape) -> int:
     return int(torch.Size(shape).numel())
-
-
-def _inner(shape: Shape) -> str:
-    return ", ".join(map(str, shape))

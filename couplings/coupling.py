@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from couplings.core import Chain, Invertible, Shape, ShapeError
-from couplings.functional import join
+from couplings.layers import SpaceToDepth
 from couplings.memory import Restored
-from couplings.reshape import SpaceToDepth
+from couplings.ops.reference import join
 from couplings.univariate import Affine, Univariate
 
 __all__ = ["Conditioner", "Coupling", "DownsamplingCoupling", "two_sided_coupling"]
@@ -57,40 +57,51 @@ class Coupling(Invertible):
         self.net = conditioner(passive, outputs, context_features)
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        passive, active = self._split(x)
-        parameters = self.net(passive, context)
-        return self.univariate.forward(active, parameters, passive, self._active_first)
+        return self._map(*self._condition(x, context), inverse=False)
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        passive, active = self._split(z)
-        parameters = self.net(passive, context)
-        return self.univariate.inverse(active, parameters, passive, self._active_first)
+        return self._map(*self._condition(z, context), inverse=True)
 
     def restore(self, z: Tensor, context: Tensor | None = None) -> Restored:
-        """See `Invertible.restore`: the passive half is the same on both sides, and so one
-        evaluation of the network serves the inverse and the gradient.
+        """Evaluate again from the output z, see `Invertible.restore`.
+
+        The passive half is the same on both sides, and so one evaluation of the network serves the
+        inverse and the gradient.
         """
-        passive, active = (half.detach() for half in self._split(z))
-        passive.requires_grad_()
-        parameters = self.net(passive, self._check(z, self.out_shape, context))
+        context = self._check(z, self.out_shape, context)
+        passive, active, parameters = self._condition(z, context, leaves=True)
         with torch.no_grad():
             active, _ = self.univariate.inverse(active, parameters)
         active = active.detach().requires_grad_()
-        first = self._active_first
-        result = self.univariate.forward(active, parameters, passive, first)
-        return Restored((passive, active), partial(join, active_first=first), *result)
+        joined = partial(join, active_first=self.active == "first")
+        result = self._map(passive, active, parameters, inverse=False)
+        return Restored((passive, active), joined, *result)
 
-    @property
-    def _active_first(self) -> bool:
-        return self.active == "first"
-
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _condition(
+        self, x: Tensor, context: Tensor | None, leaves: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Split off the passive and the active half; compute the parameters of the latter's map."""
         rest = x.shape[1] - self.active_channels
-        if self._active_first:
+        if self.active == "first":
             active, passive = x.split((self.active_channels, rest), dim=1)
         else:
             passive, active = x.split((rest, self.active_channels), dim=1)
-        return passive, active
+        if leaves:
+            passive, active = passive.detach().requires_grad_(), active.detach()
+        return passive, active, self.net(passive, context)
+
+    def _map(
+        self, passive: Tensor, active: Tensor, parameters: Tensor, inverse: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Map the active half and join it with the passive one, in one pass if the map can."""
+        first = self.active == "first"
+        couple: Callable[..., tuple[Tensor, Tensor]] | None
+        couple = getattr(self.univariate, "couple", None)
+        if couple is not None:
+            return couple(active, parameters, passive, first, inverse)
+        direction = self.univariate.inverse if inverse else self.univariate.forward
+        y, log_det = direction(active, parameters)
+        return join(passive, y, first), log_det
 
 
 def two_sided_coupling(
@@ -99,7 +110,7 @@ def two_sided_coupling(
     univariate: Univariate | None = None,
     context_features: int = 0,
 ) -> Chain:
-    """Both halves in turn: the first given the second, then the second given the new first.
+    """Couple both halves in turn: the first given the second, then the second given the new first.
 
     This is FrEIA's GLOWCouplingBlock; one such block is two affine couplings.
     """
@@ -153,7 +164,7 @@ class DownsamplingCoupling(Chain):
 
 
 class _Unsqueezed(nn.Module):
-    """A network that sees its squeezed input (4C, H/2, W/2) as the image (C, H, W) it came from."""
+    """Network that sees its squeezed input (4C, H/2, W/2) as the image (C, H, W) it came from."""
 
     def __init__(self, shape: Shape, net: nn.Module) -> None:
         super().__init__()

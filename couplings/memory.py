@@ -1,8 +1,8 @@
-"""How a chain remembers what its backward needs: all of it, or one tensor a segment.
+"""Memory modes of a chain: what is kept for its backward, everything or one tensor per segment.
 
 Invertible maps need not keep their activations: from a segment's output z the backward walks back,
-stage by stage, with the exact inverse, and differentiates each stage where it passes. Rounding
-errors grow along the way; every segment starts anew from its own stored output, an anchor.
+stage by stage, with the exact inverse, and differentiates each stage on the way. Rounding errors
+grow along it; every segment starts anew from its own stored output, an anchor.
 
 Gomez et al., "The Reversible Residual Network", NeurIPS 2017.
 """
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from copy import deepcopy
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +21,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-if TYPE_CHECKING:
-    from couplings.core import Invertible
+from couplings.ops.dispatch import widened
 
-__all__ = ["MODES", "Memory", "Restored", "Segment", "run_segment"]
+__all__ = ["MODES", "Memory", "Restored", "Segment", "Stage"]
 
 Memory = Literal["store", "recompute", "checkpoint"]
 MODES: tuple[Memory, ...] = get_args(Memory)
 Result = tuple[Tensor, Tensor]
 
 
-class Segment(NamedTuple):
-    """Stages in a row that remember in one way."""
-
-    memory: Memory
-    stages: list[Invertible]
-
-
 class Restored(NamedTuple):
-    """A stage evaluated again from its output: a graph from `leaves` to (z, log_det).
+    """Stage evaluated again from its output: a graph from `leaves` to (z, log_det).
 
     Attributes:
         leaves: tensors that require a gradient and make up the input.
@@ -51,25 +45,43 @@ class Restored(NamedTuple):
     log_det: Tensor
 
 
-def run_segment(segment: Segment, x: Tensor, context: Tensor | None) -> Result:
-    """z and log_det (B,) of all stages of a segment, remembered as it says."""
-    if segment.memory == "recompute":
-        parameters = _trained(segment.stages)
-        result: Result = _Recompute.apply(segment.stages, x, context, *parameters)
-        return result
-    if segment.memory == "checkpoint":
-        return checkpoint(
-            _run,
-            segment.stages,
-            x,
-            context,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _frozen_statistics(segment.stages)),
-        )
-    return _run(segment.stages, x, context)
+class Stage(Protocol):
+    """Map of a chain, as the memory modes use it: `couplings.Invertible`."""
+
+    training: bool
+    context_features: int
+
+    def __call__(self, x: Tensor, context: Tensor | None) -> Result: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def restore(self, z: Tensor, context: Tensor | None) -> Restored: ...
 
 
-def _run(stages: Sequence[Invertible], x: Tensor, context: Tensor | None) -> Result:
+class Segment(NamedTuple):
+    """Consecutive stages with one memory mode; called as a map."""
+
+    memory: Memory
+    stages: list[Stage]
+
+    def __call__(self, x: Tensor, context: Tensor | None) -> Result:
+        """Return z and log_det (B,) of all stages, keeping for the backward what the mode says."""
+        if self.memory == "recompute":
+            result: Result = _Recompute.apply(self.stages, x, context, *_trained(self.stages))
+            return result
+        if self.memory == "checkpoint":
+            frozen = partial(_frozen_statistics, self.stages)
+            return checkpoint(
+                *(_run, self.stages, x, context),
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), frozen()),
+            )
+        return _run(self.stages, x, context)
+
+
+def _run(stages: Sequence[Stage], x: Tensor, context: Tensor | None) -> Result:
     total: Tensor | None = None
     for stage in stages:
         x, log_det = stage(x, context)
@@ -79,19 +91,19 @@ def _run(stages: Sequence[Invertible], x: Tensor, context: Tensor | None) -> Res
 
 
 class _Recompute(torch.autograd.Function):
-    """The stages, keeping their output alone; parameters are inputs so that hooks see them."""
+    """Stages that keep only their output; parameters are inputs so that hooks see them."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        stages: Sequence[Invertible],
+        stages: Sequence[Stage],
         x: Tensor,
         context: Tensor | None,
         *parameters: Tensor,
     ) -> Result:
         ctx.stages, ctx.rng_states = stages, []
         ctx.autocast = _autocast(x.device.type)
-        total = x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+        total = x.new_zeros(len(x), dtype=widened(x.dtype))
         for stage in stages:
             ctx.rng_states.append(_rng_state(x) if stage.training else None)
             x, log_det = stage(x, context)
@@ -117,14 +129,14 @@ class _Recompute(torch.autograd.Function):
 
 
 def _step_back(
-    stage: Invertible,
+    stage: Stage,
     restored: Restored,
     context: Tensor | None,
     grad: Tensor,
     grad_log_det: Tensor,
     sums: dict[Tensor | None, Tensor],
 ) -> Result:
-    """The stage's input and the gradient there; adds to `sums` what context and parameters get."""
+    """Return a stage's input and its gradient; add those of context and parameters to `sums`."""
     wanted = _trained([stage])
     if context is not None and context.requires_grad and stage.context_features:
         wanted.append(context)
@@ -140,17 +152,17 @@ def _step_back(
     return x, restored.join(*grads[:count])
 
 
-def _trained(stages: Sequence[Invertible]) -> list[Tensor]:
+def _trained(stages: Sequence[Stage]) -> list[Tensor]:
     found = {p: None for stage in stages for p in stage.parameters() if p.requires_grad}
     return list(found)
 
 
 @contextmanager
-def _frozen_statistics(stages: Sequence[nn.Module]) -> Iterator[None]:
-    """BatchNorm normalises by the batch, but does not count it a second time."""
+def _frozen_statistics(stages: Sequence[Stage]) -> Iterator[None]:
+    """Keep BatchNorm's running statistics from seeing the batch a second time."""
     modules = [module for stage in stages for module in stage.modules()]
     norms = [m for m in modules if isinstance(m, _BatchNorm) and m.training]
-    counted = [(n, n.momentum, _copy(n.num_batches_tracked)) for n in norms]
+    counted = [(norm, norm.momentum, deepcopy(norm.num_batches_tracked)) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
@@ -160,12 +172,8 @@ def _frozen_statistics(stages: Sequence[nn.Module]) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
-def _copy(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.clone()
-
-
 def _autocast(device_type: str) -> torch.autocast:
-    """The present autocast, to be entered again."""
+    """Return the current autocast, to enter it again."""
     return torch.autocast(
         device_type,
         dtype=torch.get_autocast_dtype(device_type),

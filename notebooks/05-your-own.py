@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from torch import Tensor, nn
 
 import flowclf
-from couplings import MLP, Chain, Coupling, Rotation, join, two_sided_coupling
+from couplings import MLP, Chain, Coupling, Rotation, two_sided_coupling
 from couplings.testing import ContractError, assert_invertible, randomize
 from flowclf.evaluation.explanation import explain_rows, explanations
 from flowclf.figures import explain_figure
@@ -139,8 +139,7 @@ print(f"accuracy {found['accuracy']:.1%}, ECE {found['ece']:.3f}")
 # \log\frac{dy}{dx} = s + \log\cosh\bigl(e^{s}\,\mathrm{asinh}\,x + t\bigr) - \tfrac12\log(1+x^2)$$
 #
 # The network's numbers are kept within bounds, since $\sinh$ grows as fast as $\exp$: without them
-# this map soon trains to NaN. `passive` is the other half, which is to be put beside the result;
-# `join` does that.
+# this map soon trains to NaN.
 
 
 # %%
@@ -150,18 +149,18 @@ class SinhArcsinh:
 
     parameters_per_dim: int = 2
 
-    def forward(self, x, parameters, passive=None, active_first=False):
+    def forward(self, x, parameters):
         """y and log|dy/dx| summed to (B,)."""
         s, t = self._unpack(parameters)
         inner = s.exp() * x.asinh() + t
-        return join(passive, inner.sinh(), active_first), self._log_det(x, inner, s)
+        return inner.sinh(), self._log_det(x, inner, s)
 
-    def inverse(self, y, parameters, passive=None, active_first=False):
+    def inverse(self, y, parameters):
         """x and log|dx/dy| summed to (B,)."""
         s, t = self._unpack(parameters)
         inner = y.asinh()
         x = ((inner - t) * (-s).exp()).sinh()
-        return join(passive, x, active_first), -self._log_det(x, inner, s)
+        return x, -self._log_det(x, inner, s)
 
     def _unpack(self, parameters):
         s, t = parameters.chunk(2, dim=1)

@@ -1,4 +1,4 @@
-"""couplings::affine_couple, an affine coupling in one operator, and its backward.
+"""Affine couplings: the operator couplings::affine_couple, its functions and the map `Affine`.
 
     s = limit · u(raw);   y = x · e^s + t, log_det = Σ s;   inverse: y = (x - t) · e^-s, -Σ s
 
@@ -13,16 +13,34 @@ Second derivatives exist: under create_graph=True the backward is written in pla
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from math import e, log2, pi
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from couplings.ops.dispatch import define, differentiable, widened
-from couplings.ops.layout import empty_with, per_sample, room
+from couplings.ops import reference
+from couplings.ops.dispatch import (
+    allocate_joined,
+    define,
+    differentiable,
+    empty_laid_out_as,
+    half_gradients,
+    operator_or,
+    per_sample,
+    record_halves,
+    widened,
+)
 
-__all__ = ["affine_couple", "affine_couple_backward"]
+__all__ = [
+    "Affine",
+    "SoftClamp",
+    "affine_couple",
+    "affine_uncouple",
+    "eager_affine",
+    "eager_affine_backward",
+]
 
 Kernel = tuple[Tensor, Tensor, Tensor]
 
@@ -30,7 +48,110 @@ Kernel = tuple[Tensor, Tensor, Tensor]
 LOG2_E = log2(e)
 
 
+@dataclass(frozen=True)
+class SoftClamp:
+    """Smooth bound that keeps a log-scale within (-limit, limit).
+
+        tanh:  s = limit · tanh(gain · raw)
+        atan:  s = limit · (2/π) · atan(gain · raw)
+
+    IB-INN's code uses tanh with limit 0.7 and gain 0.1 (convolutional blocks) or 0.2
+    (downsampling), and the atan form of FrEIA with limit 2 and gain 1/2 (fully connected);
+    FrEIA rounds 2/π to 0.636.
+
+    Raises:
+        ValueError: another form, or a limit or gain that is not positive.
+    """
+
+    limit: float = 0.7
+    gain: float = 0.1
+    form: Literal["tanh", "atan"] = "tanh"
+
+    def __post_init__(self) -> None:
+        if self.form not in ("tanh", "atan"):
+            raise ValueError(f"SoftClamp: expected form 'tanh' or 'atan', got {self.form!r}")
+        if self.limit <= 0 or self.gain <= 0:
+            raise ValueError(
+                f"SoftClamp: expected positive limit and gain, got {self.limit} and {self.gain}"
+            )
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Return the log-scale, of the same shape as `raw`."""
+        return reference.soft_clamp(raw, *self.arguments)
+
+    @property
+    def arguments(self) -> tuple[float, float, bool]:
+        """Limit, gain and whether it is atan, as the operators take them."""
+        return self.limit, self.gain, self.form == "atan"
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Univariate map y = x · exp(clamp(raw)) + t; parameters: all raw log-scales, then all shifts.
+
+    Dinh et al., "Density estimation using Real NVP", 2017; Kingma & Dhariwal, "Glow", 2018.
+    """
+
+    clamp: SoftClamp = field(default_factory=SoftClamp)
+    parameters_per_dim: int = field(default=2, init=False)
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and log|dy/dx| summed to (B,)."""
+        return affine_couple(x, parameters, self.clamp)
+
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and log|dx/dy| summed to (B,)."""
+        return affine_uncouple(y, parameters, self.clamp)
+
+    def couple(
+        self, active: Tensor, parameters: Tensor, passive: Tensor, active_first: bool, inverse: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Map one half and write it beside the other, in one pass: see `FusedUnivariate`."""
+        function = affine_uncouple if inverse else affine_couple
+        return function(active, parameters, self.clamp, passive, active_first)
+
+
 def affine_couple(
+    active: Tensor,
+    parameters: Tensor,
+    clamp: SoftClamp,
+    passive: Tensor | None = None,
+    active_first: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Compute y_active = active · exp(s) + t with s = clamp(raw), and log_det = Σ s per sample.
+
+    Twice differentiable. Under autocast y has the wider dtype of the two inputs; log_det is
+    float32 or wider.
+
+    Args:
+        active: (B, A, ...).
+        parameters: (B, 2A, ...), all raw log-scales, then all shifts.
+        clamp: of the log-scale.
+        passive: (B, P, ...), copied into y beside the active half; None: y is the active half.
+        active_first: whether the active half comes first in y.
+
+    Returns:
+        y (B, A + P, ...) and log_det (B,), nats.
+    """
+    operator = operator_or(reference.affine_couple, "affine_couple")
+    y, log_det, _ = operator(active, parameters, passive, active_first, *clamp.arguments, False)
+    return y, log_det
+
+
+def affine_uncouple(
+    active: Tensor,
+    parameters: Tensor,
+    clamp: SoftClamp,
+    passive: Tensor | None = None,
+    active_first: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Invert `affine_couple`: x_active = (active - t) · exp(-s), log_det = -Σ s."""
+    operator = operator_or(reference.affine_couple, "affine_couple")
+    x, log_det, _ = operator(active, parameters, passive, active_first, *clamp.arguments, True)
+    return x, log_det
+
+
+def eager_affine(
     active: Tensor,
     parameters: Tensor,
     passive: Tensor | None,
@@ -40,17 +161,17 @@ def affine_couple(
     atan: bool,
     inverse: bool,
 ) -> Kernel:
-    """(y, log_det, u) of `reference.affine_couple`, in few passes and with few temporaries."""
+    """Compute `reference.affine_couple` in few passes and with few temporaries."""
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     if dtype != widened(dtype):
         active, parameters = active.float(), parameters.float()
         passive = None if passive is None else passive.float()
-        y, log_det, unit = affine_couple(
+        y, log_det, unit = eager_affine(
             active, parameters, passive, active_first, limit, gain, atan, inverse
         )
         return y.to(dtype), log_det, unit
     raw, shift = parameters.chunk(2, dim=1)
-    out, mapped = room(active, passive, active_first, dtype)
+    out, mapped = allocate_joined(active, passive, active_first, dtype)
     unit = _unit(raw, gain, atan, mapped)
     signed = -limit if inverse else limit
     torch.mul(unit, signed * LOG2_E, out=mapped).exp2_()
@@ -61,7 +182,7 @@ def affine_couple(
     return out, unit.flatten(1).sum(1).mul_(signed), unit
 
 
-def affine_couple_backward(
+def eager_affine_backward(
     grad: Tensor,
     grad_log_det: Tensor,
     kept: Tensor,
@@ -72,11 +193,14 @@ def affine_couple_backward(
     inverse: bool,
     parameters_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """(g_active, g_parameters) from the active half's gradient; kept: x, or the inverse's y."""
+    """Return (g_active, g_parameters) from the active half's gradient.
+
+    `kept` is x, or the y of the inverse.
+    """
     signed = -limit if inverse else limit
     wide_grad = grad.to(unit.dtype)
     grad_active = torch.mul(unit, signed * LOG2_E).exp2_().mul_(wide_grad)
-    grad_parameters = empty_with(unit, (len(grad), 2 * unit.shape[1], *grad.shape[2:]))
+    grad_parameters = empty_laid_out_as(unit, (len(grad), 2 * unit.shape[1], *grad.shape[2:]))
     grad_raw, grad_shift = grad_parameters.chunk(2, dim=1)
     torch.mul(wide_grad if inverse else grad_active, kept, out=grad_raw)
     grad_raw.add_(per_sample(grad_log_det, grad))
@@ -100,7 +224,7 @@ def _formula(
     parameters_dtype: torch.dtype,
     grad_unit: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The same in operations that can be differentiated; u may then have a gradient of its own."""
+    """Do the same in differentiable operations, where u may have a gradient of its own."""
     signed = -limit if inverse else limit
     grad_active = grad * (signed * unit).exp()
     total = (grad if inverse else grad_active) * kept + per_sample(grad_log_det, grad)
@@ -113,11 +237,11 @@ def _formula(
 
 
 def _unit(raw: Tensor, gain: float, atan: bool, work: Tensor) -> Tensor:
-    """u, with tanh v = (e^2v - 1) / (e^2v + 1), which takes a third of torch.tanh's time.
+    """Compute u, with tanh v = (e^2v - 1) / (e^2v + 1), which takes a third of torch.tanh's time.
 
     `work` is overwritten. On a CPU fresh memory costs more than what is computed in it.
     """
-    unit = empty_with(work, raw.shape)
+    unit = empty_laid_out_as(work, raw.shape)
     if atan:
         return torch.mul(raw, gain, out=unit).atan_().mul_(2 / pi)
     # Above 2v = 40 tanh is 1 in float64 too, and e^2v would overflow.
@@ -128,7 +252,7 @@ def _unit(raw: Tensor, gain: float, atan: bool, work: Tensor) -> Tensor:
 def _multiply_by_slope(
     values: Tensor, unit: Tensor, factor: float, atan: bool, work: Tensor
 ) -> None:
-    """values · factor · du/d(gain · raw), in place; `work` is overwritten."""
+    """Multiply values by factor · du/d(gain · raw) in place; `work` is overwritten."""
     if atan:
         torch.mul(unit, pi / 2, out=work).cos_().square_()
         values.mul_(work).mul_(factor * 2 / pi)
@@ -138,7 +262,7 @@ def _multiply_by_slope(
 
 
 def _unit_slope(unit: Tensor, factor: float, atan: bool) -> Tensor:
-    """factor · du/d(gain · raw)."""
+    """Return factor · du/d(gain · raw)."""
     if atan:
         return (unit * (pi / 2)).cos().square() * (factor * 2 / pi)
     return (1 - unit) * (1 + unit) * factor
@@ -148,8 +272,8 @@ def _fake(
     active: Tensor, parameters: Tensor, passive: Tensor | None, active_first: bool, *_: Any
 ) -> Kernel:
     dtype = torch.promote_types(active.dtype, parameters.dtype)
-    out, _mapped = room(active, passive, active_first, dtype)
-    unit = empty_with(out, active.shape, widened(dtype))
+    out, _mapped = allocate_joined(active, passive, active_first, dtype)
+    unit = empty_laid_out_as(out, active.shape, widened(dtype))
     return out, unit.new_empty(len(active)), unit
 
 
@@ -157,35 +281,25 @@ def _fake_backward(
     grad: Tensor, grad_log_det: Tensor, kept: Tensor, unit: Tensor, *settings: Any
 ) -> tuple[Tensor, Tensor]:
     shape = (len(grad), 2 * unit.shape[1], *grad.shape[2:])
-    grad_parameters = empty_with(unit, shape, settings[-1])
+    grad_parameters = empty_laid_out_as(unit, shape, settings[-1])
     return torch.empty_like(unit, dtype=kept.dtype), grad_parameters
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Kernel) -> None:
     active, parameters, passive, active_first, *settings = inputs
     y, _, unit = output
-    rest = 0 if passive is None else passive.shape[1]
-    ctx.passive_start, ctx.active_start = (active.shape[1], 0) if active_first else (0, rest)
-    ctx.rest, ctx.settings = rest, (*settings, parameters.dtype)
-    ctx.inverse = settings[-1]
+    record_halves(ctx, active, passive, active_first)
+    ctx.settings, ctx.inverse = (*settings, parameters.dtype), settings[-1]
     ctx.save_for_backward(y if ctx.inverse else active, unit)
-    ctx.set_materialize_grads(False)
 
 
 def _backward(
     ctx: Any, grad_y: Tensor | None, grad_log_det: Tensor | None, grad_unit: Tensor | None
 ) -> tuple[Any, ...]:
     kept, unit = ctx.saved_tensors
-    size = unit.shape[1]
-    if grad_log_det is None:
-        grad_log_det = unit.new_zeros(len(unit))
     if ctx.inverse:
-        kept = kept.narrow(1, ctx.active_start, size)
-    if grad_y is None:
-        grad, grad_passive = torch.zeros_like(kept), None
-    else:
-        grad = grad_y.narrow(1, ctx.active_start, size)
-        grad_passive = grad_y.narrow(1, ctx.passive_start, ctx.rest) if ctx.rest else None
+        kept = kept.narrow(1, ctx.active_start, unit.shape[1])
+    grad, grad_log_det, grad_passive = half_gradients(ctx, grad_y, grad_log_det, kept)
     arguments: tuple[Any, ...] = (grad, grad_log_det, kept, unit, *ctx.settings)
     if differentiable() or grad_unit is not None:
         grads = _formula(*(*arguments, grad_unit))
@@ -198,16 +312,17 @@ define(
     "affine_couple",
     "(Tensor active, Tensor parameters, Tensor? passive, bool active_first, float limit, "
     "float gain, bool atan, bool inverse) -> (Tensor y, Tensor log_det, Tensor unit)",
-    affine_couple,
+    eager_affine,
     _fake,
     triton="triton_affine",
+    setup=_setup,
+    backward=_backward,
 )
 define(
     "affine_couple_backward",
     "(Tensor grad, Tensor grad_log_det, Tensor kept, Tensor unit, float limit, float gain, "
     "bool atan, bool inverse, ScalarType parameters_dtype) -> (Tensor, Tensor)",
-    affine_couple_backward,
+    eager_affine_backward,
     _fake_backward,
     triton="triton_affine",
 )
-torch.library.register_autograd("couplings::affine_couple", _backward, setup_context=_setup)

@@ -1,4 +1,4 @@
-"""When a plain definition is the better choice than a custom operator; how operators are made."""
+"""How operators are defined, when their plain definition runs instead, and where they write."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 __all__ = [
-    "NAMESPACE",
+    "allocate_joined",
+    "backward_of",
     "define",
     "differentiable",
+    "empty_laid_out_as",
     "full_precision",
+    "half_gradients",
     "in_torch_func",
+    "is_channels_last",
     "needs_reference",
+    "operator_or",
+    "per_sample",
+    "record_halves",
     "widened",
 ]
 
-NAMESPACE = "couplings"
-
 
 def needs_reference() -> bool:
-    """Whether something transforms the program, to which an operator would be a closed box.
+    """Return True while something transforms the program, to which an operator is a closed box.
 
     torch.compile and torch.export fuse and save the plain formula; torch.func (vmap, jvp, jacrev)
     and forward-mode derivatives go through it.
@@ -34,9 +39,19 @@ def needs_reference() -> bool:
     return torch.compiler.is_compiling() or in_torch_func() or forward_ad._current_level >= 0
 
 
+def operator_or(definition: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return `couplings::name`, or its plain definition where `needs_reference`."""
+    return definition if needs_reference() else getattr(torch.ops.couplings, name)
+
+
 def differentiable() -> bool:
-    """Whether a backward is itself being differentiated (create_graph=True), or vectorised."""
+    """Return True if a backward is itself differentiated (create_graph=True) or vectorised."""
     return torch.is_grad_enabled() or in_torch_func()
+
+
+def backward_of(definition: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return `couplings::name`, or its plain definition where the backward is `differentiable`."""
+    return definition if differentiable() else getattr(torch.ops.couplings, name)
 
 
 def define(
@@ -45,6 +60,9 @@ def define(
     eager: Callable[..., Any],
     fake: Callable[..., Any],
     triton: str | None = None,
+    *,
+    setup: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
 ) -> None:
     """Register `couplings::name`, with `eager` for every device and a Triton kernel for CUDA.
 
@@ -55,28 +73,80 @@ def define(
         fake: shapes, dtypes and strides of the results.
         triton: the module of `couplings.ops` in which a function of this name is the CUDA kernel;
             imported for the first CUDA tensor.
+        setup, backward: what torch.library.register_autograd takes, if it is differentiable.
     """
-    qualified = f"{NAMESPACE}::{name}"
+    qualified = f"couplings::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "CompositeExplicitAutograd", eager)
     torch.library.register_fake(qualified, fake)
     if triton is not None:
         torch.library.impl(qualified, "CUDA", _lazy(triton, name, eager))
+    if backward is not None:
+        torch.library.register_autograd(qualified, backward, setup_context=setup)
 
 
 def widened(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to compute in, and of log-determinants: float32 or wider."""
+    """Return the dtype to compute in, and of log-determinants: float32 or wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def full_precision(x: Tensor) -> torch.autocast:
-    """A context in which autocast does not round: products here are part of the density."""
+    """Switch autocast off: products in this context are part of the density."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 def in_torch_func() -> bool:
-    """Whether vmap, jvp, grad or the like are at work: their tensors cannot tell their layout."""
+    """Return True inside vmap, jvp, grad and the like, whose tensors do not show their layout."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def allocate_joined(
+    active: Tensor, passive: Tensor | None, active_first: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Allocate y with the passive half copied in; return it and a view of its active half."""
+    if passive is None:
+        out = empty_laid_out_as(active, active.shape, dtype)
+        return out, out
+    size, rest = active.shape[1], passive.shape[1]
+    out = empty_laid_out_as(active, (len(active), size + rest, *active.shape[2:]), dtype)
+    out.narrow(1, size if active_first else 0, rest).copy_(passive)
+    return out, out.narrow(1, 0 if active_first else rest, size)
+
+
+def empty_laid_out_as(like: Tensor, shape: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """Allocate in the memory format of `like`, which may be a slice of channels."""
+    layout = torch.channels_last if is_channels_last(like) else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=layout)
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Return True if the channels, or a slice of them, are innermost in memory."""
+    return tensor.dim() == 4 and tensor.stride(1) == 1 and tensor.shape[1] > 1
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape (B,) to (B, 1, ...), to broadcast over `like`."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def record_halves(ctx: Any, active: Tensor, passive: Tensor | None, active_first: bool) -> None:
+    """Record on a backward's context where in y each half lies; gradients may be None."""
+    size, ctx.rest = active.shape[1], 0 if passive is None else passive.shape[1]
+    ctx.passive_start, ctx.active_start = (size, 0) if active_first else (0, ctx.rest)
+    ctx.set_materialize_grads(False)
+
+
+def half_gradients(
+    ctx: Any, grad_y: Tensor | None, grad_log_det: Tensor | None, active: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of y's active half, of log_det and of the passive half."""
+    if grad_log_det is None:
+        grad_log_det = active.new_zeros(len(active), dtype=widened(active.dtype))
+    if grad_y is None:
+        return torch.zeros_like(active), grad_log_det, None
+    grad = grad_y.narrow(1, ctx.active_start, active.shape[1])
+    passive = grad_y.narrow(1, ctx.passive_start, ctx.rest) if ctx.rest else None
+    return grad, grad_log_det, passive
 
 
 def _lazy(module: str, name: str, eager: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,7 +160,7 @@ def _lazy(module: str, name: str, eager: Callable[..., Any]) -> Callable[..., An
 
     def kernel(*args: Any) -> Any:
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        # There is no grid for nothing.
+        # A grid of no programs cannot be launched.
         if not all(tensor.numel() for tensor in tensors):
             return eager(*args)
         # Triton launches on the current device, which need not be that of the tensors.

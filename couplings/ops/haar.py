@@ -1,6 +1,6 @@
-"""couplings::haar, Haar wavelets of 2 x 2 patches in one pass over memory.
+"""Haar wavelets of 2 x 2 patches: the operator couplings::haar, one pass over memory.
 
-Of a patch with rows (a, b) and (c, d) four channels: average, horizontal, vertical and diagonal
+A patch with rows (a, b) and (c, d) gives four channels: average, horizontal, vertical and diagonal
 difference,
 
     factor / 2 · (a + b + c + d,  a - b + c - d,  a + b - c - d,  a - b - c + d)
@@ -11,23 +11,43 @@ The matrix is symmetric and orthogonal. So the inverse takes the same sums of fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from couplings.ops import reference
-from couplings.ops.dispatch import define, differentiable, widened
-from couplings.ops.layout import empty_with
+from couplings.ops.dispatch import backward_of, define, empty_laid_out_as, operator_or, widened
 
-__all__ = ["haar"]
+__all__ = ["eager_haar", "haar", "unhaar"]
 
 
-def haar(x: Tensor, factor: float, inverse: bool) -> Tensor:
-    """(B, C, H, W) to (B, 4C, H/2, W/2), or back; laid out in memory as the input is."""
+def haar(x: Tensor, scale: float = 1.0) -> Tensor:
+    """Compute scale · the orthonormal Haar wavelets of 2 x 2 patches.
+
+    log_det = numbers · log(scale).
+
+    Args:
+        x: (B, C, H, W), H and W even.
+        scale: positive.
+
+    Returns:
+        (B, 4C, H/2, W/2): of each channel average, horizontal, vertical and diagonal difference.
+    """
+    transformed: Tensor = operator_or(reference.haar, "haar")(x, scale, False)
+    return transformed
+
+
+def unhaar(z: Tensor, scale: float = 1.0) -> Tensor:
+    """Invert `haar` with this scale."""
+    transformed: Tensor = operator_or(reference.haar, "haar")(z, 1 / scale, True)
+    return transformed
+
+
+def eager_haar(x: Tensor, factor: float, inverse: bool) -> Tensor:
+    """Map (B, C, H, W) to (B, 4C, H/2, W/2), or back; laid out in memory as the input is."""
     if x.dtype != widened(x.dtype):
-        return haar(x.float(), factor, inverse).to(x.dtype)
+        return eager_haar(x.float(), factor, inverse).to(x.dtype)
     out = _fake(x, factor, inverse)
     read, write = (_bands, _corners) if inverse else (_corners, _bands)
     a, b, c, d = read(x)
@@ -43,20 +63,20 @@ def haar(x: Tensor, factor: float, inverse: bool) -> Tensor:
 
 
 def _corners(image: Tensor) -> tuple[Tensor, ...]:
-    """Views of the four corners of all patches, row by row."""
+    """Return views of the four corners of all patches, row by row."""
     return tuple(image[..., row::2, column::2] for row in (0, 1) for column in (0, 1))
 
 
 def _bands(channels: Tensor) -> tuple[Tensor, ...]:
-    """Views of every fourth channel."""
+    """Return views of every fourth channel."""
     return channels.unflatten(1, (-1, 4)).unbind(2)
 
 
 def _fake(x: Tensor, factor: float, inverse: bool) -> Tensor:
     batch, channels, height, width = x.shape
     if inverse:
-        return empty_with(x, (batch, channels // 4, 2 * height, 2 * width))
-    return empty_with(x, (batch, 4 * channels, height // 2, width // 2))
+        return empty_laid_out_as(x, (batch, channels // 4, 2 * height, 2 * width))
+    return empty_laid_out_as(x, (batch, 4 * channels, height // 2, width // 2))
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -64,17 +84,15 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    operator: Callable[..., Tensor] = torch.ops.couplings.haar
-    if differentiable():
-        operator = reference.haar
-    return operator(grad, ctx.factor, not ctx.inverse), None, None
+    return backward_of(reference.haar, "haar")(grad, ctx.factor, not ctx.inverse), None, None
 
 
 define(
     "haar",
     "(Tensor x, float factor, bool inverse) -> Tensor",
-    haar,
+    eager_haar,
     _fake,
     triton="triton_haar",
+    setup=_setup,
+    backward=_backward,
 )
-torch.library.register_autograd("couplings::haar", _backward, setup_context=_setup)

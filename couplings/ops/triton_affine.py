@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from couplings.ops import affine as eager
+from couplings.ops.affine import eager_affine, eager_affine_backward
 from couplings.ops.dispatch import widened
 from couplings.ops.triton_math import atan, block_of, sample_and_block, tanh, wide
 
@@ -96,9 +96,7 @@ def affine_couple(
     """(y, log_det, u), as `affine.affine_couple`; other layouts than by sample go there."""
     halves = [active, parameters] + ([] if passive is None else [passive])
     if not by_sample(*halves):
-        return eager.affine_couple(
-            active, parameters, passive, active_first, limit, gain, atan, inverse
-        )
+        return eager_affine(active, parameters, passive, active_first, limit, gain, atan, inverse)
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     channels = active.shape[1] + (0 if passive is None else passive.shape[1])
     out = active.new_empty((len(active), channels, *active.shape[2:]), dtype=dtype)
@@ -131,9 +129,7 @@ def affine_couple_backward(
     """(g_active, g_parameters), as `affine.affine_couple_backward`."""
     settings = (limit, gain, atan, inverse)
     if not by_sample(grad, kept, unit):
-        return eager.affine_couple_backward(
-            grad, grad_log_det, kept, unit, *settings, parameters_dtype
-        )
+        return eager_affine_backward(grad, grad_log_det, kept, unit, *settings, parameters_dtype)
     size = unit[0].numel()
     grad_active = unit.new_empty(unit.shape, dtype=kept.dtype)
     shape = (len(unit), 2 * unit.shape[1], *unit.shape[2:])

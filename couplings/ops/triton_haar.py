@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from couplings.ops import haar as eager
+from couplings.ops.haar import eager_haar
 from couplings.ops.triton_affine import by_sample
 from couplings.ops.triton_math import block_of, sample_and_block, wide
 
@@ -51,7 +51,7 @@ def _transform(
 def haar(x: Tensor, factor: float, inverse: bool) -> Tensor:
     """As `haar.haar`, which takes other layouts than by sample."""
     if not by_sample(x):
-        return eager.haar(x, factor, inverse)
+        return eager_haar(x, factor, inverse)
     batch, channels, height, width = x.shape
     if inverse:
         shape = batch, channels // 4, 2 * height, 2 * width

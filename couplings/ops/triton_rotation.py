@@ -12,9 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from couplings.ops import rotation as eager
 from couplings.ops.dispatch import full_precision
-from couplings.ops.rotation import folded
+from couplings.ops.matmul import eager_rotate, eager_rotate_backward, folded
 from couplings.ops.triton_affine import by_sample
 from couplings.ops.triton_math import sample_and_block, wide
 
@@ -70,9 +69,9 @@ def _mix(
 
 
 def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool) -> Tensor:
-    """As `rotation.rotate`."""
+    """Compute `matmul.eager_rotate`."""
     if not _fits(x):
-        return eager.rotate(x, rotation, log_scale, offset, inverse)
+        return eager_rotate(x, rotation, log_scale, offset, inverse)
     with full_precision(x):
         weight, bias = folded(rotation, log_scale, offset, inverse)
         out, _ = _launch(x, weight.to(x.dtype), bias.to(x.dtype))
@@ -82,9 +81,9 @@ def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inver
 def rotate_backward(
     grad: Tensor, z: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `rotation.rotate_backward`."""
+    """Compute `matmul.eager_rotate_backward`."""
     if not _fits(grad, z):
-        return eager.rotate_backward(grad, z, rotation, log_scale, offset, inverse)
+        return eager_rotate_backward(grad, z, rotation, log_scale, offset, inverse)
     with full_precision(grad):
         weight, _ = folded(rotation, log_scale, offset, inverse)
         grad_input, sums = _launch(grad, weight.T.to(grad.dtype), offset, z, inverse)

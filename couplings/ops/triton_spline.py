@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from couplings.ops import spline as eager
 from couplings.ops.dispatch import widened
 from couplings.ops.reference_spline import MIN_SIZE, UNIT_SLOPE
+from couplings.ops.spline import eager_spline, eager_spline_backward
 from couplings.ops.triton_affine import by_sample
 from couplings.ops.triton_math import sample_and_block, sigmoid, softplus, wide
 
@@ -88,7 +88,7 @@ def _theta(u, lower, size, s, a, b, INVERSE: tl.constexpr):
 
 @triton.jit
 def _sums(theta, other, t, a, b):
-    """D and M of `spline`, as they are computed there."""
+    """Compute D and M as `spline_planes` does."""
     least = tl.minimum(tl.minimum(a, b), 1.0)
     m = least + (b - least) * theta * theta + 2 * (1 - least) * t + (a - least) * other * other
     return 1 + (a + b - 2) * t, m
@@ -101,7 +101,7 @@ def _forward(
     blocks, copies, bins: tl.constexpr, bound: tl.constexpr, INVERSE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The formulas of `spline`."""
+    """Evaluate the formulas of `spline_planes`."""
     sample, block = sample_and_block(blocks + copies)
     row = out + sample * (size + rest)
     if block < blocks:
@@ -163,7 +163,7 @@ def _backward(
     blocks, bins: tl.constexpr, bound: tl.constexpr, INVERSE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The formulas of `spline._local_gradients`, and those of the softmax and of softplus."""
+    """Evaluate `spline_planes._local_gradients` and the gradients of softmax and softplus."""
     sample, block = sample_and_block(blocks)
     at = block * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
@@ -234,10 +234,10 @@ def spline_couple(
     bound: float,
     inverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `spline.spline_couple`, which takes many bins and other layouts than by sample."""
+    """Compute `spline.eager_spline`, which takes over for many bins and other layouts."""
     halves = [active, parameters] + ([] if passive is None else [passive])
     if bins > MOST_BINS or not by_sample(*halves):
-        return eager.spline_couple(active, parameters, passive, active_first, bins, bound, inverse)
+        return eager_spline(active, parameters, passive, active_first, bins, bound, inverse)
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     channels = active.shape[1] + (0 if passive is None else passive.shape[1])
     out = active.new_empty((len(active), channels, *active.shape[2:]), dtype=dtype)
@@ -265,9 +265,9 @@ def spline_couple_backward(
     bound: float,
     inverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `spline.spline_couple_backward`."""
+    """Compute `spline.eager_spline_backward`."""
     if bins > MOST_BINS or not by_sample(grad, active, parameters, index):
-        return eager.spline_couple_backward(
+        return eager_spline_backward(
             grad, grad_log_det, active, index, parameters, bins, bound, inverse
         )
     size = active[0].numel()

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
-from couplings import Invertible
-from couplings.elementwise import Logistic
+from couplings import Invertible, Logistic
 from flowclf.latent.information import gaussian_log_prob
 from flowclf.nn.encoders import Encoder, Encoding
 from flowclf.support.collectives import empty_for_all_ranks, rank_shard

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from couplings import random_rotation
-from couplings.ops import mixture, reference, rotation, triton_mixture, triton_rotation
+from couplings.ops import matmul, reference, triton_mixture, triton_rotation
 from couplings.testing import assert_as_exact
 
 both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
@@ -38,7 +38,7 @@ def test_mixture_with_classes_of_weight_zero(absent: slice, device: torch.device
     z, means, logits = draw(device, (3, 4), (1500, 4), (1500,))
     logits[absent] = float("-inf")
     arguments = (z, means, logits.log_softmax(0), False)
-    torch.testing.assert_close(triton_mixture.mixture(*arguments), mixture.mixture(*arguments))
+    torch.testing.assert_close(triton_mixture.mixture(*arguments), matmul.eager_mixture(*arguments))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -47,7 +47,7 @@ def test_mixture_of_what_is_not_finite(bad: float, device: torch.device) -> None
     z, means, logits = draw(device, (3, 4), (5, 4), (5,))
     z[0, 0] = bad
     arguments = (z, means, logits.log_softmax(0), False)
-    ours, expected = triton_mixture.mixture(*arguments), mixture.mixture(*arguments)
+    ours, expected = triton_mixture.mixture(*arguments), matmul.eager_mixture(*arguments)
     torch.testing.assert_close(ours, expected, equal_nan=True)
 
 
@@ -59,7 +59,7 @@ def test_mixture_backward(given: tuple[int, ...], fixed_prior: bool, device: tor
     grads = [upstream[i] if i in given else None for i in range(3)]
     arguments = (*grads, z, means, logits.log_softmax(1), fixed_prior)
     ours = triton_mixture.mixture_backward(*arguments)
-    torch.testing.assert_close(ours, mixture.mixture_backward(*arguments))
+    torch.testing.assert_close(ours, matmul.eager_mixture_backward(*arguments))
 
 
 @both_ways
@@ -83,7 +83,7 @@ def test_rotation_backward(shape: tuple[int, ...], inverse: bool, device: torch.
     matrix = random_rotation(shape[1], torch.Generator().manual_seed(1)).to(device)
     grad, z, scale, offset = draw(device, shape, shape, shape[1:2], shape[1:2])
     ours = triton_rotation.rotate_backward(grad, z, matrix, scale, offset, inverse)
-    expected = rotation.rotate_backward(grad, z, matrix, scale, offset, inverse)
+    expected = matmul.eager_rotate_backward(grad, z, matrix, scale, offset, inverse)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -95,7 +95,7 @@ def test_the_scales_gradient_is_no_difference_of_sums(inverse: bool, device: tor
     z = z + offset[:, None, None]
     ours = triton_rotation.rotate_backward(grad, z, matrix, scale, offset, inverse)[1]
     tensors = (t.double() for t in (grad, z, matrix, scale, offset))
-    exact = rotation.rotate_backward(*tensors, inverse)[1]
+    exact = matmul.eager_rotate_backward(*tensors, inverse)[1]
     torch.testing.assert_close(ours.double(), exact, atol=1e-4, rtol=1e-5)
 
 
@@ -105,9 +105,9 @@ def test_rotation_of_a_slice_of_channels(inverse: bool, device: torch.device) ->
     x, grad, scale, offset = draw(device, (2, 8, 3, 7), (2, 8, 3, 7), (5,), (5,))
     settings = (matrix, scale, offset, inverse)
     ours = triton_rotation.rotate(x[:, 3:], *settings)
-    torch.testing.assert_close(ours, rotation.rotate(x[:, 3:], *settings), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, matmul.eager_rotate(x[:, 3:], *settings), atol=1e-5, rtol=1e-5)
     ours = triton_rotation.rotate_backward(grad[:, :5], x[:, 3:], *settings)
-    expected = rotation.rotate_backward(grad[:, :5], x[:, 3:].contiguous(), *settings)
+    expected = matmul.eager_rotate_backward(grad[:, :5], x[:, 3:].contiguous(), *settings)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -127,7 +127,7 @@ def test_matrix_products_are_left_to_the_eager_kernel(
     matrix = random_rotation(shape[1], torch.Generator().manual_seed(1)).to(device)
     x, z, scale, offset = draw(device, shape, shape, shape[1:2], shape[1:2], dtype=dtype)
     settings = (matrix, scale, offset, inverse)
-    assert torch.equal(triton_rotation.rotate(x, *settings), rotation.rotate(x, *settings))
+    assert torch.equal(triton_rotation.rotate(x, *settings), matmul.eager_rotate(x, *settings))
     ours = triton_rotation.rotate_backward(x, z, *settings)
-    expected = rotation.rotate_backward(x, z, *settings)
+    expected = matmul.eager_rotate_backward(x, z, *settings)
     assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from couplings import random_rotation
-from couplings.ops import affine, haar, mixture, rotation, spline
+from couplings.ops import affine, haar, matmul, spline
 from couplings.ops import triton_affine as affine_kernels
 from couplings.ops import triton_haar as haar_kernels
 from couplings.ops import triton_mixture as mixture_kernels
@@ -57,22 +57,22 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]]
     ),
     "mixture": (
         mixture_kernels.mixture,
-        mixture._fake,
+        matmul._fake_mixture,
         (draw(3, 4), draw(7, 4), log_weights(), False),
     ),
     "mixture_backward": (
         mixture_kernels.mixture_backward,
-        mixture._fake_backward,
+        matmul._fake_mixture_backward,
         (*(draw(3, 7), None, draw(3, 7), draw(3, 4), draw(7, 4), draw(3, 7)), True),
     ),
     "rotate": (
         rotation_kernels.rotate,
-        rotation._fake,
+        matmul._fake_rotate,
         (draw(2, 5, 4, 5), random_rotation(5, torch.Generator()), draw(5), draw(5), False),
     ),
     "rotate_backward": (
         rotation_kernels.rotate_backward,
-        rotation._fake_backward,
+        matmul._fake_rotate_backward,
         (
             *(draw(2, 5, 4, 5), draw(2, 5, 4, 5), random_rotation(5, torch.Generator())),
             *(draw(5), draw(5), True),

@@ -18,9 +18,8 @@ from torch.distributions import (
 )
 from torch.testing import assert_close
 
-from couplings import ElementwiseAffine
+from couplings import ElementwiseAffine, Logistic
 from couplings.conditioners import kaiming_linear
-from couplings.elementwise import Logistic
 from couplings.testing import randomize
 from flowclf.latent.information import gaussian_log_prob
 from flowclf.nn.relaxed_label import (

@@ -1,0 +1,299 @@
+"""Maps between couplings: rotation, permutation, elementwise and reshaping ones."""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from couplings.core import Invertible, Shape, ShapeError, constant_log_det, sum_log_det
+from couplings.ops.matmul import rotate, unrotate
+
+__all__ = [
+    "ElementwiseAffine",
+    "Flatten",
+    "Logistic",
+    "Permutation",
+    "PiecewiseLinear",
+    "Rotation",
+    "SpaceToDepth",
+    "random_rotation",
+]
+
+
+class Rotation(Invertible):
+    """Fixed random rotation of the channels, then a learned scale and offset per channel.
+
+        z = exp(g) · (R x) + o,   log_det = H · W · Σ_c g_c
+
+    R in SO(C) is drawn in float64 and kept so: in a module cast to double the map is exact.
+    IB-INN calls this the soft permutation and its ActNorm-like scaling.
+
+    Args:
+        shape: (C, H, W) or (F,); the first dimension is rotated.
+        generator: where R comes from.
+        scale: initial exp(g).
+    """
+
+    float64_buffers = ("rotation",)
+    rotation: Tensor
+
+    def __init__(self, shape: Shape, generator: torch.Generator, scale: float = 1.0) -> None:
+        super().__init__(shape)
+        self.register_buffer("rotation", random_rotation(shape[0], generator))
+        self.log_scale = nn.Parameter(torch.full((shape[0],), scale).log())
+        self.offset = nn.Parameter(torch.zeros(shape[0]))
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return rotate(x, self.rotation, self.log_scale, self.offset)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return unrotate(z, self.rotation, self.log_scale, self.offset)
+
+
+class Permutation(Invertible):
+    """Fixed random permutation of the channels (or features), log_det = 0."""
+
+    order: Tensor
+    inverse_order: Tensor
+
+    def __init__(self, shape: Shape, generator: torch.Generator) -> None:
+        super().__init__(shape)
+        order = torch.randperm(shape[0], generator=generator)
+        self.register_buffer("order", order)
+        self.register_buffer("inverse_order", order.argsort())
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return x.index_select(1, self.order), constant_log_det(x, 0.0)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return z.index_select(1, self.inverse_order), constant_log_det(z, 0.0)
+
+
+class ElementwiseAffine(Invertible):
+    """Standardisation z = (x - shift) / scale with fixed numbers, log_det = -Σ log scale.
+
+    Args:
+        shape: shape of one sample.
+        shift: broadcastable to `shape`.
+        scale: broadcastable to `shape`, positive.
+
+    Raises:
+        ValueError: a scale that is not positive and finite.
+        ShapeError: numbers that do not broadcast to `shape`.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: Shape, shift: Tensor, scale: Tensor) -> None:
+        super().__init__(shape)
+        self.register_buffer("shift", torch.empty(()))
+        self.register_buffer("scale", torch.empty(()))
+        self.set(shift, scale)
+
+    def set(self, shift: Tensor, scale: Tensor) -> None:
+        """Replace both, broadcast to the shape of one sample and kept in this module's dtype."""
+        if not bool((scale > 0).all() and scale.isfinite().all()):
+            raise ValueError("ElementwiseAffine: expected a positive, finite scale everywhere")
+        for name, values in (("shift", shift), ("scale", scale)):
+            try:
+                full = values.expand(self.in_shape).clone()
+            except RuntimeError as error:
+                raise ShapeError(
+                    f"ElementwiseAffine: expected a {name} that broadcasts to {self.in_shape}, "
+                    f"got shape {tuple(values.shape)}"
+                ) from error
+            setattr(self, name, full.to(getattr(self, name)))
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return (x - self.shift) / self.scale, -self._log_det(x)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return z * self.scale + self.shift, self._log_det(z)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return constant_log_det(x, self.scale.log().sum())
+
+
+class PiecewiseLinear(Invertible):
+    """Piecewise-linear map of each dimension d, with linear tails.
+
+    z_d lies on the line through (knots_m, values_dm), m = 1…M.
+
+        log_det = Σ_d log slope_d(x_d)
+
+    The knots are fixed numbers, not learned. The end slopes go on beyond the last knots, so the map
+    is a bijection of the real line.
+
+    Args:
+        shape: shape of one sample, D numbers in all.
+        knots: (M,) strictly increasing, shared by all dimensions.
+        values: (D, M) strictly increasing along M.
+
+    Raises:
+        ShapeError: `knots` or `values` of another shape.
+        ValueError: numbers that do not increase.
+    """
+
+    # Slopes are differences of values: in float32 the two directions would drift apart.
+    float64_buffers = ("knots", "values")
+    knots: Tensor
+    values: Tensor
+
+    def __init__(self, shape: Shape, knots: Tensor, values: Tensor) -> None:
+        super().__init__(shape)
+        self.register_buffer("knots", knots.double())
+        self.register_buffer("values", values.double())
+        self.set(values)
+
+    def set(self, values: Tensor) -> None:
+        """Replace the values (D, M) at the knots."""
+        expected = (self.dims, len(self.knots))
+        if values.shape != expected or self.knots.dim() != 1 or len(self.knots) < 2:
+            raise ShapeError(
+                f"PiecewiseLinear: expected values of shape {expected} for at least 2 knots, "
+                f"got {tuple(values.shape)} for knots {tuple(self.knots.shape)}"
+            )
+        if not bool((self.knots.diff() > 0).all() and (values.diff(dim=1) > 0).all()):
+            raise ValueError("PiecewiseLinear: expected strictly increasing knots and values")
+        # Memory of its own: a state_dict cannot be loaded into an expanded tensor.
+        self.values = values.to(self.values).clone()
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        flat = x.flatten(1).contiguous()
+        piece = torch.bucketize(flat, self.knots[1:-1].to(x.dtype))
+        start, value, slope = self._pieces(piece, x.dtype)
+        z = value + (flat - start) * slope
+        return z.view_as(x), sum_log_det(slope.log())
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        flat = z.flatten(1)
+        boundaries = self.values[:, 1:-1].to(z.dtype).contiguous()
+        piece = torch.searchsorted(boundaries, flat.T.contiguous()).T
+        start, value, slope = self._pieces(piece, z.dtype)
+        x = start + (flat - value) / slope
+        return x.view_as(z), -sum_log_det(slope.log())
+
+    def _pieces(self, piece: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        slopes = self.values.diff(dim=1) / self.knots.diff()
+        start = self.knots.to(dtype)[piece]
+        value = self.values.to(dtype).T.gather(0, piece)
+        slope = slopes.to(dtype).T.gather(0, piece)
+        return start, value, slope
+
+
+class Logistic(Invertible):
+    """Logistic map z_d = low + (high - low) σ(x_d) of the real line onto an open interval.
+
+        log_det = Σ_d [ log(high - low) + log σ(x_d) + log σ(-x_d) ]
+
+    A standard logistic x becomes uniform.
+
+    Args:
+        shape: shape of one sample.
+        low, high: ends of the interval, which the inverse takes to ∓infinity, and what lies outside
+            to NaN.
+
+    Raises:
+        ValueError: low is not below high.
+    """
+
+    def __init__(self, shape: Shape, low: float = 0.0, high: float = 1.0) -> None:
+        super().__init__(shape)
+        if not low < high:
+            raise ValueError(f"Logistic: expected low < high, got {low} and {high}")
+        self.low, self.high = low, high
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.low + (self.high - self.low) * x.sigmoid(), self._log_det(x)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = (z - self.low).log() - (self.high - z).log()
+        return x, -self._log_det(x)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return sum_log_det(logsigmoid(x) + logsigmoid(-x) + log(self.high - self.low))
+
+
+class SpaceToDepth(Invertible):
+    """Space to depth: (C, H, W) -> (C·fh·fw, H/fh, W/fw), each fh x fw patch to channels by rows.
+
+    Channel order is c0: top-left, top-right, bottom-left, bottom-right; c1: … . log_det = 0.
+
+    Args:
+        shape: (C, H, W).
+        factor: patch size, one number or (fh, fw).
+
+    Raises:
+        ShapeError: not an image shape, or H, W not divisible by the factor.
+    """
+
+    def __init__(self, shape: Shape, factor: int | tuple[int, int] = 2) -> None:
+        fh, fw = (factor, factor) if isinstance(factor, int) else factor
+        c, h, w = image_shape(type(self).__name__, shape)
+        if h % fh or w % fw:
+            raise ShapeError(
+                f"{type(self).__name__}: expected height and width divisible by {(fh, fw)}, "
+                f"got shape {shape}; choose another factor, or pad the images first"
+            )
+        super().__init__(shape, (c * fh * fw, h // fh, w // fw))
+        self.factor = (fh, fw)
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        (c, _, _), (_, h, w), (fh, fw) = self.in_shape, self.out_shape, self.factor
+        patches = x.reshape(x.shape[0], c, h, fh, w, fw).permute(0, 1, 3, 5, 2, 4)
+        return patches.reshape(x.shape[0], *self.out_shape), constant_log_det(x, 0.0)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        (c, _, _), (_, h, w), (fh, fw) = self.in_shape, self.out_shape, self.factor
+        patches = z.reshape(z.shape[0], c, fh, fw, h, w).permute(0, 1, 4, 2, 5, 3)
+        return patches.reshape(z.shape[0], *self.in_shape), constant_log_det(z, 0.0)
+
+
+class Flatten(Invertible):
+    """Flattening (C, H, W) -> (C·H·W,), log_det = 0.
+
+    Args:
+        shape: any shape.
+        channels_last: position-major order, so that the first C entries are all channels of
+            position (0, 0): after a DCT the C constant terms.
+    """
+
+    def __init__(self, shape: Shape, channels_last: bool = False) -> None:
+        super().__init__(shape, (int(torch.Size(shape).numel()),))
+        self.channels_last = channels_last
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        moved = x.movedim(1, -1) if self.channels_last else x
+        return moved.reshape(x.shape[0], *self.out_shape), constant_log_det(x, 0.0)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        channels, *rest = self.in_shape
+        if self.channels_last:
+            x = z.reshape(z.shape[0], *rest, channels).movedim(-1, 1)
+        else:
+            x = z.reshape(z.shape[0], *self.in_shape)
+        return x, constant_log_det(z, 0.0)
+
+
+def random_rotation(size: int, generator: torch.Generator) -> Tensor:
+    """Draw a Haar-distributed matrix of SO(size), float64: QR of a Gaussian, signs put right."""
+    gaussian = torch.randn(size, size, dtype=torch.float64, generator=generator)
+    q, r = torch.linalg.qr(gaussian)
+    q = q * r.diagonal().sign()
+    q[:, 0] *= torch.linalg.det(q).sign()
+    return q
+
+
+def image_shape(name: str, shape: Shape) -> tuple[int, int, int]:
+    """Return an image shape (C, H, W) as it is.
+
+    Raises:
+        ShapeError: another number of dimensions; the message names the map.
+    """
+    if len(shape) != 3:
+        raise ShapeError(f"{name}: expected an image shape (C, H, W), got {tuple(shape)}")
+    return shape[0], shape[1], shape[2]
