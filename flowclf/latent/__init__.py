@@ -1,4 +1,4 @@
-"""The latent mixture of Gaussians, and the settings that choose it."""
+"""Latent mixtures, and the settings that choose one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["MixtureSettings"]
 
 
 class MixtureSettings(Section):
-    """The latent mixture."""
+    """Latent mixture."""
 
     kind: Literal["gaussian", "vmf"] = "gaussian"  # vmf: von Mises-Fisher, on the sphere
     means: Literal["learned", "frozen"] = "learned"
-    # "data": the untrained network's average latent of each class, which spares few dimensions
-    # from having to swap classes; "equidistant": IB-INN's pattern, `distance` apart; "sphere": the
-    # same directions at radius √D; "normal": N(0, 1) a number; "linear": as torch's Linear;
+    # "data": the untrained network's average latent of each class, so that few dimensions need not
+    # swap classes; "equidistant": IB-INN's pattern, `distance` apart; "sphere": the
+    # same directions at radius √D; "normal": N(0, 1) each; "linear": as torch's Linear;
     # "zero": all at the origin, which with frozen means is the standard normal prior of a VAE.
     start: Literal["equidistant", "sphere", "normal", "linear", "zero", "data"] = "equidistant"
     covariance: Literal["unit", "shared", "per-class"] = "unit"
     weights: Literal["uniform", "empirical", "learned", "affine"] = "uniform"
     distance: Annotated[float, Field(gt=0)] = 5.0
-    # Where a mean a class is too much: free in the first dimensions, of this rank in all others.
+    # Means too large to store: free in the first dimensions, of this rank in all others.
     rank: Annotated[int, Field(ge=0)] | None = None  # None: full means
     full_dims: Annotated[int, Field(ge=0)] = 0

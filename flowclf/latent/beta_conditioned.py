@@ -1,4 +1,4 @@
-"""One model for every β̃: what its couplings and its class means see of the trade-off."""
+"""Conditioning on the trade-off: one model for every β̃, seen by its couplings and its means."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FEATURES = 4
 
 
 class TradeOff(nn.Module):
-    """The β̃ that a model is at, and its features for networks.
+    """Current β̃ of a model, and its features for networks.
 
         φ_k = cos(k π u),  k = 1 … 4,  u = log(β̃/lowest) / log(highest/lowest)
 
     Args:
-        lowest, highest: the range that is trained, 0 < lowest < highest.
-        beta: where it is at first.
+        lowest, highest: trained range, 0 < lowest < highest.
+        beta: initial β̃.
 
     Raises:
-        UserError: no such range, or β̃ outside of it.
+        UserError: an invalid range, or β̃ outside of it.
     """
 
     beta: Tensor
@@ -40,17 +40,17 @@ class TradeOff(nn.Module):
         self.move(beta)
 
     def forward(self) -> Tensor:
-        """φ, (4,)."""
-        place = (self.beta / self.lowest).log() / log(self.highest / self.lowest)
-        return (pi * place * torch.arange(1, FEATURES + 1).to(self.beta)).cos()
+        """Return φ, (4,)."""
+        u = (self.beta / self.lowest).log() / log(self.highest / self.lowest)
+        return (pi * u * torch.arange(1, FEATURES + 1).to(self.beta)).cos()
 
     def move(self, beta: float) -> None:
-        """Go to β̃.
+        """Set β̃.
 
         Raises:
-            UserError: β̃ outside the range that is trained.
+            UserError: β̃ outside the trained range.
         """
-        # Rounded limits of the range are still within.
+        # Tolerate rounding of the limits.
         slack = 1 + 1e-6
         if not self.lowest / slack <= beta <= self.highest * slack:
             raise UserError(
@@ -60,16 +60,16 @@ class TradeOff(nn.Module):
         self.beta.fill_(beta)
 
     def draw(self, generator: torch.Generator | None = None) -> None:
-        """Go to a random β̃, log-uniform over the range."""
-        place = torch.empty_like(self.beta).uniform_(generator=generator)
-        self.beta.copy_(self.lowest * (place * log(self.highest / self.lowest)).exp())
+        """Set β̃ to a log-uniform draw from the range."""
+        u = torch.empty_like(self.beta).uniform_(generator=generator)
+        self.beta.copy_(self.lowest * (u * log(self.highest / self.lowest)).exp())
 
 
 class ConditionedMixture(GaussianMixture):
-    """A mixture whose means follow β̃: μ_k + Σ_j φ_j M_jk, with M = 0 at first.
+    """Mixture whose means depend on β̃: μ_k + Σ_j φ_j M_jk, with M initially 0.
 
     Args:
-        trade_off: where φ comes from.
+        trade_off: source of φ.
         classes, dims, options: as of `GaussianMixture`.
 
     Attributes:
@@ -85,23 +85,23 @@ class ConditionedMixture(GaussianMixture):
 
     @property
     def means(self) -> Tensor:  # type: ignore[override]
-        """At the β̃ it is at, (K, D)."""
+        """Means at the current β̃, (K, D)."""
         base = self._base()
         return base + torch.tensordot(self.trade_off().to(base), self.mean_terms, 1)
 
     @torch.no_grad()
     def set_means(self, means: Tensor) -> None:
-        """Replace the means (K, D), at every β̃.
+        """Replace the means (K, D) at every β̃.
 
         Raises:
             UserError: another shape, or a number that is not finite.
         """
-        self.check_means(means)
+        self._check_means(means)
         self._base().copy_(means)
         self.mean_terms.zero_()
 
     def _base(self) -> nn.Parameter:
-        """μ, which the parent registers under the name that is a property here."""
+        """Return μ, which the parent registers under a name that is a property here."""
         base = self._parameters.get("means")
         if base is None:
             raise AttributeError("means")

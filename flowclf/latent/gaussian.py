@@ -1,4 +1,4 @@
-"""The latent mixture: class-conditional Gaussians q(z|y), written once for every system."""
+"""Latent mixture of class-conditional Gaussians q(z|y), shared by all systems."""
 
 from __future__ import annotations
 
@@ -27,31 +27,37 @@ REPULSIONS = 300
 
 
 class GaussianMixture(nn.Module):
-    """q(z) = Σ_k w_k N(z; μ_k, Σ_k) with diagonal Σ_k; all densities normalised, in nats.
+    """Mixture q(z) = Σ_k w_k N(z; μ_k, Σ_k) with diagonal Σ_k; normalised densities in nats.
 
         log q(z|k) = -½ Σ_d [ (z_d - μ_kd)² / σ²_kd + log σ²_kd + log 2π ]
 
-    What all classes share (‖z‖² above all) is kept out of the class scores, so that the posterior
-    stays exact in float32 when ‖z‖² is 10⁴ and the classes differ by 1. Memory O(B·K + K·D).
+    Terms common to all classes (‖z‖² above all) stay out of the class scores, so that the posterior
+    is accurate in float32 when ‖z‖² is 10⁴ and the classes differ by 1. Memory O(B·K + K·D).
 
     Args:
         classes: K.
         dims: D.
         means: learned, or frozen at their initial values (set others with `set_means`).
-        covariance: unit, one learned diagonal for all classes, or one a class.
+        covariance: unit, one learned diagonal for all classes, or one per class.
         weights: uniform, empirical (`set_weights`), learned logits, or affine: the biases b of a
             softmax layer are learned, and log w_k = b_k + ½ μ_kᵀΣ⁻¹μ_k - const, so that the
-            posterior is softmax(μΣ⁻¹z + b), trained as a linear layer is. Not per-class.
+            posterior softmax(μΣ⁻¹z + b) trains like a linear layer. Not per-class.
         distance: initial distance between any two means.
-        start: where the means are at first, see below.
-        generator: where they come from, where they are drawn.
+        start: initial means. equidistant: any two `distance` apart (IB-INN); sphere: the same
+            directions at radius √D (its regularised class-NLL); normal: N(0, 1) each number
+            (Variational Classification); linear: weights of torch's Linear, uniform in ±1/√D;
+            zero: all at the origin.
+        generator: source of random initial means.
+
+    Raises:
+        UserError: affine weights with a covariance per class.
 
     IB-INN (Ardizzone et al. 2020), Eqs. 3-4, is the case of unit covariance.
 
     Attributes:
         means: μ, (K, D).
-        data_means: where the training latents of each class are on average, (K, D). A strong
-            decision term pushes them out beyond μ; `sample` can draw around either.
+        data_means: average training latent of each class, (K, D). A large β̃ pushes them out
+            beyond μ; `sample` can draw around either.
     """
 
     data_means: Tensor
@@ -73,8 +79,8 @@ class GaussianMixture(nn.Module):
         self.weights: Weights = weights
         if weights == "affine" and covariance == "per-class":
             raise UserError(
-                "expected mixture.covariance unit or shared for mixture.weights=affine: with "
-                "covariances of their own the classes' scores are quadratic in z; use learned"
+                "expected mixture.covariance unit or shared for mixture.weights=affine: with a "
+                "covariance per class the scores are quadratic in z; use mixture.weights=learned"
             )
         initial = _initial_means(start, classes, dims, distance, generator)
         self.means = nn.Parameter(initial, requires_grad=means == "learned")
@@ -87,9 +93,9 @@ class GaussianMixture(nn.Module):
 
     @classmethod
     def from_linear(cls, layer: nn.Linear) -> GaussianMixture:
-        """The unit-covariance mixture with the posterior of a softmax layer z W^T + b.
+        """Return the unit-covariance mixture with the posterior of a softmax layer z Wᵀ + b.
 
-        μ_k = W_k and log w_k = b_k + ½ |W_k|² - const.
+        μ_k = W_k and log w_k = b_k + ½ ‖W_k‖² - const.
         """
         mixture = cls(layer.out_features, layer.in_features, weights="affine").to(layer.weight)
         mixture.set_means(layer.weight.detach())
@@ -99,10 +105,10 @@ class GaussianMixture(nn.Module):
 
     @torch.no_grad()
     def to_linear(self) -> nn.Linear:
-        """The softmax layer with this mixture's posterior: W = μΣ⁻¹, b = log w - ½ μᵀΣ⁻¹μ.
+        """Return the softmax layer with this posterior: W = μΣ⁻¹, b = log w - ½ μᵀΣ⁻¹μ.
 
         Raises:
-            UserError: classes with covariances of their own, whose scores are quadratic in z.
+            UserError: a covariance per class, whose scores are quadratic in z.
         """
         if self.covariance == "per-class":
             raise UserError("expected one covariance for all classes, got one each: not affine")
@@ -118,11 +124,11 @@ class GaussianMixture(nn.Module):
         return (self.weight_logits + offsets).log_softmax(0)
 
     def densities(self, z: Tensor, *, learn_weights: bool = True) -> MixtureDensities:
-        """log q(z|k) (B, K), log q(z) (B,) and log q(k|z) (B, K) of z (B, D) at once, in nats.
+        """Return log q(z|k) (B, K), log q(z) (B,) and log q(k|z) (B, K) of z (B, D), in nats.
 
         Args:
             z: latents.
-            learn_weights: let the posterior's gradients reach the class weights.
+            learn_weights: propagate the posterior's gradients to the class weights.
 
         Raises:
             UserError: z of another shape, type or device.
@@ -130,24 +136,27 @@ class GaussianMixture(nn.Module):
         validate.latents("z", z, self.dims, self.log_var)
         if self.covariance == "per-class":
             return self._per_class_densities(z, learn_weights)
-        unit = mixture_log_prob(*self._whitened(z), self.log_weights, fixed_prior=not learn_weights)
+        means, weights, fixed = self.means, self.log_weights, not learn_weights
         if self.covariance == "unit":
-            return unit
+            return mixture_log_prob(z, means, weights, fixed_prior=fixed)
+        scale = (-0.5 * self.log_var).exp()
+        z = z.to(means.dtype) * scale
+        unit = mixture_log_prob(z, means * scale, weights, fixed_prior=fixed)
         volume = 0.5 * self.log_var.sum()
         return MixtureDensities(
             unit.log_prob_given_class - volume, unit.log_prob - volume, unit.log_posterior
         )
 
     def log_prob_given_class(self, z: Tensor) -> Tensor:
-        """log q(z|k), (B, D) to (B, K), nats."""
+        """Return log q(z|k), (B, D) to (B, K), nats."""
         return self.densities(z).log_prob_given_class
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z) = log Σ_k w_k q(z|k), (B, D) to (B,), nats."""
+        """Return log q(z) = log Σ_k w_k q(z|k), (B, D) to (B,), nats."""
         return self.densities(z).log_prob
 
     def log_posterior(self, z: Tensor, *, learn_weights: bool = True) -> Tensor:
-        """log q(k|z), (B, D) to (B, K), by Bayes' rule; see `densities`."""
+        """Return log q(k|z) by Bayes' rule, (B, D) to (B, K); see `densities`."""
         return self.densities(z, learn_weights=learn_weights).log_posterior
 
     def sample(
@@ -157,13 +166,13 @@ class GaussianMixture(nn.Module):
         generator: torch.Generator | None = None,
         around: Around = "means",
     ) -> Tensor:
-        """z = centre_y + temperature · σ_y · ε for labels y (B,), (B, D).
+        """Draw z = centre_y + temperature · σ_y · ε for labels y (B,): (B, D).
 
         Args:
             y: labels.
             temperature: 1 and `around` means: draws from q(z|y).
             generator: on the mixture's device.
-            around: the centre: "means", or "data" for the averages of the training latents.
+            around: the centre: "means", or "data" for the average training latents.
 
         Raises:
             UserError: labels out of range, or a temperature that is negative or not finite.
@@ -174,7 +183,7 @@ class GaussianMixture(nn.Module):
         return centre + temperature * (0.5 * self._log_var()[y]).exp() * noise
 
     def class_means(self, y: Tensor, around: Around = "means") -> Tensor:
-        """The means, or the training latents' averages ("data"), of the classes y (B,): (B, D)."""
+        """Return the means, or average training latents ("data"), of labels y (B,): (B, D)."""
         return (self.means if around == "means" else self.data_means)[y]
 
     @torch.no_grad()
@@ -184,20 +193,15 @@ class GaussianMixture(nn.Module):
         Raises:
             UserError: another shape, or a number that is not finite.
         """
-        self.check_means(means)
+        self._check_means(means)
         self.means.copy_(means)
 
     @torch.no_grad()
     def set_data_means(self, means: Tensor) -> None:
-        """Replace the averages of the training latents by those of `class_averages`."""
+        """Replace the average training latents, as `class_averages` returns them."""
         self.data_means.copy_(means)
 
-    def check_means(self, means: Tensor) -> None:
-        """Refuse what cannot be means.
-
-        Raises:
-            UserError: another shape than (K, D), or a number that is not finite.
-        """
+    def _check_means(self, means: Tensor) -> None:
         if means.shape != self.means.shape or not bool(means.isfinite().all()):
             raise UserError(
                 f"expected finite means of shape {tuple(self.means.shape)}, "
@@ -206,23 +210,19 @@ class GaussianMixture(nn.Module):
 
     @torch.no_grad()
     def set_weights(self, counts: Tensor) -> None:
-        """Set w_k proportional to the label counts (K,), all positive."""
+        """Set w_k proportional to the label counts (K,).
+
+        Raises:
+            UserError: another shape, or a count that is not positive.
+        """
         if counts.shape != (self.classes,) or not bool((counts > 0).all()):
             raise UserError(f"expected {self.classes} positive class counts, got {counts.tolist()}")
         offsets = self._half_norms() if self.weights == "affine" else 0.0
         self.weight_logits.copy_(counts.to(self.weight_logits).log() - offsets)
 
-    def fit_means(self, z: Tensor, y: Tensor) -> None:
-        """Set each mean to the average of its class's latents: z (N, D), y (N,).
-
-        Raises:
-            UserError: a class without a sample.
-        """
-        self.set_means(self.class_averages([(z, y)]))
-
     @torch.no_grad()
     def class_averages(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """Average of each class's latents over batches of z (B, D) and y (B,): (K, D).
+        """Return the average latent of each class over batches of z (B, D) and y (B,): (K, D).
 
         Raises:
             UserError: a class without a sample.
@@ -231,7 +231,7 @@ class GaussianMixture(nn.Module):
         counts = sums.new_zeros(self.classes)
         for z, y in batches:
             y = self._labels(y)
-            # A product, since adding by index is not deterministic on a GPU.
+            # A matrix product, since index_add is not deterministic on a GPU.
             members = torch.nn.functional.one_hot(y, self.classes).to(sums)
             sums += members.T @ self.project(z).to(sums)
             counts += members.sum(0)
@@ -242,40 +242,40 @@ class GaussianMixture(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Device of the parameters."""
         return self.log_var.device
 
     @property
     def coordinates(self) -> Tensor:
-        """The numbers that stand for the means: themselves, (K, D)."""
+        """Parameters that determine the means: the means themselves, (K, D)."""
         return self.means
 
     def project(self, z: Tensor) -> Tensor:
-        """What means could follow of points z (B, D), as `coordinates`: all of it."""
+        """Return the `coordinates` of points z (B, D) as means could have them: z itself."""
         return z
 
     def centres(self) -> Tensor:
-        """Where the classes are, (K, D): the means, or the data's averages if all means are zero.
+        """Return the means (K, D), or the average training latents if all means are zero.
 
-        That is so where an autoencoder's prior is the standard normal.
+        They are zero where an autoencoder's prior is the standard normal.
         """
         return self.means if bool(self.coordinates.any()) else self.data_means
 
     def class_centres(self, y: Tensor, around: Around = "means") -> Tensor:
-        """`class_means`, but around "data" if all means are zero, (B, D)."""
+        """Return `class_means`, around "data" if all means are zero: (B, D)."""
         return self.class_means(y, around if bool(self.coordinates.any()) else "data")
 
     def mean_distance(self) -> Tensor:
-        """Average distance between two means, 0-dim (IB-INN's "delta mu")."""
+        """Return the average distance between two means, 0-dim (IB-INN's "delta mu")."""
         return torch.pdist(self.means).mean()
 
     def half_mahalanobis(self, log_prob_given_class: Tensor) -> Tensor:
-        """½ (z-μ_k)ᵀΣ_k⁻¹(z-μ_k), (B, K), from the log q(z|k) that `densities` gave."""
+        """Return ½ (z-μ_k)ᵀΣ_k⁻¹(z-μ_k), (B, K), from log q(z|k) as `densities` returns it."""
         log_volume = 0.5 * (self._log_var().sum(1) + self.dims * log(2 * pi))
         return -(log_prob_given_class + log_volume)
 
     def _log_var(self) -> Tensor:
-        """(K, D), zeros for unit covariance."""
+        """Return log σ², (K, D), zeros for unit covariance."""
         unit = self.covariance == "unit"
         rows = self.log_var.new_zeros(1, self.dims) if unit else self.log_var
         return rows.expand(self.classes, self.dims)
@@ -287,22 +287,15 @@ class GaussianMixture(nn.Module):
         return 0.5 * (self.means.square() * self._precision()).sum(1)
 
     def embed(self, z: Tensor) -> Tensor:
-        """Where the densities are defined: z itself (B, D)."""
+        """Return z (B, D) where the densities are defined: unchanged."""
         return z
 
     def std(self) -> Tensor:
-        """σ, (K, D)."""
+        """Return σ, (K, D)."""
         return (0.5 * self._log_var()).exp()
 
-    def _whitened(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents and means in units of the shared standard deviation."""
-        if self.covariance == "unit":
-            return z, self.means
-        scale = (-0.5 * self.log_var).exp()
-        return z.to(self.means.dtype) * scale, self.means * scale
-
     def _per_class_densities(self, z: Tensor, learn_weights: bool) -> MixtureDensities:
-        # Log-likelihoods are thousands of nats: in bfloat16 the classes would not differ.
+        # Log-likelihoods are thousands of nats: bfloat16 would not resolve the classes.
         with torch.autocast(z.device.type, enabled=False):
             centre = self.means.detach().mean(0)
             z, means = z.to(centre.dtype) - centre, self.means - centre
@@ -315,37 +308,31 @@ class GaussianMixture(nn.Module):
             return self._from_scores(scores, common, learn_weights)
 
     def _from_scores(self, scores: Tensor, common: Tensor, learn_weights: bool) -> MixtureDensities:
-        """Of log q(z|k) = scores (B, K) + common (B,) or (1,), the part that the classes share."""
+        """Return the densities of log q(z|k) = scores (B, K) + common (B,) or (1,)."""
         weights = self.log_weights
         prior = weights if learn_weights else weights.detach()
         log_prob = (scores + weights).logsumexp(1) + common
         return MixtureDensities(scores + common[:, None], log_prob, (scores + prior).log_softmax(1))
 
     def _check_draw(self, y: Tensor, temperature: float, around: Around) -> Tensor:
-        """Labels (B,), as int64."""
+        """Return labels (B,) as int64, once all arguments of a draw are valid."""
         validate.temperature(temperature)
         validate.one_of("around", around, ("means", "data"))
         return self._labels(y)
 
     def _labels(self, y: Tensor) -> Tensor:
-        return validate.indices(
-            "y", y, "labels", self.classes, self.log_var, training=self.training
-        )
+        like, training = self.log_var, self.training
+        return validate.indices("y", y, "labels", self.classes, like, training=training)
 
     def extra_repr(self) -> str:
-        """Sizes, for `print(mixture)`."""
+        """Return the sizes for `print(mixture)`."""
         return f"classes={self.classes}, dims={self.dims}, covariance={self.covariance}"
 
 
 def _initial_means(
     start: Start, classes: int, dims: int, distance: float, generator: torch.Generator | None
 ) -> Tensor:
-    """The means (K, D) that a mixture starts from.
-
-    equidistant: any two `distance` apart (IB-INN); sphere: the same directions at radius √D (its
-    regularised class-NLL); normal: N(0, 1) a number (Variational Classification); linear: weights
-    of torch's Linear, uniform in ±1/√D; zero: all at the origin.
-    """
+    """Return the initial means (K, D) of `GaussianMixture`."""
     if start == "zero":
         return torch.zeros(classes, dims)
     generator = generator or torch.Generator().manual_seed(0)
@@ -362,12 +349,12 @@ def _initial_means(
 def equidistant_means(
     classes: int, dims: int, distance: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """K points in D dimensions, any two of them `distance` apart (on average, where D < K).
+    """Return K points in D dimensions, any two `distance` apart (on average, where D < K).
 
     As in IB-INN's code: scaled identities side by side, means[:, jK:(j+1)K] = s·I, and zeros in
-    the last D mod K columns; ours has s = distance / sqrt(2 ⌊D/K⌋), so the distance is exact (the
-    code's ⌊2D/K⌋ makes it 4.96 for CIFAR-100). Where D < K no such points exist: there they spread
-    over a sphere, or a line.
+    the last D mod K columns; s = distance / sqrt(2 ⌊D/K⌋) makes the distance exact (the code's
+    ⌊2D/K⌋ gives 4.96 for CIFAR-100). Where D < K no such points exist: they spread over a sphere,
+    or a line.
     """
     repeats = dims // classes
     if repeats == 0:
@@ -381,7 +368,7 @@ def equidistant_means(
 
 
 def _spread_points(classes: int, dims: int, generator: torch.Generator) -> Tensor:
-    """Points on the unit sphere that have repelled each other like charges, in random order."""
+    """Return points on the unit sphere that repelled each other like charges, in random order."""
     if dims == 1:
         order = torch.randperm(classes, generator=generator)
         return torch.linspace(-1, 1, classes, dtype=torch.float64)[order, None]
@@ -391,7 +378,7 @@ def _spread_points(classes: int, dims: int, generator: torch.Generator) -> Tenso
         apart = points[:, None] - points
         square = apart.square().sum(2).fill_diagonal_(1)
         force = (apart / square[..., None] ** 1.5).sum(1)
-        # Shorter and shorter steps, none longer than a fifth of the way to a neighbour.
+        # Decreasing steps, none longer than a fifth of the way to a neighbour.
         length = 0.2 * square.sqrt().amin(1, keepdim=True) * (1 - step / REPULSIONS)
         points = points + length * normalize(force - (force * points).sum(1, keepdim=True) * points)
     return normalize(points)

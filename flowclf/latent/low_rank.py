@@ -1,4 +1,4 @@
-"""Class means of low rank: a mixture for latents that are too wide for a mean each."""
+"""Gaussian mixture with class means of low rank, for latents too wide for K full means."""
 
 from __future__ import annotations
 
@@ -18,31 +18,29 @@ __all__ = ["LowRankMixture"]
 
 
 class LowRankMixture(GaussianMixture):
-    """A mixture whose means are free in the first F dimensions and of rank r in all others.
+    """Mixture whose means are free in the first F dimensions and of rank r in all others.
 
         μ_k = [m_k, u_k V],   m (K, F),  u (K, r),  V (r, D-F)
 
-    The densities are those of the `GaussianMixture` with these means, exactly, but no product has
-    K rows of D numbers:
+    The densities equal those of a `GaussianMixture` with these means, without ever forming (K, D):
 
         z·μ_k = z_F·m_k + (z_rest Vᵀ)·u_k,   ‖μ_k‖² = ‖m_k‖² + u_k (V Vᵀ) u_kᵀ
 
-    Memory O(B·K + B·D + K (F + r) + r (D-F)), linear in r. What is kept of the means are their
-    `coordinates` [m_k, u_k]; of the training latents' averages so nothing that is orthogonal to V.
-    `means` and `data_means` are (K, D), made whenever they are asked for; `class_means` makes those
-    of some classes alone.
+    Memory O(B·K + B·D + K (F + r) + r (D-F)), linear in r. Means are stored as `coordinates`
+    [m_k, u_k], average training latents as their projections. `means` and `data_means`, (K, D), are
+    computed on demand; `class_means` computes those of some classes only.
 
     Args:
         classes, dims: K and D.
-        rank: r; 0: the other means are zero, and those dimensions tell no class from another.
-        full_dims: F. Which dimensions come first is for the network to say: behind a DCT and
-            `Flatten(channels_last=True)` those of the lowest frequencies.
-        options: as of `GaussianMixture`; `start` and `distance` are those of a mixture of F + r
-            dimensions, and V begins orthonormal.
-        generator: where the means and V come from.
+        rank: r; 0: the means are zero in the other dimensions, which then separate no classes.
+        full_dims: F. The network orders the dimensions: after a DCT and
+            `Flatten(channels_last=True)` the lowest frequencies come first.
+        options: as of `GaussianMixture`; `start` and `distance` refer to F + r dimensions, and V
+            starts orthonormal.
+        generator: source of the initial means and V.
 
     Raises:
-        UserError: no such rank, or a covariance a class, which is K × D again.
+        UserError: an impossible rank, or a covariance per class, which is (K, D) again.
 
     Mackowiak, Ardizzone, Köthe, Rother, "Generative classifiers as a basis for trustworthy image
     classification", CVPR 2021, has F = 3072 and r = 128 for ImageNet.
@@ -69,8 +67,8 @@ class LowRankMixture(GaussianMixture):
             )
         if options.get("covariance") == "per-class":
             raise UserError(
-                "expected mixture.covariance unit or shared for mixture.rank: a covariance a class "
-                "takes as much memory as full means"
+                "expected mixture.covariance unit or shared for mixture.rank: a covariance per "
+                "class takes as much memory as full means"
             )
         generator = generator or torch.Generator().manual_seed(0)
         super().__init__(classes, full_dims + rank, generator=generator, **options)
@@ -84,41 +82,41 @@ class LowRankMixture(GaussianMixture):
 
     @property
     def coordinates(self) -> Tensor:
-        """Of the means, (K, F + r)."""
+        """[m_k, u_k] of the means, (K, F + r)."""
         # The parent registers them under a name that is a property here.
         return _registered(self._parameters, "means")
 
     @property
     def data_coordinates(self) -> Tensor:
-        """Of the training latents' averages, (K, F + r)."""
+        """[m_k, u_k] of the average training latents, (K, F + r)."""
         return _registered(self._buffers, "data_means")
 
     @property
     def means(self) -> Tensor:  # type: ignore[override]
-        """All of them, (K, D)."""
-        return self._place(self.coordinates)
+        """μ, (K, D)."""
+        return self._expand(self.coordinates)
 
     @property
     def data_means(self) -> Tensor:  # type: ignore[override]
-        """All of them, (K, D)."""
-        return self._place(self.data_coordinates)
+        """Projected average training latent of each class, (K, D)."""
+        return self._expand(self.data_coordinates)
 
     def class_means(self, y: Tensor, around: Around = "means") -> Tensor:
-        """The means, or the training latents' averages ("data"), of the classes y (B,): (B, D)."""
-        return self._place((self.coordinates if around == "means" else self.data_coordinates)[y])
+        """Return the means, or average training latents ("data"), of labels y (B,): (B, D)."""
+        return self._expand((self.coordinates if around == "means" else self.data_coordinates)[y])
 
     def densities(self, z: Tensor, *, learn_weights: bool = True) -> MixtureDensities:
-        """As of `GaussianMixture`.
+        """Return the densities, as `GaussianMixture.densities` does.
 
         Raises:
             UserError: z of another shape, type or device.
         """
         validate.latents("z", z, self.dims, self.log_var)
-        # Thousands of nats: in bfloat16 the classes would not differ.
+        # Log-likelihoods are thousands of nats: bfloat16 would not resolve the classes.
         with torch.autocast(z.device.type, enabled=False):
             scale = self._scale()
             own, shared, basis = self._scaled(scale)
-            # About the centre of the means, or what all classes share would drown the differences.
+            # Relative to the centre of the means, lest common terms swamp the differences.
             z = z.to(scale.dtype) * scale
             z = z - torch.cat((own.mean(0), shared.mean(0) @ basis))
             own, shared = own - own.mean(0), shared - shared.mean(0)
@@ -132,8 +130,8 @@ class LowRankMixture(GaussianMixture):
         """Replace the means.
 
         Args:
-            means: (K, D), of whose last D-F numbers only what lies in the span of V is taken; or
-                coordinates (K, F + r), as `class_averages` gives them.
+            means: (K, D), of whose last D-F numbers the projection onto the rows of V is taken; or
+                coordinates (K, F + r), as `class_averages` returns them.
 
         Raises:
             UserError: another shape, or a number that is not finite.
@@ -142,15 +140,10 @@ class LowRankMixture(GaussianMixture):
 
     @torch.no_grad()
     def set_data_means(self, means: Tensor) -> None:
-        """Replace the averages of the training latents, given as to `set_means`."""
+        """Replace the average training latents, given as to `set_means`."""
         self.data_coordinates.copy_(self._coordinates_of(means))
 
-    def check_means(self, means: Tensor) -> None:
-        """Refuse what cannot be means.
-
-        Raises:
-            UserError: another shape than (K, D) or (K, F + r), or a number that is not finite.
-        """
+    def _check_means(self, means: Tensor) -> None:
         expected = (self.classes, self.dims), tuple(self.coordinates.shape)
         if tuple(means.shape) not in expected or not bool(means.isfinite().all()):
             raise UserError(
@@ -159,7 +152,7 @@ class LowRankMixture(GaussianMixture):
             )
 
     def project(self, z: Tensor) -> Tensor:
-        """Coordinates of the nearest points that have any, of z (B, D): (B, F + r)."""
+        """Return the coordinates of the nearest representable points to z (B, D): (B, F + r)."""
         first, rest = self._split(z.to(self.mean_basis))
         basis = self.mean_basis.double()
         inverse = torch.linalg.pinv(basis @ basis.T, hermitian=True)
@@ -167,7 +160,7 @@ class LowRankMixture(GaussianMixture):
         return torch.cat((first, along.to(rest)), 1)
 
     def mean_distance(self) -> Tensor:
-        """Average distance between two means, 0-dim."""
+        """Return the average distance between two means, 0-dim."""
         own, shared = self._split(self.coordinates)
         # V = RᵀQᵀ with orthonormal Q: the u Rᵀ are as far apart as the u V.
         shared = shared @ torch.linalg.qr(self.mean_basis.T).R.T
@@ -177,34 +170,34 @@ class LowRankMixture(GaussianMixture):
         return _half_squares(*self._scaled(self._scale()))
 
     def _scale(self) -> Tensor:
-        """1/σ, (D,): one for all classes."""
+        """Return 1/σ, (D,), common to all classes."""
         return (-0.5 * self._log_var()[0]).exp()
 
     def _scaled(self, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """m_k, u_k and V of the means times `scale` (D,)."""
+        """Return m_k, u_k and V of the means times `scale` (D,)."""
         own, shared = self._split(self.coordinates)
         return own * scale[: self.full_dims], shared, self.mean_basis * scale[self.full_dims :]
 
     def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The first F columns, and the others."""
+        """Return the first F columns, and the others."""
         return values[:, : self.full_dims], values[:, self.full_dims :]
 
-    def _place(self, coordinates: Tensor) -> Tensor:
-        """Coordinates (N, F + r) to points (N, D)."""
+    def _expand(self, coordinates: Tensor) -> Tensor:
+        """Return the points (N, D) of coordinates (N, F + r)."""
         own, shared = self._split(coordinates)
         return torch.cat((own, shared @ self.mean_basis), 1)
 
     def _coordinates_of(self, means: Tensor) -> Tensor:
-        self.check_means(means)
+        self._check_means(means)
         return self.project(means) if means.shape[1] == self.dims else means
 
     def extra_repr(self) -> str:
-        """Sizes, for `print(mixture)`."""
+        """Return the sizes for `print(mixture)`."""
         return f"{super().extra_repr()}, full_dims={self.full_dims}, rank={self.rank}"
 
 
 def _half_squares(own: Tensor, shared: Tensor, basis: Tensor) -> Tensor:
-    """½ ‖[m_k, u_k V]‖², (K,)."""
+    """Return ½ ‖[m_k, u_k V]‖², (K,)."""
     gram = basis @ basis.T
     return 0.5 * (own.square().sum(1) + ((shared @ gram) * shared).sum(1))
 

@@ -1,4 +1,4 @@
-"""The latent mixture on the sphere: von Mises-Fisher classes, for latents whose length is noise."""
+"""Von Mises-Fisher mixture on the sphere, for latents whose length carries no information."""
 
 from __future__ import annotations
 
@@ -19,30 +19,29 @@ __all__ = ["VonMisesFisherMixture", "log_bessel_i", "log_normaliser"]
 
 Concentration = Literal["shared", "per-class"]
 
-# Debye's series with these is exact to 1e-14 from this order on, at every x.
+# Debye's series with 10 terms is accurate to 1e-14 from order 25 on, at every x.
 LEAST_ORDER, TERMS = 25, 10
-# So narrow that every draw rounds to its mean, and 1/κ is still above zero.
+# Every draw rounds to its mean, and 1/κ is still positive.
 LARGEST_KAPPA = 1e200
 
 
 class VonMisesFisherMixture(GaussianMixture):
-    """p(u) = Σ_k w_k C_D(κ_k) exp(κ_k m_k·u) of directions u = z/‖z‖; in nats.
+    """Mixture p(u) = Σ_k w_k C_D(κ_k) exp(κ_k m_k·u) of directions u = z/‖z‖, m_k = μ_k/‖μ_k‖.
 
         log p(u|k) = log C_D(κ_k) + κ_k μ_k·z / (‖μ_k‖ ‖z‖)
 
-    The density is with respect to the surface of the unit sphere, so that it integrates to one over
-    directions, not over z. A latent or a mean of length zero counts as orthogonal to everything.
-    It stands where a `GaussianMixture` can; what that says of covariances has no meaning here.
-    Memory O(B·K + B·D + K·D).
+    Densities are in nats with respect to the surface of the unit sphere: they integrate to one over
+    directions, not over z. A latent or mean of length zero counts as orthogonal to everything.
+    The covariance of the `GaussianMixture` has no meaning here. Memory O(B·K + B·D + K·D).
 
     Args:
         classes: K.
         dims: D, at least 2.
         means: learned, or frozen at their initial values (set others with `set_means`).
-        concentration: one κ a class, or one for all: log p(k|u) is log softmax(κ cos + log w) then.
+        concentration: one κ per class, or a shared one: log p(k|u) = log softmax(κ cos + log w).
         weights: uniform, empirical (`set_weights`), or learned logits.
         kappa: initial concentration; D if None.
-        generator: where the means come from when D < K; they are orthogonal otherwise.
+        generator: source of the initial means if D < K; otherwise they are orthogonal.
 
     Raises:
         UserError: fewer than two dimensions, a concentration that is not positive and finite, or
@@ -53,7 +52,7 @@ class VonMisesFisherMixture(GaussianMixture):
 
     Attributes:
         means: μ, (K, D); only their directions count.
-        data_means: where the training directions of each class are on average, (K, D).
+        data_means: average training direction of each class, (K, D).
         log_kappa: log κ, (K,) or (1,).
     """
 
@@ -86,21 +85,22 @@ class VonMisesFisherMixture(GaussianMixture):
         return self.log_kappa.exp().expand(self.classes)
 
     def densities(self, z: Tensor, *, learn_weights: bool = True) -> MixtureDensities:
-        """log p(u|k) (B, K), log p(u) (B,) and log p(k|u) (B, K) of z (B, D) at once, in nats.
+        """Return log p(u|k) (B, K), log p(u) (B,) and log p(k|u) (B, K) of z (B, D), in nats.
 
         Args:
             z: latents of any length.
-            learn_weights: let the posterior's gradients reach the class weights.
+            learn_weights: propagate the posterior's gradients to the class weights.
 
         Raises:
             UserError: z of another shape, type or device.
         """
         validate.latents("z", z, self.dims, self.log_var)
-        # Log-normalisers are thousands of nats: what the classes share stays out of the scores.
+        # Log-normalisers are thousands of nats: their mean stays out of the scores.
         with torch.autocast(z.device.type, enabled=False):
             volumes = log_normaliser(self.dims, self.kappa.double())
             common = volumes.mean()
-            cosines = self._cosines(z)
+            wide = torch.promote_types(z.dtype, self.means.dtype)
+            cosines = normalize(z.to(wide)) @ normalize(self.means.to(wide)).T
             scores = self.kappa * cosines + (volumes - common).to(cosines.dtype)
             return self._from_scores(scores, common.to(cosines.dtype).view(1), learn_weights)
 
@@ -112,24 +112,24 @@ class VonMisesFisherMixture(GaussianMixture):
         generator: torch.Generator | None = None,
         around: Around = "means",
     ) -> Tensor:
-        """Directions with p(u|y), its κ_y divided by temperature², for labels y (B,): (B, D).
+        """Draw directions from p(u|y) with κ_y / temperature² for labels y (B,): (B, D).
 
-        Wood, "Simulation of the von Mises Fisher distribution", 1994: exact, by rejection. Without
-        gradients.
+        Exact, by rejection, without gradients: Wood, "Simulation of the von Mises Fisher
+        distribution", 1994.
 
         Args:
             y: labels.
             temperature: 1 and `around` means: draws from p(u|y); 0: the mean directions.
             generator: on the mixture's device.
-            around: the centre: "means", or "data" for the averages of the training directions.
+            around: the centre: "means", or "data" for the average training directions.
 
         Raises:
             UserError: labels out of range, or a temperature that is negative or not finite.
         """
         y = self._check_draw(y, temperature, around)
-        centres = self.means if around == "means" else self.data_means
+        centres = normalize(self.class_means(y, around).double())
         kappa = (self.kappa.double() / temperature**2).clamp(max=LARGEST_KAPPA)
-        return _draw(normalize(centres.double())[y], kappa[y], generator).to(centres.dtype)
+        return _draw(centres, kappa[y], generator).to(self.means.dtype)
 
     @torch.no_grad()
     def set_means(self, means: Tensor) -> None:
@@ -143,9 +143,9 @@ class VonMisesFisherMixture(GaussianMixture):
         super().set_means(means)
 
     def class_averages(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """Average of each class's directions over batches of z (B, D) and y (B,): (K, D).
+        """Return the average direction of each class over batches of z (B, D), y (B,): (K, D).
 
-        Their directions are the likeliest means; their lengths grow from 0 to 1 with κ.
+        Its direction is the maximum-likelihood mean; its length grows from 0 to 1 with κ.
 
         Raises:
             UserError: a class without a sample.
@@ -153,19 +153,19 @@ class VonMisesFisherMixture(GaussianMixture):
         return super().class_averages((self.embed(z.to(self.means)), y) for z, y in batches)
 
     def embed(self, z: Tensor) -> Tensor:
-        """Directions z/‖z‖, (B, D)."""
+        """Return the directions z/‖z‖, (B, D)."""
         return normalize(z)
 
     def std(self) -> Tensor:
-        """1/sqrt(κ), (K, D): how far directions stray from a mean along the sphere, κ large."""
+        """Return 1/√κ, (K, D): the spread about a mean along the sphere for large κ."""
         return self.kappa.rsqrt()[:, None].expand(self.classes, self.dims)
 
     def mean_distance(self) -> Tensor:
-        """Average distance between two mean directions, 0-dim, from 0 to 2."""
+        """Return the average distance between two mean directions, 0-dim, from 0 to 2."""
         return torch.pdist(normalize(self.means)).mean()
 
     def to_linear(self) -> Never:
-        """None has this posterior.
+        """Refuse: no linear layer has this posterior.
 
         Raises:
             UserError: always.
@@ -173,7 +173,7 @@ class VonMisesFisherMixture(GaussianMixture):
         raise UserError("expected a Gaussian mixture, got one whose posterior is not affine in z")
 
     def half_mahalanobis(self, log_prob_given_class: Tensor) -> Never:
-        """Not defined on the sphere.
+        """Refuse: there is no Mahalanobis distance on the sphere.
 
         Raises:
             UserError: always.
@@ -182,17 +182,13 @@ class VonMisesFisherMixture(GaussianMixture):
             "expected a Gaussian mixture, got one on the sphere: no Mahalanobis distance"
         )
 
-    def _cosines(self, z: Tensor) -> Tensor:
-        wide = torch.promote_types(z.dtype, self.means.dtype)
-        return normalize(z.to(wide)) @ normalize(self.means.to(wide)).T
-
     def extra_repr(self) -> str:
-        """Sizes, for `print(mixture)`."""
+        """Return the sizes for `print(mixture)`."""
         return f"classes={self.classes}, dims={self.dims}, concentration={self.concentration}"
 
 
 def log_normaliser(dims: int, kappa: Tensor) -> Tensor:
-    """log C_D(κ) = (D/2-1) log κ - (D/2) log 2π - log I_{D/2-1}(κ), elementwise, nats.
+    """Return log C_D(κ) = (D/2-1) log κ - (D/2) log 2π - log I_{D/2-1}(κ), elementwise, nats.
 
     1/C_D(κ) is the integral of exp(κ m·u) over the unit sphere in D dimensions; κ > 0.
     """
@@ -201,13 +197,13 @@ def log_normaliser(dims: int, kappa: Tensor) -> Tensor:
 
 
 def log_bessel_i(order: float, x: Tensor) -> Tensor:
-    """log I_v(x), the modified Bessel function of the first kind, elementwise; differentiable in x.
+    """Return log I_v(x), the modified Bessel function of the first kind; differentiable in x.
 
-    Debye's series in 1/sqrt(v² + x²) from order 25 on; below, ratios are carried down from there:
+    Debye's series in 1/√(v² + x²) from order 25 on; below, ratios are carried down from there:
 
         I_{v-1}/I_v = 2v/x + I_{v+1}/I_v
 
-    In float64 the relative error is near 1e-13, or the rounding of the logarithm if that is more.
+    In float64 the relative error is about 1e-13, or the rounding of the logarithm if larger.
     Olver et al., "NIST handbook of mathematical functions", 2010, 10.29.1 and 10.41.3.
 
     Args:
@@ -228,7 +224,7 @@ def log_bessel_i(order: float, x: Tensor) -> Tensor:
 
 
 def _debye_coefficients() -> list[list[float]]:
-    """q_k(t) of degree k, row by row: u_k(p) = p^k q_k(p²) of Olver et al., 10.41.9."""
+    """Return the coefficients of q_k by rows: u_k(p) = p^k q_k(p²) of Olver et al., 10.41.9."""
     rows = [[1.0] + [0.0] * TERMS]
     for k in range(TERMS):
         row = [0.0] * (TERMS + 1)
@@ -244,7 +240,7 @@ _COEFFICIENTS = _debye_coefficients()
 
 
 def _debye(order: float, x: Tensor) -> Tensor:
-    """log I_v(x) = s - v asinh(v/x) - ½ log(2π s) + log Σ_k q_k(v²/s²) / s^k, s = sqrt(v² + x²)."""
+    """Return log I_v(x) = s - v asinh(v/x) - ½ log 2πs + log Σ_k q_k(v²/s²)/s^k, s = √(v² + x²)."""
     s = (order**2 + x.square()).sqrt()
     powers = torch.arange(TERMS + 1, dtype=x.dtype, device=x.device)
     coefficients = torch.tensor(_COEFFICIENTS, dtype=x.dtype, device=x.device)
@@ -254,7 +250,7 @@ def _debye(order: float, x: Tensor) -> Tensor:
 
 
 def _draw(means: Tensor, kappa: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One direction about each mean direction (B, D) with its κ (B,)."""
+    """Draw one direction about each mean direction (B, D) with its κ (B,)."""
     drawn = torch.empty_like(means)
     left = torch.arange(len(means), device=means.device)
     while len(left):
@@ -267,7 +263,7 @@ def _draw(means: Tensor, kappa: Tensor, generator: torch.Generator | None) -> Te
 def _propose(
     means: Tensor, kappa: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """A round of Wood's rejection: directions (B, D) and which of them to keep (B,).
+    """Propose directions (B, D) and accept some (B,): one round of Wood's rejection.
 
     The cosine t of a uniform direction becomes w = (c + t) / (1 + c t), kept with probability
     exp(κ (w - c)) ((1 - c w) / (1 - c²))^(D-1). Written in 1 - c and 1 - w, which may be tiny.
@@ -282,6 +278,6 @@ def _propose(
     log_keep = kappa * (c - w) + (dims - 1) * log_ratio
     across = normalize(uniform - t[:, None] * means)
     direction = (1 - w)[:, None] * means + (w * (2 - w)).sqrt()[:, None] * across
-    # Negated, since what is not a number would be drawn again for ever.
+    # Negated, as NaN would otherwise be rejected for ever.
     rejected = torch.empty_like(t).uniform_(generator=generator).log() > log_keep
     return direction, ~rejected

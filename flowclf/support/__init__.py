@@ -1,1 +1,1 @@
-"""What every wing stands on: errors, seeds, devices, files, validation, collectives."""
+"""Ground floor: errors, seeds, devices, files, validation, collectives."""

@@ -1,4 +1,7 @@
-"""Files appear whole or not at all: written under a temporary name, then renamed."""
+"""Atomic file writes, and locks on folders.
+
+A file appears whole or not at all: it is written under a temporary name, flushed, then renamed.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,11 @@ __all__ = [
     "FolderInUse",
     "check_new",
     "check_no_file",
+    "csv_text",
     "locked",
     "occupied",
     "remove_parts",
+    "write_csv",
     "write_json",
     "write_text",
     "write_whole",
@@ -30,26 +35,30 @@ __all__ = [
 ]
 
 
+class FolderInUse(UserError):
+    """Error of `locked`: another process works in the folder."""
+
+
 def occupied(folder: Path) -> bool:
-    """Whether something is there: a file, or a folder that is not empty."""
+    """Return True if the path is a file or a folder that is not empty."""
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def check_new(folder: Path) -> None:
-    """Refuse to write beside what is there.
+    """Check that a folder is new or empty.
 
     Raises:
-        UserError: the folder is not new or empty.
+        UserError: it is not.
     """
     if occupied(folder):
         raise UserError(f"expected a new or empty folder, got {folder}; choose another")
 
 
 def check_no_file(folder: Path) -> None:
-    """Refuse a file where a folder is to be.
+    """Check that a folder to write to is not a file.
 
     Raises:
-        UserError: it is a file.
+        UserError: it is.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"expected a folder to write to, but {folder} is a file")
@@ -59,15 +68,15 @@ def write_whole(path: Path, write: Callable[[Path], object], previous: Path | No
     """Call `write` with a temporary path beside `path`, flush it to disk, and rename it.
 
     Args:
-        path: the file; its folder is made if it is not there.
-        write: writes the path that it is given.
-        previous: where the file that is replaced goes, in the same folder; None: it is gone. A
-            process that is killed between the two renames leaves only `previous`.
+        path: the file; its folder is created if need be.
+        write: writes to the path that it is given.
+        previous: new name, in the same folder, of the file that is replaced; None: it is deleted.
+            A process killed between the two renames leaves `previous` alone.
 
     Raises:
-        OSError: it could not be written; what was there before is intact.
+        OSError: it could not be written; the file of before is intact.
     """
-    # The ending stays: savefig and its like choose the format by it.
+    # The suffix stays: savefig and its like choose the format by it.
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +86,7 @@ def write_whole(path: Path, write: Callable[[Path], object], previous: Path | No
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(part, path)
-        flush_folder(path.parent)
+        _flush_folder(path.parent)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"cannot write {path}: {reason}; what was there before is kept") from error
@@ -86,8 +95,8 @@ def write_whole(path: Path, write: Callable[[Path], object], previous: Path | No
             part.unlink()
 
 
-def flush_folder(folder: Path) -> None:
-    """Make renames in it last, where the system knows how to: Windows opens no folders."""
+def _flush_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system can: Windows opens no folders."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -95,7 +104,7 @@ def flush_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # What file systems say that cannot flush a folder.
+        # Some file systems cannot flush a folder, and say so with these.
         if error.errno not in (EBADF, EINVAL):
             raise
     finally:
@@ -103,23 +112,23 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_parts(path: Path) -> None:
-    """Delete what killed processes left of writing `path`; nobody else may be writing it."""
+    """Delete temporary files that killed writers of `path` left; nobody else may be writing it."""
     for part in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
         part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Text, UTF-8."""
+    """Write text in UTF-8."""
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """One JSON document; not-a-number is refused."""
+    """Write one JSON document; NaN and infinity raise ValueError."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
-    """Rows as CSV, each line ending in a line feed."""
+    """Return rows as CSV, each line ending in a line feed."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     if header:
@@ -129,26 +138,22 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: 
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows as CSV, under a header."""
+    """Write rows as CSV below a header."""
     write_text(path, csv_text(columns, rows))
 
 
 def write_yaml(path: Path, value: Any) -> None:
-    """One YAML document, keys in the order given."""
+    """Write one YAML document, keys in the order given."""
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
-
-
-class FolderInUse(UserError):
-    """Another process works in the folder."""
 
 
 @contextmanager
 def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold a folder; the kernel lets go of it when the process ends, however that is.
+    """Hold a lock on a folder; the kernel releases it however the process ends.
 
     Args:
-        folder: made if it is not there; `.lock` in it is what is held.
-        wait: seconds to wait for another process that holds it.
+        folder: created if need be; the lock is its file `.lock`.
+        wait: seconds to wait for another process to release it.
 
     Raises:
         FolderInUse: another process still holds it.
@@ -156,7 +161,7 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    # A singleton may be held twice by whoever holds it already.
+    # A singleton is reentrant: its holder may acquire it again.
     lock = FileLock(folder / ".lock", timeout=wait, is_singleton=True)
     try:
         lock.acquire(poll_interval=0.05)

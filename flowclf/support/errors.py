@@ -1,25 +1,25 @@
-"""What goes wrong on the user's side, said in one line: expected, got, what to do."""
+"""Errors of the user's making, told in one line: expected, got, what to do."""
 
 __all__ = ["NoExactDensity", "UserError", "first_line", "printable"]
 
 
 class UserError(ValueError):
-    """A mistake in the input; the command line prints the message and exits with status 2."""
+    """Mistake in the input; the command line prints the message and exits with status 2."""
 
     def __str__(self) -> str:
-        """One line that a terminal can show, whatever the names of files are."""
+        """Return the message as one printable line, whatever file names it quotes."""
         return printable(super().__str__())
 
 
 class NoExactDensity(UserError):
-    """Raised by `log_prob` where a system has no exact density; the message names what it has."""
+    """Error of `log_prob` where a system has no exact density; the message names what it has."""
 
 
 def printable(text: str) -> str:
-    """On one line that a terminal can show: all else as Python writes it."""
+    """Return text as one line that a terminal can show, other characters escaped as by repr."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def first_line(error: Exception) -> str:
-    """What an error of other packages says first, or its name where it says nothing."""
+    """Return the first line of an error's message, or the error's name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,7 @@
-"""YAML and JSON that anybody may have written, as plain values of bounded size and depth."""
+"""Parsers of untrusted YAML and JSON: plain values of bounded size and depth.
+
+yaml.safe_load alone follows aliases and merges that expand a short text to billions of values.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,23 @@ from flowclf.support.errors import UserError, first_line
 __all__ = ["parse_json", "parse_yaml", "read_json", "read_text", "read_yaml"]
 
 Nested = dict[str, Any]
-DEEPEST = 50
-# A value takes a letter at least; by aliases of YAML a short text may stand for so many.
-FREE = 10_000
-TOO_MUCH = "values within values without measure"
+MAX_DEPTH = 50
+# A value takes at least one letter; through aliases in YAML a text may stand for this many more.
+FREE_VALUES = 10_000
+TOO_MUCH = "values nested too deep, or repeated too often"
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values: no tag makes an object of Python's.
+    """Return a YAML document as plain values; tags of Python objects are refused.
 
     Raises:
-        ValueError: no YAML, nested too deep, or aliases that repeat without measure.
+        ValueError: invalid YAML, nested too deep, or aliases that repeat too often.
     """
     try:
         value = yaml.load(text, _Loader)
     except RecursionError:
         raise ValueError(TOO_MUCH) from None
-    # Scalars that only look like numbers or dates fail in ways of their own.
+    # Malformed dates, integers and booleans raise errors of many types.
     except Exception as error:
         raise ValueError(first_line(error)) from None
     for _ in _values(value, text):
@@ -40,28 +43,32 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Nested:
-    """A YAML mapping.
+    """Read a file that holds a YAML mapping.
 
     Raises:
-        UserError: no such file, or a damaged one.
+        UserError: the file is missing or damaged.
     """
     return _mapping(path, parse_yaml, "a YAML mapping")
 
 
 def read_json(path: Path) -> Nested:
-    """A JSON object.
+    """Read a file that holds a JSON object.
 
     Raises:
-        UserError: no such file, or a damaged one.
+        UserError: the file is missing or damaged.
     """
     return _mapping(path, parse_json, "a JSON object")
 
 
 def parse_json(text: str, finite: bool = True) -> Any:
-    """Plain values; NaN and infinity, which JSON does not have, only if not `finite`.
+    """Return a JSON document as plain values.
+
+    Args:
+        text: the document.
+        finite: refuse NaN and infinity, which Python's parser accepts and JSON lacks.
 
     Raises:
-        ValueError: no JSON, or nested too deep.
+        ValueError: invalid JSON, or nested too deep.
     """
     try:
         value = json.loads(text)
@@ -74,10 +81,10 @@ def parse_json(text: str, finite: bool = True) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """A file in UTF-8.
+    """Read a text file in UTF-8.
 
     Raises:
-        UserError: no such file, or another encoding.
+        UserError: the file is missing or in another encoding.
     """
     try:
         return path.read_text("utf-8")
@@ -90,12 +97,12 @@ def read_text(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Merges (<<) no more keys than a text may stand for; they are copied at each level."""
+    """Safe loader with a bound on merged keys (<<), which are copied at each level."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         own = len(node.value)
         super().flatten_mapping(node)
-        if len(node.value) > own + FREE:
+        if len(node.value) > own + FREE_VALUES:
             raise ValueError(TOO_MUCH)
 
 
@@ -111,12 +118,12 @@ def _mapping(path: Path, parse: Callable[[str], Any], what: str) -> Nested:
 
 
 def _values(document: Any, text: str) -> Iterator[Any]:
-    """All there are, refusing what would take forever to copy or to walk through."""
-    waiting, found, most = [(document, 0)], 0, max(FREE, len(text))
+    """Iterate over all values; raise ValueError beyond the bounds on their number and depth."""
+    waiting, found, most = [(document, 0)], 0, max(FREE_VALUES, len(text))
     while waiting:
         value, depth = waiting.pop()
         found += 1
-        if found > most or depth > DEEPEST:
+        if found > most or depth > MAX_DEPTH:
             raise ValueError(TOO_MUCH)
         # Python does not print integers of thousands of digits.
         if isinstance(value, int) and value.bit_length() > 64:

@@ -1,8 +1,8 @@
-"""Named tensors in a safetensors file, with a sha256 over all of it that is checked at reading.
+"""Named tensors in a safetensors file, with a sha256 of its contents that reading verifies.
 
-Written here and not by safetensors, whose save_file makes a file of its own beside the one it is
-asked for, readable for its owner alone, which stays there when the process is killed; and whose
-save needs twice the memory. It reads them all.
+The safetensors library reads the files. Writing stays here, as its save_file first writes a
+temporary file of its own name, readable by its owner alone, that a killed process leaves behind,
+and its save holds the whole file in memory a second time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flowclf.support.errors import UserError, first_line
 
 __all__ = ["DamagedFile", "read_tensors", "write_tensors"]
 
-# The entry of the metadata: MARK, sha256, space, note.
+# Metadata entry: KEY → MARK, sha256, space, note.
 KEY, MARK = "flowclf", "sha256:"
 TYPES = {
     torch.complex64: "C64",
@@ -38,24 +38,24 @@ TYPES = {
 
 
 class DamagedFile(UserError):
-    """A file that is not what was written."""
+    """Error of `read_tensors`: the file is not what was written."""
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], note: str = "", previous: Path | None = None
 ) -> None:
-    """Tensors and a note, written whole, with their digest:
+    """Write tensors and a note atomically, with their digest:
 
         sha256(note, then of each tensor in order of names: NUL name NUL dtype NUL shape NUL bytes)
 
     Args:
         path: the file.
-        tensors: on any device; those that share memory are written each.
-        note: text that goes with them.
-        previous: where the file that is replaced goes; None: it is gone.
+        tensors: on any device; tensors that share memory are written separately.
+        note: text stored with them.
+        previous: new name of the file that is replaced; None: it is deleted.
 
     Raises:
-        OSError: it could not be written; what was there before is intact.
+        OSError: it could not be written; the file of before is intact.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
@@ -67,11 +67,11 @@ def write_tensors(
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """Tensors, on the CPU, and their note; None where others wrote the file, without a digest.
+    """Return tensors on the CPU and their note; None for files that others wrote without a digest.
 
     Raises:
-        DamagedFile: no safetensors, or not what was written.
-        UserError: a file that cannot be read.
+        DamagedFile: not a safetensors file, or not the contents that were written.
+        UserError: the file cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -83,17 +83,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise DamagedFile(f"{path} is damaged: {first_line(error)}") from None
-    # By its value, too: damage to the key must not pass for a file of others.
+    # Search the values as well: a damaged key must not pass for a foreign file.
     if KEY not in metadata and not any(MARK in value for value in metadata.values()):
         return tensors, None
     stated, _, note = metadata.get(KEY, "").partition(" ")
     if stated != MARK + _digest(tensors, note):
-        raise DamagedFile(f"{path} is damaged: it has not the sha256 that it was written with")
+        raise DamagedFile(f"{path} is damaged: its sha256 is not the one it was written with")
     return tensors, note
 
 
 def _safetensors(state: Mapping[str, Tensor], entry: str) -> Iterator[bytes | memoryview]:
-    """The parts of the file: length of the header, header, and the tensors, widest types first."""
+    """Return the parts of the file: header length, header, and tensors, widest types first."""
     header: dict[str, object] = {"__metadata__": {KEY: entry}}
     names = sorted(state, key=lambda name: (-state[name].itemsize, name))
     end = 0

@@ -1,8 +1,10 @@
-"""What the public calls are given, looked at where it enters: named, with what was expected.
+"""Validation of what public calls are given, and of what they return.
 
-Type, shape, dtype and device cost nothing. Values (NaN, labels out of range) are looked at where
-the answer is worth the wait: on a CPU always, on other devices outside of training only, and never
-while a program is compiled, exported or vectorised, or within `unchecked_values`.
+x passes `samples` and `finite` once where it enters, and its result passes `numbers` once where it
+leaves; every error names the argument and what was expected. Type, shape, dtype and device are
+always checked. Values (NaN, labels out of range) are checked on the CPU, on other devices outside
+of training only, since reading them there waits for the device, and never while a program is
+compiled, exported or vectorised, or within `unchecked_values`.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ _UNCHECKED = ContextVar("unchecked", default=False)
 
 @contextmanager
 def unchecked_values() -> Iterator[None]:
-    """Within, no value is looked at: what is not a number passes through, and no GPU waits."""
+    """Check no values within the block: NaN passes through, and no device is waited for."""
     token = _UNCHECKED.set(True)
     try:
         yield
@@ -52,28 +54,60 @@ def unchecked_values() -> Iterator[None]:
 
 
 def readable(values: Tensor, training: bool) -> bool:
-    """Whether looking at values is possible, and worth the wait."""
+    """Return True if values can be read, and cheaply enough to be checked."""
     if needs_reference() or values.is_meta or _UNCHECKED.get():
         return False
     return values.device.type == "cpu" or not training
 
 
 def sample_shape(shape: Shape) -> Shape:
-    """Check the shape of one sample, (C, H, W) or (F,).
+    """Return the shape of one sample, (C, H, W) or (F,), once it is checked.
 
     Raises:
-        ValueError: anything else.
+        ValueError: another number of axes.
     """
     if len(shape) not in (1, 3):
         raise ValueError(f"expected (C, H, W) or (F,), got {shape}")
     return shape
 
 
-def samples(name: str, x: Any, shape: Shape, like: Tensor | None = None) -> None:
-    """A batch (B, *shape) of real numbers, on the device of `like`.
+def numbers(
+    name: str,
+    values: Tensor,
+    given: str,
+    x: Tensor,
+    training: bool = False,
+    *,
+    infinite: bool = True,
+) -> Tensor:
+    """Return the results (B, ...) computed from x (B, ...): the check at the exit.
+
+    Args:
+        name, values: the results.
+        given, x: the argument that they were computed from.
+        training: trust values on other devices than the CPU.
+        infinite: accept ±infinity.
 
     Raises:
-        UserError: anything else.
+        UserError: a NaN, or an infinity unless `infinite`; the message says how large x is.
+    """
+    wrong = _wrong(values, training, infinite)
+    if wrong is not None:
+        bad = wrong.flatten(1).any(1) if wrong.dim() > 1 else wrong
+        raise UserError(
+            f"expected {name} that is a number, got {'NaN' if infinite else 'NaN or infinity'} "
+            f"for {int(bad.sum())} of {len(bad)} samples (the largest |{given}| is "
+            f"{float(x.detach().abs().max()):.3g}): {given} is too large for {x.dtype}, or "
+            "training has diverged; fix the data, or train again with a lower train.lr"
+        )
+    return values
+
+
+def samples(name: str, x: Any, shape: Shape, like: Tensor | None = None) -> None:
+    """Check that x is a batch (B, *shape) of real numbers, on the device of `like`.
+
+    Raises:
+        UserError: it is not.
     """
     _tensor(name, x)
     if x.dim() == 0 or tuple(x.shape[1:]) != shape:
@@ -86,10 +120,10 @@ def samples(name: str, x: Any, shape: Shape, like: Tensor | None = None) -> None
 
 
 def latents(name: str, z: Any, dims: int, like: Tensor) -> None:
-    """Floating-point numbers (B, D) on the device of `like`.
+    """Check that z holds floating-point latents (B, D) on the device of `like`.
 
     Raises:
-        UserError: anything else.
+        UserError: it does not.
     """
     samples(name, z, (dims,), like)
     if not z.is_floating_point():
@@ -107,19 +141,19 @@ def indices(
     none: bool = False,
     training: bool = False,
 ) -> Tensor:
-    """Integers 0..count-1 (B,) as int64; with `none` also -1.
+    """Return integers 0..count-1 (B,) as int64; with `none`, -1 is allowed as well.
 
     Args:
         name, values: the argument.
-        what: they are, for the message.
-        count: above all of them.
-        like: on whose device they must be.
+        what: plural noun for the message, e.g. "labels".
+        count: number of choices.
+        like: tensor on the expected device.
         length: B; None: any.
-        none: whether -1 stands for none.
-        training: whether values on another device than the CPU are trusted.
+        none: accept -1 for none.
+        training: trust values on other devices than the CPU.
 
     Raises:
-        UserError: anything else.
+        UserError: another type, shape, dtype, device or value.
     """
     _tensor(name, values)
     wanted = "(B,)" if length is None else f"({length},)"
@@ -140,10 +174,10 @@ def indices(
 
 
 def finite(name: str, values: Tensor, training: bool = False) -> None:
-    """Numbers (B, ...) that are none of NaN and ±infinity.
+    """Check that (B, ...) values are finite.
 
     Raises:
-        UserError: naming the first.
+        UserError: a NaN or an infinity; the message names the first.
     """
     wrong = _wrong(values, training, infinite=False)
     if wrong is not None:
@@ -151,51 +185,25 @@ def finite(name: str, values: Tensor, training: bool = False) -> None:
         raise UserError(
             f"expected {name} of finite numbers, got {values[wrong][0].item()} in "
             f"{int(bad.sum())} of {len(values)} samples (first sample {int(bad.nonzero()[0])}); "
-            "leave these out or mend them"
+            "remove or correct them"
         )
-
-
-def numbers(
-    name: str,
-    values: Tensor,
-    given: str,
-    x: Tensor,
-    training: bool = False,
-    *,
-    infinite: bool = True,
-) -> Tensor:
-    """The results (B, ...) that came of x (B, ...), none of them NaN, or `infinite` if not to be.
-
-    Raises:
-        UserError: saying how large x is.
-    """
-    wrong = _wrong(values, training, infinite)
-    if wrong is not None:
-        bad = wrong.flatten(1).any(1) if wrong.dim() > 1 else wrong
-        raise UserError(
-            f"expected {name} that is a number, got {'NaN' if infinite else 'NaN or infinity'} "
-            f"for {int(bad.sum())} of {len(bad)} samples (the largest |{given}| is "
-            f"{float(x.detach().abs().max()):.3g}): {given} is too large for {x.dtype}, or "
-            "training has diverged; mend the data, or train again with a lower train.lr"
-        )
-    return values
 
 
 def rows(name: str, x: Tensor) -> None:
-    """At least one sample.
+    """Check that there is a sample to learn from.
 
     Raises:
-        UserError: none.
+        UserError: x is empty.
     """
     if len(x) == 0:
         raise UserError(f"expected at least one sample in {name} to learn from, got none")
 
 
 def temperature(value: Any) -> None:
-    """A finite number that is not negative.
+    """Check that a sampling temperature is finite and not negative.
 
     Raises:
-        UserError: anything else.
+        UserError: it is not.
     """
     if not isinstance(value, Real) or not 0 <= float(value) < inf:
         raise UserError(
@@ -204,10 +212,10 @@ def temperature(value: Any) -> None:
 
 
 def at_least(name: str, value: Any, least: int) -> None:
-    """A whole number that is not below `least`.
+    """Check that value is an integer >= least.
 
     Raises:
-        UserError: anything else.
+        UserError: it is not.
     """
     if not isinstance(value, Integral) or int(value) < least:
         raise UserError(f"expected {name} of at least {least}, got {value!r}; a whole number")
@@ -221,17 +229,17 @@ def as_sequence(value: Any) -> Any:
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """One of the choices.
+    """Check that value is one of the choices.
 
     Raises:
-        UserError: anything else.
+        UserError: it is not.
     """
     if value not in choices:
         raise UserError(f"expected {name} to be {' or '.join(choices)}, got {value!r}")
 
 
 def batch_norm_of_one(error: ValueError, x: Tensor) -> ValueError:
-    """BatchNorm's refusal to normalise a single row, in our words; any other error as it is."""
+    """Return BatchNorm's refusal to normalise a single row as a UserError, other errors as is."""
     if len(x) != 1 or "more than 1 value per channel" not in str(error):
         return error
     return UserError(
@@ -241,11 +249,11 @@ def batch_norm_of_one(error: ValueError, x: Tensor) -> ValueError:
 
 
 def _wrong(values: Tensor, training: bool, infinite: bool) -> Tensor | None:
-    """Where there is NaN, or infinity where that is wrong, too; None where nowhere."""
+    """Return a mask of NaN, and of infinity unless `infinite`; None if there are none."""
     if not values.is_floating_point() or not readable(values, training):
         return None
     values = values.detach()
-    # A sum keeps what is not finite, and takes a thirtieth of the time.
+    # A sum propagates every non-finite value, in a thirtieth of the time.
     total = values.sum()
     if bool(total.isfinite()) or (infinite and not bool(total.isnan())):
         return None

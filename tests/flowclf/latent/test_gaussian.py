@@ -227,7 +227,7 @@ def test_mean_distance_averages_over_pairs() -> None:
 def test_fitted_means_are_class_averages(generator: torch.Generator) -> None:
     mixture, z = make_mixture("unit"), latents(generator)
     y = torch.tensor([0, 3, 1, 1, 2, 3, 3, 0, 0])
-    mixture.fit_means(z, y)
+    mixture.set_means(mixture.class_averages([(z, y)]))
     assert_close(mixture.means, torch.stack([z[y == k].mean(0) for k in range(K)]))
 
 
@@ -235,7 +235,7 @@ def test_a_class_without_samples_has_no_average(generator: torch.Generator) -> N
     mixture = make_mixture("unit")
     before = mixture.means.clone()
     with pytest.raises(UserError, match=r"none of \[1, 2\]"):
-        mixture.fit_means(latents(generator, 2), torch.tensor([0, 3]))
+        mixture.set_means(mixture.class_averages([(latents(generator, 2), torch.tensor([0, 3]))]))
     assert torch.equal(mixture.means, before)
 
 

@@ -44,11 +44,11 @@ BAD_YAML = {
     "no date": ("a: 2020-13-45", "got month must be in 1..12"),
     "no integer": ("a: !!int ''", "got string index"),
     "no truth": ("a: !!bool perhaps", "got 'perhaps'"),
-    "aliases of aliases": (LAUGHS, "values within values"),
-    "merges of merges": (MERGES, "values within values"),
-    "itself": ("a: &a [*a]", "values within values"),
-    "deep": ("a: " + "[" * 60 + "]" * 60, "values within values"),
-    "deeper": ("a: " + "[" * 1000 + "]" * 1000, "values within values"),
+    "aliases of aliases": (LAUGHS, "nested too deep"),
+    "merges of merges": (MERGES, "nested too deep"),
+    "itself": ("a: &a [*a]", "nested too deep"),
+    "deep": ("a: " + "[" * 60 + "]" * 60, "nested too deep"),
+    "deeper": ("a: " + "[" * 1000 + "]" * 1000, "nested too deep"),
     "long integer": (f"a: 0x{'f' * 50_000}", "got an integer beyond 64 bits"),
     "control character": ("a: \0", "special characters are not allowed"),
 }
@@ -81,8 +81,8 @@ BAD_JSON = {
     "half": ('{"a": 1', "Expecting ',' delimiter"),
     "NaN": ('{"a": [NaN]}', "nan"),
     "beyond double": ('{"a": 1e999}', "inf"),
-    "deep": ('{"a": ' + "[" * 60 + "]" * 60 + "}", "values within values"),
-    "deeper": ("[" * 100_000, "values within values"),
+    "deep": ('{"a": ' + "[" * 60 + "]" * 60 + "}", "nested too deep"),
+    "deeper": ("[" * 100_000, "nested too deep"),
     "long integer": (f'{{"a": {"9" * 5000}}}', "Exceeds the limit"),
 }
 
