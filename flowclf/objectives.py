@@ -1,12 +1,15 @@
-"""Objectives: pure functions of what encoder and mixture returned; minimised; in nats.
+"""Objectives: pure functions of log-densities, in nats, to be minimised.
 
-A target row of zeros is a sample without a label: it counts in no decision.
+The bounds of M2 and Untapped are forward those of Kingma, Rezende, Mohamed, Welling,
+"Semi-supervised learning with deep generative models", NeurIPS 2014, Eqs. 6 and 7; reverse those of
+Gemp, Parente, Mahadevan, "Inverting VAEs for improved generative accuracy", 2017, Eqs. 5 and 17.
+Their prior of labels is uniform: on the K classes, and on the simplex where y is relaxed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
+from math import inf, lgamma, log
 
 import torch
 from torch import Tensor
@@ -18,36 +21,49 @@ from flowclf.support.errors import UserError
 __all__ = [
     "auxiliary_softmax_terms",
     "class_nll_loss",
-    "decision_loss",
+    "clipped_cross_entropy",
+    "cross_entropy",
     "discriminator_loss",
     "free_bits",
     "gaussian_kl",
     "gaussian_kl_per_dim",
-    "ib_inn_loss",
     "ib_weights",
-    "smooth_labels",
+    "labelled_bound",
+    "marginal_bound",
+    "mean_of",
+    "relaxed_bound",
+    "reverse_bound",
     "trade_off",
     "variational_loss",
     "with_margin",
 ]
 
+CLIP = 1e-6
 
-def smooth_labels(
-    y: Tensor, classes: int, smoothing: float, dtype: torch.dtype = torch.float32
+
+def cross_entropy(
+    log_posterior: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
 ) -> Tensor:
-    """(1 - α) one-hot(y) + α/K: labels (B,) to targets (B, K); zeros for the label -1."""
-    known = (y >= 0)[:, None]
-    targets = one_hot(y.clamp_min(0), classes).to(dtype)
-    return ((1 - smoothing) * targets + smoothing / classes) * known
+    """Compute -mean Σ_k t_k log q(k|z) over the labelled samples: (B, K), (B,) to 0-dim, nats.
 
+    The targets are t = (1 - α) one-hot(y) + α/K; samples with the label -1 count nothing.
 
-def decision_loss(log_posterior: Tensor, targets: Tensor) -> Tensor:
-    """-mean Σ_k t_k log q(k|z) over the labelled samples: (B, K), (B, K) to a 0-dim tensor."""
+    Args:
+        log_posterior: log q(k|z).
+        y: labels.
+        smoothing: α.
+        weights: of the samples (B,); None: 1.
+    """
+    classes = log_posterior.shape[1]
+    targets = one_hot(y.clamp_min(0), classes).to(log_posterior.dtype)
+    targets = ((1 - smoothing) * targets + smoothing / classes) * (y >= 0)[:, None]
+    if weights is not None:
+        targets = targets * weights[:, None]
     return -(targets * log_posterior).sum() / all_reduce_count(targets.sum())
 
 
 def ib_weights(beta: float) -> tuple[float, float]:
-    """Weights of L_X/d and -L_Y in Eq. 14: 2/(1+β̃) and 2β̃/(1+β̃); (0, 2) at β̃ = ∞.
+    """Return the weights of L_X/d and -L_Y in Eq. 14: 2/(1+β̃) and 2β̃/(1+β̃); (0, 2) at β̃ = ∞.
 
     Raises:
         UserError: β̃ < 0.
@@ -58,53 +74,41 @@ def ib_weights(beta: float) -> tuple[float, float]:
 
 
 def trade_off(rate_per_dim: Tensor, decision: Tensor, beta: float) -> dict[str, Tensor]:
-    """2/(1+β̃) · (rate + β̃ decision) and its two terms, all 0-dim, nats."""
-    weight_rate, weight_decision = ib_weights(beta)
-    total = weight_rate * rate_per_dim + weight_decision * decision
-    return {"rate_per_dim": rate_per_dim, "decision": decision, "total": total}
-
-
-def ib_inn_loss(
-    log_prob: Tensor, log_posterior: Tensor, targets: Tensor, dims: int, beta: float
-) -> dict[str, Tensor]:
-    """IB-INN's rebalanced loss (Ardizzone et al. 2020, Eq. 14).
+    """Compute IB-INN's rebalanced loss (Ardizzone et al. 2020, Eq. 14) and its terms, 0-dim, nats.
 
         L_X = -mean log q(x),   L_Y = mean Σ_k t_k log q(k|z)
         total = 2/(1+β̃) · (L_X/d - β̃ L_Y)
 
     Args:
-        log_prob: log q(x) of the noisy x, (B,), nats.
-        log_posterior: log q(k|z), (B, K).
-        targets: t, (B, K), one-hot or smoothed.
-        dims: d, the dimensions of x.
+        rate_per_dim: L_X/d of the noisy x, or another rate per dimension of x.
+        decision: -L_Y, the cross-entropy.
         beta: β̃ = β/d.
-
-    Returns:
-        `rate_per_dim` L_X/d and `decision` -L_Y, both in nats, and their weighted `total`.
     """
-    return trade_off(-log_prob.mean() / dims, decision_loss(log_posterior, targets), beta)
+    weight_rate, weight_decision = ib_weights(beta)
+    total = weight_rate * rate_per_dim + weight_decision * decision
+    return {"rate_per_dim": rate_per_dim, "decision": decision, "total": total}
 
 
 def class_nll_loss(log_prob_given_class: Tensor, log_prob: Tensor, y: Tensor) -> Tensor:
-    """-mean log q(x|y), and -log q(x) where y is -1: (B, K), (B,), (B,) to a 0-dim tensor, nats."""
+    """Compute -mean log q(x|y), of -log q(x) where y is -1: (B, K), (B,), (B,) to 0-dim, nats."""
     labelled = log_prob_given_class.gather(1, y.clamp_min(0)[:, None])[:, 0]
     return -torch.where(y >= 0, labelled, log_prob).mean()
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(m, diag s²) ‖ N(0, I)) = ½ Σ (m² + s² - log s² - 1): (B, D), (B, D) to (B,), nats."""
+    """Compute KL(N(m, diag s²) ‖ N(0, I)) = ½ Σ (m² + s² - log s² - 1), (B, D) to (B,), nats."""
     return gaussian_kl_per_dim(mean, log_var).sum(1)
 
 
 def gaussian_kl_per_dim(mean: Tensor, log_var: Tensor) -> Tensor:
-    """Each dimension's share of it, (B, D)."""
+    """Compute each dimension's share of `gaussian_kl`, (B, D)."""
     return 0.5 * (mean.square() + log_var.exp() - log_var - 1)
 
 
 def with_margin(
     log_posterior: Tensor, half_mahalanobis: Tensor, y: Tensor, margin: float
 ) -> Tensor:
-    """log p(k|z) with the distance to the true class counted (1 + margin) times, (B, K).
+    """Compute log p(k|z) with the distance to the true class counted (1 + margin) times, (B, K).
 
     Wan et al., "Rethinking feature distribution for loss functions in image classification", CVPR
     2018, Eq. 11.
@@ -123,7 +127,7 @@ def variational_loss(
     y: Tensor,
     weights: Mapping[str, float],
 ) -> dict[str, Tensor]:
-    """Variational Classification (Dhuliawala et al. 2023), Eq. 9, with a weight for each term.
+    """Compute variational classification (Dhuliawala et al. 2023, Eq. 9), each term weighted.
 
         total = w_ce · decision - w_prior_logprob · mean log p(z|y) + w_ratio · mean T_y(z)
                 - w_class_prior · mean log p(y)
@@ -161,7 +165,7 @@ def variational_loss(
 
 
 def discriminator_loss(ratio_data: Tensor, ratio_prior: Tensor, y: Tensor) -> Tensor:
-    """Logistic loss that tells latents of class y from draws of p(z|y): its optimum is T = log q/p.
+    """Compute the logistic loss of latents of class y against draws of p(z|y); optimum: log q/p.
 
         mean softplus(-T_y(z)) + mean softplus(T_y(z')),   z of the data, z' ~ p(z|y)
 
@@ -174,9 +178,9 @@ def discriminator_loss(ratio_data: Tensor, ratio_prior: Tensor, y: Tensor) -> Te
 
 
 def free_bits(kl_per_dim: Tensor, nats: float) -> Tensor:
-    """Each dimension's KL, but at least `nats` on average over the batch: (B, D) to 0-dim, nats.
+    """Sum each dimension's mean KL over the batch, or `nats` if that is more: (B, D) to 0-dim.
 
-    Σ_d max(nats, mean_b KL_bd): below that a dimension costs nothing more to use (Kingma et al.,
+    Σ_d max(nats, mean_b KL_bd): below `nats` a dimension costs nothing to use (Kingma et al.,
     "Improved variational inference with inverse autoregressive flow", NeurIPS 2016, App. C.8).
     """
     return all_reduce_mean(kl_per_dim.mean(0)).clamp_min(nats).sum()
@@ -185,7 +189,7 @@ def free_bits(kl_per_dim: Tensor, nats: float) -> Tensor:
 def auxiliary_softmax_terms(
     kl: Tensor, identity: Tensor, log_count: float, entropy: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """I(z; x) and KL(q(z) ‖ p(z)) by a sample-identity softmax s: VAE-AS's `mi_nats`, `md_nats`.
+    """Bound I(z; x) and KL(q(z) ‖ p(z)) by a sample-identity softmax s: `mi_nats`, `md_nats`.
 
         MI = max(0, log N - SC),   MD = KL - MI,   SC = -mean log s(i|z_i)
 
@@ -204,3 +208,56 @@ def auxiliary_softmax_terms(
         known = (log_count - identity).clamp_min(0)
         return {"mi_nats": known, "md_nats": kl - known}
     return {"mi_nats": log_count - entropy, "md_nats": kl + identity - log_count}
+
+
+def labelled_bound(log_x: Tensor, log_prior: Tensor, log_q_z: Tensor, classes: int) -> Tensor:
+    """Compute log p(x|y,z) + log p(z) - log q(z|x,y) - log K, (B,): on average < log p(x, y)."""
+    return log_x + log_prior - log_q_z - log(classes)
+
+
+def relaxed_bound(
+    log_x: Tensor, log_prior: Tensor, log_q_z: Tensor, log_q_y: Tensor, classes: int
+) -> Tensor:
+    """Bound log p(x) by a relaxed label, (B,), y on the simplex.
+
+        log p(x|y,z) + log p(z) - log q(z|x,y) + log Γ(K) - log q(y|x)
+
+    On average below log p(x) of the model whose labels are uniform on the simplex.
+    """
+    return log_x + log_prior - log_q_z + lgamma(classes) - log_q_y
+
+
+def marginal_bound(labelled: Tensor, log_posterior: Tensor) -> Tensor:
+    """Sum q(k|x) (bound of log p(x, k) - log q(k|x)) over k: (B, K) to (B,), below log p(x)."""
+    return (log_posterior.exp() * (labelled - log_posterior)).sum(1)
+
+
+def reverse_bound(
+    log_q_y: Tensor, log_q_z: Tensor | None, log_x: Tensor, log_base: float
+) -> Tensor:
+    """Bound log q(y, z) by x' ~ p(x|y,z), (B,).
+
+        log q(y|x') + log q(z|x',y) - log p(x'|y,z) + log q(x')
+
+    On average below log q(y, z); without the z part (None), as in the authors' released code, it
+    bounds nothing.
+
+    Args:
+        log_q_y: (B,) of the given y.
+        log_q_z: (B,) of the given z, or None.
+        log_x: log p(x'|y,z), (B,).
+        log_base: log q(x') of a uniform q(x).
+    """
+    known = log_q_y if log_q_z is None else log_q_y + log_q_z
+    return known - log_x + log_base
+
+
+def clipped_cross_entropy(y_sample: Tensor, y: Tensor) -> Tensor:
+    """Compute -log max(y_sample[y], 1e-6), (B, K), (B,) to (B,); 0 without a label."""
+    own = y_sample.gather(1, y.clamp_min(0)[:, None])[:, 0]
+    return -own.clamp_min(CLIP).log() * (y >= 0)
+
+
+def mean_of(values: Tensor, rows: Tensor) -> Tensor:
+    """Average the values (B,) in the rows (B,) bool; 0 without such rows."""
+    return values.where(rows, 0.0).sum() / rows.sum().clamp_min(1)

@@ -14,7 +14,7 @@ from couplings.conditioners import kaiming_linear
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
 from flowclf.nn.encoders import Encoding
-from flowclf.objectives import decision_loss, smooth_labels
+from flowclf.objectives import cross_entropy
 from flowclf.settings import Section, Weight
 from flowclf.systems import System
 from flowclf.systems.assemble import Blueprint, InvertibleSettings, invertible_parts
@@ -50,8 +50,7 @@ class Hybrid(GenerativeClassifier):
         """Return `rate_per_dim`, `decision` and `total`, nats."""
         assert encoding.log_det is not None
         rate = -(densities.log_prob + encoding.log_det).mean() / self.dims
-        targets = smooth_labels(batch.y, self.classes, 0.0, densities.log_posterior.dtype)
-        decision = decision_loss(densities.log_posterior, targets)
+        decision = cross_entropy(densities.log_posterior, batch.y)
         total = decision + self.settings.objective.rate * rate
         return {"rate_per_dim": rate, "decision": decision, "total": total}
 

@@ -17,7 +17,7 @@ from flowclf.nn.label_heads import BranchKind, FittedBranch, NetworkBranch
 from flowclf.nn.likelihoods import LikelihoodKind, make_likelihood
 from flowclf.nn.preprocessing import PreprocessSettings
 from flowclf.nn.templates import blobs, class_means
-from flowclf.objectives import decision_loss, smooth_labels
+from flowclf.objectives import cross_entropy
 from flowclf.settings import Positive, Section, Weight, Widths
 from flowclf.support.collectives import all_reduce_mean
 from flowclf.support.errors import UserError
@@ -119,7 +119,8 @@ class BranchedAutoencoder(Autoencoder):
         """`rec_nats` -log p(x|z), `decision` of the branch, the rate's terms and `total`, nats."""
         settings = self.settings.objective
         rec = self._reconstruction(encoding.z, batch)
-        decision = self._decision(densities.log_posterior, batch.y)
+        weights = self._sample_weights(batch.y)
+        decision = cross_entropy(densities.log_posterior, batch.y, weights=weights)
         terms, rate = self.rate(
             encoding, self._average(self.kl(encoding, densities), batch.y), batch
         )
@@ -156,10 +157,6 @@ class BranchedAutoencoder(Autoencoder):
     def _reconstruction(self, z: Tensor, batch: Batch) -> Tensor:
         target = batch.x if self.templates is None else self.templates[batch.y]
         return self._average(-self.log_likelihood(target, z), batch.y)
-
-    def _decision(self, log_posterior: Tensor, y: Tensor) -> Tensor:
-        targets = smooth_labels(y, self.classes, 0.0, log_posterior.dtype)
-        return decision_loss(log_posterior, targets * self._sample_weights(y)[:, None])
 
     def _average(self, values: Tensor, y: Tensor) -> Tensor:
         weights = self._sample_weights(y)

@@ -17,7 +17,7 @@ from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
 from flowclf.latent.beta_conditioned import TradeOff
 from flowclf.nn.encoders import Encoding
-from flowclf.objectives import ib_inn_loss, smooth_labels
+from flowclf.objectives import cross_entropy, trade_off
 from flowclf.settings import Fraction, Section
 from flowclf.support.errors import UserError
 from flowclf.systems.assemble import Blueprint, InvertibleSettings, invertible_parts
@@ -49,13 +49,12 @@ class IBInn(GenerativeClassifier):
     def objective(
         self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
-        """`rate_per_dim`, `decision` and `total` of Eq. 14, nats."""
+        """Compute `rate_per_dim`, `decision` and `total` of Eq. 14, nats."""
         assert encoding.log_det is not None
-        settings = self.settings.objective
-        log_prob, log_posterior = densities.log_prob + encoding.log_det, densities.log_posterior
-        smoothing = settings.label_smoothing
-        targets = smooth_labels(batch.y, self.classes, smoothing, log_posterior.dtype)
-        return ib_inn_loss(log_prob, log_posterior, targets, self.dims, self.beta)
+        rate = -(densities.log_prob + encoding.log_det).mean() / self.dims
+        smoothing = self.settings.objective.label_smoothing
+        decision = cross_entropy(densities.log_posterior, batch.y, smoothing)
+        return trade_off(rate, decision, self.beta)
 
     @property
     def beta(self) -> float:

@@ -13,7 +13,7 @@ from flowclf.classifier import Batch, GenerativeClassifier
 from flowclf.latent import MixtureSettings
 from flowclf.nn import ResidualSettings
 from flowclf.nn.encoders import DeltaEncoder, Encoding
-from flowclf.objectives import decision_loss, ib_weights, smooth_labels
+from flowclf.objectives import cross_entropy, ib_weights
 from flowclf.settings import Fraction, Section
 from flowclf.systems.assemble import (
     BackboneSettings,
@@ -44,16 +44,14 @@ class ResNetSettings(FeedForwardSettings):
 
 
 class Softmax(GenerativeClassifier):
-    """Encoder, softmax layer, cross-entropy: a decision without a rate."""
+    """Encoder, softmax layer, cross-entropy; no rate."""
 
     def objective(
         self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
-        """`decision`, the cross-entropy in nats, and 1.98 times it."""
+        """Compute `decision`, the cross-entropy in nats, and 1.98 times it, `total`."""
         smoothing = self.settings.objective.label_smoothing  # type: ignore[attr-defined]
-        log_posterior = densities.log_posterior
-        targets = smooth_labels(batch.y, self.classes, smoothing, log_posterior.dtype)
-        decision = decision_loss(log_posterior, targets)
+        decision = cross_entropy(densities.log_posterior, batch.y, smoothing)
         return {"decision": decision, "total": DECISION_WEIGHT * decision}
 
 

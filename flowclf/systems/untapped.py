@@ -50,16 +50,14 @@ from flowclf.nn.relaxed_label import (
     concrete_log_prob,
     relaxed_label,
 )
-from flowclf.objectives import decision_loss, smooth_labels
-from flowclf.semi_supervised import (
+from flowclf.objectives import (
     clipped_cross_entropy,
-    image_distance,
+    cross_entropy,
     labelled_bound,
     marginal_bound,
     mean_of,
     relaxed_bound,
     reverse_bound,
-    semi_supervised_loss,
 )
 from flowclf.settings import Positive, Section, Weight
 from flowclf.support.collectives import empty_for_all_ranks, rank_shard, world_size
@@ -80,7 +78,14 @@ __all__ = [
 CORNERS = MixtureSettings(start="zero", means="frozen")
 GREY_LEVELS = PreprocessSettings(marginal=0.0, per="range")
 DRAWS = 4
-WEIGHTS = {"labelled", "unlabelled", "ce", "reverse", "l2"}
+# Weights of the objective, and the names of their terms.
+TERMS = {
+    "labelled": "labelled_nats",
+    "unlabelled": "unlabelled_nats",
+    "ce": "decision",
+    "reverse": "reverse_nats",
+    "l2": "distance",
+}
 
 
 class UntappedObjective(Section):
@@ -215,7 +220,7 @@ class Untapped(LatentVariableModel):
         """
         assert isinstance(encoding, TwoPartEncoding)
         assert encoding.log_y is not None
-        weights = self.settings.objective.model_dump(include=WEIGHTS)
+        weights = self.settings.objective.model_dump(include=set(TERMS))
         known = batch.y >= 0
         y = relaxed_label(batch.y, self.classes, encoding.log_y.exp())
         z, log_q_z = self.encoder.given(batch.x, y).draw(batch.generator)
@@ -223,15 +228,16 @@ class Untapped(LatentVariableModel):
         log_x = self.likelihood.log_prob(batch.x, out)
         parts = log_x, self.encoder.prior_log_prob(z), log_q_z
         labelled = labelled_bound(*parts, self.classes)
-        zero = log_x.new_zeros(())
-        return semi_supervised_loss(
-            -mean_of(labelled, known),
-            -self._unlabelled(parts, encoding, batch, ~known),
-            self._decision(encoding, batch.y),
-            -self._reverse(batch) if weights["reverse"] else zero,
-            mean_of(self._distance(batch, out), known),
-            weights,
-        )
+        terms = {
+            "labelled": -mean_of(labelled, known),
+            "unlabelled": -self._unlabelled(parts, encoding, batch, ~known),
+            "ce": self._decision(encoding, batch.y),
+            "reverse": -self._reverse(batch) if weights["reverse"] else log_x.new_zeros(()),
+            "l2": mean_of(self._distance(batch, out), known),
+        }
+        first, *others = (weights[name] * term for name, term in terms.items())
+        named = {TERMS[name]: term for name, term in terms.items()}
+        return {**named, "total": sum(others, first)}
 
     def _fit_latents(self, x: Tensor, y: Tensor) -> None:
         """As of every system, where every class has a sample; else the means stay."""
@@ -273,8 +279,7 @@ class Untapped(LatentVariableModel):
         assert encoding.logits is not None
         if self.settings.objective.ce_on_sample:
             return mean_of(clipped_cross_entropy(encoding.z[:, : self.classes], y), y >= 0)
-        targets = smooth_labels(y, self.classes, 0.0, encoding.logits.dtype)
-        return decision_loss(encoding.logits.log_softmax(1), targets)
+        return cross_entropy(encoding.logits.log_softmax(1), y)
 
     def _reverse(self, batch: Batch) -> Tensor:
         """Mean bound of log q(y, z) of unfeatured labels, 0-dim."""
@@ -309,7 +314,7 @@ class Untapped(LatentVariableModel):
         unit = self.pairs.new_tensor(likelihood.top)
         if likelihood.levels is None and isinstance(likelihood, Gaussian):
             unit = likelihood.scale
-        return image_distance(batch.x / unit, decoded / unit)
+        return (batch.x / unit - decoded / unit).flatten(1).norm(dim=1)
 
 
 def build_untapped(blueprint: Blueprint, settings: UntappedSettings) -> Untapped:

@@ -28,9 +28,8 @@ from flowclf.latent import MixtureSettings
 from flowclf.nn.density_ratio import DensityRatio, RatioKind
 from flowclf.nn.encoders import DeltaEncoder, Encoding, GaussianEncoder
 from flowclf.objectives import (
-    decision_loss,
+    cross_entropy,
     discriminator_loss,
-    smooth_labels,
     variational_loss,
     with_margin,
 )
@@ -148,9 +147,7 @@ class VariationalClassifier(GenerativeClassifier):
         if settings.margin:
             distances = self.mixture.half_mahalanobis(densities.log_prob_given_class)
             log_posterior = with_margin(log_posterior, distances, y, settings.margin)
-        smoothing = settings.label_smoothing
-        targets = smooth_labels(y, self.classes, smoothing, log_posterior.dtype)
-        return decision_loss(log_posterior, targets)
+        return cross_entropy(log_posterior, y, settings.label_smoothing)
 
     def _discriminator_loss(
         self, z: Tensor, y: Tensor, generator: torch.Generator | None

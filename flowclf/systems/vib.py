@@ -16,7 +16,7 @@ from flowclf.classifier import Batch, GenerativeClassifier
 from flowclf.latent import MixtureSettings
 from flowclf.nn import ResidualSettings
 from flowclf.nn.encoders import Encoding, GaussianEncoder
-from flowclf.objectives import decision_loss, gaussian_kl, smooth_labels, trade_off
+from flowclf.objectives import cross_entropy, gaussian_kl, trade_off
 from flowclf.settings import Fraction, Positive, Section
 from flowclf.systems.assemble import (
     BackboneSettings,
@@ -59,10 +59,7 @@ class Vib(GenerativeClassifier):
         assert encoding.log_var is not None
         settings = self.settings.objective
         kl = gaussian_kl(encoding.mean, encoding.log_var).mean()
-        log_posterior = densities.log_posterior
-        smoothing = settings.label_smoothing
-        targets = smooth_labels(batch.y, self.classes, smoothing, log_posterior.dtype)
-        decision = decision_loss(log_posterior, targets)
+        decision = cross_entropy(densities.log_posterior, batch.y, settings.label_smoothing)
         terms = trade_off(kl / self.dims, decision, settings.beta)
         return {"kl_nats": kl, "decision": decision, "total": terms["total"]}
 

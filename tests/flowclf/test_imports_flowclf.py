@@ -26,7 +26,7 @@ SOURCES = {
 FLOORS = (
     ("support",),
     ("settings",),
-    ("objectives", "semi_supervised", "latent"),
+    ("objectives", "latent"),
     ("nn", "data", "sharing"),
     ("classifier",),
     ("systems",),

@@ -13,17 +13,18 @@ from torch.testing import assert_close
 from couplings.testing import randomize
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
-from flowclf.objectives import class_nll_loss, ib_inn_loss, ib_weights, smooth_labels
+from flowclf.objectives import class_nll_loss, cross_entropy, ib_weights, trade_off
 from flowclf.support.errors import UserError
 
 LOG_PROB = torch.tensor([-10.0, -30.0], dtype=torch.float64)
 LOG_POSTERIOR = torch.tensor([[0.25, 0.75], [0.5, 0.5]], dtype=torch.float64).log()
-TARGETS = torch.tensor([[1.0, 0.0], [0.1, 0.9]], dtype=torch.float64)
+LABELS = torch.tensor([0, 1])
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.25, 1.0, 50.0])
 def test_the_loss_is_equation_14(beta: float) -> None:
-    terms = ib_inn_loss(LOG_PROB, LOG_POSTERIOR, TARGETS, dims=5, beta=beta)
+    decision_nats = cross_entropy(LOG_POSTERIOR, LABELS)
+    terms = trade_off(-LOG_PROB.mean() / 5, decision_nats, beta)
     rate = (10 + 30) / 2 / 5
     decision = (log(4) + log(2)) / 2
     total = 2 / (1 + beta) * (rate + beta * decision)
@@ -47,11 +48,14 @@ def test_a_negative_beta_is_refused(beta: float) -> None:
         ib_weights(beta)
 
 
-def test_smoothed_labels_share_alpha_among_all_classes() -> None:
-    targets = smooth_labels(torch.tensor([2, 0]), 4, 0.2)
-    assert_close(targets, torch.tensor([[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]]))
-    assert_close(targets.sum(1), torch.ones(2))
-    assert smooth_labels(torch.tensor([1]), 3, 0.0).tolist() == [[0, 1, 0]]
+def test_the_cross_entropy_smooths_labels_weighs_samples_and_leaves_others_out() -> None:
+    """α is shared among all classes: targets (0.9, 0.1) and (0.1, 0.9) at α = 0.2."""
+    first = -(0.9 * log(0.25) + 0.1 * log(0.75))
+    assert_close(cross_entropy(LOG_POSTERIOR, LABELS, 0.2).item(), (first + log(2)) / 2)
+    weighted = cross_entropy(LOG_POSTERIOR, LABELS, weights=torch.tensor([3.0, 1.0]))
+    assert_close(weighted.item(), (3 * log(4) + log(2)) / 4)
+    assert_close(cross_entropy(LOG_POSTERIOR, torch.tensor([0, -1])).item(), log(4))
+    assert cross_entropy(LOG_POSTERIOR, torch.tensor([-1, -1])).item() == 0
 
 
 def test_class_nll_takes_the_column_of_the_label() -> None:

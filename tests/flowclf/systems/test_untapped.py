@@ -19,9 +19,8 @@ from flowclf.config import make_config
 from flowclf.data import Dataset, Split, load_dataset
 from flowclf.nn.likelihoods import make_likelihood
 from flowclf.nn.relaxed_label import close_corners, concrete_log_prob
-from flowclf.semi_supervised import (
+from flowclf.objectives import (
     clipped_cross_entropy,
-    image_distance,
     labelled_bound,
     marginal_bound,
     mean_of,
@@ -226,8 +225,6 @@ def test_the_discriminative_terms_by_hand() -> None:
     sample = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.2, 0.8]])
     entropies = clipped_cross_entropy(sample, torch.tensor([0, 1, -1]))
     assert_close(entropies, torch.tensor([log(2), 6 * log(10), 0.0]))
-    zeros = torch.zeros(2, *SHAPE)
-    assert_close(image_distance(zeros, zeros + 1.5), torch.tensor([3.0, 3.0]))
     rows = torch.tensor([True, False, True])
     values = torch.tensor([1.0, float("nan"), 4.0])
     assert float(mean_of(values, rows)) == 2.5
