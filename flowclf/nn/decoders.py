@@ -1,6 +1,6 @@
-"""Networks from latents (B, D) back to what a likelihood needs, (B, outputs, *shape).
+"""Decoder networks from latents (B, D) to a likelihood's parameters (B, outputs, *shape).
 
-Without BatchNorm: its statistics are re-estimated through the encoder alone.
+They have no BatchNorm, whose statistics are re-estimated through the encoder alone.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def mlp_decoder(
     hidden: tuple[int, ...] = (256, 256),
     nonlinearity: Nonlinearity = "relu",
 ) -> nn.Sequential:
-    """[Linear, ReLU] for each hidden width, and a last linear layer."""
+    """Return [Linear, ReLU] for each hidden width and a last linear layer."""
     layers = dense_layers(dims, hidden, 0.0, generator, nonlinearity)
     numbers = outputs * torch.Size(shape).numel()
     last = kaiming_linear(hidden[-1] if hidden else dims, numbers, generator, gain=0.5**0.5)
@@ -69,35 +69,32 @@ def conv_decoder(
     width: tuple[int, ...] = (32, 16),
     hidden: tuple[int, ...] = (128,),
 ) -> nn.Sequential:
-    """Dense layers to a small image, then [nearest upsampling, conv 3x3, ReLU] for each width.
+    """Return dense layers to a small image and [upsampling, conv 3x3, ReLU] for each width.
 
-    The counterpart of `cnn`, for images of any size: the last upsampling goes to their size, the
-    ones before to half of it and so on, rounded up.
+    The counterpart of `cnn` for images of any size: the last (nearest) upsampling is to the full
+    size, the one before to half of it, rounded up, and so on.
 
     Raises:
         UserError: samples that are not images.
     """
     need_image("conv", shape)
     channels, *sides = shape
-    sizes = [(_halved(sides[0], k), _halved(sides[1], k)) for k in range(len(width), -1, -1)]
+    # Sides after k poolings, rounded up, at least 1.
+    sizes = [[max(1, -(-side // 2**k)) for side in sides] for k in range(len(width), -1, -1)]
     dense = dense_layers(dims, hidden, 0.0, generator)
     rows, columns = sizes[0]
     small = kaiming_linear(hidden[-1] if hidden else dims, width[0] * rows * columns, generator)
     layers: list[nn.Module] = [*dense, small, nn.ReLU(), nn.Unflatten(1, (width[0], rows, columns))]
-    for before, after, size in zip((width[0], *width), width, sizes[1:], strict=False):
-        layers += [nn.Upsample(size), kaiming_conv(before, after, 3, generator), nn.ReLU()]
+    for before, after, (rows, columns) in zip((width[0], *width), width, sizes[1:], strict=False):
+        conv = kaiming_conv(before, after, 3, generator)
+        layers += [nn.Upsample((rows, columns)), conv, nn.ReLU()]
     last = kaiming_conv(width[-1], outputs * channels, 3, generator, gain=0.5**0.5)
     return nn.Sequential(*layers, last, Contiguous(), nn.Unflatten(1, (outputs, channels)))
 
 
 class Contiguous(nn.Module):
-    """Rows, then columns in memory, whatever the convolution chose."""
+    """Conversion to row-major memory, whatever format the convolution chose."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same numbers."""
+        """Return x, contiguous."""
         return x.contiguous()
-
-
-def _halved(side: int, times: int) -> int:
-    """A side after that many poolings, rounded up, at least 1."""
-    return max(1, -(-side // 2**times))

@@ -1,4 +1,4 @@
-"""Heads on the latents that are trained by a loss of their own."""
+"""Discriminators on the latents, trained by a loss of their own."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ RatioKind = Literal["affine", "quadratic", "mlp"]
 
 
 class DensityRatio(nn.Module):
-    """One discriminator a class, T_k(z), whose optimum is log q(z|k)/p(z|k); all classes at once.
+    """Discriminators T_k(z), one per class, with optimum log q(z|k)/p(z|k).
 
         affine:     T_k(z) = a_k·u + c_k,            u = (z - μ_k)/σ_k of the mixture
         quadratic:  T_k(z) = a_k·u + b_k·u² + c_k
         mlp:        T_k(z) = v_k·tanh(W_k u + d_k) + c_k
 
-    Affine and quadratic T of u are those of z; in u they stay well scaled wherever the class lies.
-    Affine ones are exact where q and p are Gaussians of one covariance (and blind to any other
-    difference), quadratic ones for all diagonal Gaussians. All are zero at first. Dhuliawala et
-    al., "Variational classification", TMLR 2023, Sec. 3.3.
+    Functions affine or quadratic in u are so in z; in u they are well scaled wherever the class
+    lies. Affine ones are exact if q and p are Gaussians of equal covariance (and blind to other
+    differences), quadratic ones for all diagonal Gaussians. All start at zero. Dhuliawala et al.,
+    "Variational classification", TMLR 2023, Sec. 3.3.
 
     Args:
         classes, dims: K and D.
         kind: as above.
-        hidden: units a class of "mlp".
-        generator: where the weights of "mlp" come from.
+        hidden: units per class of "mlp".
+        generator: source of the weights of "mlp".
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DensityRatio(nn.Module):
             self.inner_bias = nn.Parameter(torch.zeros(classes, hidden))
 
     def forward(self, z: Tensor, mixture: GaussianMixture) -> Tensor:
-        """T_k(z) of every class: (B, D) to (B, K), nats. The mixture only sets the units."""
+        """Return T_k(z) of all classes, (B, D) to (B, K), nats; the mixture only sets the units."""
         scale = 1 / mixture.std().detach()
         shift = mixture.means.detach() * scale
         if self.kind == "mlp":
@@ -73,7 +73,7 @@ class DensityRatio(nn.Module):
         return torch.cat(features, 1) @ torch.cat(weights, 1).T + offset
 
     def frozen(self, z: Tensor, mixture: GaussianMixture) -> Tensor:
-        """The same, without gradients of the discriminators' own parameters."""
+        """Return T_k(z) without gradients for the discriminators' own parameters."""
         parameters = {name: value.detach() for name, value in self.named_parameters()}
         out: Tensor = torch.func.functional_call(self, parameters, (z, mixture))
         return out

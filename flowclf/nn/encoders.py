@@ -1,4 +1,4 @@
-"""Encoders: from data to the latent space of the mixture, and what each knows exactly."""
+"""Encoders from data to the latent space, and the noise that dequantises the data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EncoderKind = Literal["invertible", "gaussian", "delta", "relaxed-label"]
 
 
 class NoiseSettings(Section):
-    """What is added to x before it is encoded."""
+    """Noise added to x before it is encoded."""
 
     uniform: Weight = 1.0  # in grey levels; 1 makes log-probabilities a bound on the discrete ones
     sigma: Weight = 0.0  # in units of 255 grey levels, or of each feature's standard deviation
@@ -41,7 +41,7 @@ class Noise(nn.Module):
 
     Args:
         shape: shape of one sample.
-        uniform: width of the uniform dequantisation, in grey levels (1: exact; 0: none).
+        uniform: width of the uniform dequantization, in grey levels (1: exact; 0: none).
         sigma: Gaussian standard deviation as a fraction of `unit`.
         unit: 255 for 8-bit images; for tables each feature's standard deviation.
 
@@ -56,10 +56,10 @@ class Noise(nn.Module):
         self.register_buffer("unit", torch.full(shape, float(unit)))
 
     def entropy(self, *, floating: bool = False) -> float:
-        """h(ε) of the noise in all dimensions, nats; -inf without noise.
+        """Return the differential entropy of the noise in all dimensions, nats; -inf without noise.
 
-        Of U[0, w) + N(0, s²) by quadrature, of either alone log w or ½ log(2πe s²). Data that are
-        `floating` get the normal part alone.
+        log w for U[0, w), ½ log(2πe s²) for N(0, s²), by quadrature for their sum. `floating` data
+        get the normal part only.
         """
         width = 0.0 if floating else self.uniform
         std = self.sigma * self.unit.double().flatten()
@@ -67,7 +67,7 @@ class Noise(nn.Module):
         return sum(count * _noise_entropy(width, value) for value, count in pairs)
 
     def set_unit(self, unit: Tensor) -> None:
-        """Replace the unit of `sigma`, broadcast to one sample."""
+        """Replace the unit of `sigma` by one that broadcasts to a sample."""
         self.unit = unit.expand(self.unit.shape).to(self.unit).clone()
 
     @property
@@ -80,7 +80,7 @@ class Noise(nn.Module):
         return x.to(self.unit.dtype) + (0.0 if x.is_floating_point() else self.level_middle)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Noisy x in the floating type of this module; `generator` on x's device."""
+        """Return noisy x in the floating type of this module; `generator` on x's device."""
         x = self.dequantize(x, generator, self.uniform)
         if self.sigma:
             normal = torch.empty_like(x).normal_(generator=generator)
@@ -90,7 +90,7 @@ class Noise(nn.Module):
     def dequantize(
         self, x: Tensor, generator: torch.Generator | None = None, width: float = 1.0
     ) -> Tensor:
-        """x + U[0, width) for integer x, floating x as it is: the noise of true bits/dim."""
+        """Return x + U[0, width) for integer x, floating x as it is: for exact bits/dim."""
         if x.is_floating_point():
             return x.to(self.unit.dtype)
         x = x.to(self.unit.dtype)
@@ -99,7 +99,7 @@ class Noise(nn.Module):
 
 @dataclass(frozen=True)
 class Encoding:
-    """Latents z (B, D) and what the encoder knows beside them.
+    """Latents z (B, D) and the exact quantities that come with them.
 
     Attributes:
         z: latents; a Gaussian encoder's sample, or its mean in eval mode.
@@ -113,17 +113,17 @@ class Encoding:
     log_var: Tensor | None = None
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """(count, B, D): draws from q(z|x); z itself, once, where that is a point."""
+        """Draw from q(z|x), (count, B, D); z itself, once, if q(z|x) is a point."""
         if self.mean is None:
             return self.z[None]
         noise = self.mean.new_empty(count, *self.mean.shape)
         return self.at(noise.normal_(generator=generator))
 
     def at(self, noise: Tensor) -> Tensor:
-        """m(x) + s(x) · noise, (S, B, D), of standard normal numbers (S, B, D) or (S, 1, D).
+        """Return m(x) + s(x) · noise, (S, B, D), for standard normal noise (S, B, D) or (S, 1, D).
 
-        The same for every sample (S, 1, D) make what is computed of a sample independent of its
-        batch. Where q(z|x) is a point: z itself, once.
+        Noise (S, 1, D), common to all samples, makes results independent of the rest of the batch.
+        If q(z|x) is a point: z itself, once.
         """
         if self.mean is None or self.log_var is None:
             return self.z[None]
@@ -131,11 +131,11 @@ class Encoding:
 
 
 class Encoder(nn.Module):
-    """Fitted pre-processing, then a network.
+    """Fitted preprocessing, followed by a network.
 
     Args:
-        preprocess: from data units to network units, e.g. standardisation.
-        network: from there on.
+        preprocess: map from data units to network units, e.g. standardization.
+        network: map from there to the latents.
 
     Attributes:
         kind: form of q(z|x): an invertible map, a Gaussian, a point or a relaxed label with a
@@ -149,11 +149,11 @@ class Encoder(nn.Module):
         self.preprocess, self.network = preprocess, network
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
-        """Encoding of x (B, *shape) in data units; `generator` for what it draws."""
+        """Encode x (B, *shape) in data units; `generator` for random draws."""
         raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:
-        """The x of latents z (B, D), in data units.
+        """Return the x of latents z (B, D), in data units.
 
         Raises:
             NotImplementedError: the encoder has no inverse.
@@ -162,11 +162,11 @@ class Encoder(nn.Module):
 
 
 class InvertibleEncoder(Encoder):
-    """q(z|x) is a point, and so is q(x|z): pre-processing counts in the log-determinant, too.
+    """Bijective encoder, log-determinant of the preprocessing included.
 
     Args:
-        preprocess, network: as of every encoder.
-        condition: gives the features (F,) that the network sees beside every x; None: it sees none.
+        preprocess, network: as for every encoder.
+        condition: module that returns features (F,) for the network; None: unconditional.
     """
 
     kind = "invertible"
@@ -179,41 +179,41 @@ class InvertibleEncoder(Encoder):
         self.condition = condition
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
-        """z and log_det."""
+        """Return z and log_det of x (B, *shape)."""
         u, log_det_preprocess = self.preprocess(x)
         z, log_det_network = self.network(u, self.context(u))
         return Encoding(z, log_det_preprocess + log_det_network)
 
     def context(self, x: Tensor) -> Tensor | None:
-        """What the network sees beside x (B, …), (B, F)."""
+        """Return the features that condition the network on x (B, …): (B, F)."""
         return None if self.condition is None else self.condition().to(x).expand(x.shape[0], -1)
 
     def decode(self, z: Tensor) -> Tensor:
-        """The x of latents z (B, D), in data units."""
+        """Return the x of latents z (B, D), in data units."""
         u, _ = self.network.inverse(z, self.context(z))
         x, _ = self.preprocess.inverse(u)
         return x
 
 
 class DeltaEncoder(Encoder):
-    """q(z|x) is the point f(x), of a network from (B, *shape) to (B, D)."""
+    """Deterministic encoder: q(z|x) is the point f(x) of a network (B, *shape) to (B, D)."""
 
     kind = "delta"
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
-        """z = f(x)."""
+        """Return z = f(x)."""
         return Encoding(self.network(self.preprocess(x)[0]))
 
 
 class GaussianEncoder(Encoder):
-    """q(z|x) = N(m(x), diag s(x)²), of a network from (B, *shape) to (B, 2D).
+    """Gaussian encoder q(z|x) = N(m(x), diag s(x)²) of a network (B, *shape) to (B, 2D).
 
-    The network's second half r gives s = softplus(r + shift). In training z is a sample, in eval
-    mode the mean. log s stays finite however small s is.
+    The second half r of its output gives s = softplus(r + shift). z is a sample in training mode,
+    the mean in eval mode. log s is finite however small s is.
 
     Args:
-        preprocess, network: as of every encoder.
-        shift: -5: where the network starts with r = 0, s is 0.0067 (Alemi et al., "Deep
+        preprocess, network: as for every encoder.
+        shift: -5: s is 0.0067 where the network starts with r = 0 (Alemi et al., "Deep
             variational information bottleneck", ICLR 2017).
     """
 
@@ -224,7 +224,7 @@ class GaussianEncoder(Encoder):
         self.shift = shift
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
-        """z, mean and log_var."""
+        """Return z, mean and log_var of x (B, *shape)."""
         mean, raw = self.network(self.preprocess(x)[0]).chunk(2, dim=1)
         log_std = log_softplus(raw + self.shift)
         z = mean
@@ -236,17 +236,17 @@ class GaussianEncoder(Encoder):
 
 
 def log_softplus(r: Tensor) -> Tensor:
-    """log log(1 + e^r), which is r where e^r no longer counts beside 1."""
+    """Return log softplus(r) = log log(1 + e^r), which rounds to r below -20."""
     return torch.where(r < -20, r, nn.functional.softplus(r.clamp_min(-20)).log())
 
 
 def _noise_entropy(width: float, std: float) -> float:
-    """h of U[0, width) + N(0, std²), nats."""
+    """Return the differential entropy of U[0, width) + N(0, std²), nats."""
     if not std:
         return log(width) if width else -inf
     if not width:
         return 0.5 * log(2 * pi * e * std**2)
-    # Beyond nine standard deviations there is nothing; the edges are as wide as those.
+    # Nine standard deviations beyond the edges the density vanishes.
     points = torch.linspace(-9 * std, width + 9 * std, 200_001, dtype=torch.float64)
     normal = torch.distributions.Normal(points.new_zeros(()), std)
     density = (normal.cdf(points) - normal.cdf(points - width)) / width

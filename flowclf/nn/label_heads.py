@@ -28,26 +28,24 @@ class NetworkBranch(nn.Sequential):
         super().__init__(*dense_layers(dims, hidden, 0.0, generator), last)
 
     def log_posterior(self, z: Tensor) -> Tensor:
-        """log q(k|z), (B, K)."""
+        """Return log q(k|z), (B, K)."""
         logits: Tensor = self(z)
         return logits.log_softmax(1)
 
 
 class FittedBranch(nn.Module):
-    """k nearest neighbours or a random forest of scikit-learn on the latents; not differentiable.
+    """Nearest neighbours or random forest of scikit-learn on the latents; not differentiable.
 
-    It can teach the encoder nothing. It is fitted to stored latents, which are its state: a loaded
-    one is fitted again, to the same.
+        q(k|z) = (n p_k + 1/K)/(n + 1) > 0,  p_k the share of n neighbours or trees
 
-        q(k|z) = (n p_k + 1/K)/(n + 1),  p_k the share of n neighbours or trees
-
-    so that the posterior is never zero.
+    The encoder learns nothing from it. Its state are the latents that it is fitted to: a loaded
+    branch is fitted to them again.
 
     Args:
         dims, classes: D and K.
         kind: knn or forest.
-        neighbours: of knn.
-        samples: at most so many latents are stored.
+        neighbours: number of neighbours of knn.
+        samples: largest number of stored latents.
     """
 
     latents: Tensor
@@ -63,13 +61,13 @@ class FittedBranch(nn.Module):
         self._fitted: tuple[int, Any] | None = None
 
     def fit(self, z: Tensor, y: Tensor) -> None:
-        """Take over the first latents (N, D) with their labels (N,), -1 left out."""
+        """Store the first latents (N, D) with their labels (N,), skipping those without (-1)."""
         z, y = z[y >= 0][: len(self.labels)], y[y >= 0][: len(self.labels)]
         self.latents.zero_()[: len(z)] = z
         self.labels.fill_(-1)[: len(y)] = y
 
     def log_posterior(self, z: Tensor) -> Tensor:
-        """log q(k|z), (B, K); uniform before it is fitted."""
+        """Return log q(k|z), (B, K); uniform before the first fit."""
         shares, votes = z.new_zeros(len(z), self.classes), 0
         if len(z) and bool((self.labels >= 0).any()):
             model, votes = self._model()
@@ -78,7 +76,7 @@ class FittedBranch(nn.Module):
         return ((votes * shares + 1 / self.classes) / (votes + 1)).log()
 
     def _model(self) -> tuple[Any, int]:
-        """The fitted estimator, and how many votes it counts."""
+        """Return the fitted estimator and its number of votes."""
         version = self.labels._version + self.latents._version
         if self._fitted is None or self._fitted[0] != version:
             known = self.labels >= 0
@@ -90,11 +88,11 @@ class FittedBranch(nn.Module):
         return self._fitted[1], TREES if self.kind == "forest" else self.neighbours
 
     def _check(self, z: Tensor, y: Tensor) -> None:
-        """Refuse what can only come from a file that somebody changed, or too few to vote."""
+        """Raise UserError for latents of a manipulated file, or fewer than the neighbours."""
         if int(y.max()) >= self.classes or not bool(z.isfinite().all()):
             raise UserError(
                 f"expected stored latents that are finite, of the classes 0..{self.classes - 1}, "
-                "got others; the file of the model is damaged, train it anew"
+                "got others; the file of the model is damaged, train it again"
             )
         if self.kind == "knn" and len(y) < self.neighbours:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What the backbones share."""
+"""Layers and checks that the backbones share."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Nonlinearity = Literal["relu", "tanh"]
 
 
 class ChannelsLast(nn.Module):
-    """Reorders images in memory; on a CPU convolutions would do so each for itself."""
+    """Conversion to channels-last memory, which each convolution on a CPU would else do itself."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same numbers."""
+        """Return x in channels-last memory."""
         return x.contiguous(memory_format=torch.channels_last)
 
 
 def conv_norm(
     inputs: int, outputs: int, size: int, generator: torch.Generator, stride: int = 1
 ) -> list[nn.Module]:
-    """Convolution without bias, and BatchNorm."""
+    """Return a convolution without bias, and BatchNorm."""
     conv = kaiming_conv(inputs, outputs, size, generator, stride=stride, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
 
@@ -46,7 +46,7 @@ def dense_layers(
     generator: torch.Generator,
     nonlinearity: Nonlinearity = "relu",
 ) -> list[nn.Module]:
-    """[Linear, ReLU or tanh, Dropout] for each width."""
+    """Return [Linear, ReLU or tanh, Dropout] for each width."""
     relu = nonlinearity == "relu"
     layers: list[nn.Module] = []
     for before, after in zip((features, *hidden), hidden, strict=False):
@@ -57,7 +57,7 @@ def dense_layers(
 
 
 def need_image(name: str, shape: Shape) -> None:
-    """Refuse what is not an image.
+    """Check that samples are images.
 
     Raises:
         UserError: a shape other than (C, H, W).
@@ -71,12 +71,12 @@ def need_image(name: str, shape: Shape) -> None:
 
 @torch.no_grad()
 def feature_count(network: nn.Module, shape: Shape) -> int:
-    """D of a network from (B, *shape) to (B, D).
+    """Return D of a network from (B, *shape) to (B, D).
 
     Raises:
         UserError: another output.
     """
-    # A user's module may keep parts of itself in another mode.
+    # A user's module may keep submodules in another mode.
     modes = {module: module.training for module in network.modules()}
     like = next(network.parameters(), torch.zeros(()))
     out = network.eval()(torch.zeros(2, *shape, dtype=like.dtype, device=like.device))

@@ -1,6 +1,6 @@
-"""p(x|z) of decoded latents: from a decoder's outputs to log-probabilities in the data's own units.
+"""Likelihoods p(x|z): from a decoder's outputs to log-probabilities in the data's own units.
 
-A decoder gives `outputs` numbers for each number of x: (B, outputs, *shape).
+A decoder returns `outputs` numbers per number of x: (B, outputs, *shape).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = [
 ]
 
 LikelihoodKind = Literal["bernoulli", "gaussian", "logistic"]
-# How a draw x' passes gradients on to the decoder: not at all; as if x' were its mean; through a
-# continuous draw (of a Bernoulli: binary Concrete of temperature 1).
+# Gradients of a draw x' for the decoder: none; those of the mean; those of a continuous draw (of a
+# Bernoulli: binary Concrete of temperature 1).
 Sampling = Literal["detached", "straight-through", "relaxed"]
 LEAST_LOG_SCALE = -7.0
 
 
 class Likelihood(nn.Module):
-    """What is common to all: images have `levels` grey levels 0 … levels - 1, tables have None."""
+    """Base class; images have `levels` grey levels 0 … levels - 1, tables have None."""
 
     outputs: int = 1
-    # Whether it is a probability of whole grey levels, not a density.
+    # True for probabilities of whole grey levels, False for densities.
     discrete: bool = True
 
     def __init__(self, shape: Shape, levels: int | None) -> None:
@@ -46,19 +46,19 @@ class Likelihood(nn.Module):
         self.top = levels - 1 if levels else 1
 
     def fit(self, x: Tensor) -> None:
-        """Take the units of a table (N, F) over; nothing for images."""
+        """Adopt the units of a table (N, F); do nothing for images."""
 
     def is_bound(self, x: Tensor) -> bool:
-        """Whether log_prob of these x (N, *shape) is normalised: -elbo then bounds their bits."""
+        """Return True if log_prob of x (N, *shape) is normalized, so that -elbo bounds its bits."""
         return True
 
     @abstractmethod
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
-        """log p(x|z), (B,), nats, of x (B, *shape) in data units and outputs of the decoder."""
+        """Return log p(x|z), (B,), nats, of x (B, *shape) in data units, given decoder outputs."""
 
     @abstractmethod
     def mean(self, out: Tensor) -> Tensor:
-        """E[x|z] (B, *shape), in data units."""
+        """Return E[x|z] (B, *shape), in data units."""
 
     def sample(
         self,
@@ -66,7 +66,7 @@ class Likelihood(nn.Module):
         generator: torch.Generator | None = None,
         sampling: Sampling = "detached",
     ) -> Tensor:
-        """x' ~ p(x|z), (B, *shape), in data units."""
+        """Draw x' ~ p(x|z), (B, *shape), in data units."""
         x = self._draw(out, generator, relaxed=sampling == "relaxed")
         if sampling == "straight-through":
             mean = self.mean(out)
@@ -75,28 +75,28 @@ class Likelihood(nn.Module):
 
     @abstractmethod
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
-        """x' (B, *shape), relaxed or whole."""
+        """Draw x' (B, *shape), continuous if `relaxed`."""
 
 
 class Bernoulli(Likelihood):
-    """log p(x|z) = Σ_d t log σ(o) + (1 - t) log σ(-o),  t = x/(levels - 1).
+    """Bernoulli: log p(x|z) = Σ_d t log σ(o) + (1 - t) log σ(-o),  t = x/(levels - 1).
 
-    A probability where images are binary (0 or levels - 1); of grey levels in between it is the
+    A probability for binary images (0 or levels - 1); for grey levels in between it is the
     cross-entropy that VAEs are often trained with, which bounds nothing.
     """
 
     def is_bound(self, x: Tensor) -> bool:
-        """Only where every number is 0 or the highest level."""
+        """Return True if every number is 0 or the highest level."""
         return bool(((x == 0) | (x == self.top)).all())
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
-        """Nats; see above."""
+        """Return log p(x|z), (B,), nats."""
         target = x.to(out.dtype) / self.top
         loss = binary_cross_entropy_with_logits(out[:, 0], target, reduction="none")
         return -loss.flatten(1).sum(1)
 
     def mean(self, out: Tensor) -> Tensor:
-        """(levels - 1) σ(o)."""
+        """Return (levels - 1) σ(o)."""
         return self.top * out[:, 0].sigmoid()
 
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
@@ -108,10 +108,10 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """log p(x|z) = Σ_d log N(x_d; shift_d + scale_d o_d, (scale_d s)²), with one learned s.
+    """Gaussian: log p(x|z) = Σ_d log N(x_d; shift_d + scale_d o_d, (scale_d s)²), s learned.
 
-    shift and scale: the middle and half of the range of grey levels; mean and standard deviation
-    of a table's features. A density: of integer data dequantise first.
+    shift and scale: middle and half of the range of grey levels; mean and standard deviation of a
+    table's features. A density: dequantize integer data first.
     """
 
     discrete = False
@@ -126,21 +126,21 @@ class Gaussian(Likelihood):
         self.log_std = nn.Parameter(torch.zeros(()))
 
     def fit(self, x: Tensor) -> None:
-        """Mean and standard deviation of each feature of a table."""
+        """Set shift and scale to mean and standard deviation of each feature of a table."""
         if self.levels is None:
             std = x.std(0, correction=0)
             self.shift.copy_(x.mean(0))
             self.scale.copy_(torch.where(std > 0, std, 1.0))
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
-        """Nats; see above."""
-        # In units of the scale: of a table's own units even the squares may be no numbers.
+        """Return log p(x|z), (B,), nats."""
+        # In units of the scale: squares in a table's own units may overflow.
         normal = torch.distributions.Normal(out[:, 0], self._std(), validate_args=False)
         x = (x.to(out.dtype) - self.shift) / self.scale
         return (normal.log_prob(x) - self.scale.log()).flatten(1).sum(1)
 
     def mean(self, out: Tensor) -> Tensor:
-        """shift + scale · o."""
+        """Return shift + scale · o."""
         return self.shift + self.scale * out[:, 0]
 
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
@@ -153,16 +153,16 @@ class Gaussian(Likelihood):
 
 
 class DiscretizedLogistic(Likelihood):
-    """P(x|z) = σ((x + ½ - m)/s) - σ((x - ½ - m)/s); the outermost levels take all that is beyond.
+    """Discretized logistic P(x|z) = σ((x + ½ - m)/s) - σ((x - ½ - m)/s), tails in the end levels.
 
-    m = (levels - 1)/2 · (1 + o_0) and s = levels/2 · exp(o_1 - 2), each pixel its own. A
-    probability of whole grey levels. Salimans et al., "PixelCNN++", ICLR 2017, of one component.
+    m = (levels - 1)/2 · (1 + o_0) and s = levels/2 · exp(o_1 - 2), per pixel. A probability of
+    whole grey levels. Salimans et al., "PixelCNN++", ICLR 2017, with one component.
     """
 
     outputs = 2
 
     def log_prob(self, x: Tensor, out: Tensor) -> Tensor:
-        """Nats; see above."""
+        """Return log p(x|z), (B,), nats."""
         x, inverse = x.to(out.dtype), (-self._log_scale(out)).exp()
         upper, lower = (x + 0.5 - self.mean(out)) * inverse, (x - 0.5 - self.mean(out)) * inverse
         # σ(u) - σ(l) = σ(u) σ(-l) (1 - e^(l - u)), which neither cancels nor underflows.
@@ -174,7 +174,7 @@ class DiscretizedLogistic(Likelihood):
         return log_prob.flatten(1).sum(1)
 
     def mean(self, out: Tensor) -> Tensor:
-        """m, which may lie a little outside of the levels."""
+        """Return m, which may lie slightly outside of the levels."""
         return 0.5 * self.top * (1 + out[:, 0])
 
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
@@ -197,7 +197,7 @@ KINDS: dict[str, type[Likelihood]] = {
 
 
 def make_likelihood(kind: LikelihoodKind, shape: Shape, levels: int | None) -> Likelihood:
-    """The likelihood of that name.
+    """Return the likelihood of that name.
 
     Raises:
         UserError: a likelihood of grey levels for a table.

@@ -1,4 +1,4 @@
-"""Fully connected and small convolutional networks."""
+"""Fully connected and small convolutional backbones."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def mlp(
     dropout: float = 0.0,
     nonlinearity: Nonlinearity = "relu",
 ) -> nn.Sequential:
-    """Flatten, then [Linear, ReLU, Dropout] for each hidden width: (B, *shape) to (B, hidden[-1]).
+    """Return Flatten and [Linear, ReLU, Dropout] per width: (B, *shape) to (B, hidden[-1]).
 
-    On the averaged one-hot words of a text the first layer is an averaged embedding.
+    On averaged one-hot words of a text the first layer is an averaged embedding.
     """
     features = int(torch.Size(shape).numel())
     layers = dense_layers(features, hidden, dropout, generator, nonlinearity)
@@ -63,9 +63,9 @@ def cnn(
     hidden: tuple[int, ...] = (128,),
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """[conv 3x3, BatchNorm, ReLU, max-pool 2x2] for each width, then dense layers.
+    """Return [conv 3x3, BatchNorm, ReLU, max-pool 2x2] for each width, then dense layers.
 
-    Images smaller than the poolings ask for are pooled as often as they can be.
+    Images too small for all poolings are pooled as often as possible.
     """
     need_image("cnn", shape)
     channels, height, wide = shape

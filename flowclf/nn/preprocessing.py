@@ -1,6 +1,6 @@
-"""The first, fitted stage of an invertible encoder: from data units to about unit variance.
+"""Fitted first stage of an encoder: from data units to about unit variance, or normal marginals.
 
-It is part of the map: its log-determinant counts, so densities stay in the data's own units.
+It is part of the map: its log-determinant counts, so that densities stay in the data's own units.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ __all__ = [
     "make_preprocess",
 ]
 
-CHUNK = 4096  # rows at a time: the training set is never copied as a whole
+CHUNK = 4096  # rows at a time, so that the training set is never copied whole
 NEWTON_STEPS, HALVINGS, TOLERANCE = 50, 30, 1e-9
 
 Per = Literal["dim", "channel", "range"]
 
 
 class PreprocessSettings(Section):
-    """The fitted first stage of the encoder."""
+    """Fitted first stage of the encoder."""
 
-    # Fraction of the way from standardised to normal marginals; images only. More of it: better
-    # bits/dim, but dequantisation noise grows in the pixels that hardly vary.
+    # Fraction of the way from standardized to normal marginals; images only. More gives better
+    # bits/dim, but amplifies dequantization noise in pixels that hardly vary.
     marginal: Annotated[float, Field(ge=0, le=1)] = 0.3
-    floor: Annotated[float, Field(gt=0, le=1)] = 0.1  # least std of a pixel, of the largest
-    # One mean and scale a dimension or a channel; "range": grey levels to ±1, tables untouched.
+    floor: Annotated[float, Field(gt=0, le=1)] = 0.1  # least std of a pixel, over the largest
+    # One mean and scale per dimension or channel; "range": grey levels to ±1, tables untouched.
     per: Per = "dim"
 
 
 def make_preprocess(shape: Shape, levels: int | None, marginal: float) -> Invertible:
-    """An unfitted first stage: grey levels to [-1, 1]; tables as they are.
+    """Return an unfitted first stage: grey levels to [-1, 1], tables as they are.
 
     Args:
         shape: shape of one sample.
         levels: grey levels of an image; None for a table.
-        marginal: 0: standardisation; above 0, for images: a monotone piecewise-linear map per
-            pixel that takes this fraction of the way to the one making each marginal normal.
+        marginal: 0: standardization; above 0, for images: a monotone piecewise-linear map per
+            pixel, this fraction of the way to normal marginals.
     """
     half = torch.tensor((levels - 1) / 2 if levels else 1.0)
     if not marginal or levels is None:
@@ -65,10 +65,10 @@ def fit_preprocess(
 
     Args:
         preprocess: the stage.
-        x: training data (N, *shape); integers are taken as grey levels.
+        x: training data (N, *shape); integers are grey levels.
         marginal: as in `make_preprocess`.
         floor: least standard deviation of an image's pixel, as a fraction of the largest.
-        per: one shift and scale a "dim", or a "channel"; "range": those of the unfitted stage.
+        per: one shift and scale per "dim" or "channel"; "range": those of the unfitted stage.
     """
     if per == "range" and isinstance(preprocess, ElementwiseAffine):
         return
@@ -86,7 +86,7 @@ def fit_preprocess(
 
 
 def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:
-    """Mean and floored standard deviation of each dimension or channel, (C, H, W) or (C, 1, 1)."""
+    """Return mean and floored standard deviation per dimension or channel, shaped to broadcast."""
     mean, variance = _moments_per_dim(x)
     if per == "channel" and mean.dim() > 1:
         axes = list(range(1, mean.dim()))
@@ -95,30 +95,33 @@ def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:
         mean = centre
     std = variance.sqrt()
     if x.is_floating_point():
-        # Features have units of their own: none is small beside another, only constant.
+        # Features differ in units: none is small compared to another, at most constant.
         return mean, torch.where(std > 0, std, 1.0)
     largest = float(std.max())
     return mean, std.clamp_min(floor * largest if largest > 0 else 1.0)
 
 
 def _moments_per_dim(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance over the first dimension, float64; integers at mid-level."""
+    """Return mean and variance over the first dimension, float64; integers at mid-level."""
     middle = 0.0 if x.is_floating_point() else 0.5
-    parts = chunks(x)
+    parts = _chunks(x)
     zero = torch.zeros(x.shape[1:], dtype=torch.float64)
     mean = sum((c.sum(0, dtype=torch.float64) for c in parts), zero) / len(x)
     square = sum(((c.double() - mean).square().sum(0) for c in parts), zero) / len(x)
     return mean + middle, square
 
 
-def chunks(x: Tensor) -> Sequence[Tensor]:
-    """Parts of x (N, ...): of what stays in files a block of them."""
+def _chunks(x: Tensor) -> Sequence[Tensor]:
+    """Return parts of x (N, ...): of streamed data at most a block each."""
     return x.split(min(CHUNK, getattr(x, "block", CHUNK)))
 
 
 def level_knots(levels: int) -> Tensor:
-    """Edges of grey levels, 0…levels: all where they are few, else single levels at both ends
-    (where images pile up) and doubling steps between."""
+    """Return edges of grey levels, 0…levels.
+
+    All edges up to 32 levels; beyond, single levels at both ends, where images pile up, and
+    doubling steps in between.
+    """
     if levels <= 32:
         return torch.arange(levels + 1, dtype=torch.float64)
     steps = [0]
@@ -129,13 +132,13 @@ def level_knots(levels: int) -> Tensor:
 
 
 def fit_marginals(x: Tensor, knots: Tensor, pseudo_counts: float = 1.0) -> Tensor:
-    """Values v (D, M) at the knots that make each column of x most likely under N(0, 1).
+    """Return values v (D, M) at the knots that make each column of x most likely under N(0, 1).
 
-    Maximises, for bin probabilities p_b (smoothed by pseudo-counts spread evenly over levels),
+    They maximize, for bin probabilities p_b (smoothed by pseudo-counts spread evenly over levels),
 
         Σ_b p_b [ log(v_{b+1} - v_b) - (v_b² + v_b v_{b+1} + v_{b+1}²)/6 ],
 
-    the expected log-density of uniformly dequantised data: concave, so Newton's method finds it.
+    the expected log-density of uniformly dequantized data, which is concave: Newton's method.
 
     Args:
         x: (N, D) integer grey levels.
@@ -154,7 +157,7 @@ def fit_marginals(x: Tensor, knots: Tensor, pseudo_counts: float = 1.0) -> Tenso
 
 
 def _improve(values: Tensor, step: Tensor, p: Tensor) -> Tensor:
-    """One damped step for each column: halved until the objective does not fall."""
+    """Return values after one Newton step per column, halved until the objective does not fall."""
     before = _objective(values, p)
     size = torch.ones(len(values), 1, dtype=values.dtype)
     for _ in range(HALVINGS):
@@ -172,7 +175,7 @@ def _bin_probabilities(x: Tensor, knots: Tensor, pseudo_counts: float) -> Tensor
     bin_of_level = torch.bucketize(levels.double(), knots[1:-1])
     offsets = bins * torch.arange(dims)
     counts = torch.zeros(dims * bins, dtype=torch.float64)
-    for chunk in chunks(x):
+    for chunk in _chunks(x):
         index = bin_of_level[chunk.long()] + offsets
         counts += index.flatten().bincount(minlength=dims * bins)
     smoothing = pseudo_counts * knots.diff() / (knots[-1] - knots[0])
@@ -180,14 +183,14 @@ def _bin_probabilities(x: Tensor, knots: Tensor, pseudo_counts: float) -> Tensor
 
 
 def _objective(values: Tensor, p: Tensor) -> Tensor:
-    """(D,); -inf or NaN where values do not increase."""
+    """Return the objective, (D,); -inf or NaN where values do not increase."""
     a, b = values[:, :-1], values[:, 1:]
     terms = (b - a).clamp_min(0).log() - (a * a + a * b + b * b) / 6
     return (p * terms).sum(1)
 
 
 def _derivatives(values: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient (D, M) and tridiagonal Hessian (D, M, M) of the objective."""
+    """Return gradient (D, M) and tridiagonal Hessian (D, M, M) of the objective."""
     a, b = values[:, :-1], values[:, 1:]
     inverse = 1 / (b - a)
     pad = torch.nn.functional.pad

@@ -1,10 +1,10 @@
-"""An encoder in two parts: a relaxed label y of x, and z given x and y.
+"""Two-part encoder: a relaxed label y given x, and a latent z given x and y.
 
     q(y|x) = Concrete(π(x), τ)         q(z|x, y):  t ~ N(m, diag s²) of [x, y],  z = squash(t)
 
-The label: Maddison et al., "The concrete distribution", ICLR 2017. The squash takes the real line
-onto the box (-box, box) by a logistic function, so that a prior uniform on the box has a support
-of its own: Gemp, Parente, Mahadevan, "Inverting VAEs for improved generative accuracy", 2017.
+The label: Maddison et al., "The concrete distribution", ICLR 2017. The squash maps the real line
+onto (-box, box) by a logistic function, to match a prior that is uniform there: Gemp, Parente,
+Mahadevan, "Inverting VAEs for improved generative accuracy", 2017.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ __all__ = [
 ]
 
 LEAST_STD = 1e-5
-# A uniform number in float32 may be 0, the end of the box, where the inverse is infinite.
+# A uniform float32 may be 0, the edge of the box, where the inverse is infinite.
 MARGIN = 1e-6
 
 
 def concrete_sample(
     logits: Tensor, temperature: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """log y of y ~ Concrete(softmax(logits), τ): y = softmax((logits + Gumbel)/τ), (B, K)."""
+    """Draw log y of y ~ Concrete(softmax(logits), τ): y = softmax((logits + Gumbel)/τ), (B, K)."""
     noise = rank_shard(empty_for_all_ranks(logits).exponential_(generator=generator))
     gumbel = -noise.clamp_min(torch.finfo(noise.dtype).tiny).log()
     return ((logits + gumbel) / temperature).log_softmax(1)
 
 
 def concrete_log_prob(log_y: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """log density of the Concrete distribution on the simplex, (B, K) twice to (B,), nats.
+    """Return the Concrete log-density on the simplex, (B, K) twice to (B,), nats.
 
         log Γ(K) + (K-1) log τ + Σ_i (log π_i - (τ+1) log y_i) - K log Σ_i π_i y_i^-τ
 
@@ -60,7 +60,7 @@ def concrete_log_prob(log_y: Tensor, logits: Tensor, temperature: float) -> Tens
 
 
 def close_corners(classes: int, corner: float, like: Tensor) -> Tensor:
-    """Labels that a density on the simplex can be asked for, (K, K): `corner` on the class."""
+    """Return one-hot labels moved inside the simplex, (K, K), with `corner` on the class."""
     rest = (1 - corner) / (classes - 1)
     eye = torch.eye(classes, dtype=like.dtype, device=like.device)
     return rest + (corner - rest) * eye
@@ -68,7 +68,7 @@ def close_corners(classes: int, corner: float, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SquashedGaussian:
-    """z = squash(t), t ~ N(mean, diag e^log_var), both (B, D); z = t without a squash."""
+    """Distribution of z = squash(t), t ~ N(mean, diag e^log_var) (B, D); z = t without squash."""
 
     mean: Tensor
     log_var: Tensor
@@ -76,21 +76,21 @@ class SquashedGaussian:
 
     @property
     def centre(self) -> Tensor:
-        """squash(mean), (B, D)."""
+        """Squashed mean, (B, D)."""
         return self._of(self.mean)[0]
 
     def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """z (B, D), and its log-density (B,) in nats."""
+        """Draw z (B, D); return it with its log-density (B,) in nats."""
         return self.at(rank_shard(empty_for_all_ranks(self.mean).normal_(generator=generator)))
 
     def at(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """z of the standard normal numbers (B, D) or (1, D), and its log-density (B,) in nats."""
+        """Return z of standard normal noise (B, D) or (1, D), and its log-density (B,) in nats."""
         t = self.mean + (0.5 * self.log_var).exp() * noise
         z, log_det = self._of(t)
         return z, gaussian_log_prob(t, self.mean, self.log_var) - log_det
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z), (B,), nats, of z within the box."""
+        """Return log q(z), (B,), nats, of z within the box."""
         if self.squash is None:
             return gaussian_log_prob(z, self.mean, self.log_var)
         t, log_det = self.squash.inverse(z)
@@ -102,7 +102,7 @@ class SquashedGaussian:
 
 @dataclass(frozen=True)
 class TwoPartEncoding(Encoding):
-    """z is [y, z] (B, K + D): relaxed label and latent; in eval mode softmax and centre.
+    """Encoding with z = [y, z] (B, K + D): relaxed label and latent; in eval mode their centres.
 
     Attributes:
         logits: of q(y|x), (B, K).
@@ -114,11 +114,11 @@ class TwoPartEncoding(Encoding):
 
 
 class LatentPart(nn.Module):
-    """From x and y to mean and log-variance, s = softplus(r) + 1e-5: (B, *), (B, K) to (B, D) each.
+    """Network from x (B, *) and y (B, K) to mean and log-variance (B, D), s = softplus(r) + 1e-5.
 
     Args:
-        hidden: from [x, y] flattened, (B, F + K), to features.
-        mean, raw: linear layers behind it; `raw` is set to zero, so that s starts at log 2.
+        hidden: map from [x, y] flattened, (B, F + K), to features.
+        mean, raw: linear layers on the features; `raw` is zeroed, so that s starts at log 2.
     """
 
     def __init__(self, hidden: nn.Module, mean: nn.Linear, raw: nn.Linear) -> None:
@@ -128,21 +128,21 @@ class LatentPart(nn.Module):
         nn.init.zeros_(raw.bias)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance."""
+        """Return mean and log-variance, (B, D) each."""
         features = self.hidden(torch.cat((x.flatten(1), y), 1))
         return self.mean(features), 2 * (softplus(self.raw(features)) + LEAST_STD).log()
 
 
 class TwoPartEncoder(Encoder):
-    """q(y|x) and q(z|x, y).
+    """Encoder q(y|x) q(z|x, y).
 
     Args:
-        preprocess: from data units to network units.
-        network: from there to the logits (B, K) of q(y|x).
-        latent: to mean and log-variance of t.
+        preprocess: map from data units to network units.
+        network: map from there to the logits (B, K) of q(y|x).
+        latent: map to mean and log-variance of t.
         dims: D of z.
         temperature: τ.
-        box: z lies within ±box and its prior is uniform there; None: on the real line, N(0, I).
+        box: z lies within ±box, with a uniform prior; None: on the real line, with prior N(0, I).
     """
 
     kind = "relaxed-label"
@@ -162,7 +162,7 @@ class TwoPartEncoder(Encoder):
         self.squash = None if box is None else Logistic((dims,), -box, box)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> TwoPartEncoding:
-        """y and z: in training draws, in eval mode the softmax and the centre of q(z|x, y)."""
+        """Return y and z: draws in training, in eval mode softmax and centre of q(z|x, y)."""
         logits = self.logits(x)
         log_y = logits.log_softmax(1)
         if self.training:
@@ -173,23 +173,23 @@ class TwoPartEncoder(Encoder):
         return TwoPartEncoding(torch.cat((y, z), 1), logits=logits, log_y=log_y)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Of q(y|x), (B, K), for x (B, *shape) in data units."""
+        """Return the logits of q(y|x), (B, K), for x (B, *shape) in data units."""
         logits: Tensor = self.network(self.preprocess(x)[0])
         return logits
 
     def given(self, x: Tensor, y: Tensor) -> SquashedGaussian:
-        """q(z|x, y) of x (B, *shape) in data units and y (B, K) on the simplex."""
+        """Return q(z|x, y) of x (B, *shape) in data units and y (B, K) on the simplex."""
         mean, log_var = self.latent(self.preprocess(x)[0], y)
         return SquashedGaussian(mean, log_var, self.squash)
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
-        """log p(z), (B, D) to (B,), nats."""
+        """Return log p(z), (B, D) to (B,), nats."""
         if self.box is None:
             return gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z))
         return z.new_full(z.shape[:1], -self.dims * log(2 * self.box))
 
     def prior_sample(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """z ~ p(z), as many as `like` (B, …) has rows, (B, D)."""
+        """Draw z ~ p(z), (B, D), one for each row of `like` (B, …)."""
         z = empty_for_all_ranks(like.new_empty(len(like), self.dims))
         if self.box is None:
             return rank_shard(z.normal_(generator=generator))
@@ -198,6 +198,6 @@ class TwoPartEncoder(Encoder):
 
 
 def relaxed_label(y: Tensor, classes: int, otherwise: Tensor) -> Tensor:
-    """one-hot(y) (B, K) where there is a label, the rows of `otherwise` where y is -1."""
+    """Return one-hot(y) (B, K), with the rows of `otherwise` where y is -1."""
     known = one_hot(y.clamp_min(0), classes).to(otherwise)
     return torch.where((y >= 0)[:, None], known, otherwise)

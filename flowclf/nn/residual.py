@@ -1,7 +1,7 @@
-"""The feed-forward network of the same shape as an invertible one: what IB-INN is compared with.
+"""Feed-forward counterparts of the invertible networks, the baselines of IB-INN.
 
-Ardizzone et al. (NeurIPS 2020, Sec. 4 and code): the invertible network's subnetworks, each now the
-body of a residual block over all channels, LeakyReLU(x + subnet(x)).
+Ardizzone et al. (NeurIPS 2020, Sec. 4 and code): each subnetwork of the invertible network becomes
+the body of a residual block over all channels, LeakyReLU(x + subnet(x)).
 """
 
 from __future__ import annotations
@@ -53,27 +53,27 @@ class PaperResidualSettings(Section):
 
 
 class LeakyResidual(nn.Module):
-    """LeakyReLU(skip(x) + body(x)), slope 0.01."""
+    """Residual block LeakyReLU(skip(x) + body(x)), slope 0.01."""
 
     def __init__(self, body: nn.Module, skip: nn.Module | None = None) -> None:
         super().__init__()
         self.body, self.skip = body, skip or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H/stride, W/stride), or (B, D) to (B, D)."""
+        """Map (B, C, H, W) to (B, C', H/stride, W/stride), or (B, D) to (B, D)."""
         out: Tensor = self.skip(x) + self.body(x)
         return nn.functional.leaky_relu(out)
 
 
 class Squeeze(nn.Module):
-    """Space to depth; also of an empty batch, which torch's PixelUnshuffle leaves as it is."""
+    """Space to depth, also of an empty batch, which torch's PixelUnshuffle does not reshape."""
 
     def __init__(self, shape: Shape, factor: int) -> None:
         super().__init__()
         self.map = SpaceToDepth(shape, factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C·factor², H/factor, W/factor)."""
+        """Map (B, C, H, W) to (B, C·factor², H/factor, W/factor)."""
         squeezed: Tensor = self.map(x)[0]
         return squeezed
 
@@ -89,16 +89,16 @@ def residual_network(
     dropout: float = 0.0,
     batch_norm: bool = True,
 ) -> nn.Sequential:
-    """The counterpart of `couplings.networks.conv_network`, argument by argument.
+    """Return the counterpart of `couplings.networks.conv_network`, argument by argument.
 
-    Per level: space to depth, `blocks` residual blocks; then average-pooling and dense residual
-    blocks. D is the number of channels that the image has by then.
+    Per level: space to depth and `blocks` residual blocks; then average-pooling and dense residual
+    blocks. D is the final number of channels.
     """
     need_image("residual", shape)
     widths = list(width) * len(blocks) if len(width) == 1 else list(width)
     if len(widths) != len(blocks):
         raise UserError(
-            f"expected one network.width, or one a level as network.blocks has, got {len(widths)} "
+            f"expected one network.width, or one per level of network.blocks, got {len(widths)} "
             f"widths and blocks at {len(blocks)} levels"
         )
     conv = partial(ConvNet, generator=generator, batch_norm=batch_norm)
@@ -114,9 +114,9 @@ def residual_network(
 def paper_residual_network(
     shape: Shape, generator: torch.Generator, *, variant: str
 ) -> nn.Sequential:
-    """The authors' ResNet trunk, to 48 features (MNIST: 16): 2.21 M parameters with its head.
+    """Return the authors' ResNet trunk to 48 features (MNIST: 16), 2.21 M parameters with its head.
 
-    A level ends in a strided block, whose skip is a strided 3x3 convolution, and one block more.
+    Each level ends in a strided block, whose skip is a strided 3x3 convolution, and one more block.
     """
     need_image("paper", shape)
     counts = BLOCKS[variant]
@@ -138,7 +138,7 @@ def paper_residual_network(
 
 
 def _squeeze(shape: Shape) -> tuple[list[nn.Module], Shape]:
-    """Space to depth by what `conv_network` squeezes by."""
+    """Return space to depth by the factor of `conv_network`, and the shape after it."""
     channels, height, width = shape
     rows, columns = squeeze_factor(shape)
     if rows == columns:

@@ -1,4 +1,4 @@
-"""Residual networks in their CIFAR forms: a 3x3 stem at full resolution, no max-pooling."""
+"""Residual networks in their CIFAR form: a 3x3 stem at full resolution, no max-pooling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowclf.support.errors import UserError
 
 __all__ = ["CifarResNetSettings", "WideResNetSettings", "resnet", "wide_resnet"]
 
-# Blocks in each of the four stages, and whether they are bottlenecks.
+# Blocks in each of the four stages; True for bottleneck blocks.
 DEPTHS = {
     10: ((1, 1, 1, 1), False),
     18: ((2, 2, 2, 2), False),
@@ -46,21 +46,21 @@ class WideResNetSettings(Section):
 
 
 class Residual(nn.Module):
-    """ReLU(body(x) + shortcut(x)): He et al., CVPR 2016."""
+    """Residual block ReLU(body(x) + shortcut(x)): He et al., CVPR 2016."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
         self.body, self.shortcut = body, shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H/stride, W/stride)."""
+        """Map (B, C, H, W) to (B, C', H/stride, W/stride)."""
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
 class PreActivated(nn.Module):
-    """body(a) + shortcut, a = ReLU(BatchNorm(x)): Zagoruyko and Komodakis, BMVC 2016.
+    """Residual block body(a) + shortcut, a = ReLU(BatchNorm(x)): Zagoruyko, Komodakis, BMVC 2016.
 
-    Where the shape changes the shortcut is a 1x1 convolution of a, else x itself.
+    The shortcut is a 1x1 convolution of a where the shape changes, else x itself.
     """
 
     def __init__(
@@ -74,15 +74,12 @@ class PreActivated(nn.Module):
             *([nn.Dropout(dropout)] if dropout else []),
             kaiming_conv(outputs, outputs, 3, generator, bias=False),
         )
-        changes = inputs != outputs or stride != 1
-        self.shortcut = (
-            kaiming_conv(inputs, outputs, 1, generator, stride=stride, bias=False)
-            if changes
-            else None
-        )
+        self.shortcut: nn.Module | None = None
+        if inputs != outputs or stride != 1:
+            self.shortcut = kaiming_conv(inputs, outputs, 1, generator, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H/stride, W/stride)."""
+        """Map (B, C, H, W) to (B, C', H/stride, W/stride)."""
         activated = torch.relu(self.norm(x))
         out: Tensor = self.body(activated)
         return out + (x if self.shortcut is None else self.shortcut(activated))
@@ -91,9 +88,9 @@ class PreActivated(nn.Module):
 def resnet(
     shape: Shape, generator: torch.Generator, *, depth: int = 18, width: int = 64
 ) -> nn.Sequential:
-    """ResNet with four stages of width, 2, 4 and 8 times it: average-pooled features (B, D).
+    """Return a ResNet with stages of 1, 2, 4 and 8 times the width, pooled to features (B, D).
 
-    D is 8 · width, four times that from bottlenecks (depth 50).
+    D is 8 · width, four times that for bottlenecks (depth 50).
 
     Raises:
         UserError: an unknown depth.
@@ -118,7 +115,7 @@ def wide_resnet(
     width: int = 10,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """WideResNet-depth-width: three stages of 16, 32 and 64 times the width; D = 64 · width.
+    """Return WideResNet-depth-width: stages of 16, 32 and 64 times the width; D = 64 · width.
 
     Raises:
         UserError: a depth that is not 6n + 4.
@@ -146,7 +143,7 @@ def _stages(
     block: Block,
     generator: torch.Generator,
 ) -> list[nn.Module]:
-    """The blocks of all stages; the first of each stage but the first halves the resolution."""
+    """Return the blocks of all stages, each stage after the first halving the resolution."""
     layers = []
     for stage, (width, count) in enumerate(zip(widths, counts, strict=True)):
         for index in range(count):

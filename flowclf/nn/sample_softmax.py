@@ -1,10 +1,10 @@
-"""Which sample is it? The softmax over the training samples of VAE-AS, and its large last layer."""
+"""Softmax over the training samples, of VAE-AS, and its large last layer in little memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,29 +22,29 @@ CHUNK = 4096
 
 
 class IdentitySoftmax(nn.Module):
-    """s(i|z), a softmax over the N training samples: which of them did z come from?
+    """Softmax s(i|z) over the N training samples: the probability that z encodes sample i.
 
-    The sample's index is written as a code of K tags, each with V values and a softmax of its own
+    The sample's index is written as a code of K tags with V values each, and each tag has a softmax
     on shared features f(z), so that the last layer has K·V rows:
 
         log s(i|z) = Σ_t log s_t(code_t(i)|z),   s_t = softmax(W_t f(z) + b_t)
 
-    s is uniform at first. Trained by its cross-entropy SC, it bounds the encoder's information from
+    s starts uniform. Trained by its cross-entropy SC, it bounds the encoder's information from
     below: log_count - SC <= I(z; code) <= I(z; x). With one tag, distinct codes and no hidden layer
-    it can be the exact posterior q(i|z) of diagonal Gaussians q(z|x_i).
+    it can represent the exact posterior q(i|z) of diagonal Gaussians q(z|x_i).
 
     Args:
         samples, dims: N and D.
         hidden: widths of the ReLU layers of f; without any, f(z) = [z, z²].
         tags: K.
         values: V; None for the least V with V^K >= N.
-        coding: mixed-radix: the K digits of i in base V; random: K uniform draws a sample, which
-            samples may share.
-        generator: where weights and random codes come from.
+        coding: mixed-radix: the K digits of i in base V; random: K uniform draws per sample, so
+            that samples may share a code.
+        generator: source of weights and random codes.
 
     Attributes:
         codes: (N, K), integers.
-        log_count: entropy of the code of a uniformly drawn sample, nats: log N where codes are
+        log_count: entropy of the code of a uniformly drawn sample, nats; log N if codes are
             distinct.
 
     Raises:
@@ -84,7 +84,7 @@ class IdentitySoftmax(nn.Module):
         self.log_count = _code_entropy(self.codes)
 
     def forward(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """-log s(index|z) and Σ_t H(s_t(·|z)) of z (B, D) and index (B,): (B,) each, nats."""
+        """Return -log s(index|z) and Σ_t H(s_t(·|z)) of z (B, D), index (B,): (B,) each, nats."""
         features = self.hidden(z) if len(self.hidden) else torch.cat((z, z.square()), 1)
         code = self.codes[index]
         if self.tags == 1:
@@ -94,13 +94,13 @@ class IdentitySoftmax(nn.Module):
         return -own.sum((1, 2)), -(log_s.exp() * log_s).sum((1, 2))
 
     def frozen(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, without gradients of the softmax's own parameters."""
+        """Return the same without gradients for the softmax's own parameters."""
         parameters = {name: value.detach() for name, value in self.named_parameters()}
         out: tuple[Tensor, Tensor] = torch.func.functional_call(self, parameters, (z, index))
         return out
 
     def _draw_codes(self, generator: torch.Generator) -> Tensor:
-        """(N, K)."""
+        """Return the codes, (N, K)."""
         size = (self.samples, self.tags)
         if self.coding == "random":
             return torch.randint(self.values, size, generator=generator)
@@ -120,12 +120,12 @@ class IdentitySoftmax(nn.Module):
         self.log_count = _code_entropy(self.codes)
 
     def extra_repr(self) -> str:
-        """Sizes, for `print(softmax)`."""
+        """Return the sizes for `print(softmax)`."""
         return f"samples={self.samples}, tags={self.tags}, values={self.values}"
 
 
 def _least_base(samples: int, tags: int) -> int:
-    """The least V with V^tags >= samples: the root in floats may be one off."""
+    """Return the least V with V^tags >= samples; the floating-point root may be off by one."""
     base = max(1, round(samples ** (1 / tags)) - 1)
     while base**tags < samples:
         base += 1
@@ -133,84 +133,47 @@ def _least_base(samples: int, tags: int) -> int:
 
 
 def _code_entropy(codes: Tensor) -> float:
-    """Entropy of a random row, nats."""
+    """Return the entropy of a random row, nats."""
     _, counts = codes.unique(dim=0, return_counts=True)
     return float(torch.special.entr(counts.double() / len(codes)).sum())
 
 
-@overload
 def linear_cross_entropy(
-    h: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    target: Tensor,
-    chunk: int = ...,
-    *,
-    entropy: Literal[True] = ...,
-) -> tuple[Tensor, Tensor]: ...
+    h: Tensor, weight: Tensor, bias: Tensor, target: Tensor, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """Return -log p_target and H(p) of p = softmax(h Wᵀ + b), (B,) each, nats.
 
-
-@overload
-def linear_cross_entropy(
-    h: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    target: Tensor,
-    chunk: int = ...,
-    *,
-    entropy: Literal[False],
-) -> tuple[Tensor, None]: ...
-
-
-def linear_cross_entropy(
-    h: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    target: Tensor,
-    chunk: int = CHUNK,
-    *,
-    entropy: bool = True,
-) -> tuple[Tensor, Tensor | None]:
-    """-log p_target and H(p) of p = softmax(h Wᵀ + b), without the (B, N) logits: (B,), nats.
-
-    Logits come in blocks of (B, chunk), of which none is kept: the backward pass computes each
-    again. Two blocks of memory beside arguments and gradients. Once differentiable; in the dtype
-    of the weights, also under autocast.
+    Logits are computed in blocks (B, chunk), and again in the backward pass: two blocks of memory
+    beside arguments and gradients, never (B, N). Once differentiable; in the dtype of the weights,
+    also under autocast.
 
     Args:
         h: features (B, F).
         weight, bias: W (N, F) and b (N,).
         target: (B,), integers.
         chunk: rows of W at once.
-        entropy: False: None in place of H.
     """
     with torch.autocast(h.device.type, enabled=False):
-        out: tuple[Tensor, Tensor | None] = _LinearCrossEntropy.apply(
-            h.to(weight.dtype), weight, bias, target, chunk, entropy
+        out: tuple[Tensor, Tensor] = _LinearCrossEntropy.apply(
+            h.to(weight.dtype), weight, bias, target, chunk
         )
         return out
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """With l the logits, d(-log p_t)/dl = p - onehot(t) and dH/dl = -p (log p + H)."""
+    """Autograd of logits l: d(-log p_t)/dl = p - onehot(t) and dH/dl = -p (log p + H)."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        h: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        target: Tensor,
-        chunk: int,
-        wants_entropy: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        blocks = (logits for _, logits in _blocks(h, weight, bias, chunk))
-        log_norms, entropies = zip(
-            *(_summary(block, wants_entropy) for block in blocks), strict=True
-        )
-        log_norm = torch.stack(log_norms).logsumexp(0)
+        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, target: Tensor, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        blocks = [_summary(logits) for _, logits in _blocks(h, weight, bias, chunk)]
+        log_norms, entropies = (torch.stack(parts) for parts in zip(*blocks, strict=True))
+        log_norm = log_norms.logsumexp(0)
         own = (h * weight[target]).sum(1) + bias[target]
-        entropy = _joint_entropy(log_norms, entropies, log_norm) if wants_entropy else None
+        # Chain rule: H = Σ_c π_c (H_c - log π_c) of blocks with probabilities π_c.
+        log_share = log_norms - log_norm
+        entropy = (log_share.exp() * (entropies - log_share)).sum(0)
         ctx.save_for_backward(h, weight, bias, target, log_norm, entropy)
         ctx.set_materialize_grads(False)
         ctx.chunk = chunk
@@ -241,11 +204,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(slope.T, h, out=grad_weight[part])
             if grad_bias is not None:
                 torch.sum(slope, 0, out=grad_bias[part])
-        return *sums, None, None, None
+        return *sums, None, None
 
 
 def _blocks(h: Tensor, weight: Tensor, bias: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of W and their logits (B, chunk), block after block, each in the place of the last."""
+    """Iterate over rows of W and their logits (B, chunk), each block overwriting the last."""
     buffer = h.new_empty(len(h), min(chunk, len(weight)))
     for start in range(0, len(weight), chunk):
         part = slice(start, min(start + chunk, len(weight)))
@@ -253,29 +216,16 @@ def _blocks(h: Tensor, weight: Tensor, bias: Tensor, chunk: int) -> Iterator[tup
         yield part, torch.addmm(bias[part], h, weight[part].T, out=logits)
 
 
-def _summary(logits: Tensor, wants_entropy: bool) -> tuple[Tensor, Tensor | None]:
-    """log Σ exp and the entropy of the softmax of one block, (B,); overwrites the block."""
+def _summary(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log Σ exp and the softmax's entropy of one block, (B,) each; overwrite the block."""
     log_norm = logits.logsumexp(1)
-    if not wants_entropy:
-        return log_norm, None
     log_p = logits.sub_(log_norm[:, None])
     return log_norm, -log_p.exp().mul_(log_p).sum(1)
 
 
-def _joint_entropy(
-    log_norms: tuple[Tensor, ...], entropies: tuple[Tensor, ...], log_norm: Tensor
-) -> Tensor:
-    """Chain rule: H = Σ_c π_c (H_c - log π_c) of blocks with probabilities π_c."""
-    log_share = torch.stack(log_norms) - log_norm
-    return (log_share.exp() * (torch.stack(entropies) - log_share)).sum(0)
-
-
-def _slope(
-    log_p: Tensor, grad: Tensor, grad_entropy: Tensor | None, entropy: Tensor | None
-) -> Tensor:
-    """Σ of upstream gradient times p and -p (log p + H), (B, chunk); overwrites log p."""
+def _slope(log_p: Tensor, grad: Tensor, grad_entropy: Tensor | None, entropy: Tensor) -> Tensor:
+    """Return upstream gradients times p and -p (log p + H), (B, chunk); overwrite log p."""
     if grad_entropy is None:
         return log_p.exp_().mul_(grad[:, None])
-    assert entropy is not None
     p = log_p.exp()
     return log_p.add_(entropy[:, None]).mul_(-grad_entropy[:, None]).add_(grad[:, None]).mul_(p)

@@ -1,4 +1,4 @@
-"""One image for each class: what a fixed-output VAE decodes to."""
+"""Template images, one per class: the outputs of a fixed-output VAE."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SPREAD = 0.12
 
 
 def class_means(x: Tensor, y: Tensor, classes: int) -> Tensor:
-    """Average x of each class, (K, *shape), of labelled x (N, *shape)."""
+    """Return the average x of each class, (K, *shape), of x (N, *shape) with labels y (N,)."""
     members = one_hot(y, classes).float()
     sums = members.T @ x.flatten(1).float()
     return (sums / members.sum(0)[:, None]).unflatten(1, x.shape[1:])
 
 
 def blobs(shape: Shape, classes: int, top: float) -> Tensor:
-    """(K, C, H, W): Gaussian blobs of height `top`, on a circle around the image's centre."""
+    """Return Gaussian blobs of height `top` on a circle around the centre: (K, C, H, W)."""
     rows, columns = (torch.linspace(-1, 1, side) for side in shape[-2:])
     angles = 2 * pi * torch.arange(classes) / classes
     vertical = (rows - 0.6 * angles.sin()[:, None]).square()

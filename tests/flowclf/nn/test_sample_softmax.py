@@ -76,16 +76,6 @@ def test_gradcheck(chunk: int, generator: torch.Generator) -> None:
     assert torch.autograd.gradcheck(
         lambda h, w, b: linear_cross_entropy(h, w, b, target, chunk), arguments
     )
-    assert torch.autograd.gradcheck(
-        lambda h, w, b: linear_cross_entropy(h, w, b, target, chunk, entropy=False)[0], arguments
-    )
-
-
-def test_without_the_entropy_there_is_none(generator: torch.Generator) -> None:
-    arguments, target = draw_layer(generator)
-    cross_entropy, entropy = linear_cross_entropy(*arguments, target, 6, entropy=False)
-    assert entropy is None
-    assert_close(cross_entropy, plain(*arguments, target)[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 2])
