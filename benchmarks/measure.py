@@ -1,12 +1,11 @@
 """Time and memory of a call, on the CPU and on a GPU."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from time import perf_counter
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
 
-    def __enter__(self) -> Clock:
+    def __enter__(self) -> Self:
         if self.cuda:
             self.begin, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()

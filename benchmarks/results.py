@@ -1,7 +1,5 @@
 """Recorded rows: CSVs of this checkout, each row with the date, the versions and the commit."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -8,9 +8,7 @@ index, a second scaling, interleaved parameters) is its own and is timed; what i
 otherwise is prepared for it.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import log
 from typing import Any
 
@@ -37,7 +35,7 @@ def affine_cases(options: Options) -> Iterator[Case]:
             inputs = _inputs(shape, dtype, options.device)
             providers = _coupling_providers(shape[1:], options)
             if dtype != torch.float32:
-                providers = [provider for provider in providers if not provider.compiled]
+                providers = [each for each in providers if not each.compiled]
             yield _case("affine coupling", inputs, providers)
         inputs = _inputs(shape, torch.float32, options.device)
         yield _case("affine coupling + rotation", inputs, _block_providers(shape[1:], options))
@@ -173,7 +171,10 @@ def _nflows(shape: Shape, device: torch.device) -> Provider:
 
     half = shape[0] // 2
     transform = Clamped([0] * half + [1] * half, lambda *_: Given()).to(device)
-    run = _run_given(transform.transform_net, transform.forward, transform.inverse)
+
+    def run(x: Tensor, parameters: Tensor, inverse: bool) -> Any:
+        transform.transform_net.output = parameters
+        return (transform.inverse if inverse else transform.forward)(x)
 
     def swapped(x: Tensor, parameters: Tensor) -> Tensors:
         raw, shift = parameters.chunk(2, dim=1)
@@ -194,25 +195,16 @@ def _normflows() -> Provider:
 
     given = Clamped()
     block = AffineCouplingBlock(given, scale_map="exp")
-    run = _run_given(given, block.forward, block.inverse)
+
+    def run(x: Tensor, parameters: Tensor, inverse: bool) -> Any:
+        given.output = parameters
+        return (block.inverse if inverse else block.forward)(x)
 
     def interleaved(x: Tensor, parameters: Tensor) -> Tensors:
         raw, shift = parameters.chunk(2, dim=1)
         return x, torch.stack((shift, raw), dim=2).flatten(1, 2)
 
     return Provider.two_way("normflows", run, relayout=interleaved)
-
-
-def _run_given(
-    given: Given, forward: Callable[..., Any], inverse_of: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Make a function of x and the parameters, which the subnetwork is to give."""
-
-    def run(x: Tensor, parameters: Tensor, inverse: bool) -> Any:
-        given.output = parameters
-        return (inverse_of if inverse else forward)(x)
-
-    return run
 
 
 def _zuko(shape: Shape, device: torch.device) -> Provider:

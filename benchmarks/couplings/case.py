@@ -1,7 +1,5 @@
 """A case is one piece of mathematics, a provider one implementation of it, a job one pass."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -153,13 +151,12 @@ class Case:
 class Job:
     """One provider doing one pass of a case; `prepare` before every call is not timed.
 
-    Args:
-        case: what it does.
-        provider: who does it.
-        kind: the pass.
-        given: the case's inputs, or for the inverse the same with y for x.
-        cotangents: what flows into the heads; none: ones.
+    `given` are the case's inputs, or for the inverse the same with y for x; `cotangents` flow into
+    the heads (default: ones). `first_seconds`, of the first call, include compilation.
     """
+
+    first_seconds: float
+    output_bytes: int
 
     def __init__(
         self,

@@ -1,7 +1,5 @@
 """`python -m benchmarks.couplings`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

@@ -3,8 +3,6 @@
 `python -m benchmarks.couplings.figure --out bench.png`; `--help` says how to choose the rows.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
@@ -62,18 +60,22 @@ def latest(rows: Sequence[Record], device: str | None, kind: str, dtype: str) ->
 
 
 def draw(rows: Sequence[Record], path: Path) -> None:
-    """Draw two panels, time and memory, a group of bars for each case."""
+    """Draw two panels, time and memory, a group of bars under the name of each case."""
     from matplotlib.figure import Figure
 
-    # A case is a line of its own, above those of its providers.
-    lines: list[tuple[str, Record | None]] = []
+    lines: dict[str, Record | None] = {}
     for case in dict.fromkeys(map(case_of, rows)):
-        lines += [(case, None), *((label(row), row) for row in rows if case_of(row) == case)]
+        lines[case] = None
+        lines |= {f"{label(row)}  " + case: row for row in rows if case_of(row) == case}
     figure = Figure(figsize=(11, 1.2 + 0.2 * len(lines)), layout="constrained")
-    panels = {"ratio": "time", "memory_ratio": "peak memory"}
-    axes = figure.subplots(1, len(panels), sharey=True)
-    for panel, (column, title) in zip(axes, panels.items(), strict=True):
-        _panel(panel, lines, column, f"{title}, relative to couplings")
+    time, memory = figure.subplots(1, 2, sharey=True)
+    _panel(time, [*lines.values()], "ratio", "time")
+    _panel(memory, [*lines.values()], "memory_ratio", "peak memory")
+    texts = [case if row is None else label(row) for case, row in lines.items()]
+    time.set_yticks(range(len(lines)), texts, fontsize=8)
+    for text, row in zip(time.get_yticklabels(), lines.values(), strict=True):
+        text.set_weight("bold" if row is None else "normal")
+    time.set_ylim(len(lines), -1)
     first = rows[0]
     figure.suptitle(
         f"{first['pass']}, {first['dtype']}, on {first['device']}, {first['threads']} threads, "
@@ -83,41 +85,30 @@ def draw(rows: Sequence[Record], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _panel(axes: Any, lines: Sequence[tuple[str, Record | None]], column: str, title: str) -> None:
-    axes.axvline(1, color="black", linewidth=0.8, zorder=0)
+def _panel(axes: Any, lines: Sequence[Record | None], column: str, title: str) -> None:
+    from matplotlib.colors import to_rgba
+
+    shown = [(line, row) for line, row in enumerate(lines) if row and row[column]]
+    values = [float(row[column]) for _, row in shown]
     axes.set_xscale("log")
-    axes.set_yticks(range(len(lines)), [text for text, _ in lines], fontsize=8)
-    for position, (_, row) in enumerate(lines):
-        if row is None:
-            axes.axhline(position, color="0.9", linewidth=0.8, zorder=0)
-        elif row[column]:
-            _bar(axes, position, row, float(row[column]))
-    for tick in axes.get_yticklabels():
-        tick.set_weight("bold" if (tick.get_text(), None) in lines else "normal")
-    axes.set_ylim(len(lines), -1)
+    # From 1, so that on a logarithmic scale what is better goes left and what is worse right.
+    bars = axes.barh(
+        [line for line, _ in shown],
+        [value - 1 for value in values],
+        left=1,
+        color=[
+            to_rgba(COLOURS.get(row["provider"], OTHER), 0.55 if row["compiled"] == "True" else 1)
+            for _, row in shown
+        ],
+    )
+    axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3, fontsize=7.5)
+    axes.axvline(1, color="black", linewidth=0.8, zorder=0)
     axes.margins(x=0.15)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(f"{title}, relative to couplings", fontsize=10)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter("")
     axes.tick_params(left=False)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _bar(axes: Any, position: int, row: Record, value: float) -> None:
-    colour = COLOURS.get(row["provider"], OTHER)
-    alpha = 0.55 if row["compiled"] == "True" else 1
-    # From 1, so that on a logarithmic scale what is better goes left and what is worse right.
-    axes.barh(position, value - 1, left=1, color=colour, alpha=alpha, height=0.8)
-    side, gap = ("left", 3) if value >= 1 else ("right", -3)
-    axes.annotate(
-        f"{value:.2f}",
-        (value, position),
-        xytext=(gap, 0),
-        textcoords="offset points",
-        va="center",
-        ha=side,
-        fontsize=7.5,
-    )
 
 
 def case_of(row: Record) -> str:

@@ -11,8 +11,6 @@ for all channels, as at the start of training, they are equal with o' = Rᵀ o, 
 gradients but that of g, of which the sum is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass

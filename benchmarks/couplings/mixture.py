@@ -4,8 +4,6 @@ The usual way writes (z[:, None] - means) ** 2, of shape (B, K, D); for 512 late
 3072 dimensions and 1000 classes that is 6.3 GB a temporary, of which its backward needs several.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from math import log, pi
 from pathlib import Path

@@ -4,8 +4,6 @@ FrEIA's is the same network with the same numbers, see `freia.py`; before anythi
 outputs and gradients are compared in float64, in training mode and with dropout.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace

@@ -4,8 +4,6 @@ No row without agreement: every provider must give what ours gives. Jobs are mea
 that a machine's drift hits all of them alike.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,20 +45,6 @@ class Timing:
     peak: int
 
 
-@dataclass(frozen=True)
-class Started:
-    """A job that has run once.
-
-    Attributes:
-        seconds: of the first call, compilation included.
-        output_bytes: of all that it returned.
-    """
-
-    job: Job
-    seconds: float
-    output_bytes: int
-
-
 def run_case(case: Case, effort: Effort) -> list[Row]:
     """Return a row for each pass and provider.
 
@@ -72,13 +56,12 @@ def run_case(case: Case, effort: Effort) -> list[Row]:
     rows: list[Row] = []
     for kind in case.passes:
         notice(f"{case.name} {case.shape} {case.dtype_name} {kind}")
-        started = [start for job in jobs_of(case, kind) if (start := _start(job)) is not None]
-        if started:
-            jobs = [start.job for start in started]
+        jobs = [job for job in jobs_of(case, kind) if _start(job)]
+        if jobs:
             check(jobs)
             timings = measure(jobs, effort)
-            pairs = zip(started, timings, strict=True)
-            rows += [_row(start, timing, timings[0]) for start, timing in pairs]
+            pairs = zip(jobs, timings, strict=True)
+            rows += [_row(job, timing, timings[0]) for job, timing in pairs]
     return rows
 
 
@@ -207,13 +190,14 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _start(job: Job) -> Started | None:
+def _start(job: Job) -> bool:
+    """Run a job for the first time; tell whether it can run."""
     try:
         with forked_rng(job.case.device):
             job.prepare()
             start = perf_counter()
             outputs, _ = job()
-            seconds = perf_counter() - start
+            job.first_seconds = perf_counter() - start
             job.release()
     except Exception as error:
         # A machine without a C++ compiler, or a peer that torch cannot trace: no row, no failure.
@@ -221,8 +205,9 @@ def _start(job: Job) -> Started | None:
             raise
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         notice(f"{job.provider.label} is left out: {first_line}")
-        return None
-    return Started(job, seconds, _bytes(outputs))
+        return False
+    job.output_bytes = _bytes(outputs)
+    return True
 
 
 def _timed(job: Job) -> float:
@@ -247,8 +232,8 @@ def _timing(seconds: Sequence[float], peak: int) -> Timing:
     return Timing(1e3 * median(seconds), 1e3 * fifths[0], 1e3 * fifths[3], peak)
 
 
-def _row(start: Started, timing: Timing, ours: Timing) -> Row:
-    case, provider = start.job.case, start.job.provider
+def _row(job: Job, timing: Timing, ours: Timing) -> Row:
+    case, provider = job.case, job.provider
     seconds = timing.median / 1000
     return {
         "bench": case.bench,
@@ -256,10 +241,10 @@ def _row(start: Started, timing: Timing, ours: Timing) -> Row:
         "shape": case.shape,
         "dtype": case.dtype_name,
         "provider": provider.name,
-        "pass": start.job.kind,
+        "pass": job.kind,
         "compiled": provider.compiled,
         # Less where torch's cache on disk knows the program.
-        "compile_s": start.seconds - seconds if provider.compiled else None,
+        "compile_s": job.first_seconds - seconds if provider.compiled else None,
         "median_ms": timing.median,
         "p20_ms": timing.p20,
         "p80_ms": timing.p80,
@@ -268,18 +253,18 @@ def _row(start: Started, timing: Timing, ours: Timing) -> Row:
         "ratio": timing.median / ours.median,
         "memory_ratio": timing.peak / ours.peak if ours.peak else None,
         # Time to move inputs and outputs once at the speed of a copy / median.
-        "roofline": _moved(start) / bandwidth(case.device) / seconds if case.essential else None,
+        "roofline": _moved(job) / bandwidth(case.device) / seconds if case.essential else None,
     }
 
 
-def _moved(start: Started) -> int:
+def _moved(job: Job) -> int:
     """Count the bytes that must be moved.
 
     Forward reads inputs and writes outputs; backward reads inputs and the outputs' gradients, and
     writes the inputs' gradients.
     """
-    inputs, outputs = _bytes(start.job.given), start.output_bytes
-    return inputs + outputs + (2 * inputs + outputs) * start.job.differentiated
+    inputs, outputs = _bytes(job.given), job.output_bytes
+    return inputs + outputs + (2 * inputs + outputs) * job.differentiated
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:

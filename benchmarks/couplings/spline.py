@@ -6,8 +6,6 @@ It is given the raw numbers of which it makes the same bins and slopes. Peers ke
 parameters side by side, we keep each parameter of all numbers; both get theirs as they like it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from math import log
 from types import ModuleType

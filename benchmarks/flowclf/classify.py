@@ -4,8 +4,6 @@ mnist14 is the task on which peers were measured too: 14x14 (2x2 means rounded d
 the first 10,000 training and the first 2,000 test images, 75 CPU-seconds of training on one thread.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,19 +1,20 @@
-"""The cost of a training step of one system beside that of another: time, and memory."""
+"""The cost of a training step of one system beside that of another: time, and memory.
 
-from __future__ import annotations
+Each comparison is a YAML file in `costs/`.
+"""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from benchmarks.measure import Clock, peak_bytes
 from benchmarks.results import append_rows
-from couplings.core import Shape
 from flowclf.classifier import GenerativeClassifier
 from flowclf.models import build
 from flowclf.settings import TrainSettings
@@ -26,70 +27,27 @@ class Cost:
     """Steps to compare.
 
     Attributes:
-        name: of the CSV.
         shape, classes, batch: of what they learn from.
         settings: of all.
         cases: name to system and its own settings; ratios are to the first.
         samples: of the training set.
     """
 
-    name: str
-    shape: Shape
+    shape: tuple[int, ...]
     classes: int
     batch: int
     settings: dict[str, Any]
-    cases: dict[str, tuple[str, dict[str, Any]]]
+    cases: dict[str, dict[str, Any]]
     samples: int | None = None
 
     def model(self, case: str) -> GenerativeClassifier:
         """Build the untrained model of a case, in training mode."""
-        system, own = self.cases[case]
-        options = {**self.settings, **own, "samples": self.samples}
-        return build(system, shape=self.shape, classes=self.classes, **options).train()
+        options = {**self.settings, **self.cases[case], "samples": self.samples}
+        return build(shape=self.shape, classes=self.classes, **options).train()
 
 
-COSTS = {
-    "vc-cost": Cost(
-        "vc-cost",
-        shape=(3, 32, 32),
-        classes=100,
-        batch=32,
-        settings={"network": {"kind": "resnet", "depth": 18}},
-        cases={
-            "ce": ("ce", {}),
-            "gm": ("gm", {}),
-            "vc, affine": ("vc", {}),
-            "vc, quadratic": ("vc", {"discriminator": {"kind": "quadratic"}}),
-            "vc, mlp": ("vc", {"discriminator": {"kind": "mlp"}}),
-        },
-    ),
-    "vae-as-cost": Cost(
-        "vae-as-cost",
-        shape=(1, 28, 28),
-        classes=10,
-        batch=128,
-        settings={
-            "network": {"kind": "mlp", "hidden": [500, 500]},
-            "decoder": {"kind": "mlp", "hidden": [500] * 5},
-            "latent": 40,
-        },
-        cases={
-            "vae": ("vae", {}),
-            "4 tags of 16": ("vae-as", {"identity": {"tags": 4, "values": 16}}),
-            "4 tags of 16, (1, 0.5)": (
-                "vae-as",
-                {"identity": {"tags": 4, "values": 16}, "objective": {"md": 0.5}},
-            ),
-            "55,000-way": ("vae-as", {}),
-        },
-        samples=55_000,
-    ),
-}
-
-
-def tiny(cost: Cost) -> Cost:
-    """Return the same comparison with batches of 4."""
-    return replace(cost, batch=4)
+FILES = sorted(Path(__file__).with_name("costs").glob("*.yaml"))
+COSTS = {path.stem: Cost(**yaml.safe_load(path.read_text("utf-8"))) for path in FILES}
 
 
 def run_cost(
@@ -119,10 +77,10 @@ def run_cost(
                 times[case].append(1000 * clock.seconds)
     first = next(iter(times.values()))
     rows = []
-    for case, values in times.items():
-        models[case].zero_grad()
-        peak = peak_bytes(partial(_backward, models[case], *batch), place)
-        gradients = [p.grad.nbytes for p in models[case].parameters() if p.grad is not None]
+    for (case, values), model in zip(times.items(), models.values(), strict=True):
+        model.zero_grad()
+        peak = peak_bytes(partial(_backward, model, *batch), place)
+        gradients = [p.grad.nbytes for p in model.parameters() if p.grad is not None]
         row = {
             "system": case,
             "milliseconds": median(values),

@@ -7,8 +7,6 @@ Gradients are clipped to a norm of 8, the default of train.clip_norm, or not at 
 results/depth.csv.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial

@@ -9,8 +9,6 @@ are of 32 at most, of the paper's networks of 16, which is harder, too; paper-ci
 paper-cifar10 in nothing but its data. Rows go to results/exactness.csv.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from functools import partial

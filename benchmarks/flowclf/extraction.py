@@ -10,8 +10,6 @@ Networks and objectives are the presets `paper` and `code`. A row is recorded as
 one, and a recorded one is not measured again.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence

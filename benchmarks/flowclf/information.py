@@ -4,8 +4,6 @@ Over the training samples of a finished vae-as run: by q(z) of all of them, by q
 of S, and by its softmax. Figure 2 of the VAE-AS paper; rows go to results/vae-as-information.csv.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

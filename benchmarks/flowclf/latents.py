@@ -1,7 +1,5 @@
 """Latents of several runs side by side: python -m benchmarks.flowclf.latents RUN RUN … OUT.png"""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a study measures of a trained system besides the suites of an evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -6,8 +6,6 @@ terms of its channels have class means of their own where `mixture.rank` is set.
 results/scaling.csv.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 import timeit

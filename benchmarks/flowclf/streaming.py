@@ -1,7 +1,5 @@
 """A set larger than memory, streamed: python -m benchmarks.flowclf.streaming FOLDER --gib 22"""
 
-from __future__ import annotations
-
 import argparse
 import resource
 import subprocess

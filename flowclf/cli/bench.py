@@ -134,9 +134,9 @@ def _classify(
 
 
 def _compare_costs(task: str, device: str, record: Path | None, as_json: bool) -> None:
-    from benchmarks.flowclf.cost import COSTS, run_cost, tiny
+    from benchmarks.flowclf.cost import COSTS, run_cost
 
-    cost, repeats = (COSTS[task], 15) if record else (tiny(COSTS[task]), 1)
+    cost, repeats = (COSTS[task], 15) if record else (replace(COSTS[task], batch=4), 1)
     rows = run_cost(cost, record, repeats, device)
     tenths = ("milliseconds", "megabytes", "gradient_megabytes")
     formats = dict.fromkeys(tenths, lambda v: number(v, 1))
