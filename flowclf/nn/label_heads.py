@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from flowclf.nn.layers import dense_layers
+from flowclf.nn.plain import dense_layers
 from flowclf.support.errors import UserError
 
 __all__ = ["BranchKind", "FittedBranch", "NetworkBranch"]

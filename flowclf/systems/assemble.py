@@ -14,21 +14,12 @@ from couplings import Affine, Invertible, RationalQuadratic, SoftClamp, Univaria
 from couplings.conditioners import kaiming_linear
 from couplings.core import Shape
 from couplings.networks import conv_network, mlp_network, paper_network
-from flowclf import nn as backbones
 from flowclf.classifier import ModelSettings
 from flowclf.latent import MixtureSettings
 from flowclf.latent.beta_conditioned import FEATURES, ConditionedMixture, TradeOff
 from flowclf.latent.gaussian import GaussianMixture
 from flowclf.latent.low_rank import LowRankMixture
 from flowclf.latent.vmf import VonMisesFisherMixture
-from flowclf.nn import (
-    CifarResNetSettings,
-    CNNSettings,
-    PaperResidualSettings,
-    PlainSettings,
-    ResidualSettings,
-    WideResNetSettings,
-)
 from flowclf.nn.encoders import (
     DeltaEncoder,
     Encoder,
@@ -37,8 +28,18 @@ from flowclf.nn.encoders import (
     Noise,
     NoiseSettings,
 )
-from flowclf.nn.layers import feature_count
+from flowclf.nn.plain import CNNSettings, PlainSettings, cnn, feature_count, mlp
 from flowclf.nn.preprocessing import PreprocessSettings, make_preprocess
+from flowclf.nn.resnet import (
+    CifarResNetSettings,
+    PaperResidualSettings,
+    ResidualSettings,
+    WideResNetSettings,
+    paper_residual_network,
+    residual_network,
+    resnet,
+    wide_resnet,
+)
 from flowclf.settings import Depth, Depths, Fraction, Positive, Section, Widths
 from flowclf.support.errors import UserError
 
@@ -153,12 +154,12 @@ class FeedForwardSettings(ModelSettings):
 
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "mlp": backbones.mlp,
-    "cnn": backbones.cnn,
-    "resnet": backbones.resnet,
-    "wide-resnet": backbones.wide_resnet,
-    "residual": backbones.residual_network,
-    "paper": backbones.paper_residual_network,
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet": resnet,
+    "wide-resnet": wide_resnet,
+    "residual": residual_network,
+    "paper": paper_residual_network,
 }
 
 

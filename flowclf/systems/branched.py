@@ -8,15 +8,20 @@ from typing import Literal, Self
 from torch import Tensor, nn
 
 from couplings.functional import MixtureDensities
-from flowclf import nn as backbones
 from flowclf.classifier import Batch, latents
 from flowclf.latent import MixtureSettings
-from flowclf.nn import ConvDecoderSettings, DecoderSettings
 from flowclf.nn.encoders import Encoding, GaussianEncoder
 from flowclf.nn.label_heads import BranchKind, FittedBranch, NetworkBranch
 from flowclf.nn.likelihoods import LikelihoodKind, make_likelihood
+from flowclf.nn.plain import (
+    ConvDecoderSettings,
+    DecoderSettings,
+    blobs,
+    class_means,
+    conv_decoder,
+    mlp_decoder,
+)
 from flowclf.nn.preprocessing import PreprocessSettings
-from flowclf.nn.templates import blobs, class_means
 from flowclf.objectives import cross_entropy
 from flowclf.settings import Positive, Section, Weight, Widths
 from flowclf.support.collectives import all_reduce_mean
@@ -212,7 +217,7 @@ def make_decoder(
     """The decoder of the settings, from `dims` latents."""
     generator = generator_for(blueprint.seed, "decoder")
     options = settings.model_dump(exclude={"kind"})
-    make = backbones.conv_decoder if settings.kind == "conv" else backbones.mlp_decoder
+    make = conv_decoder if settings.kind == "conv" else mlp_decoder
     return make(dims, outputs, blueprint.shape, generator, **options)
 
 

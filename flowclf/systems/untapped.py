@@ -37,10 +37,15 @@ from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch
 from flowclf.latent import MixtureSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
-from flowclf.nn import ConvDecoderSettings, DecoderSettings, PlainSettings, mlp
 from flowclf.nn.encoders import DeltaEncoder, Encoding, Noise
-from flowclf.nn.layers import feature_count
 from flowclf.nn.likelihoods import Bernoulli, Gaussian, Likelihood, Sampling, make_likelihood
+from flowclf.nn.plain import (
+    ConvDecoderSettings,
+    DecoderSettings,
+    PlainSettings,
+    feature_count,
+    mlp,
+)
 from flowclf.nn.preprocessing import PreprocessSettings
 from flowclf.nn.relaxed_label import (
     LatentPart,

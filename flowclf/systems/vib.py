@@ -14,8 +14,8 @@ from torch import Tensor
 from couplings.functional import MixtureDensities
 from flowclf.classifier import Batch, GenerativeClassifier
 from flowclf.latent import MixtureSettings
-from flowclf.nn import ResidualSettings
 from flowclf.nn.encoders import Encoding, GaussianEncoder
+from flowclf.nn.resnet import ResidualSettings
 from flowclf.objectives import cross_entropy, gaussian_kl, trade_off
 from flowclf.settings import Fraction, Positive, Section
 from flowclf.systems.assemble import (

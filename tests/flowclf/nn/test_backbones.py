@@ -10,33 +10,33 @@ from torch import nn
 
 from couplings.core import Shape
 from flowclf import build
-from flowclf import nn as backbones
-from flowclf.nn.layers import feature_count
+from flowclf.nn.plain import blobs, class_means, cnn, feature_count, mlp
+from flowclf.nn.resnet import paper_residual_network, residual_network, resnet, wide_resnet
 from flowclf.support.errors import UserError
 
 CIFAR, MNIST, SMALL = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
 # Backbone, its options, a shape, and the features that it makes of it.
 NETWORKS: dict[str, tuple[Any, dict[str, Any], Shape, int]] = {
-    "mlp-table": (backbones.mlp, {"hidden": (7, 5)}, (4,), 5),
-    "mlp-image": (backbones.mlp, {"hidden": (7,), "dropout": 0.5}, SMALL, 7),
-    "mlp-bare": (backbones.mlp, {"hidden": ()}, SMALL, 64),
-    "cnn": (backbones.cnn, {"width": (4, 6), "hidden": (9,), "dropout": 0.5}, SMALL, 9),
-    "cnn-no-dense": (backbones.cnn, {"width": (4, 6), "hidden": ()}, (2, 8, 12), 6 * 2 * 3),
-    "cnn-tiny": (backbones.cnn, {"width": (4, 4, 4), "hidden": ()}, (1, 2, 5), 4 * 1 * 2),
-    "resnet-10": (backbones.resnet, {"depth": 10, "width": 4}, SMALL, 32),
-    "resnet-34": (backbones.resnet, {"depth": 34, "width": 2}, SMALL, 16),
-    "resnet-50": (backbones.resnet, {"depth": 50, "width": 2}, (3, 9, 7), 64),
-    "wide-resnet": (backbones.wide_resnet, {"depth": 10, "width": 1, "dropout": 0.3}, SMALL, 64),
-    "residual": (backbones.residual_network, {"blocks": (1, 2), "width": (4,)}, SMALL, 16),
+    "mlp-table": (mlp, {"hidden": (7, 5)}, (4,), 5),
+    "mlp-image": (mlp, {"hidden": (7,), "dropout": 0.5}, SMALL, 7),
+    "mlp-bare": (mlp, {"hidden": ()}, SMALL, 64),
+    "cnn": (cnn, {"width": (4, 6), "hidden": (9,), "dropout": 0.5}, SMALL, 9),
+    "cnn-no-dense": (cnn, {"width": (4, 6), "hidden": ()}, (2, 8, 12), 6 * 2 * 3),
+    "cnn-tiny": (cnn, {"width": (4, 4, 4), "hidden": ()}, (1, 2, 5), 4 * 1 * 2),
+    "resnet-10": (resnet, {"depth": 10, "width": 4}, SMALL, 32),
+    "resnet-34": (resnet, {"depth": 34, "width": 2}, SMALL, 16),
+    "resnet-50": (resnet, {"depth": 50, "width": 2}, (3, 9, 7), 64),
+    "wide-resnet": (wide_resnet, {"depth": 10, "width": 1, "dropout": 0.3}, SMALL, 64),
+    "residual": (residual_network, {"blocks": (1, 2), "width": (4,)}, SMALL, 16),
     "residual-widths": (
-        backbones.residual_network,
+        residual_network,
         {"blocks": (1, 1), "width": (4, 6), "dense_blocks": 2, "dense_hidden": (5,)},
         (3, 6, 6),
         3 * 4,  # sides of three stay
     ),
-    "paper-cifar": (backbones.paper_residual_network, {"variant": "cifar"}, CIFAR, 48),
-    "paper-mnist": (backbones.paper_residual_network, {"variant": "mnist"}, MNIST, 16),
+    "paper-cifar": (paper_residual_network, {"variant": "cifar"}, CIFAR, 48),
+    "paper-mnist": (paper_residual_network, {"variant": "mnist"}, MNIST, 16),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -62,12 +62,10 @@ def head(features: int, outputs: int = 10) -> nn.Linear:
 @pytest.mark.parametrize(
     ("function", "options", "features", "parameters"),
     [
-        pytest.param(backbones.resnet, {"depth": 18}, 512, 11_173_962, id="resnet-18"),
-        pytest.param(backbones.resnet, {"depth": 50}, 2048, 23_520_842, id="resnet-50"),
-        pytest.param(backbones.wide_resnet, {}, 640, 36_479_194, id="wrn-28-10"),
-        pytest.param(
-            backbones.paper_residual_network, {"variant": "cifar"}, 48, 2_213_110, id="ib-inn"
-        ),
+        pytest.param(resnet, {"depth": 18}, 512, 11_173_962, id="resnet-18"),
+        pytest.param(resnet, {"depth": 50}, 2048, 23_520_842, id="resnet-50"),
+        pytest.param(wide_resnet, {}, 640, 36_479_194, id="wrn-28-10"),
+        pytest.param(paper_residual_network, {"variant": "cifar"}, 48, 2_213_110, id="ib-inn"),
     ],
 )
 def test_with_a_softmax_layer_they_have_the_published_sizes(
@@ -120,11 +118,11 @@ def test_weights_come_from_the_seed_alone(name: str) -> None:
 @pytest.mark.parametrize(
     ("function", "name", "options"),
     [
-        (backbones.cnn, "cnn", {}),
-        (backbones.resnet, "resnet", {}),
-        (backbones.wide_resnet, "wide-resnet", {}),
-        (backbones.residual_network, "residual", {}),
-        (backbones.paper_residual_network, "paper", {"variant": "cifar"}),
+        (cnn, "cnn", {}),
+        (resnet, "resnet", {}),
+        (wide_resnet, "wide-resnet", {}),
+        (residual_network, "residual", {}),
+        (paper_residual_network, "paper", {"variant": "cifar"}),
     ],
 )
 def test_tables_are_no_images(function: Any, name: str, options: dict[str, Any]) -> None:
@@ -136,23 +134,23 @@ def test_tables_are_no_images(function: Any, name: str, options: dict[str, Any])
 @pytest.mark.parametrize("depth", [0, 17, 101])
 def test_resnets_of_other_depths_are_refused(depth: int) -> None:
     with pytest.raises(UserError, match=f"network.depth of 10, 18, 34, 50, got {depth}"):
-        backbones.resnet(CIFAR, seeded(), depth=depth)
+        resnet(CIFAR, seeded(), depth=depth)
 
 
 @pytest.mark.parametrize("depth", [4, 12, 27, 0])
 def test_wide_resnets_have_three_equal_stages(depth: int) -> None:
     with pytest.raises(UserError, match=rf"6n \+ 4 .*, got {depth}"):
-        backbones.wide_resnet(CIFAR, seeded(), depth=depth)
+        wide_resnet(CIFAR, seeded(), depth=depth)
 
 
 def test_widths_must_fit_the_levels() -> None:
     with pytest.raises(UserError, match="got 2 widths and blocks at 3 levels"):
-        backbones.residual_network(SMALL, seeded(), blocks=(1, 1, 1), width=(4, 4))
+        residual_network(SMALL, seeded(), blocks=(1, 1, 1), width=(4, 4))
 
 
 def test_sides_must_divide_as_the_invertible_networks_do() -> None:
     with pytest.raises(UserError, match=r"both divide by 2 or by 3, got \(1, 4, 9\)"):
-        backbones.residual_network((1, 4, 9), seeded(), blocks=(1,))
+        residual_network((1, 4, 9), seeded(), blocks=(1,))
 
 
 @pytest.mark.parametrize(
@@ -168,3 +166,19 @@ def test_only_rows_of_features_are_accepted(network: nn.Module, got: str) -> Non
     shape = (3, 8) if isinstance(network, nn.GRU) else SMALL
     with pytest.raises(UserError, match=rf"to \(B, D\), got {got or 'tuple'} for B = 2"):
         feature_count(network, shape)
+
+
+def test_class_means_are_averages() -> None:
+    x = torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2)
+    y = torch.tensor([0, 1, 0, 1, 1, 1])
+    torch.testing.assert_close(class_means(x, y, 2)[1], x[y == 1].float().mean(0))
+
+
+def test_blobs_lie_apart_within_the_image() -> None:
+    images = blobs((3, 28, 20), 10, top=255.0)
+    assert images.shape == (10, 3, 28, 20)
+    assert images.max() <= 255
+    assert images.amax((1, 2, 3)).min() > 200
+    flat = torch.nn.functional.normalize(images.flatten(1), dim=1)
+    overlap = flat @ flat.T - torch.eye(10)
+    assert overlap.max() < 0.2
