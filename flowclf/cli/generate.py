@@ -144,7 +144,7 @@ def _between_images(
         model_interpolation_figure,
         model_interpolations,
     )
-    from flowclf.figures.run import interpolation_strips
+    from flowclf.figures.walks import interpolation_strips
 
     first = next(iter(tasks.values()))
     if len(tasks) == 1:

@@ -165,7 +165,7 @@ def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
 
 
 def _draw(plan: Plan, means: Sequence[dict[str, Any]]) -> Path:
-    from flowclf.figures.low_data import low_data_figure
+    from flowclf.figures.curves import low_data_figure
     from flowclf.figures.style import save_figure
 
     path = plan.study.folder / "low-data.png"

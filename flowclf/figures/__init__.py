@@ -1,21 +1,26 @@
-"""Pictures: each a function from results or tensors to a matplotlib Figure."""
+"""Figures, each a function from results or tensors to a matplotlib Figure."""
 
-from flowclf.figures.calibration import reliability_figure
-from flowclf.figures.detection import roc_figure, score_histograms
+from flowclf.figures.curves import information_figure
+from flowclf.figures.evaluation import reliability_figure, roc_figure, score_histograms
 from flowclf.figures.explain import explain_figure
 from flowclf.figures.extraction import extracted_digits, extraction_figure
 from flowclf.figures.images import (
     block_figure,
     image_grid,
     interpolation_figure,
+    reconstructed,
+    reconstruction_figure,
     sample_figure,
     temperature_figure,
 )
-from flowclf.figures.information import information_figure
 from flowclf.figures.landscape import landscape_figure, loss_landscape
-from flowclf.figures.latent import latent_figure, latent_panels, plane_of_means
-from flowclf.figures.projections import embedded_latents, principal_figure
-from flowclf.figures.reconstructions import reconstructed, reconstruction_figure
+from flowclf.figures.latent import (
+    embedded_latents,
+    latent_figure,
+    latent_panels,
+    plane_of_means,
+    principal_figure,
+)
 from flowclf.figures.run import class_samples
 from flowclf.figures.style import save_figure
 from flowclf.figures.trade_off import information_plane_figure, trade_off_figure

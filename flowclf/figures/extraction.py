@@ -1,12 +1,12 @@
-"""What one-hot labels decode to where some classes never had a name."""
+"""Images that one-hot labels decode to where some classes were never labelled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from flowclf.classifier import evaluating
@@ -17,29 +17,23 @@ from flowclf.evaluation.extraction import (
     class_probabilities,
 )
 from flowclf.figures.images import draw_images, frame_image
-from flowclf.figures.style import new_figure
+from flowclf.figures.style import BLUE, RED, Figure, new_figure
 from flowclf.support.errors import UserError
 from flowclf.systems.untapped import Untapped
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 __all__ = ["Extracted", "extracted_digits", "extraction_figure"]
 
-# ColorBrewer's blue and red, which every common colour blindness tells apart.
-RIGHT, WRONG = "#2166ac", "#b2182b"
 INCHES, LETTER = 0.6, 0.065
 
 
 @dataclass(frozen=True, eq=False)
 class Extracted:
-    """What the K one-hot labels of one model stand for.
+    """Images and classes of the K one-hot labels of one model.
 
     Attributes:
         images: decoded at one z, (K, C, H, W).
         assigned: the class of each label, a permutation (K,).
-        read: the class that a classifier of images sees in each, (K,).
+        read: the class that a classifier of images predicts for each, (K,).
     """
 
     images: Tensor
@@ -49,7 +43,7 @@ class Extracted:
 
 @torch.no_grad()
 def extracted_digits(model: Untapped, z: Tensor, reader: ImageClassifier, known: int) -> Extracted:
-    """The means that the one-hot labels decode to at z (D,), and the classes assigned to them.
+    """Decode the one-hot labels at z (D,), and assign classes to them.
 
     The first `known` labels keep their classes, the others compete for the rest
     (`assign_by_competition`, by p(class|image) of the image in black and white).
@@ -76,10 +70,10 @@ def extracted_digits(model: Untapped, z: Tensor, reader: ImageClassifier, known:
 def extraction_figure(
     rows: Mapping[str, Extracted], class_names: Sequence[str], levels: int, known: int
 ) -> Figure:
-    """The decoded one-hots of each model, a row by its name, and beneath them what they stand for.
+    """Draw the decoded one-hots of each model, a row by its name, and beneath them their classes.
 
-    Framed is what shows its class; where the image shows another one, that stands in brackets. A
-    line divides the labels with names from those without. Gemp, Parente, Mahadevan 2017 (Untapped),
+    Framed are images predicted as the class assigned; another predicted class stands in brackets. A
+    line divides the known labels from the others. Gemp, Parente, Mahadevan 2017 (Untapped),
     Figure 2.
 
     Raises:
@@ -115,8 +109,8 @@ def _draw_row(
     ]
     axes.set_xticks([pitch * k + (pitch - 2) / 2 for k in range(len(names))], names, fontsize=8)
     for k, (label, found) in enumerate(zip(axes.get_xticklabels(), right, strict=True)):
-        label.set_color(RIGHT if found else WRONG)
+        label.set_color(BLUE if found else RED)
         if found:
-            frame_image(axes, images, 0, k, edgecolor=RIGHT)
+            frame_image(axes, images, 0, k, edgecolor=BLUE)
     if 0 < known < len(names):
         axes.axvline(pitch * known - 1, color="black", linewidth=1.5, clip_on=False)

@@ -1,20 +1,19 @@
-"""Images in rows: samples of each class, and interpolations."""
+"""Images in rows: samples of each class, interpolations and reconstructions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from flowclf.figures.style import new_figure
+from flowclf.classifier import GenerativeClassifier, evaluating
+from flowclf.figures.style import Figure, new_figure
 from flowclf.support.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = [
     "block_figure",
@@ -22,22 +21,22 @@ __all__ = [
     "frame_image",
     "image_grid",
     "interpolation_figure",
+    "reconstructed",
+    "reconstruction_figure",
     "sample_figure",
     "temperature_figure",
 ]
 
 INCHES = 0.55
 GAP = 1
-# Of a page's text; blocks of more images make them smaller.
-PAGE = 7.2
-# Of a letter of a label, and between two blocks.
-LETTER, BETWEEN = 0.065, 0.15
+# Widths in inches: of a page's text, of a letter of a label, and between two blocks.
+PAGE, LETTER, BETWEEN = 7.2, 0.065, 0.15
 
 
 def image_grid(images: Tensor, levels: int) -> Tensor:
-    """Images (R, C, channels, H, W) in grey levels side by side: (H', W', 3) in [0, 1].
+    """Tile images (R, C, channels, H, W) in grey levels to one image (H', W', 3) in [0, 1].
 
-    Values outside the levels are clipped: what a density makes can lie a little beyond them.
+    Values outside the levels are clipped: samples of a density can lie a little beyond them.
     """
     scaled = (images.floor().clamp(0, levels - 1) / (levels - 1)).cpu()
     padded = torch.nn.functional.pad(scaled, (0, GAP, 0, GAP), value=1.0)
@@ -48,21 +47,21 @@ def image_grid(images: Tensor, levels: int) -> Tensor:
 
 
 def sample_figure(images: Tensor, class_names: Sequence[str], levels: int) -> Figure:
-    """Samples (K, n, channels, H, W): a row a class, its name beside it."""
+    """Draw samples (K, n, channels, H, W): a row a class, its name beside it."""
     return _rows_figure(images, levels, labels=class_names, title="samples of each class")
 
 
 def interpolation_figure(strips: Tensor, levels: int) -> Figure:
-    """Strips (P, steps, channels, H, W): a row a pair, from one image to the other."""
-    return _rows_figure(strips, levels, labels=None, title="straight lines in latent space")
+    """Draw strips (P, steps, channels, H, W): a row a pair, from one image to the other."""
+    return _rows_figure(strips, levels, labels=(), title="straight lines in latent space")
 
 
 def temperature_figure(
     blocks: Mapping[float, Tensor], class_names: Sequence[str], levels: int
 ) -> Figure:
-    """Samples at several temperatures side by side, each (K, n, channels, H, W): a row a class.
+    """Draw samples (K, n, channels, H, W) at several temperatures side by side, a row a class.
 
-    With one seed for all they differ by nothing but their distance from the class's centre.
+    With one seed for all they differ in their distance from the class's centre alone.
 
     Raises:
         UserError: no temperature, or another number of classes than of names.
@@ -74,8 +73,7 @@ def temperature_figure(
 def block_figure(
     blocks: Mapping[str, Tensor], labels: Sequence[str], levels: int, columns: int | None = None
 ) -> Figure:
-    """Blocks of images (R, n, channels, H, W) by their titles, and beside the first of each line
-    of blocks the labels of its R rows.
+    """Draw titled blocks of images (R, n, channels, H, W); each line of blocks has R row labels.
 
     Args:
         blocks: at least one; all with as many rows.
@@ -86,13 +84,21 @@ def block_figure(
     Raises:
         UserError: no block, or one with another number of rows than labels.
     """
-    _check_blocks(blocks, labels)
+    if not blocks:
+        raise UserError("expected at least one block of images, got none; name a model or a value")
+    for name, images in blocks.items():
+        if images.ndim != 5 or len(images) != len(labels):
+            raise UserError(
+                f"expected {len(labels)} rows of images (R, n, C, H, W) with a label each, got "
+                f"shape {tuple(images.shape)} for {name!r}; give as many labels as rows"
+            )
     columns = min(columns or len(blocks), len(blocks))
     lines = -(-len(blocks) // columns)
     widths = [_heights_wide(images) for images in blocks.values()]
-    margin = 0.25 + LETTER * max(map(_letters, labels))
-    room = PAGE - margin - BETWEEN * (columns - 1)
-    inches = min(INCHES, room / (columns * max(widths)))
+    # A formula between $ counts as one letter.
+    letters = max(len(re.sub(r"\$[^$]*\$", "x", label)) for label in labels)
+    margin = 0.25 + LETTER * letters
+    inches = min(INCHES, (PAGE - margin - BETWEEN * (columns - 1)) / (columns * max(widths)))
     title = 0.36 if any(blocks) else 0.1
     figure = new_figure(
         margin + columns * (inches * max(widths) + BETWEEN),
@@ -108,7 +114,7 @@ def block_figure(
 
 
 def draw_images(axes: Axes, images: Tensor, levels: int, labels: Sequence[str] = ()) -> None:
-    """Images (R, n, channels, H, W) as `image_grid` has them, and beside each row its label.
+    """Draw images (R, n, channels, H, W) as `image_grid` has them, and beside each row its label.
 
     In the axes' units a pixel is 1, and the first image begins at -0.5.
     """
@@ -122,41 +128,66 @@ def draw_images(axes: Axes, images: Tensor, levels: int, labels: Sequence[str] =
 
 
 def frame_image(axes: Axes, images: Tensor, row: int, column: int, **style: Any) -> None:
-    """A line around one of the images (R, n, channels, H, W) that `draw_images` drew."""
-    from matplotlib.patches import Rectangle
-
+    """Frame one of the images (R, n, channels, H, W) that `draw_images` drew."""
     height, width = images.shape[-2:]
     corner = (width + GAP) * column - 1, (height + GAP) * row - 1
     common = {"fill": False, "linewidth": 1.4, "clip_on": False}
     axes.add_patch(Rectangle(corner, width + 1, height + 1, **common | style))
 
 
-def _letters(label: str) -> int:
-    """About as many as are seen; a formula between $ counts as one."""
-    return len(re.sub(r"\$[^$]*\$", "x", label))
-
-
 def _heights_wide(images: Tensor) -> float:
-    """A row of images (R, n, channels, H, W), in heights of one."""
+    """Return the width of a row of images (R, n, channels, H, W) over their height."""
     _, count, _, height, width = images.shape
     return (count * (width + GAP) - GAP) / (height + GAP)
 
 
-def _check_blocks(blocks: Mapping[str, Tensor], labels: Sequence[str]) -> None:
-    if not blocks:
-        raise UserError("expected at least one block of images, got none; name a model or a value")
-    for name, images in blocks.items():
-        if images.ndim != 5 or len(images) != len(labels):
-            raise UserError(
-                f"expected {len(labels)} rows of images (R, n, C, H, W) with a label each, got "
-                f"shape {tuple(images.shape)} for {name!r}; give as many labels as rows"
-            )
+@torch.no_grad()
+def reconstructed(models: Mapping[str, GenerativeClassifier], x: Tensor) -> dict[str, Tensor]:
+    """Return x (n, *shape) as "x", and as decoded from its noise-free latents by each model.
+
+    Raises:
+        UserError: a model called x, or a system without a decoder.
+    """
+    if "x" in models:
+        raise UserError("expected other names than x for the models, got 'x'; call it otherwise")
+    found = {"x": x.cpu()}
+    for name, model in models.items():
+        with evaluating(model):
+            found[name] = model.decode(model.encode(x.to(model.mixture.device)).z).cpu()
+    return found
 
 
-def _rows_figure(images: Tensor, levels: int, labels: Sequence[str] | None, title: str) -> Figure:
+def reconstruction_figure(blocks: Mapping[str, Mapping[str, Tensor]], levels: int) -> Figure:
+    """Draw blocks side by side, by the data's names; in each a row of x and one of each model.
+
+    Training images that look better than test images were memorized. VAE-AS (Li 2019),
+    Figures 4 and 5.
+
+    Args:
+        blocks: of `reconstructed`, (n, C, H, W) each, with the same models.
+        levels: grey levels.
+
+    Raises:
+        UserError: no block, blocks of different models, or rows of different shapes.
+    """
+    labels = {tuple(rows) for rows in blocks.values()}
+    shapes = {tuple(images.shape) for rows in blocks.values() for images in rows.values()}
+    if len(labels) != 1 or len(shapes) != 1:
+        raise UserError(
+            f"expected blocks of the same models with as many images each, got models "
+            f"{sorted(labels)} and shapes {sorted(shapes)}; take each from `reconstructed`"
+        )
+    stacked = {
+        name: torch.stack([images.float() for images in rows.values()])
+        for name, rows in blocks.items()
+    }
+    return block_figure(stacked, labels.pop(), levels)
+
+
+def _rows_figure(images: Tensor, levels: int, labels: Sequence[str], title: str) -> Figure:
     rows, columns, _, height, width = images.shape
     figure = new_figure(1.2 + INCHES * columns * width / height, 0.5 + INCHES * rows)
     axes = figure.add_subplot()
-    draw_images(axes, images, levels, labels or ())
+    draw_images(axes, images, levels, labels)
     axes.set_title(title, fontsize=9)
     return figure

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
+from flowclf.figures.style import Figure
 
 __all__ = ["place_labels"]
 
 
 class Place(NamedTuple):
-    """Of a label's side and end: how far from its point, in points of print."""
+    """Offset of a label's side and end from its point, in typographic points."""
 
     across: float
     up: float
@@ -39,41 +38,37 @@ PLACES = (
     Place(12, -12, "left", "top"),
     Place(-12, 12, "right", "bottom"),
 )
-# Pieces that each piece of a line is cut into, to see what a label would cover.
+# Pieces that each segment of a line is cut into, to count what a label would cover.
 FINE = 100
 
 
 def place_labels(figure: Figure) -> None:
-    """Move all annotations, whose texts are offset from their points, to where there is room.
+    """Move all annotations, whose texts are offset from their points, to where they cover least.
 
     One after the other they go where they cover no earlier one and nothing outside of the axes,
-    and as little as possible of the lines. To be called when all else is drawn.
+    and as little as possible of the lines. Call it when all else is drawn.
     """
-    labels = {axes: cast("list[Annotation]", list(axes.texts)) for axes in figure.axes}
+    labels = {axes: cast(list[Annotation], list(axes.texts)) for axes in figure.axes}
     for label in chain(*labels.values()):
         label.set_in_layout(False)
     # Only a layout says where the points come to lie.
     figure.draw_without_rendering()
     for axes, own in labels.items():
-        _place(own, axes)
+        points, taken = _line_points(axes), list[Bbox]()
+        for label in own:
+            covered = [_covered(_moved(label, place), axes, points, taken) for place in PLACES]
+            taken.append(_moved(label, PLACES[covered.index(min(covered))]))
 
 
-def _place(labels: Sequence[Annotation], axes: Axes) -> None:
-    points, taken = _drawn(axes), list["Bbox"]()
-    for label in labels:
-        covered = [_covered(_moved(label, place), axes, points, taken) for place in PLACES]
-        taken.append(_moved(label, PLACES[covered.index(min(covered))]))
-
-
-def _drawn(axes: Axes) -> npt.NDArray[np.float64]:
-    """Points (N, 2) along all lines, in pixels."""
+def _line_points(axes: Axes) -> npt.NDArray[np.float64]:
+    """Return points (N, 2) along all lines, in pixels."""
     paths = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
     pieces = [np.asarray(path.interpolated(FINE).vertices) for path in paths]
     return np.concatenate((np.empty((0, 2)), *pieces))
 
 
 def _moved(label: Annotation, place: Place) -> Bbox:
-    """What it covers there, in pixels."""
+    """Move a label there, and return the box that it covers, in pixels."""
     label.set_position((place.across, place.up))
     label.set(horizontalalignment=place.side, verticalalignment=place.end)
     return label.get_window_extent().padded(1)
@@ -82,6 +77,6 @@ def _moved(label: Annotation, place: Place) -> Bbox:
 def _covered(
     box: Bbox, axes: Axes, points: npt.NDArray[np.float64], taken: Sequence[Bbox]
 ) -> tuple[int, int]:
-    """How much is in the way: of what must not be covered, and of the lines."""
+    """Count what must not be covered (corners outside, other labels), and points of lines."""
     outside = sum(not axes.bbox.contains(*corner) for corner in (box.min, box.max))
     return outside + sum(box.overlaps(other) for other in taken), box.count_contains(points)

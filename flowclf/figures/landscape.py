@@ -1,21 +1,19 @@
-"""The losses of a latent z over the plane through two class means and a third point."""
+"""Losses of a latent z over the plane through two class means and a third point."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
-from flowclf.figures.style import new_figure
+from flowclf.figures.style import Figure, new_figure
 from flowclf.support.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["Landscape", "landscape_figure", "loss_landscape", "plane_through"]
 
@@ -30,7 +28,7 @@ class Landscape:
     """Losses on a grid of a plane in latent space.
 
     Attributes:
-        y: name of the class whose sample loses so much.
+        y: name of the sample's class.
         across, up: coordinates in latent units, (G,) each.
         losses: by name (G, G), nats, row i at up[i].
         marks: places (2,) in these coordinates by name.
@@ -44,9 +42,10 @@ class Landscape:
 
 
 def plane_through(first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor]:
-    """Origin (D,), in the middle of the first two points, and orthonormal basis (2, D).
+    """Return the plane's origin (D,), midway between the first two points, and basis (2, D).
 
-    The first direction is that from the first to the second point, the third point is above.
+    The basis is orthonormal; its first direction is that from the first to the second point, and
+    the third point is above.
 
     Raises:
         UserError: three points on one line.
@@ -73,7 +72,7 @@ def loss_landscape(
     beta: float | None = None,
     points: int = 121,
 ) -> Landscape:
-    """What a sample of class y loses by its latent z, in the plane through two means.
+    """Compute the losses of a sample of class y by its latent z, in the plane through two means.
 
         L_X = -log q(z),  L_Y = -log q(y|z),  class-NLL = -log q(z|y),  L_X/D + β̃ L_Y
 
@@ -109,7 +108,7 @@ def loss_landscape(
 
 
 def landscape_figure(landscape: Landscape) -> Figure:
-    """Contours of each loss side by side; arrows point downhill, the longer the steeper.
+    """Draw contours of each loss side by side; arrows point downhill, the longer the steeper.
 
     L_X draws z to the nearest mean of whichever class, L_Y off the other class and without end,
     class-NLL to the own mean alone. IB-INN (Ardizzone et al. 2020), Figure 4.
@@ -139,7 +138,7 @@ def _nearest_class(means: Tensor, y: int, other: int) -> int:
 
 
 def _grid(places: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """Coordinates around the places (3, 2), with half their distance as margin, a square."""
+    """Return coordinates (points,) twice of a square around the places (3, 2), with a margin."""
     low, high = places.min(0).values, places.max(0).values
     middle, half = (low + high) / 2, 0.9 * float((high - low).max())
     steps = torch.linspace(-half, half, points, dtype=torch.float64, device=places.device)
@@ -149,25 +148,23 @@ def _grid(places: Tensor, points: int) -> tuple[Tensor, Tensor]:
 def _losses(
     model: GenerativeClassifier, plane: Tensor, y: int, beta: float | None
 ) -> dict[str, Tensor]:
-    """Of latents (G², D), each (G²,), float64, on the CPU."""
+    """Compute the losses of latents (G², D), each (G²,), float64, on the CPU."""
     parts = [model.densities(z.to(model.mixture.coordinates)) for z in plane.split(CHUNK)]
     rate = -torch.cat([part.log_prob for part in parts]).cpu().double()
-    decision = -torch.cat([part.log_posterior[:, y] for part in parts]).cpu().double()
-    own = -torch.cat([part.log_prob_given_class[:, y] for part in parts]).cpu().double()
+    cross_entropy = -torch.cat([part.log_posterior[:, y] for part in parts]).cpu().double()
+    class_nll = -torch.cat([part.log_prob_given_class[:, y] for part in parts]).cpu().double()
     losses = {
         r"$L_X$ = −log q(z)": rate,
-        r"$L_Y$ = −log q(y|z)": decision,
-        "class-NLL = −log q(z|y)": own,
+        r"$L_Y$ = −log q(y|z)": cross_entropy,
+        "class-NLL = −log q(z|y)": class_nll,
     }
     if beta is not None:
         name = rf"$L_X/D + \tilde{{\beta}} L_Y$,  $\tilde{{\beta}}$ = {beta:g}"
-        losses[name] = rate / plane.shape[1] + beta * decision
+        losses[name] = rate / plane.shape[1] + beta * cross_entropy
     return losses
 
 
 def _draw_loss(figure: Figure, axes: Axes, landscape: Landscape, values: Tensor) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     across, up = landscape.across.numpy(), landscape.up.numpy()
     levels = MaxNLocator(LEVELS).tick_values(0, float(values.max().clamp_min(1e-3)))
     drawn = axes.contourf(across, up, values.numpy(), levels, cmap=SCALE)
@@ -190,7 +187,7 @@ def _draw_loss(figure: Figure, axes: Axes, landscape: Landscape, values: Tensor)
 
 
 def _draw_arrows(axes: Axes, landscape: Landscape, values: Tensor) -> None:
-    """-∇ at some points, its length as the root of the gradient's."""
+    """Draw -∇ at some points, its length as the root of the gradient's."""
     spacing = float(landscape.across[1] - landscape.across[0])
     up, across = torch.gradient(values, spacing=spacing)
     step = max(1, len(landscape.across) // ARROWS)

@@ -1,43 +1,94 @@
-"""The latent space in two dimensions."""
+"""Latents in two dimensions: the plane of the class means, and principal components."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
 from torch import Tensor
 
-from flowclf.figures.style import class_colors, new_figure
+from flowclf.classifier import GenerativeClassifier, latents
+from flowclf.data import Split
+from flowclf.figures.style import Figure, class_colors, new_figure
+from flowclf.support.errors import UserError
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+__all__ = [
+    "Latents",
+    "embedded_latents",
+    "latent_figure",
+    "latent_panels",
+    "plane_of_means",
+    "principal_figure",
+    "principal_plane",
+    "scatter_classes",
+    "spread_out",
+]
 
-__all__ = ["latent_figure", "latent_panels", "plane_of_means", "write_name"]
+MOST_POINTS = 2000
+# Shares of a class's samples that its contours enclose.
+SHARES = (0.5, 0.9)
+GRID, LEAST_SAMPLES = 90, 5
+# Least distance of two names as a share of the points' range, and the rounds of moving them.
+NAMES_APART, ROUNDS = 0.07, 50
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """Samples in latent space, and the mixture's classes.
+
+    Attributes:
+        z: latents (N, D), where the mixture's densities are defined.
+        y: labels (N,).
+        means, std: of the mixture's classes, (K, D) each.
+    """
+
+    z: Tensor
+    y: Tensor
+    means: Tensor
+    std: Tensor
+
+
+@torch.no_grad()
+def embedded_latents(model: GenerativeClassifier, split: Split, most: int = MOST_POINTS) -> Latents:
+    """Encode the first labelled samples of a split without noise; the result is on the CPU."""
+    split = split.labelled().take(slice(most))
+    mixture = model.mixture
+    z, means = mixture.embed(latents(model, split.x)), mixture.embed(mixture.centres())
+    return Latents(z.cpu(), split.y, means.detach().cpu(), mixture.std().cpu())
 
 
 def plane_of_means(means: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre (D,) and orthonormal basis (2, D) of the plane the means (K, D) spread in most."""
-    centre = means.mean(0)
-    _, _, basis = torch.linalg.svd(means - centre, full_matrices=False)
-    # A single latent dimension spans no plane: its second direction is nothing.
-    rows = min(2, len(basis))
-    return centre, torch.nn.functional.pad(basis[:rows], (0, 0, 0, 2 - rows))
+    """Return centre (D,) and orthonormal basis (2, D) of the principal plane of means (K, D)."""
+    centre, _, basis = _singular(means)
+    return centre, basis[:2]
+
+
+def _singular(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return centre (D,), singular values and right singular vectors, at least 2 (0 if missing)."""
+    centre = points.mean(0)
+    _, sizes, basis = torch.linalg.svd(points - centre, full_matrices=False)
+    missing = max(0, 2 - len(basis))
+    pad = torch.nn.functional.pad
+    return centre, pad(sizes, (0, missing)), pad(basis, (0, 0, 0, missing))
 
 
 def latent_figure(
     z: Tensor, y: Tensor, means: Tensor, std: Tensor, class_names: Sequence[str]
 ) -> Figure:
-    """Latents z (N, D) with labels y (N,), projected on the plane of the class means (K, D).
+    """Project latents z (N, D) with labels y (N,) on the plane of the class means (K, D).
 
     A cross is a class mean, with an ellipse around it of two standard deviations (K, D), where 86 %
     of the Gaussian's projection lies; the name stands at the average of the class's latents. The
-    more the decision weighed, the further out these lie. IB-INN (Ardizzone et al. 2020), Figure 7.
+    larger the weight of the cross-entropy, the further out these lie. IB-INN (Ardizzone et al.
+    2020), Figure 7.
     """
     figure = new_figure(5.6, 4.6)
     axes = figure.add_subplot()
-    _draw_classes(axes, z, y, means, std, class_names)
+    _draw_gaussians(axes, z, y, means, std, class_names)
     axes.set_xlabel("first direction of the class means")
     axes.set_ylabel("second direction")
     axes.set_title("test set in the plane of the class means", fontsize=9)
@@ -47,19 +98,19 @@ def latent_figure(
 def latent_panels(
     panels: Sequence[tuple[str, Tensor, Tensor, Tensor, Tensor]], class_names: Sequence[str]
 ) -> Figure:
-    """Several systems side by side, each as (title, z, y, means, std) of `latent_figure`.
+    """Draw several systems side by side, each as (title, z, y, means, std) of `latent_figure`.
 
     Dhuliawala et al. 2023, Figure 1: do the latents fill the Gaussians that stand for them?
     """
     figure = new_figure(3.4 * len(panels), 3.5)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, z, y, means, std) in zip(grid, panels, strict=True):
-        _draw_classes(axes, z, y, means, std, class_names)
+        _draw_gaussians(axes, z, y, means, std, class_names)
         axes.set_title(title, fontsize=9)
     return figure
 
 
-def _draw_classes(
+def _draw_gaussians(
     axes: Axes, z: Tensor, y: Tensor, means: Tensor, std: Tensor, class_names: Sequence[str]
 ) -> None:
     centre, basis = plane_of_means(means)
@@ -68,14 +119,12 @@ def _draw_classes(
         own = points[y == k]
         axes.scatter(own[:, 0], own[:, 1], s=7, color=color, alpha=0.5, linewidths=0)
         _mark_mean(axes, centres[k], (basis * std[k].square()) @ basis.T, color)
-        write_name(axes, own.mean(0) if len(own) else centres[k], class_names[k], color)
+        _write_name(axes, own.mean(0) if len(own) else centres[k], class_names[k], color)
     axes.set_aspect("equal")
 
 
 def _mark_mean(axes: Axes, mean: Tensor, covariance: Tensor, color: str) -> None:
-    """A cross, and the ellipse of two standard deviations of a covariance (2, 2)."""
-    from matplotlib.patches import Ellipse
-
+    """Draw a cross, and the ellipse of two standard deviations of a covariance (2, 2)."""
     variances, directions = torch.linalg.eigh(covariance)
     width, height = (4 * variances.clamp_min(0).sqrt()).tolist()
     angle = float(torch.atan2(directions[1, 0], directions[0, 0]).rad2deg())
@@ -85,8 +134,127 @@ def _mark_mean(axes: Axes, mean: Tensor, covariance: Tensor, color: str) -> None
     axes.add_patch(Ellipse((x, y), width, height, angle=angle, **style))
 
 
-def write_name(axes: Axes, place: Tensor, name: str, color: str) -> None:
-    """A name in a box of its class's colour, centred at a place (2,)."""
+def _write_name(axes: Axes, place: Tensor, name: str, color: str) -> None:
+    """Write a name in a box of its class's colour, centred at a place (2,)."""
     x, y = place.tolist()
     box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": color, "alpha": 0.9}
     axes.annotate(name, (x, y), ha="center", va="center", fontsize=8, bbox=box, zorder=4)
+
+
+def principal_plane(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return centre (D,), principal components (2, D), shares of the variance (2,), float64.
+
+    The largest number of each component is positive, so that the same z gives the same picture. The
+    second component of a single latent dimension is 0.
+
+    Raises:
+        UserError: fewer than two latents, or not (N, D).
+    """
+    if z.ndim != 2 or len(z) < 2:
+        raise UserError(f"expected at least 2 latents (N, D), got shape {tuple(z.shape)}")
+    centre, sizes, basis = _singular(z.double())
+    shares = sizes.square() / sizes.square().sum().clamp_min(torch.finfo(sizes.dtype).tiny)
+    signs = basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
+    return centre, basis[:2] * signs[:2], shares[:2]
+
+
+def principal_figure(panels: Mapping[str, Latents], class_names: Sequence[str]) -> Figure:
+    """Draw each system's latents by its name on their first two principal components.
+
+    Contours hold 50 % and 90 % of a class's samples (highest density, by a Gaussian kernel); a
+    cross is where the model has the class's mean, so that contours away from their cross are
+    latents that do not fill their Gaussian. IB-INN (Ardizzone et al. 2020), Figure 7; Variational
+    Classification (Dhuliawala et al. 2023), Figure 1.
+
+    Raises:
+        UserError: no system, or fewer than two latents.
+    """
+    if not panels:
+        raise UserError("expected the latents of one system or more, got none")
+    figure = new_figure(0.4 + 3.5 * len(panels), 3.7)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (name, found) in zip(grid, panels.items(), strict=True):
+        centre, basis, shares = principal_plane(found.z)
+        points, means = ((v.double() - centre) @ basis.T for v in (found.z, found.means))
+        _draw_densities(axes, points, found.y, means, class_names)
+        axes.set_title(name, fontsize=9)
+        for write, which, share in zip(
+            (axes.set_xlabel, axes.set_ylabel), ("first", "second"), shares.tolist(), strict=True
+        ):
+            write(f"{which} component ({100 * share:.0f} % of the variance)", fontsize=8)
+        axes.tick_params(labelsize=7)
+    figure.supxlabel("contours hold 50 % and 90 % of a class; a cross is its mean", fontsize=8)
+    return figure
+
+
+def _draw_densities(
+    axes: Axes, points: Tensor, y: Tensor, means: Tensor, class_names: Sequence[str]
+) -> None:
+    scatter_classes(axes, points, y, means, class_names, size=4, alpha=0.25, s=45, zorder=3)
+    colors = class_colors(len(class_names))
+    for k, color in enumerate(colors):
+        own = points[y == k]
+        if len(own) >= LEAST_SAMPLES and bool(torch.linalg.det(own.T.cov()) > 0):
+            _draw_contours(axes, own, color)
+    averages = [
+        points[y == k].mean(0) if bool((y == k).any()) else means[k] for k in range(len(means))
+    ]
+    apart = NAMES_APART * float((points.max(0).values - points.min(0).values).max())
+    for place, name, color in zip(spread_out(averages, apart), class_names, colors, strict=True):
+        _write_name(axes, place, name, color)
+
+
+def scatter_classes(
+    axes: Axes,
+    points: Tensor,
+    y: Tensor,
+    means: Tensor,
+    class_names: Sequence[str],
+    size: float,
+    alpha: float,
+    **mark: Any,
+) -> None:
+    """Draw points (N, 2) in the colours of their classes, and a labelled cross for each mean."""
+    for k, color in enumerate(class_colors(len(class_names))):
+        own = points[y == k]
+        axes.scatter(own[:, 0], own[:, 1], s=size, color=color, alpha=alpha, linewidths=0)
+        across, up = means[k].tolist()
+        look: dict[str, Any] = {"marker": "X", "edgecolors": "white", "label": class_names[k]}
+        axes.scatter(across, up, color=color, **look, **mark)
+    axes.set_aspect("equal", adjustable="datalim")
+
+
+def spread_out(places: Sequence[Tensor], apart: float) -> Tensor:
+    """Move places (K, 2) until any two are that far apart, or nearly so."""
+    moved = torch.stack(list(places))
+    # Two at the very same place have no direction to be moved in.
+    angles = torch.arange(len(moved), dtype=moved.dtype)
+    moved += 1e-3 * apart * torch.stack((angles.cos(), angles.sin()), 1)
+    for _ in range(ROUNDS):
+        away = moved[:, None] - moved
+        distance = away.norm(dim=2).fill_diagonal_(torch.inf)
+        push = (apart - distance).clamp_min(0) / 2
+        moved += (push / distance)[..., None].mul(away).sum(1)
+    return moved
+
+
+def _draw_contours(axes: Axes, points: Tensor, color: str) -> None:
+    spread = points.std(0)
+    low, high = points.min(0).values - spread, points.max(0).values + spread
+    x, y = (torch.linspace(float(a), float(b), GRID) for a, b in zip(low, high, strict=True))
+    grid = torch.cartesian_prod(x, y).double()
+    density = _kernel_density(grid, points).view(GRID, GRID).T
+    levels = _kernel_density(points, points).quantile(1 - torch.tensor(SHARES).double())
+    axes.contour(
+        x.numpy(), y.numpy(), density.numpy(), sorted(set(levels.tolist())),
+        colors=color, linewidths=(0.8, 1.4),
+    )  # fmt: skip
+
+
+def _kernel_density(places: Tensor, samples: Tensor) -> Tensor:
+    """Estimate the density of samples (n, 2) at (m, 2), up to a factor; Scott's bandwidth."""
+    factor = torch.linalg.cholesky(samples.T.cov() * len(samples) ** (-1 / 3))
+    whitened = (
+        torch.linalg.solve_triangular(factor, v.T, upper=False).T for v in (places, samples)
+    )
+    return torch.cdist(*whitened).square().mul(-0.5).exp().mean(1)

@@ -1,35 +1,38 @@
-"""What β̃ trades: every metric against it, and the information plane."""
+"""The trade-off that β̃ sets: every metric against it, and the information plane."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, isnan, log, log10, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from flowclf.figures.labels import place_labels
-from flowclf.figures.style import band, line_style, new_figure
-from flowclf.support.averages import mean_and_error
+from flowclf.figures.style import (
+    GREY,
+    Figure,
+    Point,
+    Rows,
+    averages,
+    draw_curve,
+    line_style,
+    new_figure,
+)
 from flowclf.support.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["MEASURES", "Measure", "information_plane_figure", "trade_off_figure"]
 
-Rows = Sequence[Mapping[str, Any]]
-Point = tuple[float, float, float | None]
-
 BETA = r"$\tilde{\beta}$"
 COLUMNS, MOST_TICKS = 3, 6
-# Of the colours those that differ most first, as there are few systems.
+# Colours that differ most first, as there are few systems.
 ORDER = (0, 6, 3, 7, 2, 8, 4, 5, 1, 9)
-# Of the axes' ranges: β̃ that are nearer share a label.
+# Points that are nearer than this share of the axes' ranges share a label.
 NEAR = 0.035
-# Of a legend, inches: line and gap before a name, a letter of it, and a row of names.
+# Inches of a legend: line and gap before a name, a letter of it, and a row of names.
 LEGEND_KEY, LEGEND_LETTER, LEGEND_LINE = 0.7, 0.065, 0.18
-GREY = "#777777"
 DOTS = {"linestyle": ":", "linewidth": 1.8}
 DASHES = ("--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
@@ -83,7 +86,7 @@ LABELS, INPUTS = "label_information_nats", ("input_information_nats", "mi_nats")
 def trade_off_figure(
     rows: Rows, metrics: Sequence[str], dotted: Collection[str] = ("vib",), title: str = ""
 ) -> Figure:
-    """Each metric against β̃ on a logarithmic axis, a line a system.
+    """Draw each metric against β̃ on a logarithmic axis, a line a system.
 
     A line is the mean over the seeds, the band one standard error of it to both sides. β̃ = 0 and
     ∞ are detached points at the ends; a system without β̃ is a grey level line. Arrows say what is
@@ -127,9 +130,9 @@ def trade_off_figure(
 def information_plane_figure(
     rows: Rows, classes: int | None = None, dotted: Collection[str] = ("vib",)
 ) -> Figure:
-    """I(Y; Z) against what the latents know of x, a line a system along β̃, which is written beside.
+    """Draw I(Y; Z) against the information on x, a line a system along β̃, which is written beside.
 
-    Flows know CI(X; Z), Gaussian encoders I(X; Z): a panel each, as the two are not the same
+    Flows have CI(X; Z), Gaussian encoders I(X; Z): a panel each, as the two are not the same
     quantity. Means over the seeds; a bound of I(Y; Z) below 0 counts as 0. The trade-off of
     I(X; Z) - β I(Y; Z), IB-INN (Ardizzone et al. 2020), Eq. 1.
 
@@ -171,7 +174,7 @@ def information_plane_figure(
 
 
 class _BetaAxis:
-    """Where each β̃ stands on a logarithmic axis: 0 and ∞ detached at its ends."""
+    """Places of each β̃ on a logarithmic axis: 0 and ∞ detached at its ends."""
 
     def __init__(self, betas: Sequence[Any]) -> None:
         known = {beta for beta in map(_number, betas) if beta is not None}
@@ -181,12 +184,8 @@ class _BetaAxis:
         ends = {0.0: low / self.gap, inf: high * self.gap}
         self.ends = {beta: place for beta, place in ends.items() if beta in known}
 
-    def place(self, beta: float) -> float:
-        """On the axis."""
-        return self.ends.get(beta, beta)
-
     def write(self, axes: Axes) -> None:
-        """Ticks at decades, or where the values are; a thin line before what is detached."""
+        """Draw ticks at decades, or at the values, and a thin line before a detached end."""
         ticks = {place: "0" if beta == 0 else "∞" for beta, place in self.ends.items()}
         ticks |= {beta: f"{beta:g}" for beta in self._inner_ticks()}
         axes.set_xscale("log")
@@ -194,16 +193,11 @@ class _BetaAxis:
         axes.set_xticks(places, [ticks[place] for place in places])
         axes.set_xticks([], minor=True)
         margin = sqrt(self.gap)
-        axes.set_xlim(self._lowest() / margin, self._highest() * margin)
+        low, high = self.ends.get(0.0, self.inner[0]), self.ends.get(inf, self.inner[-1])
+        axes.set_xlim(low / margin, high * margin)
         for beta, place in self.ends.items():
             edge = place * margin if beta == 0 else place / margin
             axes.axvline(edge, color=GREY, linewidth=0.6, linestyle=(0, (1, 3)))
-
-    def _lowest(self) -> float:
-        return self.place(0.0) if 0.0 in self.ends else self.inner[0]
-
-    def _highest(self) -> float:
-        return self.place(inf) if inf in self.ends else self.inner[-1]
 
     def _inner_ticks(self) -> list[float]:
         low, high = ceil(log10(self.inner[0])), floor(log10(self.inner[-1]))
@@ -221,12 +215,10 @@ def _draw_system(
         axes.axhline(mean, **style)
     inner = [point for point in points if 0 < point[0] < inf]
     if inner:
-        places, means, errors = zip(*inner, strict=True)
-        axes.plot(places, means, **style)
-        band(axes, places, means, [error or 0.0 for error in errors], style["color"])
+        draw_curve(axes, inner, style)
     for beta, mean, error in points:
         if beta in axis.ends:
-            place = axis.place(beta)
+            place = axis.ends[beta]
             axes.plot(place, mean, **style | {"linestyle": "none"})
             axes.vlines(place, mean - (error or 0), mean + (error or 0), color=style["color"])
 
@@ -237,13 +229,14 @@ def _draw_plane(axes: Axes, rows: Rows, metric: str, style: dict[str, Any]) -> N
     betas = [beta for beta in across if beta in up]
     axes.plot([across[b] for b in betas], [up[b] for b in betas], **style)
     for near in _neighbours([(b, across[b], up[b]) for b in betas]):
-        text = ", ".join("∞" if beta == inf else _rounded(beta) for beta, _, _ in near)
+        # Two digits: neighbours in a sweep differ by more.
+        text = ", ".join("∞" if b == inf else f"{float(f'{b:.2g}'):g}" for b, _, _ in near)
         look: dict[str, Any] = {"fontsize": 8, "color": style["color"]}
         axes.annotate(text, near[-1][1:], (0, 0), textcoords="offset points", **look)
 
 
 def _neighbours(points: Sequence[tuple[float, float, float]]) -> list[list[Any]]:
-    """(β̃, across, up) in groups: those that are too near to be labelled apart, in order."""
+    """Group points (β̃, across, up) that are too near to be labelled apart, in order."""
     if not points:
         return []
     _, *sides = zip(*points, strict=True)
@@ -256,55 +249,41 @@ def _neighbours(points: Sequence[tuple[float, float, float]]) -> list[list[Any]]
     return groups
 
 
-def _rounded(beta: float) -> str:
-    """Two digits: neighbours in a sweep differ by more."""
-    return f"{float(f'{beta:.2g}'):g}"
-
-
 def _points(rows: Rows, metric: str, *, with_beta: bool = True) -> list[Point]:
-    """(β̃, mean, standard error) by β̃; of the rows without one (NaN, mean, error)."""
-    groups: dict[float, list[float]] = {}
-    for row in rows:
-        beta, value = _number(row.get("beta")), _number(row.get(metric))
-        if value is not None and (beta is not None) == with_beta:
-            groups.setdefault(0.0 if beta is None else beta, []).append(value)
+    """Average a metric by β̃, or over the rows without one, at 0."""
+    pairs = [(_number(row.get("beta")), _number(row.get(metric))) for row in rows]
     scale = _measure(metric).scale
-    averages = {beta: mean_and_error([scale * v for v in groups[beta]]) for beta in sorted(groups)}
-    return [(beta, *average) for beta, average in averages.items()]
+    return averages(
+        (beta or 0.0, scale * value)
+        for beta, value in pairs
+        if value is not None and (beta is not None) == with_beta
+    )
 
 
 def _styles(rows: Rows, names: Sequence[str], dotted: Collection[str]) -> dict[str, dict[str, Any]]:
-    """A colour and a marker each; grey dashes for systems that have no β̃."""
+    """Give each system a colour and a marker; grey dashes to systems that have no β̃."""
     own = [n for n in names if any(r["system"] == n and _has(r, "beta") for r in rows)]
     styles = {
         name: line_style(ORDER[k % len(ORDER)], len(ORDER)) | (DOTS if name in dotted else {})
         for k, name in enumerate(own)
     }
     for k, name in enumerate(name for name in names if name not in own):
-        dashes = DASHES[k % len(DASHES)]
-        styles[name] = {"color": GREY, "linewidth": 1.1, "linestyle": dashes}
+        styles[name] = {"color": GREY, "linewidth": 1.1, "linestyle": DASHES[k % len(DASHES)]}
     return styles
 
 
 def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]], title: str | None = None) -> None:
-    from matplotlib.lines import Line2D
-
     lines = [Line2D([], [], label=name, **style) for name, style in styles.items()]
     columns = _legend_columns(styles, figure.get_figwidth())
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE * ((len(lines) - 1) // columns))
     figure.legend(
-        handles=lines,
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=9,
-        frameon=False,
-        title=title,
-        title_fontsize=8,
-    )
+        handles=lines, loc="outside lower center", ncols=columns, fontsize=9, frameon=False,
+        title=title, title_fontsize=8,
+    )  # fmt: skip
 
 
 def _legend_columns(names: Collection[str], inches: float) -> int:
-    """Four, or as many as fit wherever the longest names come to stand."""
+    """Return four, or as many as fit wherever the longest names come to stand."""
     widths = sorted((LEGEND_KEY + LEGEND_LETTER * len(name) for name in names), reverse=True)
     fitting = [k for k in range(2, 1 + min(4, len(widths))) if sum(widths[:k]) <= inches]
     return max(fitting, default=1)
@@ -319,7 +298,7 @@ def _has(row: Mapping[str, Any], name: str) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """Of a cell that may come from a CSV; None where there is none."""
+    """Read a number of a cell that may come from a CSV; None if empty or NaN."""
     if value is None or value == "" or isnan(float(value)):
         return None
     return float(value)

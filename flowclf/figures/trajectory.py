@@ -1,33 +1,28 @@
-"""The way of one image through latent space as it is changed step by step."""
+"""The path of one image through latent space as it is changed step by step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, latents
 from flowclf.data.outliers import rgb_rotation
 from flowclf.figures.images import image_grid
-from flowclf.figures.latent import plane_of_means
-from flowclf.figures.projections import Latents
-from flowclf.figures.style import class_colors, new_figure
+from flowclf.figures.latent import Latents, plane_of_means, scatter_classes
+from flowclf.figures.style import Figure, new_figure
 from flowclf.support.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["ALPHAS", "Trajectory", "image_trajectory", "rotation_trajectory", "trajectory_figure"]
 
 ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
 WIDTH = 6.4
-# Dark to light, in steps that every common colour blindness tells apart.
-SCALE = "plasma"
-# Beyond so many classes their names are left out; how near two numbers may be, of the width.
+# Beyond so many classes their names are left out; least distance of two numbers over the width.
 MOST_NAMES, NUMBERS_APART = 20, 0.03
 
 
@@ -39,7 +34,7 @@ class Trajectory:
         images: (S, C, H, W).
         z: their latents, where the mixture's densities are defined, (S, D).
         latent_nll: -log q(z), (S,), nats.
-        labels: S of them, what was done.
+        labels: the change, S of them.
     """
 
     images: Tensor
@@ -52,7 +47,7 @@ class Trajectory:
 def image_trajectory(
     model: GenerativeClassifier, images: Tensor, labels: Sequence[str]
 ) -> Trajectory:
-    """Latents of one image's versions (S, C, H, W), the unchanged one first.
+    """Encode versions (S, C, H, W) of one image, the unchanged one first.
 
     Raises:
         UserError: fewer than two, or another number of labels.
@@ -70,7 +65,7 @@ def image_trajectory(
 def rotation_trajectory(
     model: GenerativeClassifier, x: Tensor, levels: int, alphas: Sequence[float] = ALPHAS
 ) -> Trajectory:
-    """Latents of one RGB image x (3, H, W), its colours turned further and further by α.
+    """Encode one RGB image x (3, H, W), its colours rotated further and further by α.
 
     Raises:
         UserError: an image that is not RGB, or fewer than two α.
@@ -83,10 +78,10 @@ def rotation_trajectory(
 def trajectory_figure(
     trajectory: Trajectory, background: Latents, class_names: Sequence[str], levels: int
 ) -> Figure:
-    """The path in the plane of the class means, over the test set; beneath its images.
+    """Draw the path in the plane of the class means, over the test set; beneath its images.
 
-    The numbers on the path are those of the images; under each stands what was done to it and
-    -log q(z), which also sees what leaves the plane. IB-INN (Ardizzone et al. 2020), Figure 11.
+    The numbers on the path are those of the images; under each stands the change and -log q(z),
+    which also measures what leaves the plane. IB-INN (Ardizzone et al. 2020), Figure 11.
 
     Args:
         trajectory: of `rotation_trajectory` or `image_trajectory`.
@@ -104,10 +99,12 @@ def trajectory_figure(
     points, means, path = (
         (v - centre) @ basis.T for v in (background.z, background.means, trajectory.z)
     )
-    _draw_background(axes, points, background.y, means, class_names)
+    look = {"s": 40, "linewidths": 0.6}
+    scatter_classes(axes, points, background.y, means, class_names, size=6, alpha=0.4, **look)
     if len(class_names) <= MOST_NAMES:
         upper.legend(loc="outside right center", fontsize=8, frameon=False, markerscale=1.2)
-    colors = _step_colors(steps)
+    # Dark to light.
+    colors = [to_hex(colormaps["plasma"](0.9 * k / max(1, steps - 1))) for k in range(steps)]
     _draw_path(axes, path, colors)
     axes.set_xlabel("first direction of the class means")
     axes.set_ylabel("second direction")
@@ -121,31 +118,13 @@ def trajectory_figure(
     return figure
 
 
-def _draw_background(
-    axes: Axes, points: Tensor, y: Tensor, means: Tensor, class_names: Sequence[str]
-) -> None:
-    """Faint, as it is there to compare with."""
-    for k, color in enumerate(class_colors(len(class_names))):
-        own = points[y == k]
-        axes.scatter(own[:, 0], own[:, 1], s=6, color=color, alpha=0.4, linewidths=0)
-        across, up = means[k].tolist()
-        style: dict[str, Any] = {"marker": "X", "s": 40, "edgecolors": "white", "linewidths": 0.6}
-        axes.scatter(across, up, color=color, label=class_names[k], **style)
-    axes.set_aspect("equal", adjustable="datalim")
-
-
 def _draw_path(axes: Axes, path: Tensor, colors: Sequence[str]) -> None:
-    """Arrows from step to step and a disc at each, numbered where it can be read."""
+    """Draw arrows from step to step and a disc at each, numbered where it can be read."""
     for start, end in zip(path[:-1].tolist(), path[1:].tolist(), strict=True):
-        arrow = {
-            "arrowstyle": "-|>",
-            "color": "black",
-            "linewidth": 1.2,
-            "shrinkA": 5,
-            "shrinkB": 6,
-        }
-        axes.annotate("", end, start, arrowprops=arrow, zorder=5)
-    numbered = _numbered(path, NUMBERS_APART * _width(axes))
+        arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.2}
+        axes.annotate("", end, start, arrowprops=arrow | {"shrinkA": 5, "shrinkB": 6}, zorder=5)
+    left, right = axes.get_xlim()
+    numbered = _numbered(path, NUMBERS_APART * (right - left))
     for k, (place, color) in enumerate(zip(path.tolist(), colors, strict=True)):
         if k not in numbered:
             axes.plot(*place, "o", color=color, markeredgecolor="black", markersize=5, zorder=5.5)
@@ -159,13 +138,8 @@ def _draw_path(axes: Axes, path: Tensor, colors: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def _width(axes: Axes) -> float:
-    low, high = axes.get_xlim()
-    return high - low
-
-
 def _numbered(path: Tensor, apart: float) -> set[int]:
-    """The last step, the first, and those between that are far enough from all numbered ones."""
+    """Return the last step, and then of the others those far enough from all numbered ones."""
     kept = [len(path) - 1]
     for k in [0, *range(len(path) - 2, 0, -1)]:
         if bool(((path[kept] - path[k]).norm(dim=1) >= apart).all()):
@@ -180,10 +154,3 @@ def _draw_thumbnail(axes: Axes, trajectory: Trajectory, k: int, levels: int, col
     axes.spines[:].set(color=color, linewidth=2.5)
     axes.set_title(str(k), fontsize=8)
     axes.set_xlabel(f"{trajectory.labels[k]}\n{trajectory.latent_nll[k]:.0f} nats", fontsize=7)
-
-
-def _step_colors(steps: int) -> list[str]:
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colormaps[SCALE](0.9 * k / max(1, steps - 1))) for k in range(steps)]

@@ -1,30 +1,28 @@
-"""Walks in latent space, decoded: between test images, along class means, past the undecided."""
+"""Decoded walks in latent space: between test images, class means, and classes through a sample."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating, latents
 from flowclf.data import Split
 from flowclf.figures.images import block_figure, draw_images, frame_image
-from flowclf.figures.run import interpolation_strips
-from flowclf.figures.style import new_figure
+from flowclf.figures.style import BLUE, GREY, RED, Figure, new_figure, probability_axis
 from flowclf.latent.gaussian import Around
 from flowclf.support.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from flowclf.support.seeding import generator_for
 
 __all__ = [
     "AmbiguousWalk",
     "ambiguous_walk",
     "ambiguous_walk_figure",
+    "interpolation_strips",
     "mean_walk_figure",
     "mean_walks",
     "model_interpolation_figure",
@@ -32,8 +30,6 @@ __all__ = [
     "most_ambiguous",
 ]
 
-# ColorBrewer's blue and red, which every common colour blindness tells apart.
-FIRST, SECOND, OTHERS = "#2166ac", "#b2182b", "#777777"
 FRAME = "#e69f00"
 # Points of the curve for each image above it.
 FINE = 12
@@ -43,7 +39,7 @@ INCHES, CURVES = 0.62, 1.1
 
 @dataclass(frozen=True, eq=False)
 class AmbiguousWalk:
-    """From one class to another through a sample that could be either.
+    """Walk from one class to another through a sample that could be either.
 
     Attributes:
         images: (S, *shape), with the sample's own in the middle.
@@ -56,13 +52,41 @@ class AmbiguousWalk:
     pair: tuple[int, int]
 
 
+def interpolation_strips(
+    model: GenerativeClassifier, test: Split, pairs: int, steps: int, seed: int
+) -> Tensor:
+    """Interpolate between random test samples of different classes, (pairs, steps, *shape).
+
+    Raises:
+        UserError: fewer test samples than two a pair.
+    """
+    if len(test) < 2 * pairs:
+        raise UserError(f"expected at most {len(test) // 2} pairs of test samples, got {pairs}")
+    first, second = _draw_pairs(test.y, pairs, generator_for(seed, "interpolate"))
+    device = model.mixture.device
+    x0, x1 = (test.x[rows].to(device) for rows in (first, second))
+    return model.interpolate(x0, x1, steps).transpose(0, 1)
+
+
+def _draw_pairs(y: Tensor, pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw two tensors of row numbers, each row once, of different classes where possible."""
+    first, *rest = torch.randperm(len(y), generator=generator).split([pairs, len(y) - pairs])
+    free = rest[0].tolist()
+    second = []
+    for row in first.tolist():
+        other = next((r for r in free if y[r] != y[row]), free[0])
+        free.remove(other)
+        second.append(other)
+    return first, torch.tensor(second)
+
+
 def model_interpolations(
     models: Mapping[str, GenerativeClassifier], test: Split, pairs: int, steps: int, seed: int
 ) -> dict[str, Tensor]:
-    """Of each model (pairs, steps, *shape): lines between the same test images of two classes.
+    """Interpolate by each model between the same test images, (pairs, steps, *shape) each.
 
     Raises:
-        UserError: too few test samples or steps, or a system that cannot decode.
+        UserError: too few test samples or steps, or a system without a decoder.
     """
     strips = {}
     for name, model in models.items():
@@ -72,9 +96,9 @@ def model_interpolations(
 
 
 def model_interpolation_figure(strips: Mapping[str, Tensor], levels: int) -> Figure:
-    """A block a pair, a row a model: strips (pairs, steps, C, H, W) by the models' names.
+    """Draw strips (pairs, steps, C, H, W) by the models' names: a block a pair, a row a model.
 
-    What β̃ does to what lies between two images. IB-INN (Ardizzone et al. 2020), Figure 6.
+    How β̃ changes the images between two images. IB-INN (Ardizzone et al. 2020), Figure 6.
 
     Raises:
         UserError: no model, or strips of different shapes.
@@ -97,18 +121,18 @@ def mean_walks(
     steps: int = 9,
     around: Around = "data",
 ) -> Tensor:
-    """(P, steps, *shape): decoded points of the straight lines between two class means.
+    """Decode points of the straight lines between two class means, (P, steps, *shape).
 
         z = (1 - t) m_a + t m_b,  t = 0 … 1
 
     Args:
-        model: one that decodes; in any mode, it is put back.
+        model: one with a decoder, in any mode.
         pairs: classes (a, b), P of them.
         steps: images in a walk.
         around: m are the means of the mixture, or the averages of the training latents.
 
     Raises:
-        UserError: a class out of range, fewer than two steps, or a system that cannot decode.
+        UserError: a class out of range, fewer than two steps, or a system without a decoder.
     """
     _check_pairs(pairs, model.classes)
     if steps < 2:
@@ -124,7 +148,7 @@ def mean_walks(
 def mean_walk_figure(
     walks: Tensor, pairs: Sequence[tuple[int, int]], class_names: Sequence[str], levels: int
 ) -> Figure:
-    """A row a walk (P, steps, C, H, W) of `mean_walks`, from one class's mean to another's.
+    """Draw walks (P, steps, C, H, W) of `mean_walks`: a row a pair of classes.
 
     Raises:
         UserError: another number of pairs than of walks, or a class without a name.
@@ -135,7 +159,7 @@ def mean_walk_figure(
 
 
 def most_ambiguous(log_posterior: Tensor, pair: tuple[int, int]) -> int:
-    """Of (N, K) the row where the less probable of the two classes is most probable."""
+    """Return the row of (N, K) whose less probable class of the two is most probable."""
     return int(log_posterior[:, list(pair)].min(1).values.argmax())
 
 
@@ -148,26 +172,26 @@ def ambiguous_walk(
     route: Literal["parallel", "means"] = "parallel",
     gallery: Tensor | None = None,
 ) -> AmbiguousWalk:
-    """From class a to class b through x, by the averages m of the classes' training latents.
+    """Walk from class a to class b through x, by averages m of the classes' training latents.
 
         parallel:  z' = z + α (m_b - m_a),  |α| up to where both m are passed
         means:     from m_a to z, and from there to m_b
 
-    Parallel to the line of the averages all else of z stays: what is seen is x in its own style as
-    a and as b. In few dimensions that may leave the classes; there take the means.
+    Parallel to the line of the averages all else of z stays: x in its own style as a and as b. In
+    few dimensions that may leave the classes; there take the means.
 
     Args:
-        model: in any mode; it is put back.
+        model: in any mode.
         x: one sample (*shape), which stands in the middle.
         pair: classes a, b; None: the two most probable, the smaller first.
         steps: odd, at least 3.
         route: parallel or means.
-        gallery: images (N, *shape); of a system that cannot decode the one with the nearest latent
+        gallery: images (N, *shape); of a system without a decoder the one with the nearest latent
             stands for each point.
 
     Raises:
         UserError: an even number of steps, a class out of range, two whose averages coincide, or a
-            system that cannot decode and no gallery.
+            system without a decoder and no gallery.
     """
     if steps < 3 or steps % 2 == 0:
         raise UserError(f"expected an odd number of steps, at least 3, got {steps}; try 9")
@@ -178,7 +202,11 @@ def ambiguous_walk(
             pair = a, b
         _check_pairs([pair], model.classes)
         means = model.mixture.class_means(torch.tensor(pair, device=z.device), "data")
-        _check_apart(means, pair)
+        if bool((means[0] == means[1]).all()):
+            raise UserError(
+                f"expected two classes whose latents lie apart, got {pair[0]} and {pair[1]}; name "
+                "two different ones, and train the model first"
+            )
         points = (steps - 1) * FINE + 1
         path = ROUTES[route](z[0], means, points)
         shown = path[::FINE]
@@ -192,10 +220,10 @@ def ambiguous_walk(
 def ambiguous_walk_figure(
     walks: Sequence[AmbiguousWalk], class_names: Sequence[str], levels: int
 ) -> Figure:
-    """A strip of images a walk, the sample itself framed, and beneath it the posterior curves.
+    """Draw a strip of images a walk, the sample itself framed, and beneath it the posteriors.
 
-    Blue is the class at the left end, red that at the right, grey all others together. Variational
-    Classification (Dhuliawala et al. 2023), Figure 7.
+    Blue is the class at the left end, red that at the right, grey the sum of all others.
+    Variational Classification (Dhuliawala et al. 2023), Figure 7.
 
     Raises:
         UserError: no walks.
@@ -216,14 +244,14 @@ def ambiguous_walk_figure(
 
 
 def _parallel_path(z: Tensor, means: Tensor, points: int) -> Tensor:
-    """(P, D) on the line through z (D,) along that of the means (2, D), as far as either."""
+    """Return (P, D) on the line through z (D,) along that of the means (2, D), past both."""
     direction = means[1] - means[0]
     reach = ((means - z) @ direction / direction.square().sum()).abs().max()
     return z + torch.linspace(-1, 1, points).to(z)[:, None] * reach * direction
 
 
 def _path_of_means(z: Tensor, means: Tensor, points: int) -> Tensor:
-    """(P, D) on the lines from one mean to z (D,) and from there to the other (2, D)."""
+    """Return (P, D) on the lines from one mean (2, D) to z (D,) and from there to the other."""
     weights = torch.linspace(0, 1, points // 2 + 1).to(z)[:, None]
     return torch.cat((means[0].lerp(z, weights), z.lerp(means[1], weights[1:])))
 
@@ -235,7 +263,7 @@ ROUTES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 
 def _nearest(model: GenerativeClassifier, points: Tensor, gallery: Tensor) -> Tensor:
-    """Of the gallery's images those whose latents are nearest to the points (S, D)."""
+    """Return the gallery's images with the latents nearest to the points (S, D)."""
     rows = torch.cdist(points, latents(model, gallery)).argmin(1)
     return gallery[rows.to(gallery.device)]
 
@@ -243,30 +271,17 @@ def _nearest(model: GenerativeClassifier, points: Tensor, gallery: Tensor) -> Te
 def _draw_posterior(axes: Axes, walk: AmbiguousWalk, class_names: Sequence[str]) -> None:
     places = torch.linspace(0.5, len(walk.images) - 0.5, len(walk.posterior)).tolist()
     first, second = walk.posterior[:, list(walk.pair)].unbind(1)
-    name_first, name_second = (class_names[k] for k in walk.pair)
-    curves: tuple[tuple[Tensor, str, dict[str, Any]], ...] = (
-        (first, name_first, {"color": FIRST}),
-        (second, name_second, {"color": SECOND, "linestyle": "--"}),
-        (1 - first - second, "others", {"color": OTHERS, "linestyle": ":"}),
-    )
-    for values, name, style in curves:
-        axes.plot(places, values.tolist(), label=name, linewidth=1.3, **style)
+    names = [class_names[k] for k in walk.pair] + ["others"]
+    looks = (BLUE, "-"), (RED, "--"), (GREY, ":")
+    curves = first, second, 1 - first - second
+    for values, name, (color, line) in zip(curves, names, looks, strict=True):
+        look: dict[str, Any] = {"color": color, "linestyle": line, "linewidth": 1.3}
+        axes.plot(places, values.tolist(), label=name, **look)
     axes.axvline(len(walk.images) / 2, color=FRAME, linewidth=1)
     axes.set_xlim(0, len(walk.images))
-    axes.set_ylim(-0.05, 1.05)
-    axes.set_xticks([])
-    axes.set_yticks([0, 0.5, 1], labels=["0", "½", "1"], fontsize=7)
+    probability_axis(axes, fontsize=7)
     axes.set_ylabel("posterior", fontsize=8)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _check_apart(means: Tensor, pair: tuple[int, int]) -> None:
-    if bool((means[0] == means[1]).all()):
-        a, b = pair
-        raise UserError(
-            f"expected two classes whose latents lie apart, got {a} and {b}; name two different "
-            "ones, and train the model first"
-        )
 
 
 def _check_pairs(pairs: Sequence[tuple[int, int]], classes: int) -> None:

@@ -12,13 +12,8 @@ from matplotlib.colors import to_rgba
 
 import flowclf
 from flowclf.figures import block_figure, reconstructed, reconstruction_figure, temperature_figure
-from flowclf.figures.extraction import (
-    RIGHT,
-    WRONG,
-    Extracted,
-    extracted_digits,
-    extraction_figure,
-)
+from flowclf.figures.extraction import Extracted, extracted_digits, extraction_figure
+from flowclf.figures.style import BLUE, RED
 from flowclf.support.errors import UserError
 from flowclf.systems.untapped import Untapped
 
@@ -138,10 +133,10 @@ def test_right_ones_are_framed_and_wrong_ones_named() -> None:
         assert [t.get_text() for t in axes.get_yticklabels()] == [name]
         labels = [(t.get_text(), t.get_color()) for t in axes.get_xticklabels()]
         assert labels == [
-            ("zero", RIGHT), ("one (two)", WRONG), ("three", RIGHT), ("two (three)", WRONG)
+            ("zero", BLUE), ("one (two)", RED), ("three", BLUE), ("two (three)", RED)
         ]  # fmt: skip
         assert [frame.get_x() for frame in axes.patches] == [-1, 2 * 5 - 1]
-        assert all(frame.get_edgecolor() == to_rgba(RIGHT) for frame in axes.patches)
+        assert all(frame.get_edgecolor() == to_rgba(BLUE) for frame in axes.patches)
         (divider,) = axes.lines
         assert divider.get_xdata()[0] == 2 * 5 - 1
     for rows in ({}, {"m2": row}):

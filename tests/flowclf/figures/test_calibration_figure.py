@@ -9,7 +9,7 @@ import torch
 from matplotlib.patches import Rectangle
 
 from flowclf.evaluation.calibration import Reliability, reliability
-from flowclf.figures.calibration import reliability_figure
+from flowclf.figures.evaluation import reliability_figure
 from flowclf.figures.style import save_figure
 from flowclf.support.errors import UserError
 

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
-from flowclf.figures.detection import roc_figure, score_histograms
+from flowclf.figures.evaluation import roc_figure, score_histograms
 from flowclf.support.errors import UserError
 
 

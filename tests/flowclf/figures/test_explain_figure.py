@@ -14,7 +14,8 @@ import flowclf
 from flowclf.data import Split
 from flowclf.evaluation import predict_split
 from flowclf.evaluation.explanation import Explanation, explain_rows
-from flowclf.figures.explain import AGAINST, FOR, explain_figure, explanation_figures
+from flowclf.figures.explain import explain_figure, explanation_figures
+from flowclf.figures.style import BLUE, RED
 from flowclf.support.errors import UserError
 
 NAMES = ("zero", "one", "two")
@@ -52,12 +53,12 @@ def test_a_row_a_decision() -> None:
         image, map_, strip, curves = panels[row : row + 4]
         texts = [(text.get_text(), text.get_color()) for text in image.texts]
         true = "true ?" if each.label < 0 else f"true {NAMES[each.label]}"
-        assert texts == [(true, "black"), ("one  0.58", FOR), ("two  0.40", AGAINST)]
+        assert texts == [(true, "black"), ("one  0.58", BLUE), ("two  0.40", RED)]
         assert strip.images[0].get_array().shape == (6, 5 * STEPS - 1, 3)
         assert_array(map_.images[0].get_array(), each.contributions.sum(0))
         for line, values in zip(curves.lines, each.path_posterior.T, strict=True):
             assert_array(line.get_ydata(), values)
-        assert [line.get_color() for line in curves.lines] == [FOR, AGAINST]
+        assert [line.get_color() for line in curves.lines] == [BLUE, RED]
 
 
 def assert_array(found: object, expected: torch.Tensor) -> None:
@@ -84,7 +85,7 @@ def test_a_table_has_bars_that_add_up() -> None:
         assert sum(widths) == pytest.approx(float(each.contributions.sum()), abs=1e-5)
         assert [abs(w) for w in widths[:6]] == sorted((abs(w) for w in widths[:6]), reverse=True)
         for bar in axes.patches:
-            assert bar.get_facecolor() == to_rgba(FOR if bar.get_width() > 0 else AGAINST)
+            assert bar.get_facecolor() == to_rgba(BLUE if bar.get_width() > 0 else RED)
         labels = [label.get_text() for label in axes.get_yticklabels()]
         assert labels[0].endswith("100 → 100")
         assert labels[-1] == "3 others"

@@ -20,7 +20,8 @@ from flowclf.figures import (
     sample_figure,
     save_figure,
 )
-from flowclf.figures.run import class_samples, interpolation_strips, run_figures
+from flowclf.figures.run import class_samples, run_figures
+from flowclf.figures.walks import interpolation_strips
 from flowclf.support.errors import UserError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowclf.figures.information import information_figure
+from flowclf.figures.curves import information_figure
 from flowclf.support.errors import UserError
 
 

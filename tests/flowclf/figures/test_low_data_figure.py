@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowclf.figures import save_figure
-from flowclf.figures.low_data import low_data_figure
+from flowclf.figures.curves import low_data_figure
 
 SIZES = (50, 100, 500)
 

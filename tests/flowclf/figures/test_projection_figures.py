@@ -10,10 +10,10 @@ import torch
 import flowclf
 from flowclf.data import Split
 from flowclf.figures.landscape import landscape_figure, loss_landscape, plane_through
-from flowclf.figures.latent import plane_of_means
-from flowclf.figures.projections import (
+from flowclf.figures.latent import (
     Latents,
     embedded_latents,
+    plane_of_means,
     principal_figure,
     principal_plane,
     spread_out,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowclf.figures import save_figure
-from flowclf.figures.robustness import attack_figure, corruption_figure
+from flowclf.figures.curves import attack_figure, corruption_figure
 
 
 def table(drop: float) -> list[dict[str, Any]]:

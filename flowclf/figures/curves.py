@@ -1,0 +1,181 @@
+"""Curves of what was measured: by severity, strength of an attack, samples trained on or drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from math import log
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from flowclf.figures.style import (
+    GREY,
+    Figure,
+    Rows,
+    averages,
+    draw_curve,
+    line_style,
+    new_figure,
+)
+from flowclf.support.errors import UserError
+
+__all__ = ["attack_figure", "corruption_figure", "information_figure", "low_data_figure"]
+
+LIMITS = "#555555"
+DASHES = ("--", ":", "-.")
+MOST_TICKS, MOST_COLUMNS = 8, 5
+
+
+def corruption_figure(tables: Mapping[str, Rows]) -> Figure:
+    """Draw accuracy and ECE against severity, for each system the rows of `shift_table`.
+
+    A line is the mean over the families, the band one standard error of it; severity 0 is clean.
+    """
+    figure = new_figure(7.2, 3.2)
+    names = {"accuracy": "accuracy", "ece": "ECE"}
+    for axes, (metric, label) in zip(figure.subplots(1, 2), names.items(), strict=True):
+        for k, (system, rows) in enumerate(tables.items()):
+            families = [row for row in rows if row["family"] != "mean"]
+            points = averages((int(row["severity"]), float(row[metric])) for row in families)
+            draw_curve(axes, points, line_style(k, len(tables)), system)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("severity of the corruptions")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.axes[0].legend(fontsize=8)
+    return figure
+
+
+def attack_figure(curves: Mapping[str, Rows]) -> Figure:
+    """Draw accuracy against ε, for each system the rows of `attack_curve`.
+
+    Where a system has a density, a second panel shows how well it separates attacked from clean
+    images: the area under the ROC curve, with 1/2 for chance.
+    """
+    detected = {name: rows for name, rows in curves.items() if rows[0]["auroc"] is not None}
+    panels = 2 if detected else 1
+    figure = new_figure(3.6 * panels, 3.2)
+    grid = figure.subplots(1, panels, squeeze=False)[0]
+    _draw_attacks(grid[0], curves, list(curves), "accuracy")
+    grid[0].set_ylabel("accuracy")
+    grid[0].legend(fontsize=8)
+    if detected:
+        grid[1].axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        _draw_attacks(grid[1], detected, list(curves), "auroc")
+        grid[1].set_ylabel("AUROC of noticing it by −log q(x)")
+    return figure
+
+
+def _draw_attacks(axes: Axes, curves: Mapping[str, Rows], systems: list[str], metric: str) -> None:
+    """Plot a line a system, in the colour of its place in `systems`."""
+    for name, rows in curves.items():
+        points = sorted((row["epsilon"], row[metric]) for row in rows)
+        style = line_style(systems.index(name), len(systems))
+        axes.plot(*zip(*points, strict=True), label=name, **style)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("ε, of the range of grey levels")
+
+
+def low_data_figure(averages: Rows, references: Collection[str] = (), title: str = "") -> Figure:
+    """Draw accuracy and ECE against the training set size on a logarithmic axis, a line a system.
+
+    A line is the mean over the seeds, the band one standard error of it to both sides; none where
+    there is one seed.
+
+    Args:
+        averages: a row a system and size: `system`, `train_size`, and `accuracy` and `ece` as
+            (mean, standard error or None).
+        references: systems that are drawn in grey, behind the others.
+        title: of the figure.
+    """
+    names = list(dict.fromkeys(row["system"] for row in averages))
+    columns = min(len(names), MOST_COLUMNS)
+    figure = new_figure(7.2, 3.4 + 0.2 * (-(-len(names) // columns)))
+    styles = _low_data_styles(names, references)
+    sizes = sorted({row["train_size"] for row in averages})
+    step = -(-len(sizes) // MOST_TICKS)
+    panels = figure.subplots(1, 2, sharex=True)
+    for axes, (metric, label) in zip(panels, PANELS.items(), strict=True):
+        for name in names:
+            known = [row for row in averages if row["system"] == name and row[metric]]
+            points = sorted((row["train_size"], *row[metric]) for row in known)
+            scaled = [(size, 100 * mean, 100 * (error or 0.0)) for size, mean, error in points]
+            draw_curve(axes, scaled, styles[name], name)
+        axes.set_ylabel(label)
+        _write_sizes(axes, "training samples", sizes[::-step][::-1])
+    panels[1].set_ylim(bottom=0)
+    _finish(figure, title, ncols=columns, fontsize=9)
+    return figure
+
+
+PANELS = {"accuracy": "accuracy in %", "ece": "ECE (15 bins) in %"}
+INFORMATION = {"mi_nats": "I(z; x) in nats", "md_nats": "KL(q(z) ‖ p(z)) in nats"}
+
+
+def _low_data_styles(
+    names: Sequence[str], references: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    own = [name for name in names if name not in references]
+    others = [name for name in names if name in references]
+    grey = {"color": GREY, "linewidth": 1.2, "marker": ".", "markersize": 5, "zorder": 1.5}
+    return {name: line_style(k, len(own)) for k, name in enumerate(own)} | {
+        name: {**grey, "linestyle": DASHES[k % len(DASHES)]} for k, name in enumerate(others)
+    }
+
+
+def information_figure(rows: Rows, samples: int | None = None, title: str = "") -> Figure:
+    """Draw mutual information and marginal divergence against S on a logarithmic axis.
+
+    A line is an estimator's mean over the runs, the band one standard error of it; an estimate at a
+    single S goes on as a thin level line. No estimate of I from S samples exceeds log S (dotted),
+    and none at all log N (dashed). VAE-AS (Li 2019), Figure 2.
+
+    Args:
+        rows: one an estimate: `estimator`, `samples`, `mi_nats`, `md_nats`, as
+            benchmarks.flowclf.information has them; numbers may be text, as from a CSV.
+        samples: N, of the training set; None: the largest S.
+        title: of the figure.
+
+    Raises:
+        UserError: no rows.
+    """
+    if not rows:
+        raise UserError("expected rows of benchmarks.flowclf.information, got none; measure them")
+    names = list(dict.fromkeys(str(row["estimator"]) for row in rows))
+    sizes = sorted({int(row["samples"]) for row in rows})
+    figure = new_figure(7.2, 3.5 + 0.2 * (len(names) // 4))
+    panels = figure.subplots(1, 2, sharex=True)
+    for axes, (metric, label) in zip(panels, INFORMATION.items(), strict=True):
+        for k, name in enumerate(names):
+            own = [row for row in rows if row["estimator"] == name]
+            points = averages((int(row["samples"]), float(row[metric])) for row in own)
+            style = line_style(k, len(names))
+            if len(points) == 1:
+                axes.axhline(points[0][1], color=style["color"], linewidth=0.8, alpha=0.7)
+            draw_curve(axes, points, style, name)
+        axes.set_ylabel(label)
+        _write_sizes(axes, "samples S", sizes, rotation=30, fontsize=8)
+    largest = samples or sizes[-1]
+    limit: dict[str, Any] = {"color": LIMITS, "linewidth": 1.0, "zorder": 1.5}
+    panels[0].plot(sizes, [log(size) for size in sizes], linestyle=":", label="log S", **limit)
+    label = f"log N, N = {largest:,}"
+    panels[0].axhline(log(largest), linestyle="--", label=label, **limit)
+    _finish(figure, title, ncols=4, fontsize=8)
+    return figure
+
+
+def _write_sizes(axes: Axes, label: str, sizes: Sequence[int], **style: Any) -> None:
+    """Label a logarithmic axis at these sizes alone."""
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], **style)
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def _finish(figure: Figure, title: str, **style: Any) -> None:
+    """Add the first panel's legend beneath the figure, and a title if there is one."""
+    lines = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", frameon=False, **style)
+    if title:
+        figure.suptitle(title, fontsize=10)
