@@ -39,7 +39,7 @@ POSTERIOR_DRAWS = 12
 
 
 class ModelSettings(Section):
-    """What every system has: the first stage, the noise and the latent mixture."""
+    """Settings of every system: the first stage, the noise and the latent mixture."""
 
     preprocess: PreprocessSettings = PreprocessSettings()
     noise: NoiseSettings = NoiseSettings()
@@ -115,7 +115,7 @@ class GenerativeClassifier(nn.Module):
 
     @property
     def classes(self) -> int:
-        """K."""
+        """Number of classes K."""
         return self.mixture.classes
 
     @property

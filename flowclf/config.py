@@ -1,4 +1,4 @@
-"""One typed configuration of a run, from defaults, preset, file and `--set`, in this order."""
+"""The typed configuration of a run, from defaults, preset, file and `--set`, in this order."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class RunConfig(Section):
 
     @property
     def beta(self) -> float | None:
-        """β̃, of systems that have one."""
+        """β̃ of systems that have one."""
         place = find_system(self.system).beta
         return None if place is None else float(getattr(getattr(self.model, place[0]), place[1]))
 
     def to_dict(self) -> Nested:
-        """Plain values for YAML, with the sections of the model at the top level."""
+        """Return plain values for YAML, with the sections of the model at the top level."""
         plain = self.model_dump(mode="json")
         return plain | plain.pop("model")
 
@@ -71,7 +71,7 @@ def make_config(
     beta: float | None = None,
     overrides: Iterable[Nested] = (),
 ) -> RunConfig:
-    """Defaults, then the preset, then each of the overrides, then β̃.
+    """Merge defaults, then the preset, then each of the overrides, then β̃.
 
     Args:
         system: a name of `flowclf systems`.
@@ -104,7 +104,7 @@ def make_config(
 def make_settings(
     system: str, shape: Shape, preset: str | None, beta: float | None, overrides: Nested
 ) -> Section:
-    """The settings of a system's model alone, without a run around it."""
+    """Return the settings of a system's model alone, without a run around it."""
     for name in RUN_SECTIONS:
         if name in overrides:
             raise UserError(
@@ -116,7 +116,7 @@ def make_settings(
 
 
 def parse_assignments(assignments: Iterable[str]) -> Nested:
-    """["train.epochs=5"] to {"train": {"epochs": 5}}; values are read as YAML.
+    """Parse ["train.epochs=5"] to {"train": {"epochs": 5}}; values are read as YAML.
 
     Raises:
         UserError: an assignment without "=", or a value that is not YAML.
@@ -125,14 +125,14 @@ def parse_assignments(assignments: Iterable[str]) -> Nested:
 
 
 def nest(name: str, value: Any) -> Nested:
-    """ "a.b" and a value to {"a": {"b": value}}."""
+    """Turn "a.b" and a value into {"a": {"b": value}}."""
     for part in reversed(name.split(".")):
         value = {part: value}
     return {**value}
 
 
 def flatten(document: Mapping[str, Any], prefix: str = "") -> Nested:
-    """{"a": {"b": 1}} to {"a.b": 1}."""
+    """Turn {"a": {"b": 1}} into {"a.b": 1}."""
     found: Nested = {}
     for key, value in document.items():
         if isinstance(value, Mapping) and value:
@@ -143,7 +143,7 @@ def flatten(document: Mapping[str, Any], prefix: str = "") -> Nested:
 
 
 def read_settings(path: Path) -> Nested:
-    """Settings from a YAML file: sections, and perhaps system, preset and seed of a run.
+    """Read settings from a YAML file: sections, and perhaps system, preset and seed of a run.
 
     Raises:
         UserError: no such file, or not a YAML mapping.
@@ -152,7 +152,7 @@ def read_settings(path: Path) -> Nested:
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> Nested:
-    """Nested dictionaries, later ones winning key by key.
+    """Merge nested dictionaries, later ones winning key by key.
 
     A section whose `kind` changes starts anew: the fields of another kind do not apply to it.
     """
@@ -169,12 +169,12 @@ def merge(layers: Iterable[Mapping[str, Any]]) -> Nested:
 
 
 def preset_names(system: str) -> list[str]:
-    """The presets of a system, its own and borrowed ones."""
+    """List the presets of a system, its own and borrowed ones."""
     return sorted(_presets(system))
 
 
 def load_preset(system: str, name: str) -> Nested:
-    """The differences from the defaults that a preset makes.
+    """Load a preset: its differences from the defaults.
 
     A borrowed one gives the network, the data pipeline and the schedule, so that systems can be
     compared; objective and mixture are each system's own.
@@ -192,7 +192,7 @@ def load_preset(system: str, name: str) -> Nested:
 
 
 def _presets(system: str) -> dict[str, tuple[str, Traversable]]:
-    """Names of presets to the system they belong to and their files."""
+    """Map names of presets to the system they belong to and their files."""
     folder = resources.files("flowclf") / "presets" / system
     files = folder.iterdir() if folder.is_dir() else ()
     own = {file.name.removesuffix(".yaml"): (system, file) for file in files}
@@ -201,7 +201,7 @@ def _presets(system: str) -> dict[str, tuple[str, Traversable]]:
 
 
 def default_preset(system: str, dataset: str, shape: Shape) -> str:
-    """The preset named like the data, else the one for its kind."""
+    """Return the preset named like the data, else the one for its kind."""
     if dataset in preset_names(system):
         return dataset
     if dataset in ("fashion-mnist", "omniglot") and "mnist" in preset_names(system):
@@ -259,7 +259,7 @@ def _explain(error: ValidationError, settings: type[Section], prefix: str) -> st
 
 
 def setting_names(settings: type[Section], prefix: str = "") -> list[str]:
-    """All dotted names below a section, of every kind where there are several."""
+    """List all dotted names below a section, of every kind where there are several."""
     names: list[str] = []
     for name, field in settings.model_fields.items():
         sections = [t for t in _types(field.annotation) if issubclass(t, Section)]

@@ -1,4 +1,4 @@
-"""Make a model by name, and load a trained one."""
+"""Building a model by name, and loading a trained one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def build(
     samples: int | None = None,
     **settings: Any,
 ) -> GenerativeClassifier:
-    """An untrained model.
+    """Build an untrained model.
 
     Args:
         system: a name of `flowclf systems`.
@@ -105,7 +105,7 @@ def load(
     backbone: nn.Module | None = None,
     revision: str | None = None,
 ) -> GenerativeClassifier:
-    """A trained model, in eval mode; only settings and numbers are read, never a pickle.
+    """Load a trained model, in eval mode; only settings and numbers are read, never a pickle.
 
     Args:
         source: the folder of a run; one that `model.save` wrote; or, where no such folder is there,
@@ -131,7 +131,7 @@ def load(
 def assemble(
     info: ModelInfo, settings: Section, backbone: nn.Module | None = None
 ) -> GenerativeClassifier:
-    """The untrained model of complete settings, which remembers `info`.
+    """Build the untrained model of complete settings, which remembers `info`.
 
     Raises:
         UserError: settings that do not go together, or a backbone that is missing.
@@ -159,7 +159,7 @@ GenerativeClassifier.systems_with = staticmethod(systems_with)
 
 @contextmanager
 def _fitting_memory(shape: Shape) -> Iterator[None]:
-    """Refuse a model that cannot be trained here before it is filled: settings may be anybody's."""
+    """Refuse a model too large to be trained here before it is filled: settings may be hostile."""
     memory, size = machine_memory(), 0
 
     def claim(numbers: int) -> None:
@@ -180,7 +180,7 @@ def _fitting_memory(shape: Shape) -> Iterator[None]:
 
 
 def info_of(config: RunConfig, facts: DataFacts, vocabulary: tuple[str, ...] = ()) -> ModelInfo:
-    """What a run's model remembers: the name of a file of data, but not where it lies."""
+    """Return what a run's model remembers: the name of a file of data, but not its folder."""
     return ModelInfo(
         **facts.model_dump(),
         system=config.system,
@@ -252,7 +252,7 @@ def check_architecture(
 
 
 def _form(value: torch.Tensor | None) -> str:
-    """Shape, and kind of the numbers where it is not floating: any width of that will do."""
+    """Describe shape, and dtype unless floating, of which any width is accepted."""
     if value is None:
         return "nothing"
     shape = str(tuple(value.shape))

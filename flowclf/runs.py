@@ -1,4 +1,4 @@
-"""A run is a folder that explains itself: config, metrics, weights, figures, summary."""
+"""Run folders: config, metrics, weights, figures, summary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -24,61 +24,36 @@ __all__ = ["Run", "facts_of", "load_data", "new_run_folder"]
 VERSIONS = ("flowclf", "torch", "numpy", "lightning")
 
 
+class _File:
+    """Path of a file in the folder of a run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.folder / self.name
+
+
 @dataclass(frozen=True)
 class Run:
-    """Names of the files of one run."""
+    """Folder of one run, with its files."""
 
     folder: Path
-
-    @property
-    def config_file(self) -> Path:
-        """Complete settings, versions and commit."""
-        return self.folder / "config.yaml"
-
-    @property
-    def metrics_file(self) -> Path:
-        """One JSON line an evaluation."""
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def weights_file(self) -> Path:
-        """The trained model."""
-        return self.folder / "model.safetensors"
-
-    @property
-    def checkpoint_file(self) -> Path:
-        """All that resuming needs."""
-        return self.folder / "checkpoint" / "state.safetensors"
-
-    @property
-    def previous_checkpoint_file(self) -> Path:
-        """The one before, while the run goes on."""
-        return self.folder / "checkpoint" / "previous.safetensors"
+    config_file: ClassVar = _File("config.yaml")  # complete settings, versions and commit
+    metrics_file: ClassVar = _File("metrics.jsonl")  # one JSON line per evaluation
+    weights_file: ClassVar = _File("model.safetensors")
+    checkpoint_file: ClassVar = _File("checkpoint/state.safetensors")  # all that resuming needs
+    previous_checkpoint_file: ClassVar = _File("checkpoint/previous.safetensors")  # while it runs
+    progress_file: ClassVar = _File("progress.json")  # how far the training is
+    figures: ClassVar = _File("figures")
+    vocabulary_file: ClassVar = _File("vocabulary.txt")  # the words of a run on texts
+    summary_file: ClassVar = _File("summary.json")  # system, data, seed, seconds and test metrics
+    evaluation_file: ClassVar = _File("evaluation.json")  # results of `flowclf evaluate`
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
+        """True if there is something to resume from."""
         return self.checkpoint_file.is_file() or self.previous_checkpoint_file.is_file()
-
-    @property
-    def progress_file(self) -> Path:
-        """Where its training is, while others look on."""
-        return self.folder / "progress.json"
-
-    @property
-    def figures(self) -> Path:
-        """Pictures."""
-        return self.folder / "figures"
-
-    @property
-    def vocabulary_file(self) -> Path:
-        """The words of a run on texts."""
-        return self.folder / "vocabulary.txt"
-
-    @property
-    def summary_file(self) -> Path:
-        """The result: system, data, seed, seconds and test metrics."""
-        return self.folder / "summary.json"
 
     def remove_parts(self) -> None:
         """Delete what a killed training left half written; only by who holds the folder's lock."""
@@ -93,7 +68,7 @@ class Run:
             remove_parts(file)
 
     def write_config(self, config: RunConfig, facts: DataFacts) -> None:
-        """config.yaml."""
+        """Write config.yaml."""
         document = config.to_dict() | {
             "data_facts": facts.model_dump(mode="json"),
             "versions": {name: version(name) for name in VERSIONS},
@@ -102,7 +77,7 @@ class Run:
         write_yaml(self.config_file, document)
 
     def read_config(self) -> tuple[RunConfig, DataFacts]:
-        """What `write_config` wrote.
+        """Read what `write_config` wrote.
 
         Raises:
             UserError: the folder is not a run, or its config.yaml is damaged.
@@ -130,7 +105,7 @@ class Run:
         return config, facts
 
     def load_data(self, data_dir: Path | None = None) -> Dataset:
-        """The data that the run was trained on.
+        """Load the data that the run was trained on.
 
         Raises:
             UserError: data that are gone or changed.
@@ -144,21 +119,21 @@ class Run:
         return dataset
 
     def write_vocabulary(self, words: Sequence[str]) -> None:
-        """vocabulary.txt, a word a line, of a run on texts."""
+        """Write vocabulary.txt, one word per line, of a run on texts."""
         write_text(self.vocabulary_file, "".join(f"{word}\n" for word in words))
 
     def read_vocabulary(self) -> tuple[str, ...]:
-        """The words that the model's inputs stand for; none where it was not trained on texts."""
+        """Read the words that the model's inputs stand for; none unless it was trained on texts."""
         file = self.vocabulary_file
         return tuple(read_text(file).splitlines()) if file.exists() else ()
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """One more line of metrics.jsonl."""
+        """Append a line to metrics.jsonl."""
         lines = [*self.read_metrics(), row]
         write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in lines))
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """Read the lines of metrics.jsonl."""
         if self.metrics_file.exists():
             for line in read_text(self.metrics_file).splitlines():
                 yield self._metrics(line)
@@ -169,27 +144,22 @@ class Run:
         write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """summary.json."""
+        """Write summary.json."""
         write_json(self.summary_file, summary)
 
-    @property
-    def evaluation_file(self) -> Path:
-        """What `flowclf evaluate` found."""
-        return self.folder / "evaluation.json"
-
     def write_evaluation(self, results: dict[str, Any]) -> None:
-        """evaluation.json: these results, and older ones that they do not replace."""
+        """Write evaluation.json: these results, and older ones that they do not replace."""
         file, old = self.evaluation_file, self.read_evaluation()
         versions = {name: version(name) for name in VERSIONS}
         write_json(file, old | results | {"versions": versions, "commit": git_commit()})
 
     def read_evaluation(self) -> dict[str, Any]:
-        """What `write_evaluation` wrote; empty where there is none."""
+        """Read what `write_evaluation` wrote; empty where there is none."""
         file = self.evaluation_file
         return read_json(file) if file.exists() else {}
 
     def read_summary(self) -> dict[str, Any]:
-        """What `write_summary` wrote; empty where the run has not ended."""
+        """Read what `write_summary` wrote; empty where the run has not ended."""
         if not self.summary_file.exists():
             return {}
         summary = read_json(self.summary_file)
@@ -198,7 +168,7 @@ class Run:
         return summary
 
     def read_progress(self) -> dict[str, Any]:
-        """Where its training is; empty where it has told nobody."""
+        """Read how far the training is; empty where it has not reported."""
         if not self.progress_file.exists():
             return {}
         progress = read_json(self.progress_file)
@@ -208,7 +178,7 @@ class Run:
         return progress
 
     def read_document(self) -> dict[str, Any]:
-        """All that config.yaml holds.
+        """Read all that config.yaml holds.
 
         Raises:
             UserError: the folder is not a run, or its config.yaml is damaged.
@@ -233,7 +203,7 @@ class Run:
 
 
 def load_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
-    """The data of a run's settings, which say how a file of texts is read."""
+    """Load the data of a run's settings, which say how a file of texts is read."""
     data = config.data
     text = TextOptions(data.text, data.label, data.vocabulary, data.train_size, config.seed)
     return load_dataset(config.dataset, data_dir, text=text)
@@ -250,7 +220,7 @@ def facts_of(dataset: Dataset, samples: int | None) -> DataFacts:
 
 
 def new_run_folder(out: Path | None, name: str) -> Path:
-    """`out`, or the next free runs/NAME-001; nothing is created.
+    """Return `out`, or the next free runs/NAME-001; nothing is created.
 
     Raises:
         UserError: `out` holds something already.
@@ -267,7 +237,7 @@ def new_run_folder(out: Path | None, name: str) -> Path:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, or None outside of one."""
+    """Return the commit of the checkout this package runs from, or None outside of one."""
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "rev-parse", "HEAD"]
     try:

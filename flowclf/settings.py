@@ -36,7 +36,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
-    """Settings are immutable, and an unknown key is an error."""
+    """Immutable settings, in which an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
 
@@ -45,7 +45,7 @@ Size = Annotated[int, Field(gt=0, le=10**9, strict=True)]
 
 
 class DataFacts(Section):
-    """What a model must know of its data to be built; stored with the run."""
+    """Facts of the data that building a model needs; stored with the run."""
 
     shape: Annotated[tuple[Size, ...], AfterValidator(sample_shape)]  # (C, H, W) or (F,)
     levels: Size | None = None  # grey levels; None: a table
@@ -54,7 +54,7 @@ class DataFacts(Section):
 
 
 class ModelInfo(DataFacts):
-    """What a model remembers of where it comes from; `GenerativeClassifier.info`."""
+    """Origin of a model; `GenerativeClassifier.info`."""
 
     system: str  # a name of `flowclf systems`
     seed: int = 0  # of rotations and permutations
@@ -75,7 +75,7 @@ class ModelInfo(DataFacts):
 
 
 class DataSettings(Section):
-    """What is trained on."""
+    """Training data."""
 
     validation: Fraction = 0.0  # share of the training set held out
     train_size: Positive | None = None  # use only n labelled samples …
@@ -96,7 +96,7 @@ Precision = Literal["32-true", "bf16-mixed", "64-true"]
 
 
 class TrainSettings(Section):
-    """The loop."""
+    """Training loop."""
 
     epochs: Positive = 30
     batch_size: Positive = 128

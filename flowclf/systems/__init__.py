@@ -25,7 +25,7 @@ __all__ = ["SYSTEMS", "Blueprint", "System", "find_system"]
 
 @dataclass(frozen=True)
 class System:
-    """What the command line and `build` need to know of a system.
+    """Entry of a system: all that the command line and `build` need.
 
     Attributes:
         summary: one line.
@@ -99,7 +99,7 @@ SYSTEMS: dict[str, System] = {
 
 
 def find_system(name: str) -> System:
-    """The system of that name.
+    """Return the system of that name.
 
     Raises:
         UserError: there is none.

@@ -1,4 +1,4 @@
-"""What the systems are put together from, by their settings."""
+"""Parts of the systems: encoder, mixture and noise by their settings."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ClampSettings(Section):
 
 
 class MapSettings(Section):
-    """What a coupling does to each number of its active half."""
+    """Map of each number of the active half of a coupling."""
 
     map: Literal["affine", "spline"] = "affine"
     bins: Annotated[int, Field(gt=0, lt=1000)] = 8  # of a spline
@@ -134,7 +134,7 @@ BackboneSettings = Annotated[
 
 
 class InvertibleSettings(ModelSettings):
-    """What a system with an invertible network has besides."""
+    """Settings of systems with an invertible network."""
 
     network: NetworkSettings = ConvSettings()
 
@@ -145,7 +145,7 @@ NOISELESS = NoiseSettings(uniform=0.0)
 
 
 class FeedForwardSettings(ModelSettings):
-    """What a system without an inverse has besides."""
+    """Settings of systems with a feed-forward network."""
 
     preprocess: PreprocessSettings = STANDARDISED
     noise: NoiseSettings = NOISELESS
@@ -165,7 +165,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a system must know besides its settings to be built.
+    """Facts that building a system needs besides its settings.
 
     Args:
         shape: (C, H, W) or (F,).
@@ -185,14 +185,14 @@ class Blueprint:
     samples: int | None = None
 
     def generator(self) -> torch.Generator:
-        """A fresh generator, from which everything is drawn in order."""
+        """Return a fresh generator, from which everything is drawn in order."""
         return torch.Generator().manual_seed(self.seed)
 
 
 def invertible_parts(
     blueprint: Blueprint, settings: InvertibleSettings, trade_off: TradeOff | None = None
 ) -> tuple[InvertibleEncoder, GaussianMixture, Noise]:
-    """Encoder, mixture and noise of a system with an invertible network.
+    """Build encoder, mixture and noise of a system with an invertible network.
 
     With a trade-off couplings and means are conditioned on it.
 
@@ -219,7 +219,7 @@ def feed_forward_parts(
     encoder: type[DeltaEncoder | GaussianEncoder],
     **options: float,
 ) -> tuple[Encoder, GaussianMixture, Noise]:
-    """Encoder, mixture and noise of a system with a feed-forward network.
+    """Build encoder, mixture and noise of a system with a feed-forward network.
 
     A linear layer ends the network where `latent` asks for one, or an encoder that needs mean and
     variance. `options` are the encoder's.
@@ -249,7 +249,7 @@ def _mixture(
     generator: torch.Generator,
     trade_off: TradeOff | None = None,
 ) -> GaussianMixture:
-    """The latent mixture; means that are to start from the data are equidistant until then."""
+    """Build the latent mixture; means that start from the data are equidistant until then."""
     low_rank = settings.rank is not None or settings.full_dims > 0
     if low_rank and (settings.rank is None or settings.kind == "vmf" or trade_off is not None):
         raise UserError(
@@ -317,7 +317,7 @@ def _invertible(
 
 
 def _univariate(settings: ConvSettings | MLPSettings | PaperSettings) -> Univariate | None:
-    """The map of all couplings; None: the one that is the network's own."""
+    """Build the map of all couplings; None: the network's own."""
     if settings.map == "spline":
         return RationalQuadratic(settings.bins, settings.bound)
     if isinstance(settings, PaperSettings):

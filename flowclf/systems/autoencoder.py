@@ -1,4 +1,4 @@
-"""What systems with a decoder share: bounds of log p(x), reconstructions and samples."""
+"""Systems with a decoder: bounds of log p(x), reconstructions and samples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CANDIDATES = 4096
 
 
 class LatentVariableModel(GenerativeClassifier):
-    """An encoder, a latent prior, and a decoder with p(x|z): log p(x) has a bound, `elbo`.
+    """Encoder, latent prior, and decoder with p(x|z): log p(x) has a bound, `elbo`.
 
     Args:
         shape, encoder, mixture, noise, settings: as of every system.
@@ -49,39 +49,39 @@ class LatentVariableModel(GenerativeClassifier):
         self.decoder, self.likelihood = decoder, likelihood
 
     def _decode(self, z: Tensor) -> Tensor:
-        """E[x|z], (B, *shape), of latents z (B, D), in data units."""
+        """Compute E[x|z], (B, *shape), of latents z (B, D), in data units."""
         return self.likelihood.mean(self.decoder(z))
 
     def _dequantize(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """x itself, where the likelihood is one of grey levels."""
+        """Return x itself where the likelihood is one of grey levels."""
         return x if self.likelihood.discrete else super()._dequantize(x, generator)
 
     def bounds_bits(self, x: Tensor) -> bool:
-        """Whether p(x|z) is normalised on these x."""
+        """Return whether p(x|z) is normalised on these x."""
         return self.likelihood.is_bound(x)
 
     def _fit_statistics(self, x: Tensor, y: Tensor) -> None:
-        """Besides the common: the units of a table."""
+        """Fit the units of a table, too."""
         super()._fit_statistics(x, y)
         self.likelihood.fit(x)
 
 
 class Autoencoder(LatentVariableModel):
-    """A Gaussian encoder q(z|x), the latent mixture as prior p(z), and a decoder with p(x|z)."""
+    """Gaussian encoder q(z|x), the latent mixture as prior p(z), and a decoder with p(x|z)."""
 
     @property
     def standard_prior(self) -> bool:
-        """Whether p(z) is N(0, I): all components are the same, so the classes do not count."""
+        """True if p(z) is N(0, I): all components are the same, so the classes do not count."""
         mixture = self.settings.mixture
         frozen = mixture.means == "frozen" and mixture.covariance == "unit"
         return frozen and mixture.start == "zero"
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x|z), (B,), nats, of x in data units."""
+        """Compute log p(x|z), (B,), nats, of x in data units."""
         return self.likelihood.log_prob(x, self.decoder(z))
 
     def kl(self, encoding: Encoding, densities: MixtureDensities) -> Tensor:
-        """KL(q(z|x) ‖ p(z)), (B,), nats; of a mixture of several components its value at z.
+        """Compute KL(q(z|x) ‖ p(z)), (B,), nats; for a mixture of several components at z.
 
         The estimate is log q(z|x) - log p(z) with E log q(z|x) in closed form.
         """
@@ -93,7 +93,7 @@ class Autoencoder(LatentVariableModel):
         return -entropy - densities.log_prob
 
     def elbo(self, x: Tensor) -> Tensor:
-        """E_q log p(x|z) - KL(q(z|x) ‖ p(z)), (B,), nats, by 12 draws of z, always the same.
+        """Compute E_q log p(x|z) - KL(q(z|x) ‖ p(z)), (B,), nats, by 12 fixed draws of z.
 
         A bound of log p(x) where the likelihood is normalised on x (`likelihood.is_bound`).
         """
@@ -114,7 +114,7 @@ class Autoencoder(LatentVariableModel):
         draws: int = 100,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """log 1/k Σ_s p(x|z_s) p(z_s)/q(z_s|x), z_s ~ q(z|x): (B,), nats; k = 1 is the elbo.
+        """Compute log 1/k Σ_s p(x|z_s) p(z_s)/q(z_s|x), z_s ~ q(z|x): (B,), nats; k = 1: elbo.
 
         The tighter the larger k = `draws` (Burda et al., "Importance weighted autoencoders", ICLR
         2016, Eq. 8). With labels y (B,) of log p(x|y), by p(z|y) for p(z). Draws are taken in
@@ -137,7 +137,7 @@ class Autoencoder(LatentVariableModel):
     def _draw(
         self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around
     ) -> Tensor:
-        """z ~ p(z|y) for each label of y (B,), as the classes' Gaussians have it.
+        """Draw z ~ p(z|y) for each label of y (B,) from the classes' Gaussians.
 
         Where the prior does not know the classes, z is drawn from p(z) q(y|z): 4096 draws of the
         prior, each as probable as the branch finds it to be of that class. Around "data" they are
@@ -156,13 +156,13 @@ class Autoencoder(LatentVariableModel):
     def _of_class(
         self, k: Tensor, z: Tensor, count: int, generator: torch.Generator | None
     ) -> Tensor:
-        """So many of the latents z (N, D), each with a probability in proportion to q(k|z)."""
+        """Draw `count` of the latents z (N, D), in proportion to q(k|z)."""
         log_posterior = validate.numbers("posterior", self.densities(z).log_posterior, "z", z)
         shares = log_posterior[:, k].softmax(0)
         return z[shares.multinomial(count, replacement=True, generator=generator)]
 
     def _log_weights(self, x: Tensor, y: Tensor | None, z: Tensor, encoding: Encoding) -> Tensor:
-        """log p(x|z) + log p(z) - log q(z|x), of draws z (S, B, D): (S, B)."""
+        """Compute log p(x|z) + log p(z) - log q(z|x) of draws z (S, B, D): (S, B)."""
         assert encoding.mean is not None
         assert encoding.log_var is not None
         draws, flat = len(z), z.flatten(0, 1)

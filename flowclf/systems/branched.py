@@ -1,4 +1,4 @@
-"""Autoencoders with a label branch: what VAE, BVAE and VAE-AS share, all but the rate."""
+"""Autoencoders with a label branch: VAE, BVAE and VAE-AS but for their rates."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UNIT_SHIFT = 0.5413248546129181
 
 
 class DecodingObjective(Section):
-    """What the decoder aims at, and the label branch."""
+    """Target of the decoder, and weight of the label branch."""
 
     rec: Weight = 1.0  # on -log p(x|z); BVAE's α
     branch: Weight = 0.0  # on the label branch's cross-entropy; BVAE's λ; 0: a probe
@@ -50,7 +50,7 @@ class DecodingObjective(Section):
 
 
 class BranchSettings(Section):
-    """The classifier of latents; knn and forest are fitted to them once training has ended."""
+    """Classifier of latents; knn and forest are fitted to them once training has ended."""
 
     kind: BranchKind = "network"
     hidden: Widths = (64,)  # of "network"; "": none
@@ -59,7 +59,7 @@ class BranchSettings(Section):
 
 
 class AutoencoderSettings(FeedForwardSettings):
-    """All but the rate."""
+    """Settings of all autoencoders, but for the rate."""
 
     preprocess: PreprocessSettings = GREY_LEVELS
     latent: Positive | None = 10
@@ -78,7 +78,7 @@ class BranchedAutoencoder(Autoencoder):
 
     @classmethod
     def assemble(cls, blueprint: Blueprint, settings: AutoencoderSettings) -> Self:
-        """An untrained system with its label branch and templates.
+        """Build an untrained system with its label branch and templates.
 
         Raises:
             UserError: settings that exclude each other.
@@ -98,7 +98,7 @@ class BranchedAutoencoder(Autoencoder):
 
     @property
     def accepts_unlabelled(self) -> bool:  # type: ignore[override]
-        """Not where the decoder aims at a class's image."""
+        """True unless the decoder's target is the class's image."""
         return self.templates is None
 
     @property
@@ -121,7 +121,7 @@ class BranchedAutoencoder(Autoencoder):
     def objective(
         self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
-        """`rec_nats` -log p(x|z), `decision` of the branch, the rate's terms and `total`, nats."""
+        """Compute `rec_nats` -log p(x|z), the branch's `decision`, the rate's terms and `total`."""
         settings = self.settings.objective
         rec = self._reconstruction(encoding.z, batch)
         weights = self._sample_weights(batch.y)
@@ -138,17 +138,17 @@ class BranchedAutoencoder(Autoencoder):
     def rate(
         self, encoding: Encoding, kl: Tensor, batch: Batch
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Its named terms and their weighted sum, of the mean KL(q(z|x) ‖ p(z)); 0-dim, nats."""
+        """Compute named terms and their weighted sum from the mean KL(q(z|x) ‖ p(z)); nats."""
 
     def _fit_statistics(self, x: Tensor, y: Tensor) -> None:
-        """Besides the common: the classes' images."""
+        """Fit the classes' images, too."""
         super()._fit_statistics(x, y)
         if self.settings.objective.target == "class-mean":
             assert self.templates is not None
             self.templates.copy_(class_means(x, y, self.classes))
 
     def _fit_latents(self, x: Tensor, y: Tensor) -> None:
-        """Besides the common: a branch that is fitted, to the means of q(z|x)."""
+        """Fit a branch of neighbours or trees, too, to the means of q(z|x)."""
         super()._fit_latents(x, y)
         for branch in self.heads.values():
             if isinstance(branch, FittedBranch):
@@ -156,7 +156,7 @@ class BranchedAutoencoder(Autoencoder):
 
     @property
     def _probe(self) -> bool:
-        """Whether the encoder does not learn from the branch."""
+        """True if the encoder does not learn from the branch."""
         return not self.settings.objective.branch and self.settings.branch.kind != "mixture"
 
     def _reconstruction(self, z: Tensor, batch: Batch) -> Tensor:
@@ -168,13 +168,13 @@ class BranchedAutoencoder(Autoencoder):
         return (weights * values).sum() / all_reduce_mean(weights.sum())
 
     def _sample_weights(self, y: Tensor) -> Tensor:
-        """(B,); 1 without a label."""
+        """Return the weights (B,) of samples of these classes; 1 without a label."""
         weights = self.mixture.means.new_tensor((*self.settings.objective.class_weights, 1.0))
         return weights[y] if len(weights) > 1 else weights.expand(len(y))
 
 
 def check_settings(blueprint: Blueprint, settings: AutoencoderSettings) -> None:
-    """Refuse what does not go together.
+    """Refuse settings that exclude each other.
 
     Raises:
         UserError: naming it.
@@ -214,7 +214,7 @@ def check_settings(blueprint: Blueprint, settings: AutoencoderSettings) -> None:
 def make_decoder(
     blueprint: Blueprint, settings: DecoderSettings, dims: int, outputs: int
 ) -> nn.Module:
-    """The decoder of the settings, from `dims` latents."""
+    """Build the decoder of the settings, from `dims` latents."""
     generator = generator_for(blueprint.seed, "decoder")
     options = settings.model_dump(exclude={"kind"})
     make = conv_decoder if settings.kind == "conv" else mlp_decoder
@@ -224,7 +224,7 @@ def make_decoder(
 def make_branch(
     blueprint: Blueprint, settings: BranchSettings, dims: int
 ) -> NetworkBranch | FittedBranch:
-    """The label branch of the settings, on `dims` latents."""
+    """Build the label branch of the settings, on `dims` latents."""
     classes = blueprint.classes
     if settings.kind == "network":
         generator = generator_for(blueprint.seed, "branch")

@@ -15,7 +15,7 @@ __all__ = ["BvaeSettings", "build_bvae"]
 
 
 class BvaeSettings(VaeSettings):
-    """Everything that defines it."""
+    """Settings of a BVAE."""
 
     objective: AutoencodingObjective = AutoencodingObjective(branch=100.0)
 

@@ -26,7 +26,7 @@ class ClassNll(IBInn):
     def objective(
         self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
-        """`rate_per_dim` -log q(x|y)/d, of samples without a label -log q(x)/d, and its double."""
+        """Compute `rate_per_dim` -log q(x|y)/d, unlabelled -log q(x)/d, and its double, `total`."""
         assert encoding.log_det is not None
         given_class = densities.log_prob_given_class + encoding.log_det[:, None]
         nll = class_nll_loss(given_class, densities.log_prob + encoding.log_det, batch.y)
@@ -35,5 +35,5 @@ class ClassNll(IBInn):
 
 
 def build_class_nll(blueprint: Blueprint, settings: InvertibleSettings) -> ClassNll:
-    """An untrained class-NLL flow."""
+    """Build an untrained class-NLL flow."""
     return ClassNll(blueprint.shape, *invertible_parts(blueprint, settings), settings)

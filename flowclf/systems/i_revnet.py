@@ -15,7 +15,7 @@ __all__ = ["IRevNet", "IRevNetSettings", "build_i_revnet"]
 
 
 class IRevNetSettings(InvertibleSettings):
-    """Everything that defines it."""
+    """Settings of an i-RevNet."""
 
     mixture: MixtureSettings = SOFTMAX
     objective: SmoothingSettings = SmoothingSettings()
@@ -28,5 +28,5 @@ class IRevNet(Softmax):
 
 
 def build_i_revnet(blueprint: Blueprint, settings: IRevNetSettings) -> IRevNet:
-    """An untrained i-RevNet."""
+    """Build an untrained i-RevNet."""
     return IRevNet(blueprint.shape, *invertible_parts(blueprint, settings), settings)

@@ -34,7 +34,7 @@ class ObjectiveSettings(Section):
 
 
 class IBInnSettings(InvertibleSettings):
-    """Everything that defines an IB-INN."""
+    """Settings of an IB-INN."""
 
     objective: ObjectiveSettings = ObjectiveSettings()
 
@@ -62,7 +62,7 @@ class IBInn(GenerativeClassifier):
         return self.settings.objective.beta
 
     def paper_rate_per_dim(self, x: Tensor, log_prob: Tensor | None = None) -> Tensor:
-        """L_X/d of the authors' code, (B,): standardised units, without the (d/2) log 2π.
+        """Compute L_X/d of the authors' code, (B,): standardised units, no (d/2) log 2π.
 
         Their number only: not a likelihood of the data. True bits/dim come from `log_prob`, which
         may be handed in where it is known, to save encoding x again.
@@ -96,11 +96,11 @@ class ConditionedIBInn(IBInn):
 
     @property
     def beta(self) -> float:
-        """β̃ that it is at."""
+        """Current β̃."""
         return float(self.trade_off.beta)
 
     def move_to(self, beta: float) -> None:
-        """Go to another β̃ for evaluation.
+        """Move to another β̃ for evaluation.
 
         Raises:
             UserError: β̃ outside the range that was trained.
@@ -113,7 +113,7 @@ class ConditionedIBInn(IBInn):
         self.settings = self.settings.model_copy(update={"objective": objective})
 
     def train(self, mode: bool = True) -> Self:
-        """Eval mode takes it back to the β̃ of its evaluation."""
+        """Set the mode; eval mode goes back to the β̃ of the evaluation."""
         if not mode:
             self.trade_off.move(self.settings.objective.beta)
         return super().train(mode)
@@ -125,14 +125,14 @@ class ConditionedIBInn(IBInn):
         generator: torch.Generator | None = None,
         index: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """In training at a random β̃; see `GenerativeClassifier.loss`."""
+        """Compute the loss, in training at a random β̃; see `GenerativeClassifier.loss`."""
         if self.training:
             self.trade_off.draw(generator)
         return super().loss(x, y, generator, index)
 
 
 def build_ib_inn(blueprint: Blueprint, settings: IBInnSettings) -> IBInn:
-    """An untrained IB-INN.
+    """Build an untrained IB-INN.
 
     Raises:
         UserError: network.condition with BatchNorm, or with the paper's network.

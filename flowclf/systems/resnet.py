@@ -30,13 +30,13 @@ DECISION_WEIGHT = ib_weights(100)[1]
 
 
 class SmoothingSettings(Section):
-    """Of the targets."""
+    """Smoothing of the targets."""
 
     label_smoothing: Fraction = 0.0
 
 
 class ResNetSettings(FeedForwardSettings):
-    """Everything that defines it."""
+    """Settings of a softmax ResNet."""
 
     network: BackboneSettings = ResidualSettings()
     mixture: MixtureSettings = SOFTMAX
@@ -56,6 +56,6 @@ class Softmax(GenerativeClassifier):
 
 
 def build_resnet(blueprint: Blueprint, settings: ResNetSettings) -> Softmax:
-    """An untrained ResNet."""
+    """Build an untrained ResNet."""
     parts = feed_forward_parts(blueprint, settings, DeltaEncoder)
     return Softmax(blueprint.shape, *parts, settings)

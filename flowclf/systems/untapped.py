@@ -94,7 +94,7 @@ TERMS = {
 
 
 class UntappedObjective(Section):
-    """Weights, as the released code has them, and what the terms are of."""
+    """Weights, as the released code has them, and forms of the terms."""
 
     labelled: Weight = 0.1  # on minus the bound of log p(x, y)
     unlabelled: Weight = 0.1  # on minus the bound of log p(x)
@@ -111,7 +111,7 @@ class UntappedObjective(Section):
 
 
 class UntappedSettings(FeedForwardSettings):
-    """Everything that defines it."""
+    """Settings of Untapped."""
 
     preprocess: PreprocessSettings = GREY_LEVELS
     mixture: MixtureSettings = CORNERS
@@ -126,7 +126,7 @@ class UntappedSettings(FeedForwardSettings):
 
 
 class M2Settings(UntappedSettings):
-    """Without the reverse bound."""
+    """Settings of M2: no reverse bound."""
 
     objective: UntappedObjective = UntappedObjective(reverse=0.0)
 
@@ -166,22 +166,22 @@ class Untapped(LatentVariableModel):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Of `common_noise`, (draws/2, D): each is taken with both signs."""
+        """Shape of `common_noise`, (draws/2, D): each is taken with both signs."""
         return DRAWS // 2, self.encoder.dims
 
     def densities(self, z: Tensor) -> MixtureDensities:
-        """Of the mixture; log q(k|x) is the log of z's label part."""
+        """Evaluate the mixture; log q(k|x) is the log of z's label part."""
         densities = self.mixture.densities(z)
         y = z[:, : self.classes].clamp_min(torch.finfo(z.dtype).tiny)
         return densities._replace(log_posterior=y.log().log_softmax(1))
 
     def log_posterior(self, x: Tensor) -> Tensor:
-        """log q(k|x), (B, K)."""
+        """Compute log q(k|x), (B, K)."""
         x = self._points(x)
         return self._checked("log_posterior", self.encoder.logits(x).log_softmax(1), x)
 
     def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Bound of log p(x), or log p(x, y) for labels y (B,): (B,), nats, always the same draws.
+        """Bound log p(x), or log p(x, y) for labels y (B,): (B,), nats, always the same draws.
 
         Labels are summed over, weighed by q(y|x); z is drawn 4 times, in pairs of opposite signs.
 
@@ -201,7 +201,7 @@ class Untapped(LatentVariableModel):
     def _draw(
         self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around
     ) -> Tensor:
-        """[y, z] with z ~ p(z) for each label of y (B,).
+        """Draw [y, z] with z ~ p(z) for each label of y (B,).
 
         `temperature` is the spread of z about the centre: the prior's, or the average latent of the
         class ("data"), within the box.
@@ -216,7 +216,7 @@ class Untapped(LatentVariableModel):
     def objective(
         self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
-        """`labelled_nats`, `unlabelled_nats`, `decision`, `reverse_nats`, `distance`, `total`.
+        """Compute `labelled_nats`, `unlabelled_nats`, `decision`, `reverse_nats`, `distance`.
 
         Each is a mean over the rows that it is of, and 0 without such rows: labelled (y >= 0),
         unlabelled (-1), labelled, as many unfeatured ones as the larger of the two, labelled.
@@ -245,12 +245,12 @@ class Untapped(LatentVariableModel):
         return {**named, "total": sum(others, first)}
 
     def _fit_latents(self, x: Tensor, y: Tensor) -> None:
-        """As of every system, where every class has a sample; else the means stay."""
+        """Average the latents if every class has a sample; else the means stay."""
         if set(range(self.classes)) <= set(y.tolist()):
             super()._fit_latents(x, y)
 
     def _bounds(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Labelled bounds of every label at the standard normal numbers (1 or B·K, D): (B, K)."""
+        """Compute the labelled bounds of every label at noise (1 or B·K, D): (B, K)."""
         x = x.repeat_interleave(self.classes, 0)
         y = self.mixture.means[:, : self.classes].repeat(x.shape[0] // self.classes, 1)
         z, log_q_z = self.encoder.given(x, y).at(noise)
@@ -265,7 +265,7 @@ class Untapped(LatentVariableModel):
         batch: Batch,
         rows: Tensor,
     ) -> Tensor:
-        """Mean bound of log p(x) over the rows, 0-dim."""
+        """Average the bound of log p(x) over the rows, 0-dim."""
         logits, log_y = encoding.logits, encoding.log_y
         assert logits is not None
         assert log_y is not None
@@ -287,7 +287,7 @@ class Untapped(LatentVariableModel):
         return cross_entropy(encoding.logits.log_softmax(1), y)
 
     def _reverse(self, batch: Batch) -> Tensor:
-        """Mean bound of log q(y, z) of unfeatured labels, 0-dim."""
+        """Average the bound of log q(y, z) over unfeatured labels, 0-dim."""
         settings, labels = self.settings.objective, self._unfeatured_labels(batch.y)
         y = close_corners(self.classes, settings.corner, self.pairs)[labels]
         z = self.pairs[labels]
@@ -301,17 +301,17 @@ class Untapped(LatentVariableModel):
         return reverse_bound(log_q_y, log_q_z, log_x, self._log_base()).mean()
 
     def _unfeatured_labels(self, y: Tensor) -> Tensor:
-        """The classes in turn, as many as the larger of labelled and unlabelled rows."""
+        """Return the classes in turn, as many as the larger of labelled and unlabelled rows."""
         known = int((y >= 0).sum())
         rows = world_size() * max(known, len(y) - known)
         return rank_shard(torch.arange(rows, device=y.device) % self.classes)
 
     def _log_base(self) -> float:
-        """log q(x), uniform on binary images; of a table any constant."""
+        """Return log q(x), uniform on binary images; of a table any constant."""
         return -self.dims * log(2) if isinstance(self.likelihood, Bernoulli) else 0.0
 
     def _distance(self, batch: Batch, out: Tensor) -> Tensor:
-        """Of x and what is decoded, (B,), 0 … 1 a pixel, standard deviations of a table."""
+        """Compute ‖x - decoded‖, (B,), of pixels in 0 … 1, or features by standard deviations."""
         settings, likelihood = self.settings.objective, self.likelihood
         decoded = likelihood.mean(out)
         if settings.l2_on_sample:
@@ -323,7 +323,7 @@ class Untapped(LatentVariableModel):
 
 
 def build_untapped(blueprint: Blueprint, settings: UntappedSettings) -> Untapped:
-    """An untrained Untapped or M2.
+    """Build an untrained Untapped or M2.
 
     Raises:
         UserError: another latent mixture, or noise that the likelihood does not know.
@@ -360,7 +360,7 @@ def _encoder(blueprint: Blueprint, settings: UntappedSettings) -> tuple[TwoPartE
 def _start_at_black(
     preprocess: Invertible, blueprint: Blueprint, settings: UntappedSettings
 ) -> None:
-    """preprocess.per=range is 0 … 1 here, as the authors have it, instead of ±1.
+    """Map grey levels to 0 … 1 for preprocess.per=range, as the authors do, instead of ±1.
 
     Where black is -1 the background is most of what q(y|x) sees, and M2 finds hardly any of the
     digits that have no labels: accuracy 0.08 instead of 0.59 on 5-9 (two seeds of
@@ -382,7 +382,7 @@ def _latent_part(
 
 
 def _corners(classes: int, dims: int) -> GaussianMixture:
-    """One-hot labels and the centre of the box as means, (K, K + D)."""
+    """Build the mixture with one-hot labels and the centre of the box as means, (K, K + D)."""
     mixture = GaussianMixture(classes, classes + dims, means="frozen", start="zero")
     mixture.set_means(torch.cat((torch.eye(classes), torch.zeros(classes, dims)), 1))
     mixture.data_means.copy_(mixture.means)

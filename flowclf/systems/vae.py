@@ -27,7 +27,7 @@ __all__ = ["AutoencodingObjective", "Vae", "VaeSettings", "build_vae"]
 
 
 class AutoencodingObjective(DecodingObjective):
-    """With the rate."""
+    """Weights of an autoencoder with a KL rate."""
 
     kl: Weight = 1.0  # on KL(q(z|x) ‖ p(z)); β
     free_bits: Weight = 0.0  # nats of each latent dimension that cost nothing
@@ -35,20 +35,20 @@ class AutoencodingObjective(DecodingObjective):
 
 
 class VaeSettings(AutoencoderSettings):
-    """Everything that defines it."""
+    """Settings of a VAE."""
 
     objective: AutoencodingObjective = AutoencodingObjective()
 
 
 class Vae(BranchedAutoencoder):
-    """Its rate is β KL(q(z|x) ‖ p(z))."""
+    """Autoencoder whose rate is β KL(q(z|x) ‖ p(z))."""
 
     settings: VaeSettings
 
     def rate(
         self, encoding: Encoding, kl: Tensor, batch: Batch
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """`kl_nats`; with free bits the weighted sum counts what is above them."""
+        """Compute `kl_nats`; with free bits the weighted sum counts what exceeds them."""
         settings, cost = self.settings.objective, kl
         if settings.free_bits:
             assert encoding.mean is not None
@@ -60,7 +60,7 @@ class Vae(BranchedAutoencoder):
 
 
 def build_vae(blueprint: Blueprint, settings: VaeSettings) -> Vae:
-    """An untrained VAE or BVAE.
+    """Build an untrained VAE or BVAE.
 
     Raises:
         UserError: free bits of a rate that is known as a whole only.

@@ -31,7 +31,7 @@ __all__ = ["VaeAs", "VaeAsSettings", "build_vae_as"]
 
 
 class AuxiliaryObjective(DecodingObjective):
-    """With the two parts of the rate."""
+    """Weights of the two parts of the rate."""
 
     mi: Weight = 1.0  # on I(z; x); the paper's α
     md: Weight = 1.0  # on KL(q(z) ‖ p(z)); the paper's β
@@ -39,7 +39,7 @@ class AuxiliaryObjective(DecodingObjective):
 
 
 class IdentitySettings(Section):
-    """The softmax over training samples: (z, hidden layers) to `tags` tags of `values` values."""
+    """Softmax over training samples: (z, hidden layers) to `tags` tags of `values` values."""
 
     hidden: Widths | tuple[()] = (500, 500)  # none: linear in z and z², the family of the optimum
     # One tag for each sample is the paper's; 4 of 16 values tell 65,536 samples apart.
@@ -49,7 +49,7 @@ class IdentitySettings(Section):
 
 
 class VaeAsSettings(AutoencoderSettings):
-    """Everything that defines it."""
+    """Settings of a VAE-AS."""
 
     latent: Positive | None = 40
     identity: IdentitySettings = IdentitySettings()
@@ -57,14 +57,14 @@ class VaeAsSettings(AutoencoderSettings):
 
 
 class VaeAs(BranchedAutoencoder):
-    """Its rate is α I(z; x) + β KL(q(z) ‖ p(z))."""
+    """Autoencoder whose rate is α I(z; x) + β KL(q(z) ‖ p(z))."""
 
     settings: VaeAsSettings
 
     def rate(
         self, encoding: Encoding, kl: Tensor, batch: Batch
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """`kl_nats`, `mi_nats`, `md_nats` and `identity` SC, by which s learns."""
+        """Compute `kl_nats`, `mi_nats`, `md_nats` and `identity` SC, by which s learns."""
         if batch.index is None:
             raise UserError(
                 "expected the numbers of the samples for vae-as, got none; give index=…"
@@ -100,7 +100,7 @@ class VaeAs(BranchedAutoencoder):
 
 
 def build_vae_as(blueprint: Blueprint, settings: VaeAsSettings) -> VaeAs:
-    """An untrained VAE-AS.
+    """Build an untrained VAE-AS.
 
     Raises:
         UserError: the number of training samples is not known.

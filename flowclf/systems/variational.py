@@ -51,7 +51,7 @@ TERMS = {"ce", "prior_logprob", "ratio", "class_prior"}
 
 
 class VariationalObjective(Section):
-    """A weight for each term of Eq. 9, and who learns from it."""
+    """Weight of each term of Eq. 9, and the parameters that learn from it."""
 
     ce: Weight = 1.0  # on -log p(y|z)
     prior_logprob: Weight = 0.0  # on -log p(z|y)
@@ -67,14 +67,14 @@ class VariationalObjective(Section):
 
 
 class DiscriminatorSettings(Section):
-    """The density ratios T."""
+    """Density ratios T."""
 
     kind: RatioKind = "affine"
     hidden: Positive = 64  # units a class, of "mlp"
 
 
 class CESettings(FeedForwardSettings):
-    """Cross-entropy: no prior, and the mixture of equal covariances that a softmax layer is."""
+    """Settings of CE: no prior, and the mixture of equal covariances of a softmax layer."""
 
     encoder: Literal["delta", "gaussian"] = "delta"
     mixture: MixtureSettings = SOFTMAX
@@ -86,14 +86,14 @@ LEARNED = MixtureSettings(covariance="per-class")
 
 
 class GMSettings(CESettings):
-    """Gaussian mixture: with the prior term."""
+    """Settings of GM: with the prior term."""
 
     mixture: MixtureSettings = LEARNED
     objective: VariationalObjective = VariationalObjective(prior_logprob=0.1)
 
 
 class VCSettings(GMSettings):
-    """Variational classification: with the prior term and the entropy, by density ratios."""
+    """Settings of VC: with the prior term and the entropy, by density ratios."""
 
     objective: VariationalObjective = VariationalObjective(prior_logprob=0.1, ratio=0.1)
 
@@ -105,14 +105,14 @@ class VariationalClassifier(GenerativeClassifier):
 
     @property
     def learn_weights(self) -> bool:  # type: ignore[override]
-        """As the settings say; the biases of a softmax layer always learn."""
+        """True if the settings say so; the biases of a softmax layer always learn."""
         affine = self.settings.mixture.weights == "affine"
         return affine or self.settings.objective.posterior_grad_to_weights
 
     def objective(
         self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
-        """The terms of Eq. 9 and the discriminators' own loss, nats; each reaches its parameters.
+        """Compute the terms of Eq. 9 and the discriminators' own loss, nats.
 
         decision: encoder and mixture; prior_nats: mixture, and encoder if it may; class_prior:
         class weights; ratio: encoder; discriminator: discriminators.
@@ -163,7 +163,7 @@ class VariationalClassifier(GenerativeClassifier):
 
 
 def build_variational(blueprint: Blueprint, settings: CESettings) -> VariationalClassifier:
-    """An untrained CE, GM or VC.
+    """Build an untrained CE, GM or VC.
 
     Raises:
         UserError: discriminators or a margin on a mixture that is not Gaussian.

@@ -37,7 +37,7 @@ class VibObjective(Section):
 
 
 class VibSettings(FeedForwardSettings):
-    """Everything that defines a VIB."""
+    """Settings of a VIB."""
 
     network: BackboneSettings = ResidualSettings()
     latent: Positive | None = 128
@@ -54,7 +54,7 @@ class Vib(GenerativeClassifier):
     def objective(
         self, encoding: Encoding, densities: MixtureDensities, batch: Batch
     ) -> dict[str, Tensor]:
-        """`kl_nats` KL(q(z|x) ‖ N(0, I)), `decision` and `total`, nats."""
+        """Compute `kl_nats` KL(q(z|x) ‖ N(0, I)), `decision` and `total`, nats."""
         assert encoding.mean is not None
         assert encoding.log_var is not None
         settings = self.settings.objective
@@ -65,7 +65,7 @@ class Vib(GenerativeClassifier):
 
 
 def alemi_beta(beta: float, dims: int) -> float:
-    """Alemi et al.'s weight of the rate, CE + β KL, for a β̃: 1/(β̃ d).
+    """Return Alemi et al.'s weight of the rate, CE + β KL, for a β̃: 1/(β̃ d).
 
     They weigh the rate, IB-INN the decision: 2/(1+β̃) · (KL/d + β̃ CE) ∝ CE + KL/(β̃ d).
     """
@@ -73,6 +73,6 @@ def alemi_beta(beta: float, dims: int) -> float:
 
 
 def build_vib(blueprint: Blueprint, settings: VibSettings) -> Vib:
-    """An untrained VIB."""
+    """Build an untrained VIB."""
     parts = feed_forward_parts(blueprint, settings, GaussianEncoder)
     return Vib(blueprint.shape, *parts, settings)
