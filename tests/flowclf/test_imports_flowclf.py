@@ -25,7 +25,7 @@ SOURCES = {
 # From the ground up. A module imports from floors below its own, at module level and in functions.
 FLOORS = (
     ("support",),
-    ("settings",),
+    ("settings", "catalogue"),
     ("objectives", "latent"),
     ("nn", "data", "sharing"),
     ("classifier",),
