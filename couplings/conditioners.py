@@ -22,7 +22,7 @@ __all__ = ["MLP", "ConvNet", "kaiming_conv", "kaiming_linear"]
 
 
 class MLP(nn.Module):
-    """Fully connected: [Linear, ReLU, Dropout] per hidden width, then Linear.
+    """Fully connected network: [Linear, ReLU, Dropout] per hidden width, then Linear.
 
     Args:
         in_shape: (F,).
@@ -69,13 +69,13 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, F) to (B, out_features)."""
+        """Map (B, F) to (B, out_features)."""
         out: Tensor = self.layers(x if context is None else torch.cat((x, context), dim=1))
         return out
 
 
 class ConvNet(nn.Module):
-    """[ReLU] conv3x3, BN, ReLU, conv3x3, BN, ReLU, [Dropout2d], conv1x1: the residual block's body.
+    """Body of a residual block: [ReLU], twice conv3x3, BN, ReLU; then [Dropout2d], conv1x1.
 
     Args:
         in_shape: (C, H, W).
@@ -131,7 +131,7 @@ class ConvNet(nn.Module):
         )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) to (B, out_channels, H/stride, W/stride)."""
+        """Map (B, C, H, W) to (B, out_channels, H/stride, W/stride)."""
         if context is not None:
             planes = context[:, :, None, None].expand(-1, -1, *x.shape[2:])
             x = torch.cat((x, planes), dim=1)
@@ -142,9 +142,9 @@ class ConvNet(nn.Module):
 
 
 def _prefers_channels_last(x: Tensor) -> bool:
-    """Whether convolutions would otherwise reorder each of their inputs and outputs by themselves.
+    """Return True where convolutions would otherwise reorder each of their inputs and outputs.
 
-    So does oneDNN on a CPU (a tenth of a training step), and cuDNN for tensor cores in 16 bits.
+    oneDNN does so on a CPU (a tenth of a training step), cuDNN for tensor cores in 16 bits.
     """
     if in_torch_func():
         return False
@@ -154,7 +154,7 @@ def _prefers_channels_last(x: Tensor) -> bool:
 def kaiming_linear(
     inputs: int, outputs: int, generator: torch.Generator, gain: float = 1.0
 ) -> nn.Linear:
-    """Linear layer with weights gain · N(0, 2/inputs) and zero bias."""
+    """Build a linear layer with weights gain · N(0, 2/inputs) and zero bias."""
     return _initialised(skip_init(nn.Linear, inputs, outputs), generator, gain)
 
 
@@ -168,7 +168,7 @@ def kaiming_conv(
     bias: bool = True,
     gain: float = 1.0,
 ) -> nn.Conv2d:
-    """Convolution that keeps the resolution at stride 1, with weights gain · N(0, 2/fan_in)."""
+    """Build a convolution that keeps the resolution at stride 1; weights gain · N(0, 2/fan_in)."""
     layer = skip_init(nn.Conv2d, inputs, outputs, size, stride=stride, padding=size // 2, bias=bias)
     return _initialised(layer, generator, gain)
 

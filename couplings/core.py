@@ -36,7 +36,7 @@ ANCHOR_EVERY = 32
 
 
 class ShapeError(ValueError):
-    """A tensor or a neighbouring map does not have the shape a map was built for."""
+    """Error: a tensor or a neighbouring map has another shape than a map was built for."""
 
 
 def sum_log_det(elementwise: Tensor) -> Tensor:
@@ -140,36 +140,28 @@ class Invertible(nn.Module, ABC):
 
     def _check(self, x: Tensor, shape: Shape, context: Tensor | None) -> Tensor | None:
         if not isinstance(x, Tensor):
-            raise ShapeError(f"{type(self).__name__}: expected a tensor, got {type(x).__name__}")
+            raise self._error("a tensor", type(x).__name__)
         if x.shape[1:] != shape or x.dim() == 0:
-            inner = ", ".join(map(str, shape))
-            raise ShapeError(
-                f"{type(self).__name__}: expected input of shape (B, {inner}), got {tuple(x.shape)}"
-            )
+            raise self._error(f"input of shape (B, {', '.join(map(str, shape))})", tuple(x.shape))
         if not x.is_floating_point():
-            raise ShapeError(
-                f"{type(self).__name__}: expected a floating-point tensor, got {x.dtype}; "
-                "convert with .float()"
-            )
+            raise self._error("a floating-point tensor", f"{x.dtype}; convert with .float()")
         own = next(iter(self._buffers.values()), None)
         if own is not None and own.device != x.device:
-            raise ShapeError(
-                f"{type(self).__name__}: expected input on {own.device}, as the map is, got "
-                f"{x.device}; convert either with .to()"
-            )
+            got = f"{x.device}; convert either with .to()"
+            raise self._error(f"input on {own.device}, as the map is", got)
         # A chain hands its context to every stage: one that takes none must not see it.
-        return self._check_context(x, context) if self.context_features else None
-
-    def _check_context(self, x: Tensor, context: Tensor | None) -> Tensor:
+        if not self.context_features:
+            return None
         expected = (x.shape[0], self.context_features)
-        if not isinstance(context, Tensor) or context.shape != expected:
-            got: object = "none" if context is None else type(context).__name__
-            if isinstance(context, Tensor):
-                got = tuple(context.shape)
-            raise ShapeError(
-                f"{type(self).__name__}: expected context of shape {expected}, got {got}"
-            )
+        if not isinstance(context, Tensor):
+            got = "none" if context is None else type(context).__name__
+            raise self._error(f"context of shape {expected}", got)
+        if context.shape != expected:
+            raise self._error(f"context of shape {expected}", tuple(context.shape))
         return context
+
+    def _error(self, expected: str, got: object) -> ShapeError:
+        return ShapeError(f"{type(self).__name__}: expected {expected}, got {got}")
 
     def _explain(self, error: RuntimeError, x: Tensor, context: Tensor | None) -> None:
         """Raise a clearer error if x or the context do not match the parameters.
@@ -181,13 +173,10 @@ class Invertible(nn.Module, ABC):
         if parameter is None:
             return
         for name, given in (("input", x), ("context", context)):
-            if given is None or _same(given, parameter):
-                continue
-            raise ShapeError(
-                f"{type(self).__name__}: expected {name} in {parameter.dtype} on "
-                f"{parameter.device}, as the map's parameters are, got {given.dtype} on "
-                f"{given.device}; convert either with .to()"
-            ) from error
+            if given is not None and not _same(given, parameter):
+                own = f"{name} in {parameter.dtype} on {parameter.device}"
+                got = f"{given.dtype} on {given.device}; convert either with .to()"
+                raise self._error(f"{own}, as the map's parameters are", got) from error
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         masters = {name: getattr(self, name) for name in self.float64_buffers}

@@ -1,4 +1,4 @@
-"""Coupling: split, condition, map, join. The univariate map and the conditioner are arguments."""
+"""Couplings: split, condition, map, join. Univariate map and conditioner are arguments."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, get_device_states, set_device_states
 
 from couplings.ops.dispatch import widened
 
@@ -105,7 +105,8 @@ class _Recompute(torch.autograd.Function):
         ctx.autocast = _autocast(x.device.type)
         total = x.new_zeros(len(x), dtype=widened(x.dtype))
         for stage in stages:
-            ctx.rng_states.append(_rng_state(x) if stage.training else None)
+            state = (torch.get_rng_state(), *get_device_states(x)) if stage.training else None
+            ctx.rng_states.append(state)
             x, log_det = stage(x, context)
             total = total + log_det
         # The parameters cost nothing here, and an optimizer step before the backward is noticed.
@@ -119,9 +120,12 @@ class _Recompute(torch.autograd.Function):
         if context is not None:
             context = context.detach().requires_grad_(ctx.needs_input_grad[2])
         sums: dict[Tensor | None, Tensor] = {}
-        with torch.random.fork_rng(_cuda_devices(z)), _frozen_statistics(ctx.stages):
+        devices = [z.device] if z.is_cuda else []
+        with torch.random.fork_rng(devices), _frozen_statistics(ctx.stages):
             for stage, state in zip(reversed(ctx.stages), reversed(ctx.rng_states), strict=True):
-                _set_rng_state(state, z)
+                if state is not None:
+                    torch.set_rng_state(state[0])
+                    set_device_states(*state[1:])
                 with torch.enable_grad(), ctx.autocast:
                     restored = stage.restore(z, context)
                 z, grad = _step_back(stage, restored, context, grad, grad_log_det, sums)
@@ -180,20 +184,3 @@ def _autocast(device_type: str) -> torch.autocast:
         enabled=torch.is_autocast_enabled(device_type),
         cache_enabled=False,
     )
-
-
-def _rng_state(x: Tensor) -> tuple[Tensor, ...]:
-    states = [torch.cuda.get_rng_state(device) for device in _cuda_devices(x)]
-    return (torch.get_rng_state(), *states)
-
-
-def _set_rng_state(state: tuple[Tensor, ...] | None, x: Tensor) -> None:
-    if state is None:
-        return
-    torch.set_rng_state(state[0])
-    for device, cuda_state in zip(_cuda_devices(x), state[1:], strict=True):
-        torch.cuda.set_rng_state(cuda_state, device)
-
-
-def _cuda_devices(x: Tensor) -> list[torch.device]:
-    return [x.device] if x.is_cuda else []

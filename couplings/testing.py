@@ -1,4 +1,4 @@
-"""Hold a map against the contract, an operator against its definition: for our tests and yours."""
+"""Checks of a map against the contract, of an operator against its definition."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Function = Callable[..., Sequence[Tensor]]
 
 
 class ContractError(AssertionError):
-    """A map breaks the contract; the message says where and by how much."""
+    """Error: a map breaks the contract; the message says where and by how much."""
 
 
 def assert_invertible(
@@ -49,7 +49,7 @@ def assert_invertible(
 
 
 def autograd_log_det(function, x: Tensor, context: Tensor | None = None) -> Tensor:  # type: ignore[no-untyped-def] # noqa: ANN001
-    """log|det d function(x, context) / dx| of each sample, (B,), by `jacrev` and `slogdet`."""
+    """Compute log|det d function(x, context) / dx| per sample, (B,), by `jacrev` and `slogdet`."""
 
     def single(sample: Tensor, condition: Tensor | None) -> Tensor:
         batch = None if condition is None else condition[None]

@@ -11,7 +11,7 @@ from couplings.core import ShapeError
 
 
 def per_sample(name: str, value: Any, x: Tensor) -> Tensor:
-    """A number, array or tensor as log_det (B,) on x's device, in float32 or wider.
+    """Convert a number, array or tensor to log_det (B,) on x's device, in float32 or wider.
 
     Raises:
         ShapeError: neither one number in all nor one per sample.

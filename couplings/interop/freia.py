@@ -19,7 +19,7 @@ __all__ = ["FromFrEIA", "ToFrEIA"]
 
 
 class FromFrEIA(Invertible):
-    """A FrEIA module with one input and one output as a map; log_det as the module computes it.
+    """FrEIA module with one input and one output as a map; log_det as the module computes it.
 
     FrEIA returns a float, a number per call or one per sample, sometimes in low precision; here it
     is always (B,), in float32 or wider. What FrEIA rounded before (on the CPU under bfloat16
@@ -54,10 +54,10 @@ class FromFrEIA(Invertible):
         context_features: int = 0,
         **options: Any,
     ) -> Self:
-        """`block([shape], **options)`, with a condition of the block's resolution if there is one.
+        """Build `block([shape], **options)`, with a condition of the block's resolution if any.
 
-        FrEIA draws from the global generators of numpy and torch: they are seeded for the while,
-        and put back. Build on the CPU; the generators of other devices are not touched.
+        FrEIA draws from the global generators of numpy and torch: they are seeded meanwhile, and
+        restored. Build on the CPU; the generators of other devices are not touched.
 
         Args:
             block: class of the FrEIA module, such as AllInOneBlock.
@@ -98,7 +98,7 @@ class FromFrEIA(Invertible):
 
 
 class ToFrEIA(InvertibleModule):  # type: ignore[misc]  # FrEIA is not annotated
-    """A map of ours as a FrEIA module, for SequenceINN and GraphINN.
+    """Map of ours as a FrEIA module, for SequenceINN and GraphINN.
 
         inn.append(ToFrEIA, make=lambda shape: Coupling(shape, conditioner))
         Node(before, ToFrEIA, dict(make=...), conditions=condition_node)
@@ -136,7 +136,7 @@ class ToFrEIA(InvertibleModule):  # type: ignore[misc]  # FrEIA is not annotated
         rev: bool = False,
         jac: bool = True,
     ) -> tuple[tuple[Tensor], Tensor]:
-        """((z,), log_det) of [x]; with `rev`, ((x,), log_det) of [z]. log_det: (B,)."""
+        """Map [x] to ((z,), log_det), or with `rev` [z] to ((x,), log_det). log_det: (B,)."""
         (x,) = x_or_z
         context = c[0] if c else None
         out, log_det = self.map.inverse(x, context) if rev else self.map(x, context)
@@ -144,7 +144,7 @@ class ToFrEIA(InvertibleModule):  # type: ignore[misc]  # FrEIA is not annotated
         return (out.clone() if rev else out,), log_det
 
     def output_dims(self, input_dims: Sequence[Shape]) -> list[Shape]:
-        """The one output shape."""
+        """Return the one output shape."""
         return [self.map.out_shape]
 
 

@@ -14,7 +14,7 @@ __all__ = ["FromNFlows", "ToNFlows"]
 
 
 class FromNFlows(Invertible):
-    """An nflows transform as a map; log_det (B,) as the transform computes it.
+    """Transform of nflows as a map; log_det (B,) as the transform computes it.
 
     Args:
         transform: the transform.
@@ -63,7 +63,7 @@ class FromNFlows(Invertible):
 
 
 class ToNFlows(Transform):  # type: ignore[misc]  # nflows is not annotated
-    """A map of ours as an nflows transform: `Flow(ToNFlows(map), StandardNormal(map.out_shape))`.
+    """Map of ours as an nflows transform: `Flow(ToNFlows(map), StandardNormal(map.out_shape))`.
 
     Args:
         map_: the map.
@@ -74,10 +74,10 @@ class ToNFlows(Transform):  # type: ignore[misc]  # nflows is not annotated
         self.map = map_
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z and log|det dz/dx| (B,)."""
+        """Return z and log|det dz/dx| (B,)."""
         out: tuple[Tensor, Tensor] = self.map(inputs, context)
         return out
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x and log|det dx/dz| (B,)."""
+        """Return x and log|det dx/dz| (B,)."""
         return self.map.inverse(inputs, context)

@@ -55,7 +55,7 @@ def paper_network(
     univariate: Univariate | None = None,
     start: str = "authors",
 ) -> Chain:
-    """The network of `paper-cifar10`, `paper-cifar100` (variant "cifar") or `paper-mnist`.
+    """Build the network of `paper-cifar10`, `paper-cifar100` (variant "cifar") or `paper-mnist`.
 
     Args:
         shape: (3, 32, 32) or (1, 28, 28); other sizes with H, W divisible by 4 work too.
@@ -71,69 +71,64 @@ def paper_network(
     Raises:
         ShapeError: another number of levels than the variant has.
     """
-    levels = _levels(variant, blocks)
+    authors = BLOCKS[variant]
+    levels = authors if blocks is None else blocks
+    if len(levels) != len(authors):
+        raise ShapeError(
+            f"paper_network: expected blocks at {len(authors)} levels, got {len(levels)}"
+        )
     identity = start == "identity"
+    scale = 1.0 if identity else SCALES[variant]
     conv = partial(
         ConvNet, generator=generator, norm_eps=1e-4, norm_momentum=0.999, zero_last=identity
     )
-    blocks_of = partial(
-        _blocks,
-        scale=1.0 if identity else SCALES[variant],
+    mixed = partial(
+        _mixed_couplings,
         conv=conv,
-        generator=generator,
-        univariate=univariate,
+        univariate=univariate or CONV,
+        rotation=partial(Rotation, generator=generator, scale=scale),
     )
+    dense = partial(
+        MLP, generator=generator, hidden=(1024,), dropout=0.5, gain=0.1, zero_last=False
+    )
+    first: list[Factory] = [Haar]
     if variant == "cifar":
-        first: list[Factory] = [
-            *blocks_of(levels[0], 16, 0.0, leading_relu=False),
+        # The very first network sees its input unrectified.
+        first = [
+            *mixed(min(levels[0], 1), 16, 0.0, leading_relu=False),
+            *mixed(levels[0] - 1, 16, 0.0),
             _downsampling(32, conv, univariate),
         ]
-    else:
-        first = [Haar]
     stages: list[Factory] = [
         *first,
-        *blocks_of(levels[-2], 32, 0.0),
+        *mixed(levels[-2], 32, 0.0),
         _downsampling(64, conv, univariate),
-        *blocks_of(levels[-1], 64, 0.25),
+        *mixed(levels[-1], 64, 0.25),
         partial(DCT, scale=DCT_SCALE),
         partial(Flatten, channels_last=True),
         partial(Permutation, generator=generator),
-        partial(two_sided_coupling, conditioner=_dense(generator), univariate=univariate or DENSE),
+        partial(two_sided_coupling, conditioner=dense, univariate=univariate or DENSE),
     ]
     chain = Chain.grow(shape, stages)
-    if actnorm == "fixed":
-        _freeze_actnorm(chain)
+    for stage in chain if actnorm == "fixed" else ():
+        if isinstance(stage, Rotation):
+            stage.requires_grad_(False)
     return chain
 
 
-def _levels(variant: str, blocks: Sequence[int] | None) -> Sequence[int]:
-    default = BLOCKS[variant]
-    if blocks is not None and len(blocks) != len(default):
-        raise ShapeError(
-            f"paper_network: expected blocks at {len(default)} levels, got {len(blocks)}"
-        )
-    return default if blocks is None else blocks
-
-
-def _blocks(
+def _mixed_couplings(
     count: int,
     width: int,
     dropout: float,
-    *,
-    scale: float,
-    conv: Callable[..., ConvNet],
-    generator: torch.Generator,
-    univariate: Univariate | None,
     leading_relu: bool = True,
+    *,
+    conv: Callable[..., ConvNet],
+    univariate: Univariate,
+    rotation: Factory,
 ) -> list[Factory]:
-    """Coupling and rotation, `count` times; the very first network sees its input unrectified."""
-    stages: list[Factory] = []
-    for index in range(count):
-        relu = leading_relu or index > 0
-        net = partial(conv, width=width, dropout=dropout, leading_relu=relu)
-        stages.append(partial(Coupling, conditioner=net, univariate=univariate or CONV))
-        stages.append(partial(Rotation, generator=generator, scale=scale))
-    return stages
+    """Repeat a coupling and a rotation `count` times."""
+    net = partial(conv, width=width, dropout=dropout, leading_relu=leading_relu)
+    return [partial(Coupling, conditioner=net, univariate=univariate), rotation] * count
 
 
 def _downsampling(
@@ -145,13 +140,3 @@ def _downsampling(
         conditioner=partial(conv, width=width),
         univariate=univariate or DOWN,
     )
-
-
-def _dense(generator: torch.Generator) -> Callable[..., MLP]:
-    return partial(MLP, generator=generator, hidden=(1024,), dropout=0.5, gain=0.1, zero_last=False)
-
-
-def _freeze_actnorm(chain: Chain) -> None:
-    for stage in chain:
-        if isinstance(stage, Rotation):
-            stage.requires_grad_(False)

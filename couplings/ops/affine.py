@@ -33,15 +33,7 @@ from couplings.ops.dispatch import (
     widened,
 )
 
-__all__ = [
-    "Affine",
-    "SoftClamp",
-    "affine_couple",
-    "affine_uncouple",
-    "eager_affine",
-    "eager_affine_backward",
-]
-
+# Of the kernels (y, log_det, u); their `settings` are limit, gain, atan, inverse.
 Kernel = tuple[Tensor, Tensor, Tensor]
 
 # e^s is taken as 2^(s log2 e): on CPUs torch.exp2 takes a quarter of the time of torch.exp.
@@ -152,24 +144,16 @@ def affine_uncouple(
 
 
 def eager_affine(
-    active: Tensor,
-    parameters: Tensor,
-    passive: Tensor | None,
-    active_first: bool,
-    limit: float,
-    gain: float,
-    atan: bool,
-    inverse: bool,
+    active: Tensor, parameters: Tensor, passive: Tensor | None, active_first: bool, *settings: Any
 ) -> Kernel:
     """Compute `reference.affine_couple` in few passes and with few temporaries."""
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     if dtype != widened(dtype):
         active, parameters = active.float(), parameters.float()
         passive = None if passive is None else passive.float()
-        y, log_det, unit = eager_affine(
-            active, parameters, passive, active_first, limit, gain, atan, inverse
-        )
+        y, log_det, unit = eager_affine(active, parameters, passive, active_first, *settings)
         return y.to(dtype), log_det, unit
+    limit, gain, atan, inverse = settings
     raw, shift = parameters.chunk(2, dim=1)
     out, mapped = allocate_joined(active, passive, active_first, dtype)
     unit = _unit(raw, gain, atan, mapped)
@@ -183,20 +167,13 @@ def eager_affine(
 
 
 def eager_affine_backward(
-    grad: Tensor,
-    grad_log_det: Tensor,
-    kept: Tensor,
-    unit: Tensor,
-    limit: float,
-    gain: float,
-    atan: bool,
-    inverse: bool,
-    parameters_dtype: torch.dtype,
+    grad: Tensor, grad_log_det: Tensor, kept: Tensor, unit: Tensor, *settings: Any
 ) -> tuple[Tensor, Tensor]:
     """Return (g_active, g_parameters) from the active half's gradient.
 
     `kept` is x, or the y of the inverse.
     """
+    limit, gain, atan, inverse, parameters_dtype = settings
     signed = -limit if inverse else limit
     wide_grad = grad.to(unit.dtype)
     grad_active = torch.mul(unit, signed * LOG2_E).exp2_().mul_(wide_grad)
@@ -213,18 +190,10 @@ def eager_affine_backward(
 
 
 def _formula(
-    grad: Tensor,
-    grad_log_det: Tensor,
-    kept: Tensor,
-    unit: Tensor,
-    limit: float,
-    gain: float,
-    atan: bool,
-    inverse: bool,
-    parameters_dtype: torch.dtype,
-    grad_unit: Tensor | None = None,
+    grad: Tensor, grad_log_det: Tensor, kept: Tensor, unit: Tensor, *settings: Any
 ) -> tuple[Tensor, Tensor]:
-    """Do the same in differentiable operations, where u may have a gradient of its own."""
+    """Do the same in differentiable operations; u may have a gradient, the last of `settings`."""
+    limit, gain, atan, inverse, parameters_dtype, grad_unit = settings
     signed = -limit if inverse else limit
     grad_active = grad * (signed * unit).exp()
     total = (grad if inverse else grad_active) * kept + per_sample(grad_log_det, grad)
@@ -302,7 +271,7 @@ def _backward(
     grad, grad_log_det, grad_passive = half_gradients(ctx, grad_y, grad_log_det, kept)
     arguments: tuple[Any, ...] = (grad, grad_log_det, kept, unit, *ctx.settings)
     if differentiable() or grad_unit is not None:
-        grads = _formula(*(*arguments, grad_unit))
+        grads = _formula(*arguments, grad_unit)
     else:
         grads = torch.ops.couplings.affine_couple_backward(*arguments)
     return *grads, grad_passive, None, None, None, None, None

@@ -12,23 +12,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = [
-    "allocate_joined",
-    "backward_of",
-    "define",
-    "differentiable",
-    "empty_laid_out_as",
-    "full_precision",
-    "half_gradients",
-    "in_torch_func",
-    "is_channels_last",
-    "needs_reference",
-    "operator_or",
-    "per_sample",
-    "record_halves",
-    "widened",
-]
-
 
 def needs_reference() -> bool:
     """Return True while something transforms the program, to which an operator is a closed box.

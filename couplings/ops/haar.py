@@ -19,8 +19,6 @@ from torch import Tensor
 from couplings.ops import reference
 from couplings.ops.dispatch import backward_of, define, empty_laid_out_as, operator_or, widened
 
-__all__ = ["eager_haar", "haar", "unhaar"]
-
 
 def haar(x: Tensor, scale: float = 1.0) -> Tensor:
     """Compute scale · the orthonormal Haar wavelets of 2 x 2 patches.

@@ -44,18 +44,6 @@ from couplings.ops.dispatch import (
     widened,
 )
 
-__all__ = [
-    "MixtureDensities",
-    "eager_mixture",
-    "eager_mixture_backward",
-    "eager_rotate",
-    "eager_rotate_backward",
-    "folded",
-    "mixture_log_prob",
-    "rotate",
-    "unrotate",
-]
-
 CHUNK = 16
 # From here on oneDNN's convolution is faster than a batch of small products, by up to a half.
 MANY_CHANNELS = 64
@@ -245,11 +233,7 @@ define(
 def eager_mixture(z: Tensor, means: Tensor, log_weights: Tensor, fixed_prior: bool) -> Triple:
     """Compute log_prob_given_class (B, K), log_prob (B,) and log_posterior (B, K)."""
     with full_precision(z):
-        centre = means.mean(0)
-        z, means = z - centre, means - centre
-        bias = torch.linalg.vecdot(means, means).mul_(-0.5)
-        scores = torch.addmm(bias, z, means.T)
-        common = torch.linalg.vecdot(z, z).add_(z.shape[1] * log(2 * pi)).mul_(-0.5)
+        scores, common = class_scores(z, means)
         joint = scores + log_weights
         log_prob = joint.logsumexp(1).add_(common)
         # Not joint - logsumexp: log_softmax takes the maximum off first, which keeps small numbers.
@@ -270,13 +254,26 @@ def eager_mixture_backward(
         posterior = log_posterior.exp()
         through_prior = _through_prior(grad_log_prob, grad_log_posterior, posterior)
         total = through_prior if grad_given_class is None else through_prior + grad_given_class
-        centre = means.mean(0)
-        z, means = z - centre, means - centre
-        grad_z = torch.addcmul(total @ means, total.sum(1, keepdim=True), z, value=-1)
-        grad_means = torch.addcmul(total.T @ z, total.sum(0)[:, None], means, value=-1)
         if fixed_prior:
             through_prior = _through_prior(grad_log_prob, None, posterior)
-        return grad_z, grad_means, through_prior.sum(0)
+        return *score_gradients(total, z, means), through_prior.sum(0)
+
+
+def class_scores(z: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Split L into z·μ_k - ‖μ_k‖²/2 (B, K) and the rest (B,), about the means' centre."""
+    centre = means.mean(0)
+    z, means = z - centre, means - centre
+    bias = torch.linalg.vecdot(means, means).mul_(-0.5)
+    common = torch.linalg.vecdot(z, z).add_(z.shape[1] * log(2 * pi)).mul_(-0.5)
+    return torch.addmm(bias, z, means.T), common
+
+
+def score_gradients(total: Tensor, z: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (g_z, g_means) from the gradient T of L."""
+    centre = means.mean(0)
+    z, means = z - centre, means - centre
+    grad_z = torch.addcmul(total @ means, total.sum(1, keepdim=True), z, value=-1)
+    return grad_z, torch.addcmul(total.T @ z, total.sum(0)[:, None], means, value=-1)
 
 
 def _through_prior(

@@ -1,37 +1,31 @@
-"""The operators' definitions in plain PyTorch, with which tests and benches compare."""
+"""Definitions of the operators in plain PyTorch, with which tests and benchmarks compare."""
 
 from __future__ import annotations
 
 from math import log, pi
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from couplings.ops.dispatch import full_precision, widened
 
-__all__ = ["haar", "mixture", "rotate", "affine_couple", "join", "soft_clamp"]
-
 
 def soft_clamp(raw: Tensor, limit: float, gain: float, atan: bool) -> Tensor:
-    """limit · u(raw) with u = tanh(gain · raw), or (2/π) · atan(gain · raw)."""
+    """Compute limit · u(raw) with u = tanh(gain · raw), or (2/π) · atan(gain · raw)."""
     return limit * _unit(raw, gain, atan)
 
 
 def affine_couple(
-    active: Tensor,
-    parameters: Tensor,
-    passive: Tensor | None,
-    active_first: bool,
-    limit: float,
-    gain: float,
-    atan: bool,
-    inverse: bool,
+    active: Tensor, parameters: Tensor, passive: Tensor | None, active_first: bool, *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, log_det (B,) and u(raw) of an affine coupling with the log-scale s = limit · u(raw).
+    """Compute y, log_det (B,) and u(raw) of an affine coupling with log-scale s = limit · u(raw).
 
     y_active = active · e^s + t, or (active - t) · e^-s; log_det = ±Σ s. parameters (B, 2A, ...)
-    are raw, then t. y has the passive half beside it where one is given.
+    are raw, then t; `settings` are limit, gain, atan and inverse. Where a passive half is given, y
+    contains both halves.
     """
+    limit, gain, atan, inverse = settings
     raw, shift = parameters.chunk(2, dim=1)
     unit = _unit(raw.to(widened(raw.dtype)), gain, atan)
     log_scale = limit * unit
@@ -48,14 +42,14 @@ def _unit(raw: Tensor, gain: float, atan: bool) -> Tensor:
 
 
 def join(passive: Tensor | None, active: Tensor, active_first: bool) -> Tensor:
-    """Halves (B, P, ...) and (B, A, ...) to (B, P + A, ...); the active one where it is alone."""
+    """Join halves (B, P, ...) and (B, A, ...) to (B, P + A, ...); without a passive one: active."""
     if passive is None:
         return active
     return torch.cat((active, passive) if active_first else (passive, active), dim=1)
 
 
 def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool) -> Tensor:
-    """e^g · (R x) + o over the channels of x (B, C, ...), or Rᵀ ((x - o) · e^-g)."""
+    """Compute e^g · (R x) + o over the channels of x (B, C, ...), or Rᵀ ((x - o) · e^-g)."""
     rotation = rotation.to(log_scale.dtype)
     if inverse:
         weight = rotation.T * (-log_scale).exp()
@@ -68,7 +62,7 @@ def rotate(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inver
 
 
 def haar(x: Tensor, factor: float, inverse: bool) -> Tensor:
-    """factor · Haar wavelets of x, (B, C, H, W) to (B, 4C, H/2, W/2), or from these back.
+    """Compute factor · Haar wavelets of x, (B, C, H, W) to (B, 4C, H/2, W/2), or back from them.
 
     Of a patch: average, horizontal, vertical and diagonal difference. The matrix is its own inverse
     and transpose.
@@ -84,7 +78,7 @@ def haar(x: Tensor, factor: float, inverse: bool) -> Tensor:
 
 
 def _patches(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, 4, H/2, W/2)."""
+    """Rearrange (B, C, H, W) to (B, C, 4, H/2, W/2)."""
     rows = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
     return rows.permute(0, 1, 3, 5, 2, 4).flatten(2, 3)
 
@@ -92,7 +86,7 @@ def _patches(x: Tensor) -> Tensor:
 def mixture(
     z: Tensor, means: Tensor, log_weights: Tensor, fixed_prior: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log N(z; μ_k, I) (B, K), log Σ_k w_k N(z; μ_k, I) (B,) and log q(k|z) (B, K).
+    """Compute log N(z; μ_k, I) (B, K), log Σ_k w_k N(z; μ_k, I) (B,) and log q(k|z) (B, K).
 
     ‖z - μ_k‖² = ‖z‖² - 2 z·μ_k + ‖μ_k‖² about the means' centre; the posterior sees the last two
     terms only. With `fixed_prior` no gradient of the posterior reaches the weights.

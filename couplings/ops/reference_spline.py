@@ -1,8 +1,9 @@
-"""The definition of `spline_couple` in plain PyTorch; `spline` has the formulas and the layout."""
+"""Definition of `spline_couple` in plain PyTorch; formulas: `spline_planes`, layout: `spline`."""
 
 from __future__ import annotations
 
 from math import expm1, log
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,6 @@ from torch.nn.functional import softplus
 from couplings.ops.dispatch import widened
 from couplings.ops.reference import join
 
-__all__ = ["MIN_SIZE", "MIN_SLOPE", "UNIT_SLOPE", "least_slope", "root", "spline_couple"]
-
 # As in the authors' code: least width and height of a bin (of the whole), and least slope.
 MIN_SIZE = MIN_SLOPE = 1e-3
 # Added to raw slopes, so that raw zeros are slopes of 1, and a spline of zeros is the identity.
@@ -20,15 +19,10 @@ UNIT_SLOPE = log(expm1(1 - MIN_SLOPE))
 
 
 def spline_couple(
-    active: Tensor,
-    parameters: Tensor,
-    passive: Tensor | None,
-    active_first: bool,
-    bins: int,
-    bound: float,
-    inverse: bool,
+    active: Tensor, parameters: Tensor, passive: Tensor | None, active_first: bool, *settings: Any
 ) -> tuple[Tensor, Tensor]:
-    """y, log_det (B,) of a rational-quadratic spline on [-bound, bound], the identity outside."""
+    """Evaluate a rational-quadratic spline on [-bound, bound], the identity outside."""
+    bins, bound, inverse = settings
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     x = active.to(widened(dtype))
     raw = parameters.to(x.dtype).unflatten(1, (3 * bins - 1, active.shape[1]))
@@ -64,12 +58,12 @@ def spline_couple(
 
 
 def least_slope(like: Tensor) -> Tensor:
-    """MIN_SLOPE, rounded so that raw zeros are slopes of exactly 1 in this dtype, (1,)."""
+    """Return MIN_SLOPE, rounded so that raw zeros are slopes of exactly 1 in this dtype, (1,)."""
     return 1 - softplus(like.new_full((1,), UNIT_SLOPE))
 
 
 def _edges(raw: Tensor, bound: float) -> Tensor:
-    """The bins' K + 1 edges along dimension 1, from -bound to bound exactly."""
+    """Return the bins' K + 1 edges along dimension 1, from -bound to bound exactly."""
     bins = raw.shape[1]
     shares = MIN_SIZE + (1 - MIN_SIZE * bins) * raw.softmax(1)
     inner = 2 * bound * shares.cumsum(1)[:, :-1] - bound
@@ -78,7 +72,7 @@ def _edges(raw: Tensor, bound: float) -> Tensor:
 
 
 def root(share: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """θ at which the spline has risen by this share ξ of the bin's height; a = d0/s, b = d1/s.
+    """Find θ at which the spline has risen by a share ξ of its bin's height; a = d0/s, b = d1/s.
 
     With v = a (1 - ξ) - b ξ the quadratic's root in [0, 1] is
 

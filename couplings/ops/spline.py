@@ -35,18 +35,11 @@ from couplings.ops.dispatch import (
 )
 from couplings.ops.spline_planes import fill_gradients, fill_map, planes_of
 
-__all__ = [
-    "RationalQuadratic",
-    "eager_spline",
-    "eager_spline_backward",
-    "spline_couple",
-    "spline_uncouple",
-]
-
 # Numbers per thread to work on at a time: a plane of them is a quarter of a MiB. With fewer, idle
 # cores are no faster, and on busy ones there are more operations that wait for the other threads.
 _GRAIN = 2**16
 
+# Of the kernels (y, log_det, index); their `settings` are bins, bound, inverse.
 Kernel = tuple[Tensor, Tensor, Tensor]
 
 
@@ -148,15 +141,10 @@ def _spline(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def eager_spline(
-    active: Tensor,
-    parameters: Tensor,
-    passive: Tensor | None,
-    active_first: bool,
-    bins: int,
-    bound: float,
-    inverse: bool,
+    active: Tensor, parameters: Tensor, passive: Tensor | None, active_first: bool, *settings: Any
 ) -> Kernel:
     """Compute `reference_spline.spline_couple`, and the bins' indices (B, 1, A, ...)."""
+    bins, bound, inverse = settings
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     x, raw = _rows(active, parameters, dtype), _per_bin(active, parameters, bins, dtype)
     y, log_slopes = torch.empty_like(x), x.new_empty(len(x))
@@ -176,15 +164,14 @@ def eager_spline_backward(
     active: Tensor,
     index: Tensor,
     parameters: Tensor,
-    bins: int,
-    bound: float,
-    inverse: bool,
+    *settings: Any,
 ) -> tuple[Tensor, Tensor]:
     """Return (g_active, g_parameters) of the active half.
 
     For the inverse x(y, p) the implicit function theorem turns the gradients of x and of -L into
     that of y; the parameters then get the forward's gradients for minus that.
     """
+    bins, bound, inverse = settings
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     x, raw = _rows(active, parameters, dtype), _per_bin(active, parameters, bins, dtype)
     grad_y, places = _rows(grad, parameters, dtype), _rows(index[:, 0], parameters)

@@ -29,8 +29,6 @@ from torch.nn.functional import softplus
 from couplings.ops import reference_spline
 from couplings.ops.reference_spline import MIN_SIZE, UNIT_SLOPE
 
-__all__ = ["Planes", "fill_gradients", "fill_map", "planes_of", "root"]
-
 
 class Planes(NamedTuple):
     """Parameters of r rows, bin by bin, contiguous.

@@ -7,6 +7,8 @@ The clamp's numbers are constants of the kernel, for as arguments they would be 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -15,8 +17,6 @@ from torch import Tensor
 from couplings.ops.affine import eager_affine, eager_affine_backward
 from couplings.ops.dispatch import widened
 from couplings.ops.triton_math import atan, block_of, sample_and_block, tanh, wide
-
-__all__ = ["affine_couple", "affine_couple_backward"]
 
 
 @triton.jit
@@ -84,19 +84,13 @@ def _backward(
 
 
 def affine_couple(
-    active: Tensor,
-    parameters: Tensor,
-    passive: Tensor | None,
-    active_first: bool,
-    limit: float,
-    gain: float,
-    atan: bool,
-    inverse: bool,
+    active: Tensor, parameters: Tensor, passive: Tensor | None, active_first: bool, *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, log_det, u), as `affine.affine_couple`; other layouts than by sample go there."""
-    halves = [active, parameters] + ([] if passive is None else [passive])
-    if not by_sample(*halves):
-        return eager_affine(active, parameters, passive, active_first, limit, gain, atan, inverse)
+    """Compute `affine.eager_affine`, which takes over for other layouts than by sample."""
+    half = active if passive is None else passive
+    if not by_sample(active, parameters, half):
+        return eager_affine(active, parameters, passive, active_first, *settings)
+    limit, gain, atan, inverse = settings
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     channels = active.shape[1] + (0 if passive is None else passive.shape[1])
     out = active.new_empty((len(active), channels, *active.shape[2:]), dtype=dtype)
@@ -105,7 +99,6 @@ def affine_couple(
     block = block_of(max(size, rest))
     blocks, copies = triton.cdiv(size, block), triton.cdiv(rest, block)
     sums = unit.new_empty(len(active), blocks)
-    half = active if passive is None else passive
     starts = (0, size) if active_first else (rest, 0)
     _forward[(len(active) * (blocks + copies),)](
         active, parameters, half, out, unit, sums,
@@ -116,20 +109,12 @@ def affine_couple(
 
 
 def affine_couple_backward(
-    grad: Tensor,
-    grad_log_det: Tensor,
-    kept: Tensor,
-    unit: Tensor,
-    limit: float,
-    gain: float,
-    atan: bool,
-    inverse: bool,
-    parameters_dtype: torch.dtype,
+    grad: Tensor, grad_log_det: Tensor, kept: Tensor, unit: Tensor, *settings: Any
 ) -> tuple[Tensor, Tensor]:
-    """(g_active, g_parameters), as `affine.affine_couple_backward`."""
-    settings = (limit, gain, atan, inverse)
+    """Compute `affine.eager_affine_backward`."""
     if not by_sample(grad, kept, unit):
-        return eager_affine_backward(grad, grad_log_det, kept, unit, *settings, parameters_dtype)
+        return eager_affine_backward(grad, grad_log_det, kept, unit, *settings)
+    limit, gain, atan, inverse, parameters_dtype = settings
     size = unit[0].numel()
     grad_active = unit.new_empty(unit.shape, dtype=kept.dtype)
     shape = (len(unit), 2 * unit.shape[1], *unit.shape[2:])
@@ -145,7 +130,7 @@ def affine_couple_backward(
 
 
 def by_sample(*tensors: Tensor) -> bool:
-    """Whether each sample's numbers follow each other in memory, as in a slice of channels.
+    """Return True if each sample's numbers are contiguous in memory, as in a slice of channels.
 
     Within a sample the kernels count in 32 bits.
     """

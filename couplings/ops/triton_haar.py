@@ -11,15 +11,13 @@ from couplings.ops.haar import eager_haar
 from couplings.ops.triton_affine import by_sample
 from couplings.ops.triton_math import block_of, sample_and_block, wide
 
-__all__ = ["haar"]
-
 
 @triton.jit
 def _transform(
     x, out, patches, area, width, x_stride, blocks,
     factor: tl.constexpr, INVERSE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Program (b, i): the i-th block of sample b's patches, a row of them `width` long."""
+    """Transform in program (b, i) the i-th block of sample b's patches, in rows of `width`."""
     sample, block = sample_and_block(blocks)
     x += sample * x_stride
     out += sample * 4 * patches
@@ -49,7 +47,7 @@ def _transform(
 
 
 def haar(x: Tensor, factor: float, inverse: bool) -> Tensor:
-    """As `haar.haar`, which takes other layouts than by sample."""
+    """Compute `haar.eager_haar`, which takes over for other layouts than by sample."""
     if not by_sample(x):
         return eager_haar(x, factor, inverse)
     batch, channels, height, width = x.shape

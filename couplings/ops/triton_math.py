@@ -5,17 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["atan", "block_of", "sample_and_block", "sigmoid", "softplus", "tanh", "wide"]
-
 
 def block_of(size: int, largest: int = 1024) -> int:
-    """Block length for rows of this many elements."""
+    """Choose the block length for rows of this many elements."""
     return int(min(largest, max(16, triton.next_power_of_2(size))))
 
 
 @triton.jit
 def sample_and_block(blocks):
-    """Which of the samples' `blocks` programs this is: (sample, block).
+    """Return which of the samples' `blocks` programs this is: (sample, block).
 
     Grids have one axis, for the others end at 65535. Offsets of samples may need 64 bits.
     """
@@ -25,13 +23,13 @@ def sample_and_block(blocks):
 
 @triton.jit
 def wide(x):
-    """At least float32, as everything is computed in."""
+    """Convert to float32 at least, in which everything is computed."""
     return x if x.dtype == tl.float64 else x.to(tl.float32)
 
 
 @triton.jit
 def tanh(x):
-    """Relative error of a few units in the last place, near 0 too; NaN stays NaN."""
+    """Compute tanh to a few units in the last place, near 0 too; NaN stays NaN."""
     a = tl.abs(x)
     z = x * x
     p = (-9.64399179425052238628e-1 * z - 9.92877231001918586564e1) * z - 1.61468768441708447952e3
@@ -45,7 +43,7 @@ def tanh(x):
 
 @triton.jit
 def atan(x):
-    """Reduced to [0, 0.66] by two identities; NaN stays NaN."""
+    """Compute atan, reduced to [0, 0.66] by two identities; NaN stays NaN."""
     a = tl.abs(x)
     steep = a > 2.41421356237309504880
     middle = (a > 0.66) & (a <= 2.41421356237309504880)
@@ -67,7 +65,7 @@ def atan(x):
 
 @triton.jit
 def softplus(x):
-    """log(1 + e^x), without overflow and with all digits where it is small."""
+    """Compute log(1 + e^x), without overflow and with all digits where it is small."""
     e = tl.exp(-tl.abs(x))
     # log1p(e): u = 1 + e is rounded, but by the same factor as u - 1 is.
     u = 1 + e
@@ -78,5 +76,5 @@ def softplus(x):
 
 @triton.jit
 def sigmoid(x):
-    """The derivative of softplus."""
+    """Compute the derivative of softplus."""
     return 1 / (1 + tl.exp(-x))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from math import log, pi
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from couplings.ops.dispatch import full_precision
+from couplings.ops.matmul import class_scores, score_gradients
 from couplings.ops.triton_math import block_of, wide
-
-__all__ = ["mixture", "mixture_backward"]
 
 
 @triton.jit
@@ -20,7 +17,7 @@ def _forward(
     scores, log_weights, common, log_prob, log_posterior,
     classes, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Row by row: scores become log q(z|k); log-sum-exp with the weights, and the posterior."""
+    """Turn a row of scores into log q(z|k); compute its log-sum-exp and posterior."""
     sample = tl.program_id(0).to(tl.int64)
     scores, log_posterior = scores + sample * classes, log_posterior + sample * classes
     # A class of weight 0 has a score of -inf, from which -inf must not be taken.
@@ -54,7 +51,7 @@ def _backward(
     classes, GIVEN: tl.constexpr, PROB: tl.constexpr, POSTERIOR: tl.constexpr,
     FIXED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Row by row: T of the module's formula, and what of it reaches the weights."""
+    """Compute a row of T, see `matmul`, and the part of it that reaches the weights."""
     sample = tl.program_id(0).to(tl.int64)
     row = sample * classes
     by_prob = wide(tl.load(grad_log_prob + sample)) if PROB else 0.0
@@ -83,13 +80,9 @@ def _backward(
 def mixture(
     z: Tensor, means: Tensor, log_weights: Tensor, fixed_prior: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `mixture.mixture`."""
+    """Compute `matmul.eager_mixture`."""
     with full_precision(z):
-        centre = means.mean(0)
-        z, means = z - centre, means - centre
-        bias = torch.linalg.vecdot(means, means).mul_(-0.5)
-        scores = torch.addmm(bias, z, means.T)
-        common = torch.linalg.vecdot(z, z).add_(z.shape[1] * log(2 * pi)).mul_(-0.5)
+        scores, common = class_scores(z, means)
         log_prob, log_posterior = torch.empty_like(common), torch.empty_like(scores)
         batch, classes = scores.shape
         _forward[(batch,)](
@@ -108,7 +101,7 @@ def mixture_backward(
     log_posterior: Tensor,
     fixed_prior: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `mixture.mixture_backward`."""
+    """Compute `matmul.eager_mixture_backward`."""
     with full_precision(z):
         total, through_prior = torch.empty_like(log_posterior), torch.empty_like(log_posterior)
         batch, classes = log_posterior.shape
@@ -120,8 +113,4 @@ def mixture_backward(
             classes, GIVEN=given, PROB=prob, POSTERIOR=posterior,
             FIXED=fixed_prior, BLOCK=block_of(classes),
         )  # fmt: skip
-        centre = means.mean(0)
-        z, means = z - centre, means - centre
-        grad_z = torch.addcmul(total @ means, total.sum(1, keepdim=True), z, value=-1)
-        grad_means = torch.addcmul(total.T @ z, total.sum(0)[:, None], means, value=-1)
-        return grad_z, grad_means, through_prior.sum(0)
+        return *score_gradients(total, z, means), through_prior.sum(0)

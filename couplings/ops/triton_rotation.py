@@ -17,8 +17,6 @@ from couplings.ops.matmul import eager_rotate, eager_rotate_backward, folded
 from couplings.ops.triton_affine import by_sample
 from couplings.ops.triton_math import sample_and_block, wide
 
-__all__ = ["rotate", "rotate_backward"]
-
 BLOCK = 64
 # The least size of a tile's side in tl.dot.
 STEP = 16
@@ -32,7 +30,7 @@ def _mix(
     SUMS: tl.constexpr, INVERSE: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, STEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out[b, d, p] = Σ_c weight[d, c] x[b, c, p] + bias[d].
+    """Compute out[b, d, p] = Σ_c weight[d, c] x[b, c, p] + bias[d].
 
     For a backward instead of the bias Σ_p g and Σ_p g (z - bias), with g = x or, inverse, out.
     """
@@ -94,7 +92,7 @@ def rotate_backward(
 
 
 def _fits(*tensors: Tensor) -> bool:
-    """Whether the kernel is for these; tl.dot of float64 is not for every device."""
+    """Return True if the kernel takes these; tl.dot of float64 is not for every device."""
     first = tensors[0]
     few_channels = first.dim() > 2 and first.shape[1] <= MOST_CHANNELS
     enough_positions = first.shape[2:].numel() >= STEP
@@ -105,7 +103,7 @@ def _fits(*tensors: Tensor) -> bool:
 def _launch(
     x: Tensor, weight: Tensor, bias: Tensor, z: Tensor | None = None, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """`_mix` of x, and with z each program's sums, (…, 2, C)."""
+    """Launch `_mix` of x; with z also return each program's sums, (…, 2, C)."""
     batch, channels = x.shape[:2]
     positions = x.shape[2:].numel()
     blocks = triton.cdiv(positions, BLOCK)

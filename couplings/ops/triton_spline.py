@@ -6,6 +6,8 @@ choice of the bin run along the tile's first axis, padded to a power of two.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -17,8 +19,6 @@ from couplings.ops.spline import eager_spline, eager_spline_backward
 from couplings.ops.triton_affine import by_sample
 from couplings.ops.triton_math import sample_and_block, sigmoid, softplus, wide
 
-__all__ = ["spline_couple", "spline_couple_backward"]
-
 BLOCK = 64
 # More of them do not fit the registers.
 MOST_BINS = 64
@@ -28,7 +28,7 @@ _MIN_SIZE, _UNIT_SLOPE = tl.constexpr(MIN_SIZE), tl.constexpr(UNIT_SLOPE)
 
 @triton.jit
 def _softmax(raw, k, at, inside, size, bins: tl.constexpr):
-    """Along the tile's first axis; rows from `bins` on are 0."""
+    """Take the softmax along the tile's first axis; rows from `bins` on are 0."""
     real = k < bins
     value = wide(tl.load(raw + k * size + at[None, :], real & inside[None, :], other=0.0))
     value = tl.where(real, value, float("-inf"))
@@ -38,27 +38,27 @@ def _softmax(raw, k, at, inside, size, bins: tl.constexpr):
 
 @triton.jit
 def _edges(softmax, k, bins: tl.constexpr, bound: tl.constexpr):
-    """The bins' shares of the whole, and their upper edges."""
+    """Return the bins' shares of the whole, and their upper edges."""
     shares = tl.where(k < bins, softmax * (1 - _MIN_SIZE * bins) + _MIN_SIZE, 0.0)
     return shares, tl.cumsum(shares, 0) * (2 * bound) - bound
 
 
 @triton.jit
 def _at(tile, k, index):
-    """The tile's numbers in row `index` of each column; 0 where there is no such row."""
+    """Return the tile's numbers in row `index` of each column; 0 where there is no such row."""
     return tl.sum(tl.where(k == index[None, :], tile, 0.0), 0)
 
 
 @triton.jit
 def _extent(shares, upper, k, index, bound: tl.constexpr):
-    """Lower edge and size of the bin `index` of each column."""
+    """Return lower edge and size of the bin `index` of each column."""
     lower = _at(upper, k, index - 1) + tl.where(index == 0, -bound + 0 * tl.sum(shares, 0), 0.0)
     return lower, _at(shares, k, index) * (2 * bound)
 
 
 @triton.jit
 def _raw_slopes(raw, k, at, inside, size, index, bins: tl.constexpr):
-    """Raw slopes at both ends of each number's bin; raw zeros at the bounds are slopes of 1."""
+    """Load raw slopes at both ends of each bin; raw zeros at the bounds are slopes of 1."""
     mask = (k < bins - 1) & inside[None, :]
     value = wide(tl.load(raw + k * size + at[None, :], mask, other=0.0))
     return _at(value, k, index - 1) + _UNIT_SLOPE, _at(value, k, index) + _UNIT_SLOPE
@@ -66,14 +66,14 @@ def _raw_slopes(raw, k, at, inside, size, index, bins: tl.constexpr):
 
 @triton.jit
 def _slope(raw, at_bound):
-    """Exactly 1 at a bound and for zeros: of these a spline is the identity to the last digit."""
+    """Compute a slope: exactly 1 at a bound and for zeros, which so give the exact identity."""
     least = 1 - softplus(0 * raw + _UNIT_SLOPE)
     return tl.where(at_bound, 1.0, softplus(raw) + least)
 
 
 @triton.jit
 def _theta(u, lower, size, s, a, b, INVERSE: tl.constexpr):
-    """The number's share of its bin; of a bin of y: `reference_spline.root` of it."""
+    """Return the number's share of its bin; of a bin of y, `reference_spline.root` of it."""
     # Clamping may lose NaN, which s keeps.
     share = tl.minimum(tl.maximum((u - lower) / size, 0.0), 1.0) + 0 * s
     if INVERSE:
@@ -148,7 +148,7 @@ def _forward(
 
 @triton.jit
 def _store_sizes(softmax, k, index, by_edge, by_size, out, at, inside, size, bins: tl.constexpr):
-    """softmax_j (G_j - Σ_i G_i softmax_i), G_j: by_edge before the bin, by_size in it, 0 behind."""
+    """Store softmax_j (G_j - Σ_i G_i softmax_i), G_j: by_edge before the bin, by_size in it."""
     before, here = k < index[None, :], k == index[None, :]
     g = softmax * tl.where(before, by_edge[None, :], tl.where(here, by_size[None, :], 0.0))
     g -= softmax * tl.sum(g, 0)[None, :]
@@ -226,18 +226,13 @@ def _backward(
 
 
 def spline_couple(
-    active: Tensor,
-    parameters: Tensor,
-    passive: Tensor | None,
-    active_first: bool,
-    bins: int,
-    bound: float,
-    inverse: bool,
+    active: Tensor, parameters: Tensor, passive: Tensor | None, active_first: bool, *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `spline.eager_spline`, which takes over for many bins and other layouts."""
-    halves = [active, parameters] + ([] if passive is None else [passive])
-    if bins > MOST_BINS or not by_sample(*halves):
-        return eager_spline(active, parameters, passive, active_first, bins, bound, inverse)
+    bins, bound, inverse = settings
+    half = active if passive is None else passive
+    if bins > MOST_BINS or not by_sample(active, parameters, half):
+        return eager_spline(active, parameters, passive, active_first, *settings)
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     channels = active.shape[1] + (0 if passive is None else passive.shape[1])
     out = active.new_empty((len(active), channels, *active.shape[2:]), dtype=dtype)
@@ -245,7 +240,6 @@ def spline_couple(
     size, rest = active[0].numel(), 0 if passive is None else passive[0].numel()
     blocks, copies = triton.cdiv(size, BLOCK), triton.cdiv(rest, BLOCK)
     sums = active.new_empty(len(active), blocks, dtype=widened(dtype))
-    half = active if passive is None else passive
     starts = (0, size) if active_first else (rest, 0)
     _forward[(len(active) * (blocks + copies),)](
         active, parameters, half, out, index, sums,
@@ -261,15 +255,12 @@ def spline_couple_backward(
     active: Tensor,
     index: Tensor,
     parameters: Tensor,
-    bins: int,
-    bound: float,
-    inverse: bool,
+    *settings: Any,
 ) -> tuple[Tensor, Tensor]:
     """Compute `spline.eager_spline_backward`."""
+    bins, bound, inverse = settings
     if bins > MOST_BINS or not by_sample(grad, active, parameters, index):
-        return eager_spline_backward(
-            grad, grad_log_det, active, index, parameters, bins, bound, inverse
-        )
+        return eager_spline_backward(grad, grad_log_det, active, index, parameters, *settings)
     size = active[0].numel()
     grad_active = torch.empty(active.shape, dtype=active.dtype, device=active.device)
     grad_parameters = torch.empty(

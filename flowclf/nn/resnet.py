@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from couplings import MLP, ConvNet, SpaceToDepth
 from couplings.conditioners import kaiming_conv
 from couplings.core import Shape
-from couplings.networks.conv import squeeze_factor
+from couplings.networks.default import squeeze_factor
 from couplings.networks.paper import BLOCKS
 from flowclf.nn.plain import ChannelsLast, conv_norm, need_image
 from flowclf.settings import Depth, Depths, Fraction, Positive, Section, Widths

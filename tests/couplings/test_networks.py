@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from couplings import Chain, Invertible, Rotation, ShapeError
 from couplings.networks import conv_network, mlp_network, paper_network
-from couplings.networks.conv import squeeze_factor
+from couplings.networks.default import squeeze_factor
 from couplings.testing import assert_invertible, randomize
 
 SIZES = [(8, 8), (9, 9), (11, 13), (28, 28), (15, 8), (13, 12), (2, 3), (5, 5)]

@@ -1,17 +1,18 @@
-"""The default image network: convolutional couplings on shrinking resolutions, then dense ones."""
+"""Default networks: convolutional couplings for images, dense ones for tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
 from couplings import (
     DCT,
     MLP,
+    Affine,
     Chain,
-    Conditioner,
     ConvNet,
     Coupling,
     Flatten,
@@ -20,14 +21,15 @@ from couplings import (
     Rotation,
     SoftClamp,
     SpaceToDepth,
+    Univariate,
     two_sided_coupling,
 )
 from couplings.core import Shape, ShapeError
-from couplings.univariate import Affine, Univariate
 
-__all__ = ["conv_network", "squeeze_factor"]
+__all__ = ["conv_network", "mlp_network", "squeeze_factor"]
 
 Factory = Callable[[Shape], Invertible]
+AFFINE = Affine(SoftClamp(limit=1.0, gain=1.0))
 
 
 def conv_network(
@@ -44,7 +46,7 @@ def conv_network(
     context_features: int = 0,
     dct: bool = False,
 ) -> Chain:
-    """Per level: squeeze, then `blocks` x [convolutional coupling, rotation]; then dense couplings.
+    """Build per level a squeeze and `blocks` x [conv coupling, rotation]; then dense couplings.
 
     Any image with H, W >= 2 works: a level squeezes each side by its smallest prime factor where
     that is 2 or 3, and the first level folds a whole side where both are larger primes.
@@ -62,6 +64,9 @@ def conv_network(
         context_features: width of the conditional input.
         dct: a cosine transform of the last level, so that where no dense coupling follows the
             latent begins with the C averages of its channels.
+
+    Raises:
+        ShapeError: not an image shape, or another number of widths than of levels.
     """
     if len(shape) != 3:
         raise ShapeError(
@@ -75,7 +80,11 @@ def conv_network(
             f"expected one width, or one a level as blocks has, got {len(widths)} widths and "
             f"blocks at {len(blocks)} levels"
         )
-    univariate = univariate or Affine(SoftClamp(limit=1.0, gain=1.0))
+    settings: dict[str, Any] = {
+        "univariate": univariate or AFFINE,
+        "context_features": context_features,
+    }
+    rotation: Factory = partial(Rotation, generator=generator)
     factories: list[Factory] = []
     current: Shape = tuple(shape)
     for count, hidden in zip(blocks, widths, strict=True):
@@ -83,49 +92,58 @@ def conv_network(
         if factor != (1, 1):
             factories.append(partial(SpaceToDepth, factor=factor))
             current = SpaceToDepth(current, factor).out_shape
-        conv: Conditioner = partial(
-            ConvNet, generator=generator, width=hidden, batch_norm=batch_norm
-        )
-        factories += _mixed_couplings(count, conv, univariate, generator, context_features)
-    dense: Conditioner = partial(MLP, generator=generator, hidden=dense_hidden, dropout=dropout)
+        conv = partial(ConvNet, generator=generator, width=hidden, batch_norm=batch_norm)
+        factories += [partial(Coupling, conditioner=conv, **settings), rotation] * count
+    dense = partial(MLP, generator=generator, hidden=dense_hidden, dropout=dropout)
     factories += [DCT, partial(Flatten, channels_last=True)] if dct else [Flatten]
-    for _ in range(dense_blocks):
-        factories.append(partial(Permutation, generator=generator))
-        factories.append(
-            partial(
-                two_sided_coupling,
-                conditioner=dense,
-                univariate=univariate,
-                context_features=context_features,
-            )
-        )
-    return Chain.grow(shape, factories)
+    permutation: Factory = partial(Permutation, generator=generator)
+    two_sided: Factory = partial(two_sided_coupling, conditioner=dense, **settings)
+    return Chain.grow(shape, [*factories, *[permutation, two_sided] * dense_blocks])
 
 
 def squeeze_factor(shape: Shape) -> tuple[int, int]:
-    """What a level squeezes (H, W) by: 2 or 3 a side; a lone channel with neither: a whole side."""
+    """Return the factors by which a level squeezes (H, W).
+
+    2 or 3 a side where they divide it; else 1, but for a lone channel a whole side.
+    """
     channels, height, width = shape
-    factor = (_small_prime(height), _small_prime(width))
-    if factor == (1, 1) and channels == 1:
+    small = [next((p for p in (2, 3) if n % p == 0 and n > p), 1) for n in (height, width)]
+    if small == [1, 1] and channels == 1:
         return (height, 1)
-    return factor
+    return small[0], small[1]
 
 
-def _small_prime(size: int) -> int:
-    return next((p for p in (2, 3) if size % p == 0 and size > p), 1)
-
-
-def _mixed_couplings(
-    count: int,
-    conditioner: Conditioner,
-    univariate: Univariate,
+def mlp_network(
+    shape: Shape,
     generator: torch.Generator,
-    context_features: int,
-) -> list[Factory]:
-    coupling = partial(
-        Coupling,
-        conditioner=conditioner,
-        univariate=univariate,
+    *,
+    blocks: int = 4,
+    hidden: Sequence[int] = (64,),
+    dropout: float = 0.0,
+    batch_norm: bool = False,
+    univariate: Univariate | None = None,
+    context_features: int = 0,
+) -> Chain:
+    """Build `blocks` x [rotation, two-sided dense coupling] on the flattened input.
+
+    Args:
+        shape: any; a single number gets an affine map.
+        generator: where weights and rotations come from.
+        blocks: number of two-sided couplings.
+        hidden: hidden widths of their networks.
+        dropout, batch_norm: in these networks.
+        univariate: the map of each number; default: affine, log-scales within ±1.
+        context_features: width of the conditional input.
+    """
+    rotation: Factory = partial(Rotation, generator=generator)
+    if torch.Size(shape).numel() == 1:
+        # A single number cannot be coupled to another: what is left is an affine map.
+        return Chain.grow(shape, [Flatten, rotation])
+    dense = partial(MLP, generator=generator, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
+    coupling: Factory = partial(
+        two_sided_coupling,
+        conditioner=dense,
+        univariate=univariate or AFFINE,
         context_features=context_features,
     )
-    return [coupling, partial(Rotation, generator=generator)] * count
+    return Chain.grow(shape, [Flatten, *[rotation, coupling] * blocks])
