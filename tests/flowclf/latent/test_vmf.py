@@ -171,14 +171,6 @@ def test_gradients_are_finite_differences(concentration: str, generator: torch.G
     assert torch.autograd.gradcheck(outputs, (z, *parameters))
 
 
-def test_the_posterior_can_leave_the_weights_alone(generator: torch.Generator) -> None:
-    mixture, z = make_mixture(), latents(generator)
-    fixed = mixture.log_posterior(z, learn_weights=False)
-    assert torch.equal(fixed, mixture.log_posterior(z))
-    (gradient,) = torch.autograd.grad(fixed[:, 0].sum(), mixture.weight_logits, allow_unused=True)
-    assert gradient is None or not gradient.any()
-
-
 @every_concentration
 def test_float32_posterior_in_many_dimensions(
     concentration: str, generator: torch.Generator
@@ -188,16 +180,6 @@ def test_float32_posterior_in_many_dimensions(
     got = mixture.log_posterior(z).double()
     expected = mixture.double().log_posterior(z.double())
     assert_close(got, expected, rtol=1e-6, atol=1e-3)
-
-
-def test_autocast_does_not_reach_the_densities(generator: torch.Generator) -> None:
-    mixture = make_mixture(dtype=torch.float32)
-    z = latents(generator).bfloat16()
-    expected = mixture.densities(z.float())
-    with torch.autocast("cpu", torch.bfloat16):
-        got = mixture.densities(z)
-    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
-    assert {t.dtype for t in got} == {torch.float32}
 
 
 def mean_length(dims: int, kappa: float) -> float:
@@ -259,19 +241,6 @@ def test_samples_follow_seed_temperature_and_centre() -> None:
     mixture.data_means.copy_(-3 * mixture.means.detach())
     assert_close(sample(0.0, around="data"), -directions, rtol=0, atol=1e-15)
     assert mixture.sample(y[:0]).shape == (0, D)
-
-
-@pytest.mark.parametrize(
-    ("y", "temperature", "message"),
-    [
-        (torch.tensor([0, K]), 1.0, f"0..{K - 1}, got {K}"),
-        (torch.tensor([0]), -0.1, "temperature >= 0, got -0.1"),
-        (torch.tensor([0]), float("nan"), "temperature >= 0, got nan"),
-    ],
-)
-def test_impossible_samples_are_refused(y: Tensor, temperature: float, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        make_mixture().sample(y, temperature)
 
 
 @pytest.mark.parametrize(

@@ -131,26 +131,26 @@ def test_tables_are_no_images(function: Any, name: str, options: dict[str, Any])
         function((5,), seeded(), **options)
 
 
-@pytest.mark.parametrize("depth", [0, 17, 101])
-def test_resnets_of_other_depths_are_refused(depth: int) -> None:
-    with pytest.raises(UserError, match=f"network.depth of 10, 18, 34, 50, got {depth}"):
-        resnet(CIFAR, seeded(), depth=depth)
+TWO_OF_THREE = {"blocks": (1, 1, 1), "width": (4, 4)}
 
 
-@pytest.mark.parametrize("depth", [4, 12, 27, 0])
-def test_wide_resnets_have_three_equal_stages(depth: int) -> None:
-    with pytest.raises(UserError, match=rf"6n \+ 4 .*, got {depth}"):
-        wide_resnet(CIFAR, seeded(), depth=depth)
-
-
-def test_widths_must_fit_the_levels() -> None:
-    with pytest.raises(UserError, match="got 2 widths and blocks at 3 levels"):
-        residual_network(SMALL, seeded(), blocks=(1, 1, 1), width=(4, 4))
-
-
-def test_sides_must_divide_as_the_invertible_networks_do() -> None:
-    with pytest.raises(UserError, match=r"both divide by 2 or by 3, got \(1, 4, 9\)"):
-        residual_network((1, 4, 9), seeded(), blocks=(1,))
+@pytest.mark.parametrize(
+    ("function", "shape", "options", "message"),
+    [
+        *[
+            (resnet, CIFAR, {"depth": d}, f"network.depth of 10, 18, 34, 50, got {d}")
+            for d in (0, 17, 101)
+        ],
+        *[(wide_resnet, CIFAR, {"depth": d}, rf"6n \+ 4 .*, got {d}") for d in (4, 12, 27, 0)],
+        (residual_network, SMALL, TWO_OF_THREE, "got 2 widths and blocks at 3 levels"),
+        (residual_network, (1, 4, 9), {}, r"both divide by 2 or by 3, got \(1, 4, 9\)"),
+    ],
+)
+def test_impossible_sizes_are_refused(
+    function: Any, shape: Shape, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        function(shape, seeded(), **options)
 
 
 @pytest.mark.parametrize(

@@ -8,27 +8,30 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from torch.testing import assert_close
 
 from flowclf.nn.encoders import Noise
 
 SHAPE = (1, 50, 50)
 GREY = torch.full((4, *SHAPE), 7, dtype=torch.uint8)
+NORMAL_ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
 
 
-@pytest.mark.parametrize("width", [1.0, 0.25])
-def test_uniform_noise_fills_its_interval(width: float, generator: torch.Generator) -> None:
-    noise = Noise(SHAPE, uniform=width, sigma=0.0, unit=255)(GREY, generator) - 7
-    assert 0 <= float(noise.min()) < 0.01 * width
-    assert 0.99 * width < float(noise.max()) <= width
-    assert float(noise.mean()) == pytest.approx(width / 2, rel=0.03)
-    assert float(noise.std()) == pytest.approx(width / 12**0.5, rel=0.03)
-
-
-def test_gaussian_noise_is_a_fraction_of_the_unit(generator: torch.Generator) -> None:
-    noise = Noise(SHAPE, uniform=0.0, sigma=0.01, unit=255)(GREY, generator) - 7
-    assert float(noise.std()) == pytest.approx(2.55, rel=0.03)
-    assert abs(float(noise.mean())) < 0.13
-    assert float(noise.min()) < -5  # no uniform: below 7 - 2σ
+@pytest.mark.parametrize(
+    ("uniform", "sigma"), [(1.0, 0.0), (0.25, 0.0), (0.0, 0.01), (1.0, 0.01), (0.0, 0.0)]
+)
+def test_both_kinds_have_their_moments(
+    uniform: float, sigma: float, generator: torch.Generator
+) -> None:
+    noise = Noise(SHAPE, uniform, sigma, unit=255)(GREY, generator) - 7
+    assert float(noise.mean()) == pytest.approx(uniform / 2, rel=0.03, abs=13 * sigma)
+    variance = (255 * sigma) ** 2 + uniform**2 / 12
+    assert float(noise.std()) == pytest.approx(variance**0.5, rel=0.03)
+    if sigma:
+        assert float(noise.min()) < -2 * 2.55 + uniform
+    elif uniform:
+        assert 0 <= float(noise.min()) < 0.01 * uniform
+        assert 0.99 * uniform < float(noise.max()) <= uniform
 
 
 def test_each_feature_has_a_unit_of_its_own(generator: torch.Generator) -> None:
@@ -36,13 +39,7 @@ def test_each_feature_has_a_unit_of_its_own(generator: torch.Generator) -> None:
     noise.set_unit(torch.tensor([1.0, 0.0, 100.0], dtype=torch.float64))
     assert noise.unit.dtype == torch.float32
     std = noise(torch.zeros(10_000, 3), generator).std(0)
-    torch.testing.assert_close(std, torch.tensor([0.5, 0.0, 50.0]), rtol=0.03, atol=0)
-
-
-def test_both_kinds_add_up(generator: torch.Generator) -> None:
-    noise = Noise(SHAPE, uniform=1.0, sigma=0.01, unit=255)(GREY, generator) - 7
-    assert float(noise.mean()) == pytest.approx(0.5, abs=0.13)
-    assert float(noise.std()) == pytest.approx((2.55**2 + 1 / 12) ** 0.5, rel=0.03)
+    assert_close(std, torch.tensor([0.5, 0.0, 50.0]), rtol=0.03, atol=0)
 
 
 def test_floats_are_not_dequantised(generator: torch.Generator) -> None:
@@ -61,10 +58,6 @@ def test_dequantisation_is_exact_whatever_the_training_noise(generator: torch.Ge
     assert float(x.max() - 7) > 0.99
 
 
-def test_without_noise_integers_only_change_type() -> None:
-    assert torch.equal(Noise(SHAPE, 0.0, 0.0, 1.0)(GREY), GREY.float())
-
-
 def test_the_generator_decides() -> None:
     noise = Noise(SHAPE, uniform=1.0, sigma=0.1, unit=1.0)
     draws = [noise(GREY, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
@@ -73,12 +66,12 @@ def test_the_generator_decides() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_noise_comes_in_the_type_of_the_module(
-    dtype: torch.dtype, generator: torch.Generator
-) -> None:
+def test_the_module_decides_the_type(dtype: torch.dtype, generator: torch.Generator) -> None:
     noise = Noise(SHAPE, 1.0, 0.1, 1.0).to(dtype)
     for x in (GREY, GREY.long(), GREY.float(), GREY.double()):
         assert noise(x, generator).dtype == dtype
+        middle = 0.0 if x.is_floating_point() else 0.5
+        assert torch.equal(noise.to_points(x), x.to(dtype) + middle)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +79,7 @@ def test_noise_comes_in_the_type_of_the_module(
     [
         (1.0, 0.0, 0.0),
         (0.25, 0.0, math.log(0.25)),
-        (0.0, 0.01, 0.5 * math.log(2 * math.pi * math.e * 2.55**2)),
+        (0.0, 0.01, NORMAL_ENTROPY + math.log(2.55)),
         (0.0, 0.0, -math.inf),
     ],
 )
@@ -101,11 +94,11 @@ def test_entropy_of_both_is_that_of_their_sum(generator: torch.Generator) -> Non
     drawn = noise(torch.zeros(200_000, 1, dtype=torch.uint8), generator)[:, 0].double().numpy()
     density = scipy.stats.norm.cdf(drawn) - scipy.stats.norm.cdf(drawn - 1)
     assert noise.entropy() == pytest.approx(-np.log(density).mean(), abs=0.01)
-    assert noise.entropy(floating=True) == pytest.approx(0.5 * math.log(2 * math.pi * math.e))
+    assert noise.entropy(floating=True) == pytest.approx(NORMAL_ENTROPY)
 
 
 def test_each_feature_has_the_entropy_of_its_unit() -> None:
     noise = Noise((2,), uniform=0.0, sigma=0.5, unit=1.0)
     noise.set_unit(torch.tensor([2.0, 20.0]))
-    ones = math.log(2 * math.pi * math.e)
-    assert noise.entropy(floating=True) == pytest.approx(ones + math.log(10), rel=1e-6)
+    expected = 2 * NORMAL_ENTROPY + math.log(10)
+    assert noise.entropy(floating=True) == pytest.approx(expected, rel=1e-6)
