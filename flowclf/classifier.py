@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import log
 from numbers import Integral
 from pathlib import Path
@@ -19,6 +18,7 @@ from flowclf.latent import MixtureSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.nn.encoders import Encoder, EncoderKind, Encoding, Noise, NoiseSettings
 from flowclf.nn.preprocessing import PreprocessSettings, fit_preprocess
+from flowclf.objectives import Batch
 from flowclf.settings import ModelInfo, Section
 from flowclf.sharing import Contents, push, write_folder
 from flowclf.support import validate
@@ -26,7 +26,6 @@ from flowclf.support.collectives import all_reduce_count
 from flowclf.support.errors import NoExactDensity, UserError
 
 __all__ = [
-    "Batch",
     "GenerativeClassifier",
     "ModelSettings",
     "class_latents",
@@ -44,23 +43,6 @@ class ModelSettings(Section):
     preprocess: PreprocessSettings = PreprocessSettings()
     noise: NoiseSettings = NoiseSettings()
     mixture: MixtureSettings = MixtureSettings()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Input of a loss.
-
-    Attributes:
-        x: samples (B, *shape), floating, in data units.
-        y: labels (B,), -1 where there is none.
-        index: the samples' numbers in the training set (B,), where they are known.
-        generator: source of random draws.
-    """
-
-    x: Tensor
-    y: Tensor
-    index: Tensor | None = None
-    generator: torch.Generator | None = None
 
 
 class GenerativeClassifier(nn.Module):

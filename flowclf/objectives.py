@@ -9,6 +9,7 @@ Their prior of labels is uniform: on the K classes, and on the simplex where y i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf, lgamma, log
 
 import torch
@@ -19,6 +20,7 @@ from flowclf.support.collectives import all_reduce_count, all_reduce_mean
 from flowclf.support.errors import UserError
 
 __all__ = [
+    "Batch",
     "auxiliary_softmax_terms",
     "class_nll_loss",
     "clipped_cross_entropy",
@@ -39,6 +41,23 @@ __all__ = [
 ]
 
 CLIP = 1e-6
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Input of a loss.
+
+    Attributes:
+        x: samples (B, *shape), floating, in data units.
+        y: labels (B,), -1 where there is none.
+        index: the samples' numbers in the training set (B,), where they are known.
+        generator: source of random draws.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor | None = None
+    generator: torch.Generator | None = None
 
 
 def cross_entropy(

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from couplings.conditioners import kaiming_linear
 from couplings.functional import MixtureDensities
-from flowclf.classifier import Batch, GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier
 from flowclf.nn.encoders import Encoding
-from flowclf.objectives import cross_entropy
+from flowclf.objectives import Batch, cross_entropy
 from flowclf.settings import Section, Weight
 from flowclf.systems import System
 from flowclf.systems.assemble import Blueprint, InvertibleSettings, invertible_parts

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from torch import Tensor, nn
 
 from couplings.functional import MixtureDensities
-from flowclf.classifier import Batch, latents
+from flowclf.classifier import latents
 from flowclf.latent import MixtureSettings
 from flowclf.nn.encoders import Encoding, GaussianEncoder
 from flowclf.nn.label_heads import BranchKind, FittedBranch, NetworkBranch
@@ -22,7 +22,7 @@ from flowclf.nn.plain import (
     mlp_decoder,
 )
 from flowclf.nn.preprocessing import PreprocessSettings
-from flowclf.objectives import cross_entropy
+from flowclf.objectives import Batch, cross_entropy
 from flowclf.settings import Positive, Section, Weight, Widths
 from flowclf.support.collectives import all_reduce_mean
 from flowclf.support.errors import UserError

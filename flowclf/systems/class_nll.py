@@ -11,9 +11,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
-from flowclf.classifier import Batch
 from flowclf.nn.encoders import Encoding
-from flowclf.objectives import class_nll_loss
+from flowclf.objectives import Batch, class_nll_loss
 from flowclf.systems.assemble import Blueprint, InvertibleSettings, invertible_parts
 from flowclf.systems.ib_inn import IBInn
 

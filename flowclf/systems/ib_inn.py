@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
-from flowclf.classifier import Batch, GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier
 from flowclf.latent.beta_conditioned import TradeOff
 from flowclf.nn.encoders import Encoding
-from flowclf.objectives import cross_entropy, trade_off
+from flowclf.objectives import Batch, cross_entropy, trade_off
 from flowclf.settings import Fraction, Section
 from flowclf.support.errors import UserError
 from flowclf.systems.assemble import Blueprint, InvertibleSettings, invertible_parts

@@ -9,11 +9,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
-from flowclf.classifier import Batch, GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier
 from flowclf.latent import MixtureSettings
 from flowclf.nn.encoders import DeltaEncoder, Encoding
 from flowclf.nn.resnet import ResidualSettings
-from flowclf.objectives import cross_entropy, ib_weights
+from flowclf.objectives import Batch, cross_entropy, ib_weights
 from flowclf.settings import Fraction, Section
 from flowclf.systems.assemble import (
     BackboneSettings,

@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from couplings import ElementwiseAffine, Invertible
 from couplings.conditioners import kaiming_linear
 from couplings.functional import MixtureDensities
-from flowclf.classifier import Batch
 from flowclf.latent import MixtureSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.nn.encoders import DeltaEncoder, Encoding, Noise
@@ -56,6 +55,7 @@ from flowclf.nn.relaxed_label import (
     relaxed_label,
 )
 from flowclf.objectives import (
+    Batch,
     clipped_cross_entropy,
     cross_entropy,
     labelled_bound,

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flowclf.classifier import Batch
 from flowclf.nn.encoders import Encoding
-from flowclf.objectives import free_bits, gaussian_kl_per_dim
+from flowclf.objectives import Batch, free_bits, gaussian_kl_per_dim
 from flowclf.settings import Fraction, Weight
 from flowclf.support.errors import UserError
 from flowclf.systems.assemble import Blueprint

@@ -15,10 +15,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from flowclf.classifier import Batch
 from flowclf.nn.encoders import Encoding
 from flowclf.nn.sample_softmax import IdentitySoftmax
-from flowclf.objectives import auxiliary_softmax_terms
+from flowclf.objectives import Batch, auxiliary_softmax_terms
 from flowclf.settings import Depth, Positive, Section, Weight, Widths
 from flowclf.support import validate
 from flowclf.support.collectives import all_reduce_mean

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
-from flowclf.classifier import Batch, GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier
 from flowclf.latent import MixtureSettings
 from flowclf.nn.density_ratio import DensityRatio, RatioKind
 from flowclf.nn.encoders import DeltaEncoder, Encoding, GaussianEncoder
 from flowclf.objectives import (
+    Batch,
     cross_entropy,
     discriminator_loss,
     variational_loss,

@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from couplings.functional import MixtureDensities
-from flowclf.classifier import Batch, GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier
 from flowclf.latent import MixtureSettings
 from flowclf.nn.encoders import Encoding, GaussianEncoder
 from flowclf.nn.resnet import ResidualSettings
-from flowclf.objectives import cross_entropy, gaussian_kl, trade_off
+from flowclf.objectives import Batch, cross_entropy, gaussian_kl, trade_off
 from flowclf.settings import Fraction, Positive, Section
 from flowclf.systems.assemble import (
     BackboneSettings,

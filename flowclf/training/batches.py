@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flowclf.classifier import Batch
 from flowclf.data import Augmentation, Split
 from flowclf.data.streamed import shuffled
+from flowclf.objectives import Batch
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 

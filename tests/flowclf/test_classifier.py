@@ -16,7 +16,7 @@ from couplings import Chain
 from couplings.testing import assert_invertible, randomize
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
-from flowclf.support.errors import NoExactDensity, UserError
+from flowclf.support.errors import UserError
 
 K = 3
 IMAGES: dict[str, dict[str, Any]] = {
@@ -206,13 +206,6 @@ def test_interpolation_runs_from_one_to_the_other() -> None:
     assert_close(model.encode(strip[1]).z, 0.75 * z0 + 0.25 * z1, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("count", "steps"), [(2, 1), (1, 3)])
-def test_impossible_interpolations_are_refused(count: int, steps: int) -> None:
-    x = draw_images((1, 8, 8), 4)[0]
-    with pytest.raises(UserError, match=rf"at least 2 steps, got .*{steps} steps"):
-        image_model("conv").interpolate(x[:2], x[2 : 2 + count], steps)
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_an_integer_stands_for_the_middle_of_its_grey_level(dtype: torch.dtype) -> None:
     model, (x, y) = image_model("conv"), draw_images((1, 8, 8))
@@ -221,20 +214,6 @@ def test_an_integer_stands_for_the_middle_of_its_grey_level(dtype: torch.dtype) 
     assert torch.equal(model.encode(x).z, model.encode(middle).z)
     assert torch.equal(model.log_prob(x, y), model.log_prob(middle, y))
     assert torch.equal(model.log_posterior(x), model.log_posterior(middle))
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 8, 9), (2, 3, 8, 8), (1, 8, 8), (2, 64)])
-def test_another_shape_is_refused_with_both_shapes(shape: tuple[int, ...]) -> None:
-    model = image_model("conv")
-    message = rf"\(B, 1, 8, 8\), got \({', '.join(map(str, shape))}\)"
-    for method in (model.encode, model.log_prob, model.log_posterior, model.predict):
-        with pytest.raises(UserError, match=message):
-            method(torch.zeros(shape))
-
-
-def test_the_elbo_of_an_exact_density_is_the_density() -> None:
-    model, (x, _) = table_model(), draw_table()
-    assert torch.equal(model.elbo(x), model.log_prob(x))
 
 
 @every_kind
@@ -250,27 +229,6 @@ def test_the_papers_rate_is_in_standardised_units_without_the_constant(kind: str
     scales = model.encoder.preprocess(x)[1] / model.dims
     derived = -model.log_prob(x) / model.dims - log(2 * pi) / 2 + scales
     assert_close(expected, derived, **EXACT)
-
-
-def test_sizes_and_classes() -> None:
-    model = image_model("conv")
-    assert (model.shape, model.dims, model.classes) == ((1, 8, 8), 64, K)
-
-
-def test_without_an_exact_density_log_prob_names_the_elbo() -> None:
-    model, (x, y) = build("ce", shape=(2,), classes=K).double().eval(), draw_table()
-    assert model.log_posterior(x).shape == (len(x), K)
-    message = r"VariationalClassifier has no exact log_prob.*elbo\(x\)"
-    for arguments in ((x,), (x, y)):
-        with pytest.raises(NoExactDensity, match=message):
-            model.log_prob(*arguments)
-    with pytest.raises(
-        UserError,
-        match="expected a system that can decode, got VariationalClassifier, which has neither",
-    ):
-        model.decode(model.encode(x).z)
-    with pytest.raises(UserError, match="a system that can generate, got VariationalClassifier"):
-        model.sample(y)
 
 
 def test_means_can_start_at_the_average_latents(generator: torch.Generator) -> None:

@@ -176,7 +176,7 @@ def test_densities_are_exact_or_refused(system: str, data: str) -> None:
     if model.has_elbo:
         assert bool(model.elbo(x).isfinite().all())
     for arguments in ((x,), (x, y)):
-        with pytest.raises(NoExactDensity, match="has no exact log_prob"):
+        with pytest.raises(NoExactDensity, match=r"has no exact log_prob.*elbo\(x\)"):
             model.log_prob(*arguments)
 
 
@@ -257,6 +257,12 @@ def test_others_refuse_samples_without_a_label(system: str, data: str) -> None:
 
 
 @every_system
+def test_without_a_module_there_is_no_custom_network(system: str) -> None:
+    with pytest.raises(UserError, match="expected a module of yours as backbone"):
+        make_model(system, "table", network={"kind": "custom"})
+
+
+@every_system
 def test_there_are_presets_for_images_and_tables(system: str) -> None:
     names = preset_names(system)
     assert {"image", "mlp"} <= set(names)
@@ -311,8 +317,6 @@ def test_a_flow_takes_an_invertible_one_of_its_shape(system: str) -> None:
         make_model(system, "table", backbone=Pair())
     with pytest.raises(UserError, match=r"samples \(1, 8, 8\) as backbone, got Chain of \(5,\)"):
         make_model(system, "image", backbone=flow)
-    with pytest.raises(UserError, match="expected a module of yours as backbone"):
-        make_model(system, "table", network={"kind": "custom"})
 
 
 def test_a_network_of_the_users_keeps_its_modes_and_type() -> None:
@@ -325,12 +329,6 @@ def test_a_network_of_the_users_keeps_its_modes_and_type() -> None:
 def test_features_that_are_no_rows_are_refused(system: str) -> None:
     with pytest.raises(UserError, match=r"a backbone from .* to \(B, D\), got \(2, 1, 8, 8\)"):
         make_model(system, "image", backbone=nn.Identity())
-
-
-@pytest.mark.parametrize("system", FEED_FORWARD)
-def test_without_a_module_there_is_no_custom_network(system: str) -> None:
-    with pytest.raises(UserError, match="expected a module of yours as backbone"):
-        make_model(system, "table", network={"kind": "custom"})
 
 
 # VIB.
@@ -399,10 +397,3 @@ def test_the_logarithm_of_softplus(generator: torch.Generator) -> None:
     log_softplus(far).backward()
     assert float(log_softplus(far.detach())) == -1e4
     assert far.grad == 1
-
-
-@pytest.mark.parametrize("system", [name for name in SYSTEMS if name not in SEMI_SUPERVISED])
-def test_a_missing_label_is_named_in_the_loss_too(system: str) -> None:
-    model, (x, y) = fitted(system, "table"), draw("table")
-    with pytest.raises(UserError, match="1 of 12 training samples have none"):
-        loss(model, x, torch.cat((y[1:], torch.tensor([-1]))))

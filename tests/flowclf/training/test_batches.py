@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowclf.classifier import Batch
 from flowclf.data import Split, ending_binary
 from flowclf.nn.encoders import Noise
+from flowclf.objectives import Batch
 from flowclf.support.errors import UserError
 from flowclf.training.batches import Batches
 
