@@ -24,6 +24,7 @@ __all__ = [
     "make_config",
     "make_settings",
     "nest",
+    "nested",
     "parse_assignments",
     "preset_names",
     "read_settings",
@@ -129,6 +130,11 @@ def nest(name: str, value: Any) -> Nested:
     for part in reversed(name.split(".")):
         value = {part: value}
     return {**value}
+
+
+def nested(settings: Mapping[str, Any]) -> Nested:
+    """Turn {"a.b": 1, "c": 2} into {"a": {"b": 1}, "c": 2}."""
+    return merge(nest(name, value) for name, value in settings.items())
 
 
 def flatten(document: Mapping[str, Any], prefix: str = "") -> Nested:

@@ -58,7 +58,7 @@ def build(
         classes: K.
         levels: grey levels of an image; default 256.
         preset: default "image" or "mlp", by the shape.
-        beta: β̃, the weight of the decision.
+        beta: β̃, the weight of the cross-entropy.
         seed: of weights, rotations and permutations.
         backbone: your own network: of a flow such as ib-inn a `couplings.Invertible` of samples of
             that shape, e.g. a Chain; elsewhere any module from (B, *shape) to (B, D), e.g. a

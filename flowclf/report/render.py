@@ -13,12 +13,13 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from flowclf.config import nested
 from flowclf.report.collect import Collection, collect
 from flowclf.report.curves import beta_curves
 from flowclf.report.details import run_details
 from flowclf.report.pictures import folder_pictures, pictured_runs
 from flowclf.report.rows import MAIN, make_rows, varied_settings
-from flowclf.report.settings import common_settings, nested
+from flowclf.report.settings import common_settings
 from flowclf.report.summary import sentences, task_summaries, title
 from flowclf.report.table import (
     LABELS,

@@ -9,14 +9,13 @@ from typing import Any
 import yaml
 
 from couplings.core import Shape
-from flowclf.config import NAMES, RunConfig, default_preset, flatten, make_config, merge, nest
+from flowclf.config import NAMES, RunConfig, default_preset, flatten, make_config, nested
 from flowclf.systems import find_system
 
 __all__ = [
     "command_line",
     "common_settings",
     "differing",
-    "nested",
     "train_command",
     "written",
 ]
@@ -24,11 +23,6 @@ __all__ = [
 Nested = dict[str, Any]
 Flat = Mapping[str, Any]
 _ABSENT = object()
-
-
-def nested(settings: Flat) -> Nested:
-    """{"a.b": 1} to {"a": {"b": 1}}."""
-    return merge(nest(key, value) for key, value in settings.items())
 
 
 def differing(runs: Sequence[Flat]) -> list[str]:

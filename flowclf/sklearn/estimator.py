@@ -26,7 +26,7 @@ from flowclf.data import Dataset, Split
 from flowclf.models import load, load_weights, save_weights, systems_with
 from flowclf.runs import Run, facts_of
 from flowclf.settings import DataFacts
-from flowclf.sklearn.params import SEEDS, draw_seed, nested, plain, plain_labels
+from flowclf.sklearn.params import SEEDS, draw_seed, plain, plain_labels, sections
 from flowclf.sklearn.samples import as_rows, grey_levels, image_shape, to_tensor
 from flowclf.support import validate
 from flowclf.support.atomic_files import check_new, write_yaml
@@ -283,7 +283,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
             preset=self.preset,
             seed=draw_seed(self.random_state),
             beta=plain(self.beta),
-            overrides=[nested(plain(self.settings)), {"train": given}],
+            overrides=[sections(plain(self.settings)), {"train": given}],
         )
 
     def _fixed_state(self) -> int | None:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_random_state
 
-from flowclf.config import merge, nest
+from flowclf.config import nested
 from flowclf.support.errors import UserError
 
-__all__ = ["SEEDS", "draw_seed", "nested", "plain", "plain_labels"]
+__all__ = ["SEEDS", "draw_seed", "plain", "plain_labels", "sections"]
 
 SEEDS = np.iinfo(np.int32).max
 
@@ -38,15 +38,15 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def nested(settings: Any) -> dict[str, Any]:
-    """{"train.lr": 1e-3, "network": {"blocks": 2}} to sections.
+def sections(settings: Any) -> dict[str, Any]:
+    """Turn {"train.lr": 1e-3, "network": {"blocks": 2}} into sections.
 
     Raises:
         UserError: not a dictionary.
     """
     if not isinstance(settings, dict | None):
         raise UserError(f"expected settings as a dictionary, got {settings!r}")
-    return merge(nest(key, value) for key, value in (settings or {}).items())
+    return nested(settings or {})
 
 
 def plain_labels(classes: npt.NDArray[Any]) -> list[Any]:

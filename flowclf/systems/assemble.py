@@ -296,7 +296,7 @@ def _own_invertible(blueprint: Blueprint) -> Invertible:
         got = f"{type(network).__name__} of {getattr(network, 'in_shape', 'any')}"
         raise UserError(
             f"expected a couplings.Invertible of samples {blueprint.shape} as backbone, got {got}; "
-            "other networks are for systems such as vc"
+            "systems without an inverse take any network"
         )
     return network
 

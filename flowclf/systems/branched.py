@@ -113,7 +113,7 @@ class BranchedAutoencoder(Autoencoder):
             return densities
         branch = self.heads["branch"]
         assert isinstance(branch, NetworkBranch | FittedBranch)
-        # Once trained, a probe's decision may be asked for its gradient, too.
+        # In eval mode a probe's posterior has a gradient, too.
         probing = self._probe and self.training
         log_posterior = branch.log_posterior(z.detach() if probing else z)
         return densities._replace(log_posterior=log_posterior)

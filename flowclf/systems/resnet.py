@@ -26,7 +26,7 @@ __all__ = ["SOFTMAX", "ResNetSettings", "SmoothingSettings", "Softmax", "build_r
 
 SOFTMAX = MixtureSettings(weights="affine", start="linear")
 # The authors' β̃ for it, which here is only a factor on the loss.
-DECISION_WEIGHT = ib_weights(100)[1]
+CROSS_ENTROPY_WEIGHT = ib_weights(100)[1]
 
 
 class SmoothingSettings(Section):
@@ -52,7 +52,7 @@ class Softmax(GenerativeClassifier):
         """Compute `decision`, the cross-entropy in nats, and 1.98 times it, `total`."""
         smoothing = self.settings.objective.label_smoothing  # type: ignore[attr-defined]
         decision = cross_entropy(densities.log_posterior, batch.y, smoothing)
-        return {"decision": decision, "total": DECISION_WEIGHT * decision}
+        return {"decision": decision, "total": CROSS_ENTROPY_WEIGHT * decision}
 
 
 def build_resnet(blueprint: Blueprint, settings: ResNetSettings) -> Softmax:

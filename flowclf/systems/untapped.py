@@ -236,7 +236,7 @@ class Untapped(LatentVariableModel):
         terms = {
             "labelled": -mean_of(labelled, known),
             "unlabelled": -self._unlabelled(parts, encoding, batch, ~known),
-            "ce": self._decision(encoding, batch.y),
+            "ce": self._cross_entropy(encoding, batch.y),
             "reverse": -self._reverse(batch) if weights["reverse"] else log_x.new_zeros(()),
             "l2": mean_of(self._distance(batch, out), known),
         }
@@ -280,7 +280,7 @@ class Untapped(LatentVariableModel):
         bounds = self._bounds(x, noise)
         return marginal_bound(bounds, logits.log_softmax(1)).mean()
 
-    def _decision(self, encoding: TwoPartEncoding, y: Tensor) -> Tensor:
+    def _cross_entropy(self, encoding: TwoPartEncoding, y: Tensor) -> Tensor:
         assert encoding.logits is not None
         if self.settings.objective.ce_on_sample:
             return mean_of(clipped_cross_entropy(encoding.z[:, : self.classes], y), y >= 0)

@@ -4,7 +4,7 @@ Kingma and Welling: "Auto-encoding variational Bayes", ICLR 2014; β of Higgins 
 objective.kl. The label branch is a probe: it learns from latents that do not learn from it.
 
 With mixture.start=equidistant the prior is the latent mixture and the branch its posterior, whose
-decision belongs to the bound: log p(z|y) + log p(y) = log p(z) + log p(y|z), so with branch = 1
+cross-entropy belongs to the bound, as log p(z|y) + log p(y) = log p(z) + log p(y|z): at branch = 1
 
     rec + KL(q(z|x) ‖ p(z)) - E_q log p(y|z) = -elbo of log p(x, y)
 

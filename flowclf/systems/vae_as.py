@@ -1,4 +1,4 @@
-"""VAE-AS: the rate of a VAE taken apart by a softmax that tells training samples by their latents.
+"""VAE-AS: the rate of a VAE in two parts, by a softmax that identifies samples by their latents.
 
 Li: "Improve variational autoencoder with auxiliary softmax multiclassifier", 2019. On average
 KL(q(z|x) ‖ p(z)) is I(z; x) + KL(q(z) ‖ p(z)); here each has a weight of its own. The softmax

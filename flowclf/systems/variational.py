@@ -123,7 +123,7 @@ class VariationalClassifier(GenerativeClassifier):
         if not settings.prior_grad_to_encoder:
             given_class = self.mixture.log_prob_given_class(z.detach())
         terms = variational_loss(
-            self._decision(densities, batch.y),
+            self._cross_entropy(densities, batch.y),
             given_class,
             self._ratio().frozen(z, self.mixture) if self.heads else None,
             self.mixture.log_weights,
@@ -142,7 +142,7 @@ class VariationalClassifier(GenerativeClassifier):
             weights["class_prior"] = 0.0
         return weights
 
-    def _decision(self, densities: MixtureDensities, y: Tensor) -> Tensor:
+    def _cross_entropy(self, densities: MixtureDensities, y: Tensor) -> Tensor:
         settings = self.settings.objective
         log_posterior = densities.log_posterior
         if settings.margin:

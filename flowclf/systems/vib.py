@@ -32,7 +32,7 @@ __all__ = ["Vib", "VibSettings", "alemi_beta", "build_vib"]
 class VibObjective(Section):
     """Weights of the information bottleneck."""
 
-    beta: Annotated[float, Field(ge=0)] = 1.0  # β̃, on the decision; see alemi_beta
+    beta: Annotated[float, Field(ge=0)] = 1.0  # β̃, on the cross-entropy; see alemi_beta
     label_smoothing: Fraction = 0.0
 
 
@@ -67,7 +67,7 @@ class Vib(GenerativeClassifier):
 def alemi_beta(beta: float, dims: int) -> float:
     """Return Alemi et al.'s weight of the rate, CE + β KL, for a β̃: 1/(β̃ d).
 
-    They weigh the rate, IB-INN the decision: 2/(1+β̃) · (KL/d + β̃ CE) ∝ CE + KL/(β̃ d).
+    They weigh the rate, IB-INN the cross-entropy: 2/(1+β̃) · (KL/d + β̃ CE) ∝ CE + KL/(β̃ d).
     """
     return 1 / (beta * dims)
 

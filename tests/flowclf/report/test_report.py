@@ -20,11 +20,11 @@ from PIL import Image
 
 from flowclf.cli import train as train_verb
 from flowclf.cli.app import run as command
-from flowclf.config import RunConfig, flatten, make_config
+from flowclf.config import RunConfig, flatten, make_config, nested
 from flowclf.report import collect, render, write_report
 from flowclf.report.pictures import embed_file
 from flowclf.report.rows import best_rows, make_rows, varied_settings
-from flowclf.report.settings import differing, nested, train_command, written
+from flowclf.report.settings import differing, train_command, written
 from flowclf.report.table import comparison_table, fixed, seeds_table
 from flowclf.runs import Run
 from flowclf.settings import DataFacts
