@@ -162,9 +162,9 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
 
     folder.mkdir(parents=True, exist_ok=True)
     # A singleton is reentrant: its holder may acquire it again.
-    lock = FileLock(folder / ".lock", timeout=wait, is_singleton=True)
+    lock = FileLock(folder / ".lock", is_singleton=True)
     try:
-        lock.acquire(poll_interval=0.05)
+        lock.acquire(timeout=wait, poll_interval=0.05)
     except Timeout:
         raise FolderInUse(
             f"{folder} is in use by another process; wait for it to end, or choose another --out"

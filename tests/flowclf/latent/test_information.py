@@ -19,19 +19,19 @@ from flowclf.support.errors import UserError
 N, D, DRAWS = 12, 3, 400
 EXACT = 1e-10
 
-Encoder = tuple[Tensor, Tensor]
+Encoder = Latents = tuple[Tensor, Tensor]
 
 
 @pytest.fixture
 def encoder(generator: torch.Generator) -> Encoder:
-    """Means and log-variances of N overlapping Gaussians in float64."""
+    """Draw means and log-variances of N overlapping Gaussians in float64."""
     mean, log_var = torch.randn(2, N, D, generator=generator, dtype=torch.float64)
     return mean, log_var - 1
 
 
 @pytest.fixture
-def latents(encoder: Encoder, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draws from each Gaussian, and which one it was."""
+def latents(encoder: Encoder, generator: torch.Generator) -> Latents:
+    """Draw from each Gaussian; return the draws and the Gaussians' indices."""
     index = torch.arange(N * DRAWS) % N
     mean, log_var = (rows[index] for rows in encoder)
     noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
@@ -43,12 +43,12 @@ def prior_log_prob(z: Tensor) -> Tensor:
 
 
 def brute_log_joint(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """log q(z|x_i)/N of all i, (B, N)."""
+    """Return log q(z|x_i)/N of all i, (B, N)."""
     return Normal(mean, (0.5 * log_var).exp()).log_prob(z[:, None]).sum(2) - log(N)
 
 
 def sampled(z: Tensor, index: Tensor, encoder: Encoder) -> dict[str, float]:
-    """MI and MD with all N components."""
+    """Estimate MI and MD with all N components."""
     mean, log_var = encoder
     return info.information(z, mean[index], log_var[index], mean, log_var, prior_log_prob(z))
 
@@ -63,7 +63,7 @@ def close(got: Tensor, expected: Tensor) -> None:
 
 
 def test_densities_are_those_of_torch(
-    encoder: Encoder, latents: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, latents: Latents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (z, index), joint = latents, brute_log_joint(latents[0], *encoder)
     own = joint.gather(1, index[:, None])[:, 0]
@@ -93,7 +93,7 @@ def test_the_aggregate_is_frozen_and_draws_like_the_encoder(encoder: Encoder) ->
     assert_close(mixture.log_weights.exp(), torch.full((N,), 1 / N, dtype=torch.float64))
 
 
-def test_gradients_reach_z_alone(encoder: Encoder, latents: tuple[Tensor, Tensor]) -> None:
+def test_gradients_reach_z_alone(encoder: Encoder, latents: Latents) -> None:
     z = latents[0][:5].requires_grad_()
     mean = encoder[0].requires_grad_()
     (got,) = torch.autograd.grad(info.aggregate_log_prob(z, *encoder).sum(), z)
@@ -112,7 +112,7 @@ def test_a_diverged_encoder_is_named(encoder: Encoder) -> None:
 
 
 def test_kl_is_mutual_information_and_marginal_divergence(
-    encoder: Encoder, latents: tuple[Tensor, Tensor]
+    encoder: Encoder, latents: Latents
 ) -> None:
     z, index = latents
     mean, log_var = encoder
@@ -126,7 +126,7 @@ def test_kl_is_mutual_information_and_marginal_divergence(
 
 
 def test_the_exact_posterior_makes_both_bounds_equalities(
-    encoder: Encoder, latents: tuple[Tensor, Tensor]
+    encoder: Encoder, latents: Latents
 ) -> None:
     found = sampled(*latents, encoder)
     sc = float(sample_cross_entropy(*latents, *encoder).mean())
@@ -135,34 +135,32 @@ def test_the_exact_posterior_makes_both_bounds_equalities(
     assert kl + sc - log(N) == pytest.approx(found["md_nats"], abs=EXACT)
 
 
-@pytest.mark.parametrize("tags", [1, 2])
-def test_any_softmax_bounds_both(
-    tags: int, encoder: Encoder, latents: tuple[Tensor, Tensor]
-) -> None:
-    found = sampled(*latents, encoder)
-    kl = found["mi_nats"] + found["md_nats"]
+def random_softmax(latents: Latents, tags: int = 1) -> tuple[IdentitySoftmax, float]:
+    """Return a softmax of random weights and its mean cross-entropy."""
     softmax = IdentitySoftmax(N, D, (6,), tags=tags).double()
     randomize(softmax, torch.Generator().manual_seed(1), 0.3)
     with torch.no_grad():
-        sc = float(softmax(*latents)[0].mean())
+        return softmax, float(softmax(*latents)[0].mean())
+
+
+@pytest.mark.parametrize("tags", [1, 2])
+def test_any_softmax_bounds_both(tags: int, encoder: Encoder, latents: Latents) -> None:
+    found = sampled(*latents, encoder)
+    kl = found["mi_nats"] + found["md_nats"]
+    softmax, sc = random_softmax(latents, tags)
     assert softmax.log_count - sc < found["mi_nats"]
     assert kl + sc - softmax.log_count > found["md_nats"]
 
 
-def bayes_softmax(mean: Tensor, log_var: Tensor) -> IdentitySoftmax:
+def test_the_posterior_of_gaussians_is_a_softmax_layer_on_squares(
+    encoder: Encoder, latents: Latents
+) -> None:
     """W = [m/s², -½/s²], b = -½ Σ (m²/s² + log s²)."""
-    softmax = IdentitySoftmax(len(mean), mean.shape[1], ()).double()
-    precision = (-log_var).exp()
+    (z, index), (mean, log_var) = latents, encoder
+    softmax, precision = IdentitySoftmax(N, D, ()).double(), (-log_var).exp()
     with torch.no_grad():
         softmax.last.weight.copy_(torch.cat((mean * precision, -0.5 * precision), 1))
         softmax.last.bias.copy_(-0.5 * (mean.square() * precision + log_var).sum(1))
-    return softmax
-
-
-def test_the_posterior_of_gaussians_is_a_softmax_layer_on_squares(
-    encoder: Encoder, latents: tuple[Tensor, Tensor]
-) -> None:
-    softmax, (z, index) = bayes_softmax(*encoder), latents
     log_posterior = brute_log_joint(z, *encoder).log_softmax(1)
     for i in range(N):
         close(softmax(z, torch.full_like(index, i))[0], -log_posterior[:, i])
@@ -170,12 +168,9 @@ def test_the_posterior_of_gaussians_is_a_softmax_layer_on_squares(
 
 
 def test_weights_of_both_bounds_make_a_beta_vae_and_one_information_term(
-    encoder: Encoder, latents: tuple[Tensor, Tensor]
+    encoder: Encoder, latents: Latents
 ) -> None:
-    softmax = IdentitySoftmax(N, D, (6,)).double()
-    randomize(softmax, torch.Generator().manual_seed(1), 0.3)
-    with torch.no_grad():
-        sc = float(softmax(*latents)[0].mean())
+    softmax, sc = random_softmax(latents)
     kl = float(gaussian_kl(*encoder).mean())
     mi, md = softmax.log_count - sc, kl + sc - softmax.log_count
     for alpha, beta in ((1.0, 1.0), (0.3, 2.0), (5.0, 0.1)):
@@ -192,6 +187,7 @@ def test_distant_gaussians_hold_all_that_can_be_known(generator: torch.Generator
     z = mean + torch.randn(N, D, generator=generator, dtype=torch.float64)
     prior = torch.zeros(N)
     full = info.information(z, mean, log_var, mean, log_var, prior)
+    assert info.minibatch_information(z, mean, log_var, prior, N) == pytest.approx(full)
     assert full["mi_nats"] == pytest.approx(log(N))
     for batch in (1, 4, 5):
         found = info.minibatch_information(z, mean, log_var, prior, batch)
@@ -202,16 +198,7 @@ def test_distant_gaussians_hold_all_that_can_be_known(generator: torch.Generator
         assert total == pytest.approx(full["mi_nats"] + full["md_nats"])
 
 
-def test_one_batch_of_all_is_the_full_estimate(encoder: Encoder) -> None:
-    mean, log_var = encoder
-    prior = prior_log_prob(mean)
-    expected = info.information(mean, mean, log_var, mean, log_var, prior)
-    assert info.minibatch_information(mean, mean, log_var, prior, N) == pytest.approx(expected)
-
-
-def test_foreign_components_overestimate_information(
-    encoder: Encoder, latents: tuple[Tensor, Tensor]
-) -> None:
+def test_foreign_components_overestimate_information(encoder: Encoder, latents: Latents) -> None:
     (z, index), (mean, log_var) = latents, encoder
     foreign = info.information(
         z, mean[index], log_var[index], mean[:1] + 5, log_var[:1], prior_log_prob(z)

@@ -1,9 +1,14 @@
-"""Seeds that depend on everything they name, and files that appear whole or not at all."""
+"""Seeds that depend on everything they name; files that appear whole or not at all; locks."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from errno import EACCES, EINVAL
 from functools import partial
 from pathlib import Path
@@ -15,6 +20,8 @@ import torch
 import yaml
 
 from flowclf.support.atomic_files import (
+    FolderInUse,
+    locked,
     remove_parts,
     write_json,
     write_text,
@@ -59,13 +66,9 @@ def test_private_random_numbers_are_reproducible_and_leave_no_trace() -> None:
 
 
 def test_private_random_numbers_leave_no_trace_after_an_error() -> None:
-    @private_rng(1, CPU)
-    def fail() -> None:
-        raise RuntimeError(f"after {torch.rand(3)}")
-
     before = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="after tensor"):
-        fail()
+    with pytest.raises(RuntimeError, match="after tensor"), private_rng(1, CPU):
+        raise RuntimeError(f"after {torch.rand(3)}")
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -75,10 +78,9 @@ def names(folder: Path) -> list[str]:
 
 def test_a_file_is_written_whole_and_its_folder_made(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.txt"
-    write_text(path, "größer")
-    assert path.read_text("utf-8") == "größer"
-    write_text(path, "anew")
-    assert path.read_text("utf-8") == "anew"
+    for text in ("größer", "anew"):
+        write_text(path, text)
+        assert path.read_text("utf-8") == text
     assert names(path.parent) == ["b.txt"]
 
 
@@ -107,6 +109,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
     with pytest.raises(OSError, match=r"^cannot write .*model\.bin: no space left; what was there"):
         write_whole(path, fail)
+    with pytest.raises(OSError, match=r"^cannot write .*b\.txt: File exists; what was there"):
+        write_text(path / "b.txt", "b")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["model.bin"]
 
@@ -160,12 +164,6 @@ def test_parts_of_one_file_are_removed_and_others_left(tmp_path: Path) -> None:
     assert names(tmp_path) == [".a.1.part.bin", ".ab.1.part.txt", "a.txt"]
 
 
-def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a").touch()
-    with pytest.raises(OSError, match=r"^cannot write .*b\.txt: File exists; what was there"):
-        write_text(tmp_path / "a" / "b.txt", "b")
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_json_has_no_word_for_what_is_not_a_number(tmp_path: Path, value: float) -> None:
     path = tmp_path / "summary.json"
@@ -181,3 +179,44 @@ def test_yaml_keeps_order_and_letters(tmp_path: Path) -> None:
     text = (tmp_path / "c.yaml").read_text("utf-8")
     assert text == "z: 1\na: ä\n"
     assert yaml.safe_load(text) == {"z": 1, "a": "ä"}
+
+
+# Locks: a folder belongs to one process, and to nobody once that is gone.
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flowclf.support.atomic_files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start another process that holds the folder `run`."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_another_process_is_refused_at_once_until_the_holder_is_killed(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    start, refused = time.perf_counter(), pytest.raises(FolderInUse, match="run is in use by anot")
+    with refused, locked(tmp_path / "run"):
+        pass
+    assert time.perf_counter() - start < 1
+    os.kill(holder.pid, signal.SIGKILL)
+    with locked(tmp_path / "run", wait=1.0):
+        pass
+
+
+def test_one_process_may_hold_it_twice(tmp_path: Path) -> None:
+    for _ in range(2):
+        with locked(tmp_path), locked(tmp_path):
+            pass
