@@ -49,32 +49,32 @@ class Mark:
         return (Path.mkdir, (self.path,))
 
 
+def written(write: Callable[[io.BytesIO], object]) -> bytes:
+    """Return what is written to a stream."""
+    stream = io.BytesIO()
+    write(stream)
+    return stream.getvalue()
+
+
 def raw(mark: Mark) -> bytes:
     return pickle.dumps(mark, protocol=2)
 
 
 def of_torch(mark: Mark) -> bytes:
-    stream = io.BytesIO()
-    torch.save({"model": mark}, stream)
-    return stream.getvalue()
+    return written(lambda stream: torch.save({"model": mark}, stream))
 
 
 def of_joblib(mark: Mark) -> bytes:
-    stream = io.BytesIO()
-    joblib.dump(mark, stream)
-    return stream.getvalue()
+    return written(lambda stream: joblib.dump(mark, stream))
 
 
 def npy(mark: Mark) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.array([mark], dtype=object))
-    return stream.getvalue()
+    return written(lambda stream: np.save(stream, np.array([mark], dtype=object)))
 
 
 def npz(mark: Mark) -> bytes:
-    stream, x = io.BytesIO(), np.zeros((2, 3))
-    np.savez(stream, x_train=np.array([mark]), y_train=[0, 1], x_test=x, y_test=[0, 1])
-    return stream.getvalue()
+    arrays = {"x_train": np.array([mark]), "x_test": np.zeros((2, 3))}
+    return written(lambda stream: np.savez(stream, y_train=[0, 1], y_test=[0, 1], **arrays))
 
 
 def yaml_tag(mark: Mark) -> bytes:
@@ -86,15 +86,15 @@ def gzipped(mark: Mark) -> bytes:
 
 
 def batch(mark: Mark) -> bytes:
-    """Of CIFAR, by Python."""
+    """Return a batch of CIFAR's Python version."""
     return pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": mark}, protocol=2)
 
 
 def tar_of_batches(mark: Mark) -> bytes:
+    info = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    info.size = len(batch(mark))
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as tar:
-        info = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
-        info.size = len(batch(mark))
         tar.addfile(info, io.BytesIO(batch(mark)))
     return stream.getvalue()
 
@@ -159,10 +159,6 @@ def model(path: str) -> Read:
     return lambda root: flowclf.load(root / path)
 
 
-def estimator(root: Path) -> object:
-    return GenerativeClassifier.load(root / "estimator")
-
-
 READERS: dict[str, tuple[list[str], tuple[Make, ...], Read]] = {
     "npz": (["x.npz"], (npz, npy, raw, of_torch, of_joblib), at("x.npz")),
     "csv": (["x.csv"], (raw, of_torch), at("x.csv")),
@@ -182,7 +178,8 @@ READERS: dict[str, tuple[list[str], tuple[Make, ...], Read]] = {
     "load of its settings": (["saved/config.json"], (raw, yaml_tag), model("saved")),
     "load from the Hub": ([SAVED], (raw, of_torch), lambda root: from_hub(root)),
     "load of a forest": (["forest/model.safetensors"], (of_joblib, raw), model("forest")),
-    "estimator": (["estimator/estimator.yaml"], (yaml_tag, raw, of_joblib), estimator),
+    "estimator": (["estimator/estimator.yaml"], (yaml_tag, raw, of_joblib),
+                  lambda root: GenerativeClassifier.load(root / "estimator")),
 }  # fmt: skip
 
 # Verbs of the command line: the file, of which kinds, and the arguments.
@@ -301,7 +298,7 @@ CAN_RUN = re.compile(
     r"|(?<!\.)\b(eval|exec)\(|yaml\.(unsafe_|full_)?load|export\.load\("
 )
 # Restricted; of what was just written; with a loader of plain values.
-KNOWN = {"data/pickled.py", "export.py", "documents.py"}
+KNOWN = {"data/pickled.py", "export.py", "support/parse.py"}
 
 
 def test_no_other_source_names_what_can_run() -> None:
@@ -309,6 +306,6 @@ def test_no_other_source_names_what_can_run() -> None:
     found = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
-        if CAN_RUN.search(re.sub(r'""".*?"""|#.*', "", path.read_text("utf-8"), flags=re.DOTALL))
+        if CAN_RUN.search(re.sub(r'(?s:""".*?""")|#.*', "", path.read_text("utf-8")))
     }
     assert found <= KNOWN

@@ -30,7 +30,7 @@ def make_mixture(
     dims: int = D,
     dtype: torch.dtype = torch.float64,
 ) -> GaussianMixture:
-    """Random means, variances and weights."""
+    """Build a mixture of random means, variances and weights."""
     generator = torch.Generator().manual_seed(1)
     mixture = GaussianMixture(classes, dims, covariance=covariance, weights=weights)  # type: ignore[arg-type]
     mixture = mixture.to(dtype)
@@ -92,7 +92,7 @@ def test_gradients_are_those_of_torch_distributions(
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the largest tensor that any operation gave."""
+    """Mode that remembers the largest tensor of all operations."""
 
     numel = 0
 

@@ -19,10 +19,9 @@ K, D, B, HIDDEN = 3, 4, 7, 5
 every_kind = pytest.mark.parametrize("kind", ["affine", "quadratic", "mlp"])
 
 
-def make_ratio(kind: Any, scale: float = 1.0) -> DensityRatio:
-    """Random parameters in float64."""
+def make_ratio(kind: Any) -> DensityRatio:
     ratio = DensityRatio(K, D, kind, HIDDEN).double()
-    randomize(ratio, torch.Generator().manual_seed(3), scale)
+    randomize(ratio, torch.Generator().manual_seed(3), 1.0)
     return ratio
 
 
@@ -32,12 +31,13 @@ def make_mixture(covariance: Any = "per-class") -> GaussianMixture:
     return mixture
 
 
-def draw(generator: torch.Generator) -> Tensor:
+@pytest.fixture
+def z(generator: torch.Generator) -> Tensor:
     return 2 * torch.randn(B, D, generator=generator, dtype=torch.float64)
 
 
 def formula(ratio: DensityRatio, z: Tensor, mean: Tensor, std: Tensor, k: int) -> Tensor:
-    """T_k of one z (D,), as the docstring has it."""
+    """Return T_k of one z (D,), as the docstring has it."""
     u, weight = (z - mean) / std, ratio.weight[k]
     if ratio.kind == "affine":
         return weight @ u + ratio.bias[k]
@@ -49,27 +49,22 @@ def formula(ratio: DensityRatio, z: Tensor, mean: Tensor, std: Tensor, k: int) -
 @pytest.mark.parametrize("covariance", ["unit", "shared", "per-class"])
 @every_kind
 def test_all_classes_at_once_are_the_classes_one_by_one(
-    kind: str, covariance: str, generator: torch.Generator
+    kind: str, covariance: str, z: Tensor
 ) -> None:
-    ratio, mixture, z = make_ratio(kind), make_mixture(covariance), draw(generator)
+    ratio, mixture = make_ratio(kind), make_mixture(covariance)
     means, stds = mixture.means, mixture.std()
     rows = [[formula(ratio, zi, means[k], stds[k], k) for k in range(K)] for zi in z]
     expected = torch.stack([torch.stack(row) for row in rows])
     got = ratio(z, mixture)
     assert_close(got, expected, rtol=0, atol=1e-11)
     inputs = list(ratio.parameters())
-    assert_close(
-        torch.autograd.grad(got.square().sum(), inputs),
-        torch.autograd.grad(expected.square().sum(), inputs),
-        rtol=1e-10,
-        atol=1e-10,
-    )
+    gradients = [torch.autograd.grad(each.square().sum(), inputs) for each in (got, expected)]
+    assert_close(*gradients, rtol=1e-10, atol=1e-10)
 
 
 @every_kind
-def test_ratios_are_zero_at_first(kind: Any, generator: torch.Generator) -> None:
-    ratio = DensityRatio(K, D, kind).double()
-    assert not ratio(draw(generator), make_mixture()).any()
+def test_ratios_are_zero_at_first(kind: Any, z: Tensor) -> None:
+    assert not DensityRatio(K, D, kind).double()(z, make_mixture()).any()
 
 
 def test_inner_weights_come_from_the_generator() -> None:
@@ -82,25 +77,25 @@ def test_inner_weights_come_from_the_generator() -> None:
 
 
 @every_kind
-def test_gradients_in_z(kind: str, generator: torch.Generator) -> None:
+def test_gradients_in_z(kind: str, z: Tensor) -> None:
     ratio, mixture = make_ratio(kind), make_mixture()
-    z = draw(generator)[:3].requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: ratio(z, mixture), z)
-    assert torch.autograd.gradcheck(lambda z: ratio.frozen(z, mixture), z)
+    for function in (ratio, ratio.frozen):
+        inputs = z[:3].requires_grad_()
+        assert torch.autograd.gradcheck(lambda z, f=function: f(z, mixture), inputs)
 
 
 @every_kind
-def test_the_mixture_only_sets_the_units(kind: str, generator: torch.Generator) -> None:
+def test_the_mixture_only_sets_the_units(kind: str, z: Tensor) -> None:
     ratio, mixture = make_ratio(kind), make_mixture()
-    ratio(draw(generator), mixture).sum().backward()
+    ratio(z, mixture).sum().backward()
     assert all(parameter.grad is None for parameter in mixture.parameters())
     assert all(parameter.grad is not None for parameter in ratio.parameters())
 
 
 @every_kind
-def test_frozen_ratios_teach_z_alone(kind: str, generator: torch.Generator) -> None:
+def test_frozen_ratios_teach_z_alone(kind: str, z: Tensor) -> None:
     ratio, mixture = make_ratio(kind), make_mixture()
-    z = draw(generator).requires_grad_()
+    z.requires_grad_()
     frozen = ratio.frozen(z, mixture)
     assert torch.equal(frozen, ratio(z, mixture))
     (expected,) = torch.autograd.grad(ratio(z, mixture).sum(), z)
@@ -117,7 +112,7 @@ SAMPLES, STEPS = 2000, 300
 
 
 def train(kind: Any, mixture: GaussianMixture, q: Normal) -> Tensor:
-    """|T - log q/p| of each class at draws from q after training on others, averaged: (K,)."""
+    """Train on draws, and return the mean |T - log q/p| of each class at other draws: (K,)."""
     generator = torch.Generator().manual_seed(5)
 
     def sample_q(y: Tensor) -> Tensor:
@@ -140,24 +135,11 @@ def train(kind: Any, mixture: GaussianMixture, q: Normal) -> Tensor:
         return torch.stack([errors[y == k, k].abs().mean() for k in range(K)])
 
 
-def spread(mixture: GaussianMixture) -> Normal:
-    """q with the means of p and 1.6 times its standard deviations."""
-    return Normal(mixture.means.detach(), 1.6 * mixture.std().detach())
-
-
-def shifted(mixture: GaussianMixture) -> Normal:
-    """q with the standard deviations of p, half a one away."""
-    std = mixture.std().detach()
-    return Normal(mixture.means.detach() + 0.5 * std, std)
-
-
-def test_quadratic_discriminators_learn_any_ratio_of_gaussians() -> None:
+def test_quadratic_discriminators_learn_ratios_of_which_affine_ones_miss_the_variances() -> None:
     mixture = make_mixture()
-    for q in (spread(mixture), shifted(mixture)):
+    mean, std = mixture.means.detach(), mixture.std().detach()
+    shifted, spread = Normal(mean + 0.5 * std, std), Normal(mean, 1.6 * std)
+    for q in (shifted, spread):
         assert float(train("quadratic", mixture, q).max()) < 0.25
-
-
-def test_affine_discriminators_are_blind_to_variances() -> None:
-    mixture = make_mixture()
-    assert float(train("affine", mixture, shifted(mixture)).max()) < 0.15
-    assert float(train("affine", mixture, spread(mixture)).min()) > 1
+    assert float(train("affine", mixture, shifted).max()) < 0.15
+    assert float(train("affine", mixture, spread).min()) > 1
