@@ -16,8 +16,8 @@ import torch
 
 import flowclf
 from flowclf.evaluation import predict_split
-from flowclf.evaluation.explain import counterfactual, decision_contributions
-from flowclf.evaluation.explanation import explain_rows, explanations
+from flowclf.evaluation.counterfactuals import counterfactual, decision_contributions
+from flowclf.evaluation.explain import explain_rows, explanations
 from flowclf.figures import (
     ambiguous_walk,
     ambiguous_walk_figure,

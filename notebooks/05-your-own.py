@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import flowclf
 from couplings import MLP, Chain, Coupling, Rotation, two_sided_coupling
 from couplings.testing import ContractError, assert_invertible, randomize
-from flowclf.evaluation.explanation import explain_rows, explanations
+from flowclf.evaluation.explain import explain_rows, explanations
 from flowclf.figures import explain_figure
 from flowclf.sklearn import GenerativeClassifier
 

@@ -167,7 +167,7 @@ def _between_classes(
 ) -> Figure:
     """By default past the samples that the model is least sure of."""
     from flowclf.evaluation import predict_split
-    from flowclf.evaluation.explanation import least_sure
+    from flowclf.evaluation.explain import least_sure
     from flowclf.figures import ambiguous_walk, ambiguous_walk_figure
     from flowclf.figures.walks import most_ambiguous
 

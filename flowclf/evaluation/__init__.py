@@ -1,9 +1,8 @@
 """Evaluation over the common face: metrics, suites, baselines."""
 
-from flowclf.evaluation.context import Options, Subject
+from flowclf.evaluation.context import Options, Predictions, Subject, predict_split
 from flowclf.evaluation.evaluate import evaluate, evaluate_scaled, evaluate_subject
 from flowclf.evaluation.exactness import InexactInverse, check_exact
-from flowclf.evaluation.predictions import Predictions, predict_split
 from flowclf.evaluation.suites import SUITES
 
 __all__ = [

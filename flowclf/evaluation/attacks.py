@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.evaluation import metrics
+from flowclf.evaluation.scores import log_prob_or_elbo
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 
@@ -163,7 +164,7 @@ def attack_curve(
         draw = generator_for(seed, "pgd", start)
         return pgd(model, part, own, epsilon, loss=loss, levels=levels, steps=steps, generator=draw)
 
-    clean = _Seen.of(model, (_images(model, part) for part in x.split(BATCH_SIZE)))
+    clean = _Seen.of(model, (_points(model, part) for part in x.split(BATCH_SIZE)))
     starts = range(0, len(x), BATCH_SIZE)
     return [
         _row(epsilon, y.cpu(), clean, _Seen.of(model, (attacked(epsilon, s) for s in starts)))
@@ -187,8 +188,8 @@ class _Ball:
                 f"expected images and an epsilon from 0 to 1 (a fraction of the range of grey "
                 f"levels), got samples of shape {model.shape} and {epsilon}"
             )
-        centre, radius = _images(model, x), epsilon * (levels - 1)
-        least = _middle(model, x)
+        centre, radius = _points(model, x), epsilon * (levels - 1)
+        least = 0.0 if x.is_floating_point() else model.noise.level_middle
         low = (centre - radius).clamp_min(least)
         high = (centre + radius).clamp_max(least + levels - 1)
         return cls(centre, radius, low, high)
@@ -216,9 +217,9 @@ class _Seen:
         for x in batches:
             with evaluating(model):
                 posteriors.append(model.log_posterior(x).cpu())
-                if model.has_density or model.has_elbo:
-                    density = model.log_prob if model.has_density else model.elbo
-                    densities.append(density(x).cpu())
+                density = log_prob_or_elbo(model, x)
+            if density is not None:
+                densities.append(density.cpu())
         return cls(torch.cat(posteriors), torch.cat(densities) if densities else None)
 
 
@@ -278,13 +279,9 @@ def _worse(known: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> tuple[
     return x, torch.where(larger, found[1], known[1])
 
 
-def _images(model: GenerativeClassifier, x: Tensor) -> Tensor:
-    """Floats on the model's device, as the model sees x."""
-    return x.to(model.mixture.coordinates) + _middle(model, x)
-
-
-def _middle(model: GenerativeClassifier, x: Tensor) -> float:
-    return 0.0 if x.is_floating_point() else model.noise.level_middle
+def _points(model: GenerativeClassifier, x: Tensor) -> Tensor:
+    """Return x as the model sees it, on its device."""
+    return model.noise.to_points(x.to(model.mixture.device))
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

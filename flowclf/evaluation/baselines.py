@@ -17,7 +17,7 @@ from torch import Tensor
 from flowclf.data import Split, hold_out
 from flowclf.data.streamed import Shards
 from flowclf.evaluation import metrics
-from flowclf.evaluation.temperature import fit_temperature, scale
+from flowclf.evaluation.recalibration import fit_temperature, scale
 from flowclf.support.seeding import generator_for
 
 __all__ = ["baseline_rows"]

@@ -1,4 +1,4 @@
-"""What a suite looks at."""
+"""Context of an evaluation: the model, its splits, options, and predictions computed once."""
 
 from __future__ import annotations
 
@@ -7,36 +7,86 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.data import Split
 from flowclf.data.corruptions import CORRUPTIONS, SEVERITIES
 from flowclf.data.outliers import Outliers
-from flowclf.evaluation.predictions import Predictions, predict_split
 from flowclf.evaluation.scores import model_scores, training_centre
 from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
-__all__ = ["MOST_TRAINING", "PLAIN", "Options", "Scores", "Subject"]
+__all__ = ["MOST_TRAINING", "PLAIN", "Options", "Predictions", "Scores", "Subject", "predict_split"]
 
 Scores = dict[str, Tensor]
 
-# Training samples that are looked at beside the test split.
+# Training samples that are used beside the test split.
 MOST_TRAINING = 10_000
+BATCH_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of a model on a split.
+
+    Attributes:
+        y: labels (N,).
+        log_posterior: (N, K), of the noise-free x.
+        log_prob: log q(x) (N,) in nats, data units, of the uniformly dequantised x, or None.
+        elbo: its lower bound (N,), where a system has that instead, or None.
+        rates: further published rates (N,) by name, of the same x; see `extra_rates`.
+        dims: dimensions of one sample.
+        bounds_bits: True if log_prob or elbo bounds the bits that x takes.
+    """
+
+    y: Tensor
+    log_posterior: Tensor
+    log_prob: Tensor | None
+    elbo: Tensor | None
+    rates: dict[str, Tensor]
+    dims: int
+    bounds_bits: bool
+
+
+@torch.no_grad()
+def predict_split(model: GenerativeClassifier, split: Split, seed: int = 0) -> Predictions:
+    """Compute posteriors and densities of a split, batch by batch on the model's device.
+
+    Raises:
+        UserError: an empty split, or NaN among posteriors or densities.
+    """
+    if len(split) == 0:
+        raise UserError("expected at least one sample to evaluate, got none")
+    with evaluating(model):
+        batches = [
+            _predict_batch(model, split.x[start : start + BATCH_SIZE], seed, start)
+            for start in range(0, len(split), BATCH_SIZE)
+        ]
+    values = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    known = {name: values.pop(name, None) for name in ("log_posterior", "log_prob", "elbo")}
+    _refuse_nan(**known)
+    log_posterior = known.pop("log_posterior")
+    assert log_posterior is not None
+    bounds = model.bounds_bits(split.x)
+    return Predictions(
+        split.y, log_posterior, **known, rates=values, dims=model.dims, bounds_bits=bounds
+    )
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the suites on other than the test data look at.
+    """Options of the suites that use other data than the test split.
 
     Attributes:
-        outliers: of `ood`: sets that are not of the training data.
+        outliers: out-of-distribution sets of `ood`.
         families, severities: of `shift`.
         official: folder of the data set's official corrupted images, in place of our own.
         epsilons: of `attack`, as fractions of the range of grey levels.
         samples: at most so many test images for `shift`, `attack` and `bound`.
         draws: importance samples of `bound`.
-        explained: how many decisions `explain` looks at.
+        explained: number of predictions that `explain` looks at.
         levels: grey levels of images, None for a table.
     """
 
@@ -54,22 +104,18 @@ class Options:
 PLAIN = Options()
 
 
-def _silent(text: str) -> None:
-    """Nobody is told."""
-
-
 @dataclass(frozen=True)
 class Subject:
-    """What a suite looks at.
+    """Model and data that a suite evaluates.
 
     Attributes:
         model: in any mode; it is evaluated in eval mode and put back.
-        test: what it is evaluated on.
-        training: what it was trained on, where a suite needs that.
-        validation: what it was not trained on, where a suite needs that.
+        test: split to evaluate on.
+        training: split that the model was trained on, where a suite needs it.
+        validation: split held out from the training, where a suite needs it.
         seed: of the dequantisation noise and of all that is drawn.
         options: of the suites on other data.
-        report: is told what is being done.
+        report: called with a line of progress.
     """
 
     model: GenerativeClassifier
@@ -78,45 +124,46 @@ class Subject:
     validation: Split | None = None
     seed: int = 0
     options: Options = PLAIN
-    report: Callable[[str], None] = _silent
+    report: Callable[[str], None] = lambda _: None
 
     @cached_property
     def predictions(self) -> Predictions:
-        """What the model says of the test split; computed once for all suites."""
+        """Predictions on the test split, computed once for all suites."""
         return predict_split(self.model, self.test, self.seed)
 
     @cached_property
     def held_out(self) -> Predictions | None:
-        """What the model says of the validation split, where there is one; computed once."""
+        """Predictions on the validation split, if there is one; computed once."""
         if not self.validation:
             return None
         return predict_split(self.model, self.validation, self.seed)
 
     @cached_property
     def outlier_scores(self) -> tuple[Scores, dict[str, Scores]]:
-        """All scores of the test split, and of each set of outliers by its name.
+        """All scores of the test split, and of each out-of-distribution set by its name.
 
         Raises:
-            UserError: no outliers, or no training split where the system has a density.
+            UserError: no such set, or no training split where the system has a density.
         """
         outliers = self.options.outliers
         if not outliers:
             raise UserError(
-                "the suite 'ood' needs outliers; name them, e.g. --outliers noise,flipped"
+                "the suite 'ood' needs out-of-distribution data; name some, "
+                "e.g. --outliers noise,flipped"
             )
         centre = None
-        if self.model.has_density or self.model.has_elbo:
+        if self.model.has_elbo:
             known = self.needs_training("ood").x[:MOST_TRAINING]
             centre = training_centre(self.model, known, seed=self.seed)
         inside = model_scores(self.model, self.test.x, centre=centre, seed=self.seed)
         outside = {}
         for each in outliers:
-            self.report(f"outliers: {each.name}")
+            self.report(f"out-of-distribution: {each.name}")
             outside[each.name] = model_scores(self.model, each.x, centre=centre, seed=self.seed)
         return inside, outside
 
     def images(self, suite: str) -> tuple[Split, int]:
-        """The first test images, and their grey levels.
+        """Return the first test images, and their grey levels.
 
         Raises:
             UserError: a table.
@@ -126,11 +173,38 @@ class Subject:
         return self.test.take(slice(self.options.samples)), self.options.levels
 
     def needs_training(self, suite: str) -> Split:
-        """The labelled training samples.
+        """Return the labelled training samples.
 
         Raises:
             UserError: there are none.
         """
         if self.training is None:
-            raise UserError(f"the suite {suite!r} needs the training split, too; give training=…")
+            raise UserError(f"the suite {suite!r} needs the training split; give training=…")
         return self.training.labelled()
+
+
+def _predict_batch(
+    model: GenerativeClassifier, x: Tensor, seed: int, start: int
+) -> dict[str, Tensor]:
+    """Return posterior, density or its bound, and further rates of a batch, on the CPU."""
+    device = model.mixture.device
+    x = x.to(device)
+    found = {"log_posterior": model.log_posterior(x)}
+    if model.has_elbo:
+        noisy = model.dequantize(x, generator_for(seed, "evaluate", start, device=device))
+        if model.has_density:
+            log_prob = model.log_prob(noisy)
+            found |= {"log_prob": log_prob, **model.extra_rates(noisy, log_prob)}
+        else:
+            found |= {"elbo": model.elbo(noisy), **model.extra_rates(noisy)}
+    return {name: values.cpu() for name, values in found.items()}
+
+
+def _refuse_nan(**values: Tensor | None) -> None:
+    """Raise where there is NaN; infinite values are possible."""
+    for name, value in values.items():
+        if value is not None and (wrong := int(value.view(len(value), -1).isnan().any(1).sum())):
+            raise UserError(
+                f"expected a {name} that is a number, got NaN for {wrong} of {len(value)} samples; "
+                "the weights or the data hold NaN: train the run again or clean the data"
+            )

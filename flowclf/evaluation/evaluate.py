@@ -8,10 +8,9 @@ from typing import Any
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
-from flowclf.evaluation.context import PLAIN, Options, Subject
-from flowclf.evaluation.predictions import predict_split
+from flowclf.evaluation.context import PLAIN, Options, Subject, predict_split
+from flowclf.evaluation.recalibration import fit_temperature, scale
 from flowclf.evaluation.suites import DEFAULT_SUITES, SUITES, calibration
-from flowclf.evaluation.temperature import fit_temperature, scale
 from flowclf.support.errors import UserError
 
 __all__ = ["evaluate", "evaluate_scaled", "evaluate_subject"]

@@ -46,7 +46,7 @@ class InexactInverse(UserError):
 
 def has_inverse(model: GenerativeClassifier) -> bool:
     """Whether there is anything to check; i-revnet has an inverse, though no density."""
-    return isinstance(model.encoder, InvertibleEncoder)
+    return model.encoder_kind == "invertible"
 
 
 @torch.no_grad()

@@ -1,318 +1,243 @@
-"""What a classifier that can decode says of its decisions: another class's version of x, pixels.
+"""The suite `explain`: what only a generative classifier can say of single decisions.
 
-The idea of showing them along directions between class means is Mackowiak et al., "Generative
-classifiers as a basis for trustworthy image classification", CVPR 2021.
+After Mackowiak et al., "Generative classifiers as a basis for trustworthy image classification",
+CVPR 2021.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import log
+from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowclf.classifier import GenerativeClassifier
-from flowclf.latent.gaussian import Around, GaussianMixture
-from flowclf.nn.encoders import InvertibleEncoder
+from flowclf.classifier import GenerativeClassifier, evaluating
+from flowclf.data import Split
+from flowclf.evaluation.context import Subject
+from flowclf.evaluation.counterfactuals import (
+    class_change_path,
+    counterfactual,
+    decision_contributions,
+    distances_to_means,
+)
+from flowclf.evaluation.scores import log_prob_or_elbo
 from flowclf.support.errors import UserError
 from flowclf.support.validate import unchecked_values
 
-__all__ = [
-    "Counterfactual",
-    "class_change_path",
-    "counterfactual",
-    "decision_contributions",
-    "distances_to_means",
-    "even_odds",
-    "path_contributions",
-    "pixel_contributions",
-]
+__all__ = ["Explanation", "explain_rows", "explain_suite", "explanations", "least_sure"]
 
-DOUBLINGS, HALVINGS = 12, 40
+BATCH_SIZE = 64
+POSTERIOR = 0.9
+STEPS = 7
 
 
-@dataclass(frozen=True)
-class Counterfactual:
-    """x as another class.
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a picture shows of one decision.
 
     Attributes:
-        x: (B, *shape), in data units, decoded.
-        z: its latents (B, D).
-        shift: α, how far along μ_target - μ_predicted it is, (B,); NaN where no shift suffices.
-        log_posterior: log q(k|z), (B, K).
+        x: the sample (*shape), as the data have it.
+        label: its class, -1 without one.
+        predicted, runner_up: the two most probable classes.
+        posterior: of these two.
+        contributions: how much each number of x speaks for `predicted` and against `runner_up`,
+            (*shape), nats; see `decision_contributions`.
+        path: from x to a sample of `runner_up`, (steps, *shape), decoded.
+        path_posterior: of the two classes at its latents, (steps, 2).
     """
 
     x: Tensor
-    z: Tensor
-    shift: Tensor
-    log_posterior: Tensor
+    label: int
+    predicted: int
+    runner_up: int
+    posterior: tuple[float, float]
+    contributions: Tensor
+    path: Tensor
+    path_posterior: Tensor
 
 
-@torch.no_grad()
-def counterfactual(
-    model: GenerativeClassifier,
-    x: Tensor,
-    target: Tensor,
-    posterior: float = 0.9,
-    source: Tensor | None = None,
-) -> Counterfactual:
-    """The smallest shift along the line between class means that makes q(target|z) = `posterior`.
-
-        z' = z + α (μ_target - μ_predicted)
-
-    With equal covariances that is the direction that changes the odds of the two classes and
-    nothing else of the latents. α is found by doubling and bisection; 0 where x is there already.
-
-    Where not the mixture decides but a label branch, there is no such direction: then z goes
-    towards the target's mean, z' = z + α (μ_target - z), in what differs between the means. Where
-    all of these are the origin (a standard normal prior), the average training latents stand for
-    them.
-
-    Args:
-        model: one that decodes; in eval mode.
-        x: (B, *shape).
-        target: classes (B,).
-        posterior: in (0, 1).
-        source: the class to move away from (B,); None: the most probable one at z.
-
-    Raises:
-        UserError: a posterior outside (0, 1), or a system that cannot decode.
-    """
-    if not 0 < posterior < 1:
-        raise UserError(f"expected a posterior between 0 and 1, got {posterior}")
-    z, direction = _line(model, x, target, source)
-
-    def reached(shift: Tensor) -> Tensor:
-        given = model.densities(z + shift[:, None] * direction).log_posterior
-        return given.gather(1, target[:, None])[:, 0] >= log(posterior)
-
-    shift = _least(reached, z.new_zeros(len(z)))
-    end = z + shift.nan_to_num()[:, None] * direction
-    with unchecked_values():  # where it takes a long way, x may not be finite
-        decoded = model.decode(end)
-    return Counterfactual(decoded, end, shift, model.densities(end).log_posterior)
+def explain_suite(subject: Subject) -> dict[str, Any]:
+    """Rows of `explain`: the test samples that the model is least sure of, see `explain_rows`."""
+    count, log_posterior = subject.options.explained, subject.predictions.log_posterior
+    return {"explain": explain_rows(subject.model, subject.test, log_posterior, count)}
 
 
-@torch.no_grad()
-def class_change_path(
-    model: GenerativeClassifier,
-    x: Tensor,
-    target: Tensor,
-    steps: int = 9,
-    posterior: float | None = 0.99,
-    source: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """From x to its counterfactual: images (steps, B, *shape) and log q(k|z) (steps, B, K).
+def explain_rows(
+    model: GenerativeClassifier, test: Split, log_posterior: Tensor, count: int
+) -> list[dict[str, Any]]:
+    """A row for each of the `count` samples of the smallest gap between the two likeliest classes.
 
-    A flow may be convinced by changes that no eye sees. With `posterior` None the path goes on, to
-    where the target's training latents are on average along the line between the averages m:
+    - `sample` (of the test split), `class`, `predicted`, `runner_up` and the posteriors of the two
+    - `distance`, `runner_up_distance`: Mahalanobis, of z to their means, and `nearest_mean`, the
+      class of the nearest one; None on the sphere
+    - `shift`: α of the counterfactual with q(runner_up|z') = 0.9; None where no shift suffices
+    - log q(x)/d or elbo(x)/d of the noise-free x and of its counterfactual, nats: whether that is
+      as plausible (an autoencoder's is a mean, no sample, and not to be compared with x's)
 
-        z' = z + α d,  d = m_target - m_source,  α = (m_target - z)·d / ‖d‖²
-
-    Args: as of `counterfactual`.
-
-    Raises:
-        UserError: as `counterfactual`, or fewer than two steps.
-    """
-    if steps < 2:
-        raise UserError(f"expected at least 2 steps, got {steps}")
-    z, direction = _line(model, x, target, source, "data")
-    if posterior is None:
-        end = z + _share(model.mixture.class_means(target, "data") - z, direction) * direction
-    else:
-        end = counterfactual(model, x, target, posterior, source).z
-    weights = torch.linspace(0, 1, steps, dtype=z.dtype, device=z.device)
-    path = [z.lerp(end, weight) for weight in weights]
-    with unchecked_values():  # where it takes a long way, x may not be finite
-        images = torch.stack([model.decode(point) for point in path])
-    return images, torch.stack([model.densities(point).log_posterior for point in path])
-
-
-def pixel_contributions(
-    model: GenerativeClassifier,
-    x: Tensor,
-    reference: Tensor,
-    y: Tensor,
-    other: Tensor,
-    steps: int = 64,
-) -> Tensor:
-    """How much each number of x speaks for class y and against `other`, (B, *shape), nats.
-
-    Integrated gradients of log q(y|x) - log q(other|x) on the straight line from the reference to
-    x: they add up to what x's log-odds are above the reference's (Sundararajan et al., "Axiomatic
-    attribution for deep networks", ICML 2017), up to the error of the midpoint rule. As reference
-    take what speaks for neither: the decoded `even_odds`, or the counterfactual at a posterior of
-    ½, which is all but x itself where x is undecided.
+    What the system does not have is None.
 
     Args:
-        model: in eval mode.
-        x, reference: (B, *shape), in data units; grey levels are taken at their middle.
-        y, other: classes (B,).
-        steps: of the integral.
+        model: in any mode; it is put back.
+        test: samples.
+        log_posterior: what it says of them, (N, K).
+        count: of samples, at most.
 
     Raises:
-        UserError: a posterior without a gradient.
+        UserError: a system without a decoder and without distances to means.
     """
-    x, reference = _floating(model, x), _floating(model, reference)
-    points = (reference.lerp(x, step / steps) for step in range(steps + 1))
-    return path_contributions(model, points, y, other)
+    _check_explains(model)
+    with torch.no_grad(), evaluating(model):
+        return [
+            row
+            for index in least_sure(log_posterior, count).split(BATCH_SIZE)
+            for row in _rows(model, test.take(index), log_posterior[index], index)
+        ]
 
 
-@torch.no_grad()
-def decision_contributions(
-    model: GenerativeClassifier, x: Tensor, y: Tensor, other: Tensor, steps: int = 64
-) -> Tensor:
-    """How much each number of x speaks for class y and against `other`, (B, *shape), nats.
+def least_sure(log_posterior: Tensor, count: int) -> Tensor:
+    """Of (N, K) the rows of the smallest gaps between the two largest log posteriors, (count,)."""
+    first, second = log_posterior.topk(2).values.unbind(1)
+    return (first - second).argsort(stable=True)[:count]
 
-    `path_contributions` from the decoded `even_odds` of the two classes to x: they add up to x's
-    log-odds log q(y|x) - log q(other|x). Of a flow the path is the decoded straight line of
-    latents, along which the log-odds change evenly (equal covariances), past images that the flow
-    knows; of others the straight line of x, as their decoder does not give x back.
+
+def explanations(
+    model: GenerativeClassifier,
+    test: Split,
+    rows: Sequence[Mapping[str, Any]],
+    steps: int = STEPS,
+) -> list[Explanation]:
+    """What a picture shows of the samples in `explain_rows`.
+
+    The path does not end at a posterior, as what convinces a model can be too little to be seen,
+    but where the runner-up's training latents are on average; see `class_change_path`.
 
     Args:
-        model: one that decodes; in eval mode.
-        x: (B, *shape).
-        y, other: classes (B,).
-        steps: of the integral.
+        model: in any mode; it is put back.
+        test: the same as the rows'.
+        rows: of `explain_rows`.
+        steps: images on the path.
 
     Raises:
         UserError: a system that cannot decode, or a posterior without a gradient.
     """
-    middle = even_odds(model, y, other)
-    if not isinstance(model.encoder, InvertibleEncoder):
-        return pixel_contributions(model, x, model.decode(middle), y, other, steps)
-    z = model.encode(x).z
-    points = (model.decode(middle.lerp(z, step / steps)) for step in range(steps + 1))
-    return path_contributions(model, points, y, other)
+    with evaluating(model):
+        return [
+            each
+            for start in range(0, len(rows), BATCH_SIZE)
+            for each in _explained(model, test, rows[start : start + BATCH_SIZE], steps)
+        ]
 
 
-@torch.no_grad()
-def path_contributions(
-    model: GenerativeClassifier, points: Iterable[Tensor], y: Tensor, other: Tensor
-) -> Tensor:
-    """`pixel_contributions` along any path, given as points (B, *shape) of it: (B, *shape), nats.
-
-        Σ_s (x_s+1 - x_s) · ∇[log q(y|x) - log q(other|x)] at the middle of x_s and x_s+1
-
-    Raises:
-        UserError: a posterior without a gradient.
-    """
-    total = torch.zeros(())
-    for start, end in pairwise(points):
-        total = (end - start) * _odds_gradient(model, start.lerp(end, 0.5), y, other) + total
-    return total
-
-
-@unchecked_values()  # far along the line x may not be finite, nor need it be
-@torch.no_grad()
-def even_odds(model: GenerativeClassifier, y: Tensor, other: Tensor) -> Tensor:
-    """Between the classes' average latents, where what is decoded speaks for neither: z (B, D).
-
-        z = m_y + α (m_other - m_y),  q(y|decode(z)) = q(other|decode(z)),  α by bisection
-
-    m_y itself where the model does not even know that for y, and where no α has even odds.
-
-    Args:
-        model: one that decodes; in eval mode.
-        y, other: classes (B,).
-
-    Raises:
-        UserError: a system that cannot decode.
-    """
-    start, direction = _between(model.mixture, "data", y, other)
-
-    def reached(shift: Tensor) -> Tensor:
-        x = model.decode(start + shift[:, None] * direction)
-        return _log_odds(model, x, y, other) <= 0
-
-    shift = _least(reached, start.new_zeros(len(start)))
-    return start + shift.nan_to_num()[:, None] * direction
-
-
-@torch.no_grad()
-def distances_to_means(model: GenerativeClassifier, x: Tensor) -> Tensor:
-    """Mahalanobis distance of z to each class mean, (B, K).
-
-    Where all means are the origin: to the average latents of the classes' training samples.
-
-    Raises:
-        UserError: a mixture on the sphere, which has none.
-    """
-    mixture, z = model.mixture, model.encode(x).z
-    densities = mixture.log_prob_given_class(z)
-    half_squares = mixture.half_mahalanobis(densities)
-    if not bool(mixture.means.any()):
-        units = mixture.std()
-        return torch.linalg.vector_norm((z[:, None] - mixture.data_means) / units, dim=2)
-    return (2 * half_squares).clamp_min(0).sqrt()
-
-
-def _line(
-    model: GenerativeClassifier,
-    x: Tensor,
-    target: Tensor,
-    source: Tensor | None = None,
-    around: Around = "means",
-) -> tuple[Tensor, Tensor]:
-    """Latents, and the direction in which their class becomes the target."""
-    z, mixture = model.encode(x).z, model.mixture
-    given = model.densities(z).log_posterior
-    if not torch.allclose(given, mixture.log_posterior(z), atol=1e-3):
-        centres = mixture.centres()
-        return z, (centres[target] - z) * (centres != centres[0]).any(0)
-    source = given.argmax(1) if source is None else source
-    return z, _between(mixture, around, source, target)[1]
-
-
-def _between(
-    mixture: GaussianMixture, around: Around, source: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Where the line between two means starts and its direction, (B, D) each."""
-    start = mixture.class_means(source, around)
-    return start, mixture.class_means(target, around) - start
-
-
-def _share(ahead: Tensor, direction: Tensor) -> Tensor:
-    """How far along the direction that is, (B, 1); 0 where there is no direction."""
-    return ((ahead * direction).sum(1) / direction.square().sum(1)).nan_to_num()[:, None]
-
-
-def _log_odds(model: GenerativeClassifier, x: Tensor, y: Tensor, other: Tensor) -> Tensor:
-    """log q(y|x) - log q(other|x), (B,), nats."""
-    given = model.log_posterior(x)
-    return (given.gather(1, y[:, None]) - given.gather(1, other[:, None]))[:, 0]
-
-
-@torch.enable_grad()
-def _odds_gradient(model: GenerativeClassifier, x: Tensor, y: Tensor, other: Tensor) -> Tensor:
-    x = x.detach().requires_grad_()
-    odds = _log_odds(model, x, y, other)
-    if not odds.requires_grad:
+def _check_explains(model: GenerativeClassifier) -> None:
+    if not (model.can_decode or model.mixture.has_distances):
         raise UserError(
-            f"expected a posterior with a gradient, got {type(model).__name__}, whose classes come "
-            "from neighbours or trees, which have none; train with branch.kind=network"
+            "the suite 'explain' needs a system that can decode or has Gaussian classes, got "
+            f"{type(model).__name__} with classes on a sphere (mixture.kind=vmf); leave it out, or "
+            "train with mixture.kind=gaussian"
         )
-    return torch.autograd.grad(odds.sum(), x)[0]
 
 
-def _floating(model: GenerativeClassifier, x: Tensor) -> Tensor:
-    """As the model sees x."""
-    middle = 0.0 if x.is_floating_point() else model.noise.level_middle
-    return x.to(model.mixture.coordinates.dtype) + middle
+def _rows(
+    model: GenerativeClassifier, split: Split, log_posterior: Tensor, index: Tensor
+) -> list[dict[str, Any]]:
+    """Of the samples of one batch, which are those at `index` of the test split."""
+    device = model.mixture.device
+    log_posterior = log_posterior.to(device)
+    predicted, runner_up = _likeliest(log_posterior)
+    x, pair = split.x.to(device), (predicted, runner_up)
+    posterior, other_posterior = (_at(log_posterior, k).exp() for k in pair)
+    columns = {
+        "sample": index,
+        "class": split.y,
+        "predicted": predicted,
+        "runner_up": runner_up,
+        "posterior": posterior,
+        "runner_up_posterior": other_posterior,
+        **_distances(model, x, *pair),
+        **_counterfactual(model, x, *pair),
+    }
+    values = [_listed(each, len(index)) for each in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
 
-def _least(reached: Callable[[Tensor], Tensor], zero: Tensor) -> Tensor:
-    """The least shift that reaches, (B,); NaN where none up to 4096 does."""
-    low, high = zero.clone(), zero + 1
-    for _ in range(DOUBLINGS):
-        high = torch.where(reached(high), high, 2 * high)
-    never = ~reached(high)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        there = reached(middle)
-        low, high = torch.where(there, low, middle), torch.where(there, middle, high)
-    high = torch.where(reached(zero), zero, high)
-    return high.masked_fill(never, torch.nan)
+def _likeliest(log_posterior: Tensor) -> tuple[Tensor, Tensor]:
+    """The two most probable classes, (B,) each; the first as `predict` has it."""
+    first = log_posterior.argmax(1)
+    return first, log_posterior.scatter(1, first[:, None], -torch.inf).argmax(1)
+
+
+def _distances(
+    model: GenerativeClassifier, x: Tensor, predicted: Tensor, runner_up: Tensor
+) -> dict[str, Tensor | None]:
+    names = ("distance", "runner_up_distance", "nearest_mean")
+    if not model.mixture.has_distances:
+        return dict.fromkeys(names)
+    found = distances_to_means(model, x)
+    values = _at(found, predicted), _at(found, runner_up), found.argmin(1)
+    return dict(zip(names, values, strict=True))
+
+
+def _counterfactual(
+    model: GenerativeClassifier, x: Tensor, predicted: Tensor, runner_up: Tensor
+) -> dict[str, Tensor | None]:
+    kind = "log_prob" if model.has_density or not model.has_elbo else "elbo"
+    names = ("shift", f"{kind}_per_dim_nats", f"counterfactual_{kind}_per_dim_nats")
+    if not model.can_decode:
+        return dict.fromkeys(names)
+    found = counterfactual(model, x, runner_up, POSTERIOR, predicted)
+    with unchecked_values():  # of a counterfactual that is a long way off
+        own, other = (log_prob_or_elbo(model, each) for each in (x, found.x))
+    if own is None or other is None:
+        return dict(zip(names, (found.shift, None, None), strict=True))
+    values = found.shift, own / model.dims, other / model.dims
+    values[2].masked_fill_(found.shift.isnan(), torch.nan)
+    return dict(zip(names, values, strict=True))
+
+
+def _at(values: Tensor, k: Tensor) -> Tensor:
+    """Of (B, K) those of the classes (B,): (B,)."""
+    return values.gather(1, k[:, None])[:, 0]
+
+
+def _listed(values: Tensor | None, count: int) -> list[Any]:
+    """Numbers for a JSON document, which knows no infinity."""
+    if values is None:
+        return [None] * count
+    return [value if isfinite(value) else None for value in values.tolist()]
+
+
+def _explained(
+    model: GenerativeClassifier, test: Split, rows: Sequence[Mapping[str, Any]], steps: int
+) -> list[Explanation]:
+    device = model.mixture.device
+    index, predicted, runner_up = (
+        torch.tensor([row[name] for row in rows]) for name in ("sample", "predicted", "runner_up")
+    )
+    x, pair = test.x[index], torch.stack((predicted, runner_up), 1)
+    inputs = x.to(device), predicted.to(device), runner_up.to(device)
+    contributions = decision_contributions(model, *inputs).cpu()
+    path, path_posterior = _paths(model, *inputs, steps)
+    return [
+        Explanation(
+            x[i],
+            row["class"],
+            row["predicted"],
+            row["runner_up"],
+            (row["posterior"], row["runner_up_posterior"]),
+            contributions[i],
+            path[:, i],
+            path_posterior[:, i, pair[i]],
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def _paths(
+    model: GenerativeClassifier, x: Tensor, source: Tensor, target: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Images (steps, B, *shape) and posteriors (steps, B, K) on the way to the target."""
+    path, log_posterior = class_change_path(model, x, target, steps, None, source)
+    return path.cpu(), log_posterior.exp().cpu()

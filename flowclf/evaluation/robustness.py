@@ -12,9 +12,9 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.evaluation.attacks import AttackKind, AttackLoss, attack_curve
 from flowclf.evaluation.context import Scores, Subject
 from flowclf.evaluation.detection import aupr, auroc, fpr_at_95, two_tailed_auroc
+from flowclf.evaluation.recalibration import fit_temperature
 from flowclf.evaluation.scores import SCORES, ensemble_scores
 from flowclf.evaluation.shift import shift_table
-from flowclf.evaluation.temperature import fit_temperature
 
 __all__ = ["attack_suite", "ensemble_rows", "ood_suite", "shift_suite"]
 
@@ -87,7 +87,7 @@ def attack_suite(subject: Subject) -> dict[str, Any]:
 
 def ensemble_rows(models: Sequence[GenerativeClassifier], subject: Subject) -> list[dict[str, Any]]:
     """Rows of `ood` by the scores that need several runs; none where a run has no density."""
-    if not all(model.has_density or model.has_elbo for model in models):
+    if not all(model.has_elbo for model in models):
         return []
     inside = ensemble_scores(models, subject.test.x, seed=subject.seed)
     return [

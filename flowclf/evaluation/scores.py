@@ -15,7 +15,6 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.evaluation.detection import typicality
-from flowclf.latent.vmf import VonMisesFisherMixture
 from flowclf.nn.encoders import Encoding
 from flowclf.objectives import gaussian_kl
 from flowclf.support import validate
@@ -27,6 +26,7 @@ __all__ = [
     "Score",
     "Told",
     "ensemble_scores",
+    "log_prob_or_elbo",
     "model_scores",
     "negative_log_prob_per_dim",
     "training_centre",
@@ -197,7 +197,7 @@ def negative_log_prob_per_dim(
     Raises:
         UserError: no samples, or a system with neither.
     """
-    if not (model.has_density or model.has_elbo):
+    if not model.has_elbo:
         raise UserError(
             f"expected a system with a density or a bound of it, got {type(model).__name__}; "
             "choose a score that needs the posterior or latents alone"
@@ -205,6 +205,13 @@ def negative_log_prob_per_dim(
     with evaluating(model):
         parts = [_nll_per_dim(model, noisy) for _, noisy in _batches(model, x, batch, seed)]
     return torch.cat([part for part in parts if part is not None])
+
+
+def log_prob_or_elbo(model: GenerativeClassifier, x: Tensor) -> Tensor | None:
+    """Return log q(x), or the elbo where a system has only that, (B,), nats; None without both."""
+    if not model.has_elbo:
+        return None
+    return model.log_prob(x) if model.has_density else model.elbo(x)
 
 
 def training_centre(
@@ -266,16 +273,14 @@ def _rate(encoding: Encoding) -> Tensor | None:
 
 
 def _nll_per_dim(model: GenerativeClassifier, noisy: Tensor) -> Tensor | None:
-    if not (model.has_density or model.has_elbo):
-        return None
-    log_prob = model.log_prob(noisy) if model.has_density else model.elbo(noisy)
-    return -log_prob.cpu().double() / model.dims
+    found = log_prob_or_elbo(model, noisy)
+    return None if found is None else -found.cpu().double() / model.dims
 
 
 def _latent(model: GenerativeClassifier, z: Tensor) -> tuple[Tensor, Tensor | None]:
     densities = model.mixture.densities(z)
     nll = -densities.log_prob.cpu().double()
-    if isinstance(model.mixture, VonMisesFisherMixture):
+    if not model.mixture.has_distances:
         return nll, None
     half_squares = model.mixture.half_mahalanobis(densities.log_prob_given_class).min(1).values
     return nll, (2 * half_squares.cpu().double()).clamp_min(0).sqrt()

@@ -11,8 +11,8 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
 from flowclf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, load_official
 from flowclf.evaluation import metrics
-from flowclf.evaluation.predictions import predict_split
-from flowclf.evaluation.temperature import scale
+from flowclf.evaluation.context import predict_split
+from flowclf.evaluation.recalibration import scale
 from flowclf.support.errors import UserError
 
 __all__ = ["CLEAN", "MEAN", "METRICS", "shift_table"]

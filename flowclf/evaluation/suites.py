@@ -28,10 +28,9 @@ from flowclf.evaluation.clustering import (
     fitted_accuracy,
     kmeans,
 )
-from flowclf.evaluation.context import MOST_TRAINING, Subject
+from flowclf.evaluation.context import MOST_TRAINING, Predictions, Subject
 from flowclf.evaluation.exactness import has_inverse, inverse_errors, points, precision_errors
-from flowclf.evaluation.explanation import explain_suite
-from flowclf.evaluation.predictions import Predictions
+from flowclf.evaluation.explain import explain_suite
 from flowclf.evaluation.rate import (
     aggregate_information,
     cross_information,
@@ -40,7 +39,6 @@ from flowclf.evaluation.rate import (
 )
 from flowclf.evaluation.recalibration import RECALIBRATIONS
 from flowclf.evaluation.robustness import attack_suite, ood_suite, shift_suite
-from flowclf.nn.encoders import GaussianEncoder
 from flowclf.support.errors import UserError
 from flowclf.systems.autoencoder import Autoencoder
 
@@ -209,8 +207,8 @@ def likelihood_suite(subject: Subject) -> dict[str, Any]:
         "bits_per_dim": _bits(p, likelihood),
         "log_prob_nats": _mean(p.log_prob),
         "elbo_nats": _mean(p.elbo),
-        "paper_rate_per_dim_nats": _mean(p.paper_rate_per_dim),
-    }
+        "paper_rate_per_dim_nats": None,
+    } | {name: _mean(values) for name, values in p.rates.items()}
     if likelihood is None:
         return found
     own = {int(k): likelihood[p.y == k] for k in p.y.unique()}
@@ -286,7 +284,7 @@ def information_suite(subject: Subject) -> dict[str, Any]:
     if model.has_density:
         about_x["input_information_nats"] = cross_information(model, subject.test.x, subject.seed)
         about_x["noise_sigma"] = model.noise.sigma
-    if isinstance(model.encoder, GaussianEncoder):
+    if model.encoder_kind == "gaussian":
         training = subject.needs_training("information")
         about_x |= aggregate_information(model, training.x[:MOST_COMPONENTS], subject.seed)
     if isinstance(model, Autoencoder) and "identity" in model.heads:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
-from flowclf.evaluation.explanation import Explanation, explanations
+from flowclf.evaluation.explain import Explanation, explanations
 from flowclf.figures.images import GAP, draw_images
 from flowclf.figures.style import BLUE, RED, Figure, new_figure, probability_axis, save_figure
 from flowclf.support.errors import UserError

@@ -58,8 +58,10 @@ class GaussianMixture(nn.Module):
         means: μ, (K, D).
         data_means: average training latent of each class, (K, D). A large β̃ pushes them out
             beyond μ; `sample` can draw around either.
+        has_distances: True if `half_mahalanobis` measures distances to the class means.
     """
 
+    has_distances = True
     data_means: Tensor
 
     def __init__(

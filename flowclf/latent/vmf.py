@@ -56,6 +56,8 @@ class VonMisesFisherMixture(GaussianMixture):
         log_kappa: log κ, (K,) or (1,).
     """
 
+    has_distances = False
+
     def __init__(
         self,
         classes: int,

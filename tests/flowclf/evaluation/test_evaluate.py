@@ -120,7 +120,7 @@ def test_suites_can_be_picked(generator: torch.Generator) -> None:
     assert every["accuracy_low"] < every["accuracy"] < every["accuracy_high"]
     with pytest.raises(UserError, match="'clustering' needs the training split"):
         evaluate(model, split, ["clustering"])
-    with pytest.raises(UserError, match="'ood' needs outliers"):
+    with pytest.raises(UserError, match="'ood' needs out-of-distribution data"):
         evaluate(model, split, ["ood"])
     with pytest.raises(UserError, match="unknown suite 'colour'; choose from: accuracy, conf"):
         evaluate(model, split, ["accuracy", "colour"])

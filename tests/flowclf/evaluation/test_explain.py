@@ -1,157 +1,211 @@
-"""Counterfactuals and contributions: against closed forms of a linear model, and on digits."""
+"""What is told of single decisions, and by which systems."""
 
 from __future__ import annotations
 
+import json
 from math import log
+from typing import Any
 
 import pytest
 import torch
+from small_systems import is_flow, small
 from torch.testing import assert_close
 
-import flowclf
+from flowclf import build
 from flowclf.classifier import GenerativeClassifier
-from flowclf.config import make_config
-from flowclf.data import Dataset, load_dataset
+from flowclf.data import Split
+from flowclf.evaluation import Options, Subject, predict_split
+from flowclf.evaluation.counterfactuals import counterfactual, distances_to_means, even_odds
 from flowclf.evaluation.explain import (
-    class_change_path,
-    counterfactual,
-    decision_contributions,
-    distances_to_means,
-    even_odds,
-    pixel_contributions,
+    explain_rows,
+    explain_suite,
+    explanations,
+    least_sure,
 )
+from flowclf.models import systems_with
 from flowclf.support.errors import UserError
-from flowclf.training import train
+from flowclf.systems import SYSTEMS
+
+K, SHAPE = 3, (1, 8, 8)
+# Whose posterior along a line between latents is known.
+INVERTIBLE = [s for s in systems_with("posterior_is_mixture") if is_flow(s)]
+DISTANCES = ("distance", "runner_up_distance", "nearest_mean")
 
 
-def linear_flow() -> GenerativeClassifier:
-    """z is a rotation of x: couplings start as the identity, the table is in its own units."""
-    preprocess = {"per": "range"}
-    model = flowclf.build(
-        "ib-inn", shape=(4,), classes=3, preprocess=preprocess, network={"blocks": 1}
-    )
-    model.mixture.set_means(3 * torch.eye(3, 4))
-    return model.double().eval()
-
-
-def points() -> torch.Tensor:
+def images(count: int = 30) -> Split:
+    """Three classes, a bright corner each, so that even an untrained network tells them apart."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    x = torch.randint(0, 128, (count, *SHAPE), generator=generator, dtype=torch.uint8)
+    y = torch.arange(count) % K
+    for k, (row, column) in enumerate(((0, 0), (0, 4), (4, 0))):
+        x[y == k, :, row : row + 4, column : column + 4] += 100
+    return Split(x, y)
 
 
-def test_the_posterior_is_reached_exactly_and_not_before() -> None:
-    model, x = linear_flow(), points()
-    target = (model.predict(x) + 1) % 3
-    found = counterfactual(model, x, target, 0.8)
-    reached = found.log_posterior.gather(1, target[:, None])[:, 0]
-    assert_close(reached, torch.full_like(reached, log(0.8)), atol=1e-6, rtol=0)
-    assert_close(model.log_posterior(found.x), found.log_posterior)
-    assert bool((found.shift > 0).all())
+def made(system: str, **settings: Any) -> GenerativeClassifier:
+    """Untrained, with weights that are not zero, as couplings and branches start."""
+    sections = small(system, hidden=16) | settings
+    model = build(system, shape=SHAPE, classes=K, samples=30, **sections)
+    model.fit_statistics(images().x, images().y)
+    generator = torch.Generator().manual_seed(1)
+    for name, weights in model.named_parameters():
+        if weights.dim() > 1 and not name.startswith("mixture"):
+            weights.data += 0.05 * torch.randn(weights.shape, generator=generator)
+    model.fit_latents(images().x, images().y)
+    return model
 
 
-def test_at_even_odds_of_two_classes_it_lies_between_the_means() -> None:
-    model = linear_flow()
-    z = model.mixture.means[:1].detach().clone()
-    z[:, 2] = -50.0  # far from the third class
-    found = counterfactual(model, model.decode(z), torch.tensor([1]), 0.5)
-    assert_close(found.shift, torch.tensor([0.5], dtype=torch.float64), atol=1e-6, rtol=0)
+def rows_of(model: GenerativeClassifier, count: int = 5) -> list[dict[str, Any]]:
+    return explain_rows(model, images(), predict_split(model, images()).log_posterior, count)
 
 
-def test_what_is_there_already_stays() -> None:
-    model = linear_flow()
-    x = model.decode(2 * model.mixture.means.detach())
-    found = counterfactual(model, x, torch.arange(3), 0.9)
-    assert not found.shift.any()
-    assert_close(distances_to_means(model, x).argmin(1), torch.arange(3))
+def test_the_least_sure_come_first_and_ties_in_their_order() -> None:
+    posterior = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.4, 0.6], [0.5, 0.5], [0.7, 0.3]])
+    assert least_sure(posterior.log(), 4).tolist() == [1, 3, 2, 4]
+    assert len(least_sure(posterior.log(), 9)) == 5
 
 
-def test_distances_are_euclidean_for_unit_covariance() -> None:
-    model, x = linear_flow(), points()
-    z = model.encode(x).z.detach()
-    assert_close(distances_to_means(model, x), torch.cdist(z, model.mixture.means.detach()))
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_says_what_it_can(system: str) -> None:
+    model = made(system)
+    rows = rows_of(model)
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows == rows_of(model)
+    assert len(rows) == 5
+    likelihoods = [name for name in rows[0] if name.endswith("_per_dim_nats")]
+    for row in rows:
+        assert row["predicted"] != row["runner_up"]
+        assert row["posterior"] >= row["runner_up_posterior"]
+        assert row["class"] == row["sample"] % K
+        assert all(row[name] is not None for name in DISTANCES)
+        assert model.can_decode or row["shift"] is None
+        told = [row[name] is not None for name in likelihoods]
+        assert told == [model.has_elbo, model.has_elbo and row["shift"] is not None]
+    known = model.encoder_kind == "invertible" and model.posterior_is_mixture
+    assert not known or any(row["shift"] for row in rows)
+    kind = "elbo" if model.has_elbo and not model.has_density else "log_prob"
+    assert likelihoods == [f"{kind}_per_dim_nats", f"counterfactual_{kind}_per_dim_nats"]
 
 
-def test_contributions_of_a_linear_decision_are_products() -> None:
-    model, x = linear_flow(), points()
-    y, other = torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64)
-    reference = torch.zeros_like(x)
-    scale = model.encode(torch.eye(4, dtype=torch.float64)).z - model.encode(reference[:1]).z
-    weights = (model.mixture.means[0] - model.mixture.means[1]) @ scale.T
-    found = pixel_contributions(model, x, reference, y, other, steps=2)
-    assert_close(found, (x * weights).detach())
+def test_rows_are_what_the_functions_say() -> None:
+    model = made("ib-inn").double().eval()
+    (row,) = rows_of(model, 1)
+    x = images().x[row["sample"]][None]
+    source, target = torch.tensor([row["predicted"]]), torch.tensor([row["runner_up"]])
+    found = counterfactual(model, x, target, 0.9, source)
+    assert row["shift"] == pytest.approx(found.shift.item())
+    assert row["nearest_mean"] == int(distances_to_means(model, x).argmin())
+    for name, of in (("log_prob", x), ("counterfactual_log_prob", found.x)):
+        per_dim = model.log_prob(of).item() / model.dims
+        assert row[f"{name}_per_dim_nats"] == pytest.approx(per_dim)
 
 
-def test_a_path_without_a_posterior_ends_level_with_the_average_of_the_class() -> None:
-    model, x = linear_flow(), points()
-    model.mixture.data_means.copy_(2 * model.mixture.means)
-    source, target = model.predict(x), (model.predict(x) + 1) % 3
-    path, log_posterior = class_change_path(model, x, target, 4, None, source)
-    averages = model.mixture.data_means
-    direction = averages[target] - averages[source]
-    start, end = model.encode(path[0]).z.detach(), model.encode(path[-1]).z.detach()
-    assert_close(((end - averages[target]) * direction).sum(1), torch.zeros(6).double())
-    across = end - start - ((end - start) * direction).sum(1, keepdim=True) * direction / 36 / 2
-    assert_close(across, torch.zeros(6, 4).double())
-    assert bool((log_posterior[-1].argmax(1) == target).all())
-
-
-def test_moving_away_from_a_class_that_is_not_the_likeliest() -> None:
-    model, x = linear_flow(), points()
-    source, target = (model.predict(x) + 2) % 3, (model.predict(x) + 1) % 3
-    found = counterfactual(model, x, target, 0.5, source)
-    means, moved = model.mixture.means, found.z - model.encode(x).z
+@pytest.mark.parametrize("system", INVERTIBLE)
+def test_the_counterfactual_has_its_posterior(system: str) -> None:
+    """Of x that is decoded and seen again, in float64."""
+    model, x = made(system).double().eval(), images().x
+    posterior, source = model.log_posterior(x).sort(descending=True)
+    assert bool((posterior[:, 1] < log(0.9)).all())
+    found = counterfactual(model, x, source[:, 1], 0.9, source[:, 0])
+    reached = model.log_posterior(found.x).gather(1, source[:, 1:2])
     there = ~found.shift.isnan()
-    expected = found.shift[:, None] * (means[target] - means[source])
-    assert bool(there.any())
-    assert_close(moved[there].detach(), expected[there].detach())
+    assert int(there.sum()) > 20
+    assert_close(reached[there], torch.full_like(reached[there], log(0.9)), atol=1e-6, rtol=0)
 
 
-def test_a_decision_is_told_from_where_the_odds_are_even() -> None:
-    model, x = linear_flow(), points()
-    model.mixture.data_means.copy_(2 * model.mixture.means)
-    y, other = torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64)
-    middle = even_odds(model, y, other)
-    expected = model.mixture.data_means[:2].mean(0).expand(6, 4)
-    assert_close(middle, expected, atol=1e-9, rtol=0)
-    found = decision_contributions(model, x, y, other, steps=2)
-    straight = pixel_contributions(model, x, model.decode(middle), y, other, steps=2)
-    assert_close(found, straight)
-    given = model.log_posterior(x).detach()
-    assert_close(found.sum(1), given[:, 0] - given[:, 1], atol=1e-9, rtol=0)
+@pytest.mark.parametrize("system", ["ib-inn", "i-revnet", "bvae", "m2"])
+def test_contributions_add_up_to_log_odds_above_the_reference(system: str) -> None:
+    """Of an untrained network no point between the classes need have even odds."""
+    model = made(system).double().eval()
+    rows = rows_of(model, 3)
+    x = images().x[[row["sample"] for row in rows]]
+    y, other = (torch.tensor([row[name] for row in rows]) for name in ("predicted", "runner_up"))
+    reference = model.decode(even_odds(model, y, other))
+    odds = log_odds(model, x, y, other) - log_odds(model, reference, y, other)
+    found = torch.stack([each.contributions for each in explanations(model, images(), rows)])
+    assert_close(found.flatten(1).sum(1), odds, rtol=0.02, atol=0.05)
 
 
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load_dataset("digits")
+def log_odds(
+    model: GenerativeClassifier, x: torch.Tensor, y: torch.Tensor, other: torch.Tensor
+) -> torch.Tensor:
+    posterior = model.log_posterior(x).detach()
+    return (posterior.gather(1, y[:, None]) - posterior.gather(1, other[:, None]))[:, 0]
 
 
-def test_digits_change_into_others(digits: Dataset) -> None:
-    quick = {"train": {"epochs": 8}}
-    config = make_config("ib-inn", "digits", digits.shape, overrides=[quick])
-    model = train(config, digits, device="cpu").model.eval()
-    x = digits.test.x[:5]
-    y = model.predict(x)
-    target = (y + 1) % 10
-    images, log_posterior = class_change_path(model, x, target, steps=5)
-    assert images.shape == (5, 5, 1, 8, 8)
-    assert_close(images[0], x.float() + 0.5, atol=1e-2, rtol=0)
-    given = log_posterior.gather(2, target.expand(5, 5)[..., None])[..., 0]
-    assert bool((given.diff(dim=0) > -1e-4).all())
-    assert_close(given[-1].exp(), torch.full((5,), 0.99), atol=1e-3, rtol=0)
-    middle = counterfactual(model, x, target, 0.5).x
-    parts = pixel_contributions(model, x.float() + 0.5, middle, y, target, steps=200)
-    odds = [
-        (p.gather(1, y[:, None]) - p.gather(1, target[:, None]))[:, 0]
-        for p in (model.log_posterior(x.float() + 0.5), model.log_posterior(middle))
-    ]
-    assert_close(parts.flatten(1).sum(1), (odds[0] - odds[1]).detach(), rtol=0.05, atol=0.1)
+def test_contributions_add_up_to_the_log_odds_where_classes_are_known() -> None:
+    model = known_classes().double()
+    rows = rows_of(model, 3)
+    for row, each in zip(rows, explanations(model, images(), rows), strict=True):
+        odds = log(row["posterior"] / row["runner_up_posterior"])
+        assert each.contributions.sum().item() == pytest.approx(odds, rel=0.02)
 
 
-def test_what_cannot_decode_says_so() -> None:
-    model = flowclf.build("ce", shape=(4,), classes=3).eval()
+def known_classes() -> GenerativeClassifier:
+    """A flow whose means are where its latents are."""
+    model = made("ib-inn")
+    model.mixture.set_means(model.mixture.data_means)
+    return model
+
+
+def test_an_explanation_begins_at_x_and_ends_in_the_other_class() -> None:
+    model, split = known_classes(), images()
+    rows = rows_of(model, 4)
+    model.train()
+    for row, each in zip(rows, explanations(model, split, rows, steps=4), strict=True):
+        assert (each.label, each.predicted) == (row["class"], row["predicted"])
+        assert each.posterior == (row["posterior"], row["runner_up_posterior"])
+        assert each.contributions.shape == each.x.shape == SHAPE
+        assert each.path.shape == (4, *SHAPE)
+        assert_close(each.path[0], split.x[row["sample"]] + 0.5, atol=1e-2, rtol=0)
+        assert_close(each.path_posterior[0], torch.tensor(each.posterior), atol=1e-4, rtol=0)
+        change = each.path_posterior.diff(dim=0)
+        assert bool((change[:, 0] <= 0).all() and (change[:, 1] >= 0).all())
+    assert model.training
+
+
+def test_the_path_of_an_autoencoder_ends_at_the_average_of_the_class() -> None:
+    model = made("bvae")
+    (each,) = explanations(model, images(), rows_of(model, 1))
+    average = model.decode(model.mixture.data_means[each.runner_up][None])[0]
+    assert_close(each.path[-1], average.detach(), atol=1e-3, rtol=0)
+
+
+def test_a_relaxed_label_stays_one() -> None:
+    model, x = made("m2").eval(), images().x
+    target = (model.predict(x) + 1) % K
+    found = counterfactual(model, x, target, 0.9)
+    label, start = found.z[:, :K], model.encode(x).z
+    assert bool((label >= 0).all() and (found.shift <= 1).all())
+    assert_close(label.sum(1), torch.ones(len(x)))
+    assert_close(found.z[:, K:], start[:, K:].detach())
+    reached = found.log_posterior.gather(1, target[:, None]).exp()
+    assert_close(reached, torch.full_like(reached, 0.9), atol=1e-4, rtol=0)
+
+
+def test_distances_where_all_means_are_the_origin() -> None:
+    model = made("vae").eval()
+    z = model.encode(images().x).z.detach()
+    expected = torch.cdist(z, model.mixture.data_means)
+    assert_close(distances_to_means(model, images().x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_classes_on_a_sphere_without_a_decoder_have_nothing_to_say() -> None:
+    model = made("ce", mixture={"kind": "vmf", "start": "equidistant", "weights": "uniform"})
+    with pytest.raises(UserError, match="needs a system that can decode or has Gaussian classes"):
+        rows_of(model)
+
+
+def test_pictures_need_a_decoder_and_a_gradient() -> None:
+    model = made("gm")
     with pytest.raises(UserError, match="expected a system that can decode"):
-        counterfactual(model, torch.zeros(2, 4), torch.tensor([0, 1]))
-    with pytest.raises(UserError, match="between 0 and 1"):
-        counterfactual(linear_flow(), points(), torch.zeros(6, dtype=torch.int64), 1.5)
-    with pytest.raises(UserError, match="2 steps"):
-        class_change_path(linear_flow(), points(), torch.zeros(6, dtype=torch.int64), 1)
+        explanations(model, images(), rows_of(model))
+    model = made("vae", branch={"kind": "knn", "neighbours": 3, "samples": 30})
+    model.get_submodule("heads.branch").get_buffer("labels").fill_(-1)  # sklearn is slow to load
+    with pytest.raises(UserError, match="expected a posterior with a gradient"):
+        explanations(model, images(), rows_of(model))
+
+
+def test_the_suite_looks_at_as_many_as_are_asked_for() -> None:
+    model = made("ib-inn")
+    subject = Subject(model, images(), options=Options(explained=2))
+    assert explain_suite(subject) == {"explain": rows_of(model, 2)}

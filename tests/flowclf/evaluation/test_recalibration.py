@@ -20,8 +20,9 @@ from flowclf.evaluation.recalibration import (
     Recalibration,
     TemperatureScaling,
     VectorScaling,
+    fit_temperature,
+    scale,
 )
-from flowclf.evaluation.temperature import fit_temperature, scale
 from flowclf.support.errors import UserError
 
 N, K = 6000, 4

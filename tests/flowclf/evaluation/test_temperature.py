@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from flowclf.config import make_config
 from flowclf.data import load_dataset
 from flowclf.evaluation.metrics import accuracy, expected_calibration_error, negative_log_posterior
-from flowclf.evaluation.temperature import fit_temperature, scale
+from flowclf.evaluation.recalibration import fit_temperature, scale
 from flowclf.support.errors import UserError
 from flowclf.training import train
 

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 import flowclf
 from flowclf.data import Split
 from flowclf.evaluation import predict_split
-from flowclf.evaluation.explanation import Explanation, explain_rows
+from flowclf.evaluation.explain import Explanation, explain_rows
 from flowclf.figures.explain import explain_figure, explanation_figures
 from flowclf.figures.style import BLUE, RED
 from flowclf.support.errors import UserError
