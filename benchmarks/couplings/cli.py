@@ -33,7 +33,6 @@ BENCHES: dict[str, tuple[Cases, ...]] = {
     "networks": (network_cases,),
 }
 WHAT = "default: all, one after another; gpu: tests of the kernels, then all, within ten minutes"
-WRONG_INPUT, FAILURE = 2, 1
 QUICK = Effort(seconds=0, least=2)
 
 BENCH = ("-m", "benchmarks.couplings", "--device", "cuda")
@@ -52,13 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benches that are asked for; return the exit status."""
     try:
         options = _parse(arguments)
-        if options.bench == "gpu":
-            return run_parts(_recording(options), PARTS)
+    except SystemExit as error:
+        return int(error.code or 0)
+    if options.bench == "gpu":
+        return run_parts(_recording(options), PARTS)
+    try:
         rows = _run(options)
-    except _WrongInputError as error:
-        return _fail(error, WRONG_INPUT)
     except (AgreementError, OSError) as error:
-        return _fail(error, FAILURE)
+        notice(str(error))
+        return 1
     print(json.dumps(rows, indent=2) if options.json else table(rows))
     return 0
 
@@ -87,13 +88,10 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join("  ".join(formats).format(*line).rstrip() for line in lines)
 
 
-class _WrongInputError(ValueError):
-    pass
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise _WrongInputError(message)
+        notice(message)
+        raise SystemExit(2)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -114,25 +112,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if options.seconds is None:
         options.seconds = 1.0 if options.device == "cuda" else 4.0
-    _check(options)
-    return options
-
-
-def _check(options: argparse.Namespace) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise _WrongInputError("there is no CUDA device; use --device cpu")
+        parser.error("there is no CUDA device; use --device cpu")
     if options.threads is not None and options.threads < 1:
-        raise _WrongInputError(f"expected --threads >= 1, got {options.threads}")
+        parser.error(f"expected --threads >= 1, got {options.threads}")
     if not 0 <= options.seconds < 1e6:
-        raise _WrongInputError(f"expected --seconds >= 0, got {options.seconds}")
-    if options.no_record:
-        return
-    if not options.out.parent.is_dir():
-        raise _WrongInputError(f"there is no folder {options.out.parent} for --out")
-    try:
-        check_columns(options.out, COLUMNS)
-    except ValueError as error:
-        raise _WrongInputError(str(error)) from error
+        parser.error(f"expected --seconds >= 0, got {options.seconds}")
+    if not options.no_record:
+        if not options.out.parent.is_dir():
+            parser.error(f"there is no folder {options.out.parent} for --out")
+        try:
+            check_columns(options.out, COLUMNS)
+        except ValueError as error:
+            parser.error(str(error))
+    return options
 
 
 def _run(options: argparse.Namespace) -> list[Row]:
@@ -168,11 +161,6 @@ def _recording(options: argparse.Namespace) -> list[str]:
     """Return where rows go, as arguments again."""
     where = ["--no-record"] if options.no_record else ["--out", str(options.out.resolve())]
     return [*where, "--quick"] if options.quick else where
-
-
-def _fail(error: Exception, status: int) -> int:
-    notice(str(error))
-    return status
 
 
 def _number(value: float | None) -> str:

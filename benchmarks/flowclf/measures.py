@@ -1,9 +1,8 @@
-"""What a study measures of a trained system besides the suites of an evaluation."""
+"""Further numbers of a trained system, which a study measures besides an evaluation's suites."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 
@@ -15,29 +14,39 @@ from flowclf.evaluation import Options, evaluate
 from flowclf.evaluation.attacks import AttackLoss, attack_curve
 from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
 from flowclf.evaluation.metrics import variance_ratio
-from flowclf.evaluation.rate import (
-    aggregate_information,
-    importance_bounds,
-    softmax_information,
-)
+from flowclf.evaluation.rate import aggregate_information, importance_bounds, softmax_information
 from flowclf.evaluation.shift import CLEAN, MEAN
 from flowclf.support.seeding import generator_for
 from flowclf.systems.autoencoder import Autoencoder
 from flowclf.systems.ib_inn import ConditionedIBInn
 from flowclf.training import Trained
 
-__all__ = ["MEASURES", "Measure"]
-
 Values = dict[str, float | None]
 
 MOST_LATENTS = 10_000
-# Of test images, and draws of z for each, as in the VAE-AS paper.
+# Numbers of test images, and of draws of z for each, as in the VAE-AS paper.
 BOUND_IMAGES, BOUND_DRAWS = 500, 4096
+ATTACKED = 1000
+BETAS = (0.02, 0.1, 0.5, 2.0, 10.0, 50.0)
+EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.3)
+SHIFTED = ("accuracy", "ece", "ece_scaled")
+TRADED = ("accuracy", "ece", "negative_log_posterior_nats", "bits_per_dim")
+TRADE_OFF = tuple(f"{name}_at_{beta:g}" for beta in BETAS for name in TRADED)
+BY_SOFTMAX = ("identity_nats", "mi_nats", "md_nats", "mi_entropy_nats")
+PAPER_CALIBRATION = ("ece_percent", "mce_percent", "ice_percent", "ovc", "geometric_mean")
+TRAP = ("mnist", "omniglot")
+OUTLIERS = ("fashion-mnist", "drawings", "noise:0.1", "rotated")
+# Name to a score of the suite ood, and the column of its AUROC.
+TESTS = {
+    "one_tailed": ("negative-log-prob", "auroc"),
+    "two_tailed": ("negative-log-prob", "two_tailed_auroc"),
+    "typicality": ("typicality", "auroc"),
+    "rate": ("rate", "auroc"),
+}
 
 
-@dataclass(frozen=True)
-class Measure:
-    """Names of the numbers, and what computes them."""
+class Measure(NamedTuple):
+    """Names of the numbers, and the function that computes them."""
 
     names: tuple[str, ...]
     of: Callable[[Trained], Values]
@@ -45,7 +54,7 @@ class Measure:
 
 @torch.no_grad()
 def variance(trained: Trained) -> Values:
-    """Variance ratio of the first training latents; None where the mixture has no variances."""
+    """Return the variance ratio of the first training latents; None without variances."""
     model, split = trained.model, trained.training.labelled()
     if model.settings.mixture.kind != "gaussian":
         return {"variance_ratio": None}
@@ -55,7 +64,7 @@ def variance(trained: Trained) -> Values:
 
 
 def clusters(trained: Trained) -> Values:
-    """Classifiers fitted to training latents, k-means of the test latents; means of q(z|x)."""
+    """Score classifiers fitted to training latents, and k-means of the test latents."""
     model, train, test = trained.model, trained.training.labelled(), trained.test
     z, y = latents(model, train.x[:MOST_LATENTS]).cpu(), train.y[:MOST_LATENTS]
     z_test = latents(model, test.x).cpu()
@@ -68,7 +77,7 @@ def clusters(trained: Trained) -> Values:
 
 @torch.no_grad()
 def rate(trained: Trained) -> Values:
-    """The parts of the bound on test and training samples, in nats; exact I(z; x), KL(q(z) ‖ p)."""
+    """Return the parts of the bound in nats, and exact I(z; x) and KL(q(z) ‖ p)."""
     model = trained.model
     assert isinstance(model, Autoencoder)
     with evaluating(model):
@@ -91,7 +100,7 @@ def rate(trained: Trained) -> Values:
 
 
 def _bound(model: Autoencoder, split: Split) -> dict[str, float]:
-    """-log p(x|z) at one draw of z, and KL(q(z|x) ‖ p(z)), on average."""
+    """Return the averages of -log p(x|z) at one draw of z, and of KL(q(z|x) ‖ p(z))."""
     generator = generator_for(0, "rate", device=model.mixture.device)
     rec, kl = [], []
     for x in split.x[:MOST_LATENTS].split(500):
@@ -104,40 +113,38 @@ def _bound(model: Autoencoder, split: Split) -> dict[str, float]:
 
 
 def paper_table(trained: Trained) -> Values:
-    """IB-INN's Table 1: calibration as published, and each set of outliers, see `outliers`."""
+    """Return IB-INN's Table 1: calibration as published, and each set of `outliers`."""
     found = evaluate(trained.model, trained.test, ["paper-calibration"])["paper_calibration"][0]
     calibration = {f"paper_{name}": found[name] for name in PAPER_CALIBRATION}
     return calibration | outliers(trained, OUTLIERS)
 
 
 def outliers(trained: Trained, specs: Sequence[str]) -> Values:
-    """AUROC of each set of outliers by three tests of the density, and of VIB by its rate.
+    """Return the AUROC of each out-of-distribution set by `TESTS`, and its increase of entropy.
 
     Entropies are above those of the test split, in nats. None where a system lacks a density.
     """
     split, test = trained.training, trained.test
     like = Dataset("", split, test, tuple(map(str, range(trained.model.classes))), levels=256)
-    sets = tuple(load_outliers(spec, like) for spec in specs)
-    options = Options(outliers=sets)
+    sets = {spec: load_outliers(spec, like) for spec in specs}
+    options = Options(outliers=tuple(sets.values()))
     found = evaluate(trained.model, test, ["ood"], training=split, options=options)
     rows = {(row["set"], row["score"]): row for row in found["ood"]}
     entropies = {row["set"]: row["increase_nats"] for row in found["ood_entropy"]}
     values: Values = {}
-    for spec, each in zip(specs, sets, strict=True):
-        density = rows.get((each.name, "negative-log-prob"), {})
-        cells = (
-            density.get("auroc"),
-            density.get("two_tailed_auroc"),
-            rows.get((each.name, "typicality"), {}).get("auroc"),
-            rows.get((each.name, "rate"), {}).get("auroc"),
-            entropies[each.name],
-        )
-        values |= dict(zip((f"{name}_{spec}" for name in TESTS), cells, strict=True))
+    for spec, each in sets.items():
+        for test_name, (score, column) in TESTS.items():
+            values[f"{test_name}_{spec}"] = rows.get((each.name, score), {}).get(column)
+        values[f"entropy_{spec}"] = entropies[each.name]
     return values
 
 
+def _outlier_names(specs: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{test}_{spec}" for spec in specs for test in (*TESTS, "entropy"))
+
+
 def robustness(trained: Trained) -> Values:
-    """FGSM's accuracy by ε, and AUROC of noticing it by the density; corruptions by severity.
+    """Return FGSM's accuracy by ε, the AUROC of its density, and corruptions by severity.
 
     Accuracy and ECE are averages over all families, of the first 1,000 test images; `scaled` at the
     temperature of the validation split.
@@ -157,11 +164,8 @@ def robustness(trained: Trained) -> Values:
     return values
 
 
-ATTACKED = 1000
-
-
 def trade_off(trained: Trained) -> Values:
-    """Accuracy, ECE, -log q(y|x) and bits/dim at each of `BETAS`, of a model for all β̃."""
+    """Return `TRADED` at each of `BETAS`, of a model for all β̃."""
     model = trained.model
     if not isinstance(model, ConditionedIBInn):
         return dict.fromkeys(TRADE_OFF)
@@ -173,34 +177,15 @@ def trade_off(trained: Trained) -> Values:
     return values
 
 
-BETAS = (0.02, 0.1, 0.5, 2.0, 10.0, 50.0)
-TRADED = ("accuracy", "ece", "negative_log_posterior_nats", "bits_per_dim")
-TRADE_OFF = tuple(f"{name}_at_{beta:g}" for beta in BETAS for name in TRADED)
-EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.3)
-SHIFTED = ("accuracy", "ece", "ece_scaled")
+CLUSTERS = ("knn_accuracy", "forest_accuracy", "nmi", "clustering_accuracy", "ari")
+PARTS = ("test_rec_nats", "test_kl_nats", "train_rec_nats", "train_kl_nats")
+RATE = ("nll_nats", *PARTS, *BY_SOFTMAX, "exact_mi_nats", "exact_md_nats", "active_units")
+PAPER_TABLE = (*(f"paper_{name}" for name in PAPER_CALIBRATION), *_outlier_names(OUTLIERS))
 ROBUSTNESS = (
     *(f"{name}_{loss}_{e:g}" for name in ("fgsm", "noticed")
       for loss in get_args(AttackLoss) for e in EPSILONS),
     *(f"{name}_severity_{s}" for name in SHIFTED for s in (0, *SEVERITIES)),
 )  # fmt: skip
-TRAP = ("mnist", "omniglot")
-OUTLIERS = ("fashion-mnist", "drawings", "noise:0.1", "rotated")
-TESTS = ("one_tailed", "two_tailed", "typicality", "rate", "entropy")
-PAPER_CALIBRATION = ("ece_percent", "mce_percent", "ice_percent", "ovc", "geometric_mean")
-
-
-def _outlier_names(specs: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{test}_{spec}" for spec in specs for test in TESTS)
-
-
-PAPER_TABLE = (*(f"paper_{name}" for name in PAPER_CALIBRATION), *_outlier_names(OUTLIERS))
-BY_SOFTMAX = ("identity_nats", "mi_nats", "md_nats", "mi_entropy_nats")
-RATE = (
-    "nll_nats", "test_rec_nats", "test_kl_nats", "train_rec_nats", "train_kl_nats",
-    *BY_SOFTMAX, "exact_mi_nats", "exact_md_nats", "active_units",
-)  # fmt: skip
-CLUSTERS = ("knn_accuracy", "forest_accuracy", "nmi", "clustering_accuracy", "ari")
-
 MEASURES = {
     "variance": Measure(("variance_ratio",), variance),
     "clusters": Measure(CLUSTERS, clusters),
