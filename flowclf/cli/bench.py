@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flowclf.cli.output import (
-    AsJson,
-    Device,
-    message,
-    number,
-    percent,
-    print_json,
-    print_table,
-    whole_numbers,
-    with_error,
-)
+from flowclf.cli.output import AsJson, Device, message, print_json, print_table, whole_numbers
 from flowclf.support.errors import UserError
 
 __all__ = ["bench"]
 
-TITLES = {
-    "accuracy": "accuracy %",
-    "ece": "ECE %",
-    "ece_20_bins": "20 bins",
-    "negative_log_posterior_nats": "-log q(y|x)",
-    "bits_per_dim": "bits/dim",
-    "variance_ratio": "variance",
-    "knn_accuracy": "kNN %",
-    "forest_accuracy": "forest %",
-    "clustering_accuracy": "clusters %",
-}
 MAPS = ("couplings", "networks", "mixture")
 
 
@@ -73,24 +51,32 @@ def bench(
     _find_benchmarks()
     if task in MAPS:
         return _compare_maps(task, device, out, quick, as_json)
-    from benchmarks.flowclf.classify import TASKS
-    from benchmarks.flowclf.cost import COSTS
+    from benchmarks.flowclf.classify import TASKS, run_bench
+    from benchmarks.flowclf.cost import COSTS, run_cost
     from benchmarks.flowclf.study import study_names
     from benchmarks.results import recorded
+    from flowclf.catalogue import find_metric
     from flowclf.support.devices import pick_device
 
     place = device and pick_device(device.value)
     record = None if quick else out or recorded(f"{task}.csv")
     if task in TASKS:
-        numbers = [0] if quick and not seeds else whole_numbers("--seeds", seeds or "0,1,2", "0,1")
-        _classify(task, numbers, place or "cpu", record, as_json)
+        numbers = whole_numbers("--seeds", seeds or ("0" if quick else "0,1,2"), "0,1,2")
+        rows = run_bench(task, numbers, record, place or "cpu", quick)
     elif task in COSTS:
-        _compare_costs(task, place or "cpu", record, as_json)
+        cost, repeats = (replace(COSTS[task], batch=4), 1) if quick else (COSTS[task], 15)
+        rows = run_cost(cost, record, repeats, place or "cpu")
     elif task in study_names():
         _run_study(task, seeds, runs, place, record, as_json)
+        return 0
     else:
         choices = ", ".join((*TASKS, *MAPS, *COSTS, *study_names()))
         raise UserError(f"unknown bench {task!r}; choose from: {choices}")
+    if as_json:
+        print_json(rows)
+    else:
+        cells = [[find_metric(name).written(row[name]) for name in row] for row in rows]
+        print_table(task, [find_metric(name).label for name in rows[0]], cells)
     return 0
 
 
@@ -123,39 +109,6 @@ def _compare_maps(
     return main([task, *options, *(["--json"] if as_json else [])])
 
 
-def _classify(
-    task: str, seeds: Sequence[int], device: str, record: Path | None, as_json: bool
-) -> None:
-    from benchmarks.flowclf.classify import run_bench
-
-    rows = run_bench(task, seeds, record, device, quick=record is None)
-    formats = {"accuracy": percent, "ece": lambda v: number(v, 4), "bits_per_dim": number}
-    _print(task, rows, formats | {"seconds": lambda v: number(v, 1)}, as_json)
-
-
-def _compare_costs(task: str, device: str, record: Path | None, as_json: bool) -> None:
-    from benchmarks.flowclf.cost import COSTS, run_cost
-
-    cost, repeats = (COSTS[task], 15) if record else (replace(COSTS[task], batch=4), 1)
-    rows = run_cost(cost, record, repeats, device)
-    tenths = ("milliseconds", "megabytes", "gradient_megabytes")
-    formats = dict.fromkeys(tenths, lambda v: number(v, 1))
-    _print("time of a training step", rows, formats | {"ratio": number}, as_json)
-
-
-def _print(
-    title: str,
-    rows: Sequence[dict[str, Any]],
-    formats: dict[str, Callable[[Any], str]],
-    as_json: bool,
-) -> None:
-    if as_json:
-        print_json(rows)
-        return
-    cells = [["" if v is None else formats.get(c, str)(v) for c, v in row.items()] for row in rows]
-    print_table(title, [*rows[0]], cells)
-
-
 def _run_study(
     name: str,
     seeds: str | None,
@@ -165,6 +118,7 @@ def _run_study(
     as_json: bool,
 ) -> None:
     from benchmarks.flowclf.study import averages, read_study, run_study
+    from flowclf.catalogue import find_metric
 
     study = read_study(name)
     study = replace(study, device=device or study.device, quick=record is None)
@@ -174,22 +128,16 @@ def _run_study(
     for row in run_study(study, numbers, runs, record):
         rows.append(row)
         done = f"{len(rows)}/{len(numbers) * len(study.variants)}"
-        message(f"{done}  {row['variant']}, seed {row['seed']}: {percent(row['accuracy'])}")
+        accuracy = find_metric("accuracy").written(row["accuracy"])
+        message(f"{done}  {row['variant']}, seed {row['seed']}: {accuracy}")
     summary = averages(rows, study)
     if as_json:
         print_json(summary)
         return
-    shown = [m for m in study.metrics if any(row[m] for row in summary)]
-    table = [
-        ["seeds", *(str(row["seeds"]) for row in summary)],
-        *([TITLES.get(m, m), *(_with_error(m, row[m]) for row in summary)] for m in shown),
-    ]
-    titles = [row["variant"] for row in summary]
-    print_table(f"{name}: mean ± standard error", ("metric", *titles), table)
-
-
-def _with_error(metric: str, value: tuple[float, float | None] | None) -> str:
-    """Format accuracies and calibration errors in per cent."""
-    factor = 100 if metric.endswith("accuracy") or metric.startswith("ece") else 1
-    digits = 0 if metric == "parameters" else 1 if metric == "seconds" else 3 - (factor > 1)
-    return with_error(value and (value[0], value[1] or None), factor, digits)
+    table = [["seeds", *(str(row["seeds"]) for row in summary)]]
+    for key in study.metrics:
+        if any(row[key] for row in summary):
+            metric = find_metric(key)
+            table.append([metric.heading, *(metric.text(*(row[key] or [None])) for row in summary)])
+    variants = [row["variant"] for row in summary]
+    print_table(f"{name}: mean ± standard error", ("metric", *variants), table)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -39,10 +41,10 @@ def train(
         str | None,
         typer.Option(help="A known name, an .npz file or a folder.", show_default="digits"),
     ] = None,
-    beta: Annotated[float | None, typer.Option(help="Weight of the decision.")] = None,
+    beta: Annotated[float | None, typer.Option(help="β̃, the weight of the cross-entropy.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of everything random.", show_default="0")
+        int | None, typer.Option(help="Seed of everything random.", show_default="0")
     ] = None,
     device: Where = Device.auto,
     devices: Annotated[
@@ -69,26 +71,30 @@ def train(
     """Train a system, evaluate it on the test set, and record the run in a folder."""
     request = Request(system, data, beta, epochs, seed, preset, assignments or [], config)
     place = Place(device.value, devices, nodes)
-    with _one_voice():
+    with _errors_told_once():
         run, settings, dataset = _prepare(request, resume, out, data_dir, place)
         trained = _train(settings, dataset, run, place, resume is not None)
-    if not trained.main_process:
-        return
-    rows = _rows(trained, dataset, baselines)
-    _report(run, dataset, trained, rows, as_json)
+    if trained.main_process:
+        _report(run, dataset, trained, baselines, as_json)
 
 
 class Place(NamedTuple):
-    """Where to compute; None: as many as were started."""
+    """Device and processes to compute on; None: as many processes as were started."""
 
     device: str
     devices: int | None
     nodes: int | None
 
+    @property
+    def alone(self) -> bool:
+        """True if no other process was asked for, or started by torchrun, SLURM or Fabric."""
+        started = os.environ.keys() & {"WORLD_SIZE", "SLURM_NTASKS", "LOCAL_RANK"}
+        return not started and (self.devices or 1) * (self.nodes or 1) == 1
+
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for on the command line; None where nothing was said."""
+    """Request of the command line; None where an option was left out."""
 
     system: str | None
     data: str | None
@@ -100,7 +106,7 @@ class Request:
     config: Path | None
 
     def make(self, dataset: str, shape: Shape, base: dict[str, Any] | None = None) -> RunConfig:
-        """The configuration: on top of `base`, the file's settings, then those of the options."""
+        """Make the configuration: `base`, then the file's settings, then those of the options."""
         from flowclf.config import NAMES, make_config, parse_assignments, read_settings
 
         if self.system is None:
@@ -122,37 +128,45 @@ class Request:
 
 
 @contextmanager
-def _one_voice() -> Iterator[None]:
-    """Of what ends all processes of a training the first alone tells, by its status, too."""
+def _errors_told_once() -> Iterator[None]:
+    """Let the first rank alone report an error that ends all ranks.
+
+    The others exit with status 0: Fabric kills all processes when one that it started ends with
+    another status.
+    """
     from flowclf.training import Interrupted, TrainingDiverged
-    from flowclf.training.distributed import Elsewhere, told_by_first
 
     try:
         yield
-    except (Elsewhere, Interrupted, TrainingDiverged) as error:
-        if not told_by_first(error):
+    except (UserError, Interrupted, TrainingDiverged) as error:
+        from flowclf.training.distributed import Elsewhere, told_by_first
+
+        reported = isinstance(error, Elsewhere | Interrupted | TrainingDiverged)
+        if not (reported and told_by_first(error)):
             raise
-        # Fabric kills all processes when one that it started ends with another status.
         raise typer.Exit(0) from None
 
 
 def _prepare(
     request: Request, resume: Path | None, out: Path | None, data_dir: Path | None, place: Place
 ) -> tuple[Run, RunConfig, Dataset]:
-    from flowclf.training.distributed import fail_together, first_process
+    from flowclf.runs import Run, new_run_folder
 
     try:
         if resume is not None:
-            run, settings, dataset = _resumed(resume, out, data_dir, request)
+            run, config, dataset = _resumed(resume, out, data_dir, request)
         else:
-            settings, dataset = _settings(request, data_dir)
-            run = _new_run(settings, out)
+            config, dataset = _settings(request, data_dir)
+            run = Run(new_run_folder(out, f"{config.system}-{Path(config.dataset).stem}"))
     except UserError as error:
-        fail_together(error, *place)
+        if not place.alone:
+            from flowclf.training.distributed import fail_together
+
+            fail_together(error, *place)
         raise
-    for notice in dataset.notices if first_process() else ():
+    for notice in dataset.notices if _speaks(place) else ():
         message(f"note: {notice}")
-    return run, settings, dataset
+    return run, config, dataset
 
 
 def _settings(request: Request, data_dir: Path | None) -> tuple[RunConfig, Dataset]:
@@ -170,7 +184,7 @@ def _settings(request: Request, data_dir: Path | None) -> tuple[RunConfig, Datas
 def _resumed(
     folder: Path, out: Path | None, data_dir: Path | None, request: Request
 ) -> tuple[Run, RunConfig, Dataset]:
-    """The run as it is; other settings on the command line must be those that it has."""
+    """Open the run; other settings on the command line must be those that it has."""
     from flowclf.runs import Run
 
     run = Run(folder)
@@ -179,94 +193,64 @@ def _resumed(
     wanted = asked.make(request.data or config.dataset, facts.shape, base=config.to_dict())
     if wanted != config or out not in (None, folder):
         raise UserError(
-            f"{folder} was started with other settings, and goes on with its own: leave out all "
-            "but --resume, or train anew with --out"
+            f"expected the settings that {folder} was started with, got other settings; leave out "
+            "all but --resume, or train anew with --out"
         )
     return run, config, run.load_data(data_dir)
 
 
-def _new_run(config: RunConfig, out: Path | None) -> Run:
-    from flowclf.runs import Run, new_run_folder
+def _speaks(place: Place) -> bool:
+    """Tell whether this process reports for all."""
+    if place.alone:
+        return True
+    from flowclf.training.distributed import first_process
 
-    return Run(new_run_folder(out, f"{config.system}-{Path(config.dataset).stem}"))
+    return first_process()
 
 
 def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: bool) -> Trained:
     from flowclf.training import Interrupted, TrainingDiverged, progress_bar, train
-    from flowclf.training.distributed import ProcessLost, as_started, first_process
     from flowclf.training.progress import silent
 
-    devices, nodes = as_started(place.devices, place.nodes)
+    devices, nodes = 1, 1
+    if not place.alone:
+        from flowclf.training.distributed import as_started
+
+        devices, nodes = as_started(place.devices, place.nodes)
+    start = partial(train, device=place.device, devices=devices, nodes=nodes, resume=resume)
     try:
-        with progress_bar(config.system) if first_process() else nullcontext(silent) as report:
-            return train(
-                config,
-                dataset,
-                run,
-                device=place.device,
-                devices=devices,
-                nodes=nodes,
-                resume=resume,
-                report=report,
-            )
+        with progress_bar(config.system) if _speaks(place) else nullcontext(silent) as report:
+            return start(config, dataset, run, report=report)
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: flowclf train --resume {run.folder}") from None
-    except ProcessLost as error:
-        checkpoint = f"the last checkpoint is in {run.checkpoint_file}"
-        raise ProcessLost(f"{error}; {checkpoint}") from None
+    except ConnectionError as error:
+        raise type(error)(f"{error}; the last checkpoint is in {run.checkpoint_file}") from None
     except TrainingDiverged as error:
         raise TrainingDiverged(
             f"{error}\nthe last good checkpoint is in {run.checkpoint_file}"
         ) from None
 
 
-def _rows(trained: Trained, dataset: Dataset, baselines: bool) -> list[dict[str, Any]]:
+def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_json: bool) -> None:
     from flowclf.evaluation.baselines import baseline_rows
-
-    test, summary = trained.summary["test"], trained.summary
-    own = {
-        "system": summary["system"],
-        **{name: test[name] for name in ("accuracy", "ece", "bits_per_dim")},
-        "seconds": summary["seconds"],
-    }
-    return [
-        own,
-        *(baseline_rows(trained.training, trained.test, dataset.levels) if baselines else []),
-    ]
-
-
-def _report(
-    run: Run, dataset: Dataset, trained: Trained, rows: list[dict[str, Any]], as_json: bool
-) -> None:
     from flowclf.figures.run import run_figures
 
-    figures = run_figures(trained.model, trained.test, dataset, run.figures)
+    summary, fitted, test = trained.summary, trained.training, trained.test
+    others = baseline_rows(fitted, test, dataset.levels) if baselines else []
+    figures = [str(path) for path in run_figures(trained.model, test, dataset, run.figures)]
     if as_json:
-        print_json(
-            {"run": str(run.folder), **trained.summary, "baselines": rows[1:],
-             "figures": [str(path) for path in figures]}
-        )  # fmt: skip
+        print_json({"run": str(run.folder), **summary, "baselines": others, "figures": figures})
         return
-    fitted = len(trained.training)
-    table = [
-        (
-            _label(row, fitted),
-            percent(row["accuracy"]),
-            number(row["ece"], 4),
-            number(row["bits_per_dim"]),
-            number(row["seconds"], 1),
-        )
-        for row in rows
-    ]
+    table = []
+    own = {"system": summary["system"], "seconds": summary["seconds"], **summary["test"]}
+    for row in (own, *others):
+        samples = row.get("samples", len(fitted))
+        few = "" if samples == len(fitted) else f" ({samples:,} samples)"
+        ece, bits, seconds = number(row["ece"], 4), number(row["bits_per_dim"]), row["seconds"]
+        table.append((row["system"] + few, percent(row["accuracy"]), ece, bits, number(seconds, 1)))
     columns = ("system", "accuracy", "ECE", "bits/dim", "seconds")
-    print_table(f"{dataset.name}: {len(trained.test)} test samples", columns, table)
-    print(f"model    {trained.summary['parameters']:,} parameters")
+    print_table(f"{dataset.name}: {len(test)} test samples", columns, table)
+    print(f"model    {summary['parameters']:,} parameters")
     print(f"run      {run.folder}")
     for path in figures:
         print(f"figure   {path}")
-
-
-def _label(row: dict[str, Any], fitted: int) -> str:
-    """The system's name, and the number of samples where it had fewer than ours."""
-    samples = row.get("samples", fitted)
-    return row["system"] if samples == fitted else f"{row['system']} ({samples:,} samples)"
