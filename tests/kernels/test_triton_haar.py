@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import operators
 import pytest
 import torch
+from operators import both_ways, channels_last, not_finite
 from torch import Tensor
 
 from couplings.ops import reference, triton_haar
 from couplings.ops.haar import eager_haar
 from couplings.testing import assert_as_exact
 
-both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
 SHAPES = [(2, 12, 2, 6), (3, 4, 2, 2), (1, 8, 34, 70)]
 
 
 def draw(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, dtype=torch.float64, generator=generator).to(device, dtype)
+    return operators.draw(shape, dtype=dtype, device=device)[0]
 
 
 @both_ways
@@ -47,7 +47,7 @@ def test_a_slice_of_channels(inverse: bool, device: torch.device) -> None:
 
 @both_ways
 def test_channels_last_is_left_to_the_eager_kernel(inverse: bool, device: torch.device) -> None:
-    x = draw(device, torch.float32, (2, 8, 6, 4)).contiguous(memory_format=torch.channels_last)
+    x = channels_last(draw(device, torch.float32, (2, 8, 6, 4)))
     ours = triton_haar.haar(x, 1.0, inverse)
     assert torch.equal(ours, eager_haar(x, 1.0, inverse))
     assert ours.is_contiguous(memory_format=torch.channels_last)
@@ -55,7 +55,7 @@ def test_channels_last_is_left_to_the_eager_kernel(inverse: bool, device: torch.
 
 @both_ways
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@not_finite
 def test_what_is_not_finite_stays_so(bad: float, inverse: bool, device: torch.device) -> None:
     x = draw(device, torch.float32, (2, 4, 2, 2))
     x[0, 0, 0, 0] = bad

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import operators
 import pytest
 import torch
+from operators import both_ways, not_finite
 from torch import Tensor
 
 from couplings import random_rotation
 from couplings.ops import matmul, reference, triton_mixture, triton_rotation
 from couplings.testing import assert_as_exact
 
-both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+SHAPES = [(2, 5, 3, 7), (2, 40, 4, 5), (1, 17, 9, 9), (2, 1, 16)]
+
+rotated = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 def draw(
     device: torch.device, *shapes: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
-    return [tensor.to(device, dtype) for tensor in drawn]
+    return operators.draw(*shapes, dtype=dtype, device=device)
+
+
+def matrix_of(channels: int, device: torch.device) -> Tensor:
+    return random_rotation(channels, torch.Generator().manual_seed(1)).to(device)
 
 
 @pytest.mark.parametrize("shape", [(3, 37, 6), (1, 1, 1), (2, 1500, 3)], ids=str)
@@ -42,7 +48,7 @@ def test_mixture_with_classes_of_weight_zero(absent: slice, device: torch.device
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@not_finite
 def test_mixture_of_what_is_not_finite(bad: float, device: torch.device) -> None:
     z, means, logits = draw(device, (3, 4), (5, 4), (5,))
     z[0, 0] = bad
@@ -64,11 +70,11 @@ def test_mixture_backward(given: tuple[int, ...], fixed_prior: bool, device: tor
 
 @both_ways
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (2, 40, 4, 5), (1, 17, 9, 9), (2, 1, 16)], ids=str)
+@rotated
 def test_rotation(
     shape: tuple[int, ...], dtype: torch.dtype, inverse: bool, device: torch.device
 ) -> None:
-    matrix = random_rotation(shape[1], torch.Generator().manual_seed(1)).to(device)
+    matrix = matrix_of(shape[1], device)
     x, scale, offset = draw(device, shape, shape[1:2], shape[1:2], dtype=dtype)
     assert_as_exact(
         lambda x, s, o: (triton_rotation.rotate(x, matrix, s, o, inverse),),
@@ -78,9 +84,9 @@ def test_rotation(
 
 
 @both_ways
-@pytest.mark.parametrize("shape", [(2, 5, 3, 7), (2, 40, 4, 5), (1, 17, 9, 9), (2, 1, 16)], ids=str)
+@rotated
 def test_rotation_backward(shape: tuple[int, ...], inverse: bool, device: torch.device) -> None:
-    matrix = random_rotation(shape[1], torch.Generator().manual_seed(1)).to(device)
+    matrix = matrix_of(shape[1], device)
     grad, z, scale, offset = draw(device, shape, shape, shape[1:2], shape[1:2])
     ours = triton_rotation.rotate_backward(grad, z, matrix, scale, offset, inverse)
     expected = matmul.eager_rotate_backward(grad, z, matrix, scale, offset, inverse)
@@ -89,7 +95,7 @@ def test_rotation_backward(shape: tuple[int, ...], inverse: bool, device: torch.
 
 @both_ways
 def test_the_scales_gradient_is_no_difference_of_sums(inverse: bool, device: torch.device) -> None:
-    matrix = random_rotation(5, torch.Generator().manual_seed(1)).to(device)
+    matrix = matrix_of(5, device)
     grad, z, scale, offset = draw(device, (3, 5, 8, 8), (3, 5, 8, 8), (5,), (5,))
     offset = offset + 1000
     z = z + offset[:, None, None]
@@ -101,7 +107,7 @@ def test_the_scales_gradient_is_no_difference_of_sums(inverse: bool, device: tor
 
 @both_ways
 def test_rotation_of_a_slice_of_channels(inverse: bool, device: torch.device) -> None:
-    matrix = random_rotation(5, torch.Generator().manual_seed(1)).to(device)
+    matrix = matrix_of(5, device)
     x, grad, scale, offset = draw(device, (2, 8, 3, 7), (2, 8, 3, 7), (5,), (5,))
     settings = (matrix, scale, offset, inverse)
     ours = triton_rotation.rotate(x[:, 3:], *settings)
@@ -124,7 +130,7 @@ LEFT = {
 def test_matrix_products_are_left_to_the_eager_kernel(
     shape: tuple[int, ...], dtype: torch.dtype, inverse: bool, device: torch.device
 ) -> None:
-    matrix = random_rotation(shape[1], torch.Generator().manual_seed(1)).to(device)
+    matrix = matrix_of(shape[1], device)
     x, z, scale, offset = draw(device, shape, shape, shape[1:2], shape[1:2], dtype=dtype)
     settings = (matrix, scale, offset, inverse)
     assert torch.equal(triton_rotation.rotate(x, *settings), matmul.eager_rotate(x, *settings))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+import operators
 import pytest
 import torch
+from operators import Function, both_ways, channels_last, in_each_input, not_finite
 from torch import Tensor
 
 from couplings.ops import reference_spline, triton_spline
@@ -13,19 +13,15 @@ from couplings.ops.spline import eager_spline, eager_spline_backward
 from couplings.testing import assert_as_exact
 
 BOUND = 3.0
-DTYPES = [torch.float32, torch.bfloat16]
-Function = Callable[..., tuple[Tensor, ...]]
 
-both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
-all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+all_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
 def draw(device: torch.device, dtype: torch.dtype, bins: int, rest: int = 0) -> list[Tensor]:
-    """x with three active channels, a quarter of it in the tails, and parameters."""
-    generator = torch.Generator().manual_seed(0)
-    x = 2.5 * torch.randn(3, 3 + rest, 7, 5, dtype=torch.float64, generator=generator)
-    raw = torch.randn(3, 3 * (3 * bins - 1), 7, 5, dtype=torch.float64, generator=generator)
-    return [x.to(device, dtype), raw.to(device, dtype)]
+    """Draw x with three active channels, a quarter of it in the tails, and parameters."""
+    shapes = (3, 3 + rest, 7, 5), (3, 3 * (3 * bins - 1), 7, 5)
+    x, raw = operators.draw(*shapes, dtype=dtype, device=device)
+    return [2.5 * x, raw]
 
 
 @both_ways
@@ -52,9 +48,7 @@ def test_forward(
 def test_backward(bins: int, dtype: torch.dtype, inverse: bool, device: torch.device) -> None:
     x, raw = draw(device, dtype, bins)
     index = eager_spline(x, raw, None, False, bins, BOUND, inverse)[2]
-    generator = torch.Generator().manual_seed(1)
-    grad = torch.randn(3, 5, 7, 5, dtype=torch.float64, generator=generator).to(device, dtype)
-    grad_log_det = torch.randn(3, dtype=torch.float64, generator=generator).to(device)
+    grad, grad_log_det = operators.draw((3, 5, 7, 5), (3,), device=device, seed=1)
 
     def call(function: Function, grad: Tensor, x: Tensor, raw: Tensor) -> tuple[Tensor, ...]:
         wide = grad_log_det.to(torch.promote_types(grad.dtype, torch.float32))
@@ -63,7 +57,7 @@ def test_backward(bins: int, dtype: torch.dtype, inverse: bool, device: torch.de
     assert_as_exact(
         lambda *t: call(triton_spline.spline_couple_backward, *t),
         lambda *t: call(eager_spline_backward, *t),
-        [grad, x, raw],
+        [grad.to(dtype), x, raw],
     )
 
 
@@ -81,7 +75,7 @@ def test_zeros_are_the_identity(inverse: bool, device: torch.device) -> None:
 def test_what_is_left_to_the_eager_kernel(bins: int, inverse: bool, device: torch.device) -> None:
     x, raw = draw(device, torch.float32, bins)
     if bins == 5:
-        x, raw = (t.contiguous(memory_format=torch.channels_last) for t in (x, raw))
+        x, raw = map(channels_last, (x, raw))
     settings = (bins, BOUND, inverse)
     ours = triton_spline.spline_couple(x, raw, None, False, *settings)
     expected = eager_spline(x, raw, None, False, *settings)
@@ -101,8 +95,8 @@ def test_float64(inverse: bool, device: torch.device) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("position", [0, 1], ids=["active", "parameters"])
+@not_finite
+@in_each_input
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_what_is_not_finite_stays_so(
     bad: float, position: int, inverse: bool, device: torch.device

@@ -1,127 +1,82 @@
-"""couplings::affine_couple against its definition: values, both derivatives, exactness, tracing."""
+"""couplings::affine_couple against its definition, the clamp and the functions on top of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
+from math import atan, pi, tanh
+from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
+from FrEIA.modules import GLOWCouplingBlock
+from operators import (
+    Clamp,
+    all_clamps,
+    bound,
+    channels_last,
+    coupled,
+    in_each_input,
+    in_halves,
+    in_layouts,
+    not_finite,
+)
+from torch import Tensor, nn
 
-from couplings import SoftClamp
+from couplings import MLP, Affine, ConvNet, SoftClamp, two_sided_coupling
 from couplings.functional import affine_couple, affine_uncouple
 from couplings.ops import reference
-from couplings.testing import assert_as_exact
+from couplings.testing import assert_as_exact, randomize
 
-OPERATOR = torch.ops.couplings.affine_couple
-SETTINGS = {
-    f"{'inverse' if inverse else 'forward'} {'atan' if atan else 'tanh'}": (0.7, 0.8, atan, inverse)
-    for inverse, atan in product((False, True), (False, True))
-}
-HALVES = {"alone": (None, False), "passive first": (3, False), "active first": (3, True)}
-
-Arguments = tuple[object, ...]
-Function = Callable[..., tuple[Tensor, ...]]
+OPERATOR, DEFINITION = torch.ops.couplings.affine_couple, reference.affine_couple
 
 
-@pytest.fixture(params=SETTINGS.values(), ids=SETTINGS)
-def settings(request: pytest.FixtureRequest) -> Arguments:
-    return request.param
+def draw(shape: tuple[int, ...], rest: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    return coupled(shape, 2, rest, dtype)
 
 
-@pytest.fixture(params=HALVES.values(), ids=HALVES)
-def halves(request: pytest.FixtureRequest) -> tuple[int | None, bool]:
-    return request.param
-
-
-def draw(
-    shape: tuple[int, ...], rest: int | None = None, dtype: torch.dtype = torch.float64
-) -> list[Tensor]:
-    """Active half of this shape, parameters and the passive half (where asked for)."""
-    generator = torch.Generator().manual_seed(0)
-    batch, size, *inner = shape
-    channels = [size, 2 * size] + ([rest] if rest else [])
-    return [
-        torch.randn(batch, c, *inner, dtype=torch.float64, generator=generator)
-        .to(dtype)
-        .requires_grad_()
-        for c in channels
-    ]
-
-
-def bound(function: Function, active_first: bool, settings: Arguments) -> Function:
-    """A function of the tensors alone: y and log_det."""
-
-    def call(
-        active: Tensor, parameters: Tensor, passive: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        return function(active, parameters, passive, active_first, *settings)[:2]
-
-    return call
-
-
-def test_derivatives(halves: tuple[int | None, bool], settings: Arguments) -> None:
-    rest, first = halves
+@all_clamps
+@in_halves
+def test_derivatives_and_opcheck(rest: int, first: bool, settings: Clamp) -> None:
     tensors = draw((2, 2, 3), rest)
-    call = bound(OPERATOR, first, settings)
+    call = bound(OPERATOR, first, *settings)
     assert torch.autograd.gradcheck(call, tensors)
     assert torch.autograd.gradgradcheck(call, tensors)
+    passive = tensors[2] if rest else None
+    torch.library.opcheck(OPERATOR, (*tensors[:2], passive, first, *settings))
 
 
-def test_opcheck(halves: tuple[int | None, bool], settings: Arguments) -> None:
-    rest, first = halves
-    active, parameters, *passive = draw((2, 2, 3), rest)
-    half = passive[0] if passive else None
-    torch.library.opcheck(OPERATOR, (active, parameters, half, first, *settings))
-
-
+@all_clamps
+@in_halves
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(5, 3, 7, 9), (1, 1), (0, 2, 3), (3, 17, 1, 5)], ids=str)
 def test_as_exact_as_the_definition(
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    halves: tuple[int | None, bool],
-    settings: Arguments,
+    shape: tuple[int, ...], dtype: torch.dtype, rest: int, first: bool, settings: Clamp
 ) -> None:
-    rest, first = halves
-    tensors = draw(shape, rest, dtype)
-    assert_as_exact(
-        bound(OPERATOR, first, settings), bound(reference.affine_couple, first, settings), tensors
-    )
+    calls = (bound(function, first, *settings) for function in (OPERATOR, DEFINITION))
+    assert_as_exact(*calls, draw(shape, rest, dtype))
 
 
+@all_clamps
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_small_and_saturated_scales_are_as_exact(dtype: torch.dtype, settings: Arguments) -> None:
-    for factor in (1e-4, 8.0):
-        active, parameters = draw((4, 3, 5), dtype=dtype)
-        parameters = (factor * parameters).detach().requires_grad_()
-        call, plain = (
-            bound(OPERATOR, False, settings),
-            bound(reference.affine_couple, False, settings),
-        )
-        assert_as_exact(call, plain, [active, parameters])
-
-
-def channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def strided(tensor: Tensor) -> Tensor:
-    return torch.stack((tensor, tensor), dim=-1)[..., 0]
-
-
-@pytest.mark.parametrize("lay_out", [channels_last, strided])
-def test_any_layout(
-    lay_out: Callable[[Tensor], Tensor],
-    halves: tuple[int | None, bool],
-    settings: Arguments,
+@pytest.mark.parametrize("factor", [1e-4, 8.0])
+def test_small_and_saturated_scales_are_as_exact(
+    factor: float, dtype: torch.dtype, settings: Clamp
 ) -> None:
-    rest, first = halves
-    drawn = draw((2, 3, 4, 5), rest, torch.float32)
-    tensors = [lay_out(t.detach()).requires_grad_() for t in drawn]
-    call, plain = bound(OPERATOR, first, settings), bound(reference.affine_couple, first, settings)
-    assert_as_exact(call, plain, tensors)
+    active, parameters = draw((4, 3, 5), dtype=dtype)
+    parameters = (factor * parameters).detach().requires_grad_()
+    calls = (bound(function, False, *settings) for function in (OPERATOR, DEFINITION))
+    assert_as_exact(*calls, [active, parameters])
+
+
+@all_clamps
+@in_halves
+@in_layouts
+def test_any_layout(
+    lay_out: Callable[[Tensor], Tensor], rest: int, first: bool, settings: Clamp
+) -> None:
+    tensors = [lay_out(t).requires_grad_() for t in draw((2, 3, 4, 5), rest, torch.float32)]
+    calls = (bound(function, first, *settings) for function in (OPERATOR, DEFINITION))
+    assert_as_exact(*calls, tensors)
 
 
 def test_channels_last_stays_channels_last() -> None:
@@ -130,15 +85,14 @@ def test_channels_last_stays_channels_last() -> None:
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("position", ["active", "parameters"])
-def test_what_is_not_finite_stays_so(bad: float, position: str, settings: Arguments) -> None:
+@all_clamps
+@in_each_input
+@not_finite
+def test_what_is_not_finite_stays_so(bad: float, position: int, settings: Clamp) -> None:
     tensors = [t.detach() for t in draw((2, 2, 3))]
-    tensors[("active", "parameters").index(position)][0, 0, 0] = bad
-    ours = bound(OPERATOR, False, settings)(*tensors)
-    plain = bound(reference.affine_couple, False, settings)(*tensors)
-    for got, expected in zip(ours, plain, strict=True):
-        torch.testing.assert_close(got, expected, equal_nan=True)
+    tensors[position][0, 0, 0] = bad
+    ours, expected = (bound(f, False, *settings)(*tensors) for f in (OPERATOR, DEFINITION))
+    torch.testing.assert_close(ours, expected, equal_nan=True)
 
 
 def test_autocast_keeps_the_log_det_in_float32() -> None:
@@ -149,8 +103,8 @@ def test_autocast_keeps_the_log_det_in_float32() -> None:
     assert (y.dtype, wide.dtype, log_det.dtype) == (torch.bfloat16, torch.float32, torch.float32)
 
 
-def both_ways(x: Tensor, parameters: Tensor) -> Tensor:
-    """A function of one sample through the functional layer."""
+def there_and_back(x: Tensor, parameters: Tensor) -> Tensor:
+    """Map one sample through the functional layer, and back with other parameters."""
     y, log_det = affine_couple(x[None], parameters[None], SoftClamp())
     back, _ = affine_uncouple(y, parameters[None] / 2, SoftClamp())
     return back.sum() + log_det.sum()
@@ -158,30 +112,92 @@ def both_ways(x: Tensor, parameters: Tensor) -> Tensor:
 
 def test_torch_func_goes_through_the_definition() -> None:
     x, parameters = (t.detach() for t in draw((3, 2, 4)))
-    expected = torch.stack([both_ways(a, p) for a, p in zip(x, parameters, strict=True)])
-    torch.testing.assert_close(torch.vmap(both_ways)(x, parameters), expected)
-    _, slope = torch.func.jvp(lambda v: both_ways(v, parameters[0]), (x[0],), (x[1],))
-    gradient = torch.func.jacrev(both_ways)(x[0], parameters[0])
+    expected = torch.stack([there_and_back(a, p) for a, p in zip(x, parameters, strict=True)])
+    torch.testing.assert_close(torch.vmap(there_and_back)(x, parameters), expected)
+    _, slope = torch.func.jvp(lambda v: there_and_back(v, parameters[0]), (x[0],), (x[1],))
+    gradient = torch.func.jacrev(there_and_back)(x[0], parameters[0])
     torch.testing.assert_close(slope, (gradient * x[1]).sum())
 
 
-def test_one_graph_under_compile_and_export() -> None:
-    x, parameters = (t.detach() for t in draw((3, 2, 4)))
-
-    def call(x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return affine_couple(x, parameters, SoftClamp())
-
-    expected = call(x, parameters)
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, parameters), expected)
+def test_one_graph_under_compile() -> None:
+    tensors = [t.detach() for t in draw((3, 2, 4))]
+    compiled = torch.compile(affine_couple, fullgraph=True, backend="aot_eager")
+    expected = affine_couple(*tensors, SoftClamp())
+    torch.testing.assert_close(compiled(*tensors, SoftClamp()), expected)
 
 
 def test_the_operator_itself_compiles() -> None:
     tensors = draw((3, 2, 4))
-    call = bound(OPERATOR, False, (0.7, 0.8, False, False))
+    call = bound(OPERATOR, False, 0.7, 0.8, False, False)
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*tensors), call(*tensors))
     ours, expected = (
         torch.autograd.grad(f(*tensors)[0].square().sum(), tensors) for f in (compiled, call)
     )
     torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("raw", [-30.0, -1.0, 0.0, 0.3, 7.0])
+def test_clamp_is_its_formula(raw: float) -> None:
+    value = torch.tensor(raw, dtype=torch.float64)
+    assert float(SoftClamp(0.7, 0.1)(value)) == pytest.approx(0.7 * tanh(0.1 * raw))
+    expected = 2 * 2 / pi * atan(0.5 * raw)
+    assert float(SoftClamp(2.0, 0.5, "atan")(value)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("form", "slope"), [("tanh", 1.5 * 0.2), ("atan", 1.5 * 0.2 * 2 / pi)])
+def test_clamp_has_its_slope_at_zero_and_tends_to_its_limit(
+    form: Literal["tanh", "atan"], slope: float
+) -> None:
+    clamp = SoftClamp(1.5, 0.2, form)
+    raw = torch.tensor([-1e9, 0.0, 1e9], dtype=torch.float64, requires_grad=True)
+    values = clamp(raw)
+    expected = torch.tensor([-1.5, 0.0, 1.5]).double()
+    torch.testing.assert_close(values, expected, atol=1e-7, rtol=0)
+    assert bool((values.abs() <= 1.5).all())
+    (gradient,) = torch.autograd.grad(values.sum(), raw)
+    assert float(gradient[1]) == pytest.approx(slope)
+
+
+def test_clamp_refuses_nonsense() -> None:
+    with pytest.raises(ValueError, match="expected form 'tanh' or 'atan', got 'sigmoid'"):
+        SoftClamp(form="sigmoid")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="positive limit and gain, got 0 and 0.1"):
+        SoftClamp(limit=0)
+    with pytest.raises(ValueError, match="positive limit and gain"):
+        SoftClamp(gain=-1.0)
+
+
+def test_affine_couple_is_its_formula() -> None:
+    x, raw, shift = torch.randn(3, 2, 4, 3, 3, dtype=torch.float64)
+    clamp = SoftClamp()
+    parameters = torch.cat((raw, shift), dim=1)
+    y, log_det = affine_couple(x, parameters, clamp)
+    torch.testing.assert_close(y, x * clamp(raw).exp() + shift)
+    torch.testing.assert_close(log_det, clamp(raw).sum((1, 2, 3)))
+    back, inverse_log_det = affine_uncouple(y, parameters, clamp)
+    torch.testing.assert_close(back, x)
+    torch.testing.assert_close(inverse_log_det, -log_det)
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 2, 3)])
+def test_two_sided_coupling_is_freias_glow_block(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def net(inputs: int, outputs: int) -> nn.Module:
+        if len(shape) == 1:
+            return MLP((inputs,), outputs, generator=generator, hidden=(8,))
+        return ConvNet((inputs, *shape[1:]), outputs, generator=generator, width=6).eval()
+
+    freia = GLOWCouplingBlock([shape], subnet_constructor=net, clamp=2.0).double()
+    randomize(freia, generator)
+    # FrEIA's s = 2 · 0.636 · atan(raw): the limit that our 2/π turns into 2 · 0.636.
+    clamp = SoftClamp(2 * 0.636 * pi / 2, 1.0, "atan")
+    ours = two_sided_coupling(shape, lambda s, n, _: net(s[0], n), Affine(clamp)).double()
+    ours[0].net.load_state_dict(freia.subnet2.state_dict())  # type: ignore[union-attr]
+    ours[1].net.load_state_dict(freia.subnet1.state_dict())  # type: ignore[union-attr]
+    x = torch.randn(3, *shape, dtype=torch.float64, generator=generator)
+    (expected,), expected_log_det = freia([x])
+    torch.testing.assert_close(ours(x), (expected, expected_log_det))
+    (expected,), expected_log_det = freia([x], rev=True)
+    torch.testing.assert_close(ours.inverse(x), (expected, expected_log_det))

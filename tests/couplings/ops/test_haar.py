@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operators
 import pytest
 import torch
+from operators import both_ways
 from torch import Tensor
 
 from couplings.functional import haar, unhaar
@@ -11,12 +13,10 @@ from couplings.ops import reference
 from couplings.testing import assert_as_exact
 
 OPERATOR = torch.ops.couplings.haar
-both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype).requires_grad_()
+    return operators.draw(shape, dtype=dtype)[0].requires_grad_()
 
 
 @both_ways

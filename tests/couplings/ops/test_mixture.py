@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import log, pi
 
+import operators
 import pytest
 import torch
+from operators import Function, not_finite
 from torch import Tensor
 
 from couplings.functional import mixture_log_prob
@@ -14,21 +15,18 @@ from couplings.ops import reference
 from couplings.testing import assert_as_exact
 
 OPERATOR = torch.ops.couplings.mixture
-Function = Callable[..., tuple[Tensor, ...]]
 
 
 def draw(
     batch: int, classes: int, dims: int, dtype: torch.dtype = torch.float64, distance: float = 1.0
 ) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(batch, dims, dtype=torch.float64, generator=generator)
-    means = distance * torch.randn(classes, dims, dtype=torch.float64, generator=generator)
-    weights = torch.randn(classes, dtype=torch.float64, generator=generator).log_softmax(0)
-    return [t.to(dtype).requires_grad_() for t in (z, means, weights)]
+    z, means, logits = operators.draw((batch, dims), (classes, dims), (classes,))
+    drawn = (z, distance * means, logits.log_softmax(0))
+    return [tensor.to(dtype).requires_grad_() for tensor in drawn]
 
 
 def broadcast(z: Tensor, means: Tensor, log_weights: Tensor) -> tuple[Tensor, ...]:
-    """The formula as one writes it down, with its (B, K, D) tensor."""
+    """Compute the formula as it is written, with its (B, K, D) tensor."""
     square = (z[:, None] - means).square().sum(2)
     given_class = -0.5 * (square + z.shape[1] * log(2 * pi))
     joint = given_class + log_weights
@@ -91,7 +89,7 @@ def test_strided_inputs() -> None:
     torch.testing.assert_close(bound(OPERATOR)(*tensors), broadcast(*tensors))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@not_finite
 def test_what_is_not_finite_becomes_nan(bad: float) -> None:
     z, means, log_weights = (t.detach() for t in draw(3, 4, 2))
     z[0, 0] = bad

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import operators
 import pytest
 import torch
+from operators import both_ways, channels_last, strided
 from torch import Tensor
 
 from couplings import random_rotation
@@ -16,18 +18,12 @@ from couplings.testing import assert_as_exact
 OPERATOR = torch.ops.couplings.rotate
 Function = Callable[..., Tensor]
 
-both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
-
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor]:
-    """x, log-scale, offset; and the rotation."""
-    generator = torch.Generator().manual_seed(0)
-    rotation = random_rotation(shape[1], generator)
-    tensors = [
-        torch.randn(size, dtype=torch.float64, generator=generator)
-        for size in (shape, shape[1:2], shape[1:2])
-    ]
-    return [t.to(dtype).requires_grad_() for t in tensors], rotation
+    """Draw x, log-scale, offset; and the rotation."""
+    tensors = operators.draw(shape, shape[1:2], shape[1:2], dtype=dtype)
+    rotation = random_rotation(shape[1], torch.Generator().manual_seed(0))
+    return [tensor.requires_grad_() for tensor in tensors], rotation
 
 
 def bound(function: Function, rotation: Tensor, inverse: bool) -> Callable[..., tuple[Tensor]]:
@@ -61,11 +57,9 @@ def test_as_exact_as_the_definition(
 def test_channels_last_and_strided_inputs(inverse: bool) -> None:
     (x, scale, offset), rotation = draw((2, 3, 4, 5), torch.float32)
     call, plain = (bound(f, rotation, inverse) for f in (OPERATOR, reference.rotate))
-    last = x.detach().contiguous(memory_format=torch.channels_last)
-    strided = torch.stack((x.detach(), x.detach()), dim=-1)[..., 0]
-    for laid_out in (last, strided):
-        assert_as_exact(call, plain, [laid_out.requires_grad_(), scale, offset])
-    assert call(last, scale, offset)[0].is_contiguous(memory_format=torch.channels_last)
+    for lay_out in (channels_last, strided):
+        assert_as_exact(call, plain, [lay_out(x).requires_grad_(), scale, offset])
+    assert call(channels_last(x), scale, offset)[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_inverse_and_log_det() -> None:

@@ -1,0 +1,80 @@
+"""Inputs and tables that the tests of operators and of their Triton kernels share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from math import inf, nan
+
+import pytest
+import torch
+from torch import Tensor
+
+Function = Callable[..., tuple[Tensor, ...]]
+Clamp = tuple[float, float, bool, bool]
+
+# limit, gain, atan, inverse: the last arguments of affine_couple.
+CLAMPS = {
+    f"{'inverse' if inverse else 'forward'} {'atan' if atan else 'tanh'}": (0.7, 0.8, atan, inverse)
+    for inverse, atan in product((False, True), repeat=2)
+}
+# Channels of the passive half, and whether the active one comes first.
+HALVES = {"alone": (0, False), "passive first": (3, False), "active first": (3, True)}
+
+both_ways = pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+all_clamps = pytest.mark.parametrize("settings", CLAMPS.values(), ids=CLAMPS)
+in_halves = pytest.mark.parametrize(("rest", "first"), HALVES.values(), ids=HALVES)
+not_finite = pytest.mark.parametrize("bad", [nan, inf, -inf])
+in_each_input = pytest.mark.parametrize("position", [0, 1], ids=["active", "parameters"])
+
+
+def draw(
+    *shapes: tuple[int, ...],
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> list[Tensor]:
+    """Draw normal tensors of these shapes, in float64 whatever the dtype asked for."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
+    return [tensor.to(device, dtype) for tensor in drawn]
+
+
+def coupled(
+    shape: tuple[int, ...],
+    per_number: int,
+    rest: int = 0,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> list[Tensor]:
+    """Draw leaves: an active half of this shape, its parameters and, if any, the passive half."""
+    batch, size, *inner = shape
+    channels = [size, per_number * size] + ([rest] if rest else [])
+    drawn = draw(*((batch, c, *inner) for c in channels), dtype=dtype, seed=seed)
+    return [tensor.requires_grad_() for tensor in drawn]
+
+
+def bound(function: Function, first: bool, *settings: object) -> Function:
+    """Make a coupling's operator a function of tensors alone that returns y and log_det."""
+
+    def call(active: Tensor, raw: Tensor, passive: Tensor | None = None) -> tuple[Tensor, ...]:
+        return function(active, raw, passive, first, *settings)[:2]
+
+    return call
+
+
+def gradients_of(function: Function, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return results, and the gradients of their squares' sums."""
+    outputs = function(*tensors)
+    return *outputs, *torch.autograd.grad([out.square().sum() for out in outputs], tensors)
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous(memory_format=torch.channels_last)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    return torch.stack((tensor, tensor), dim=-1)[..., 0].detach()
+
+
+in_layouts = pytest.mark.parametrize("lay_out", [channels_last, strided])
