@@ -170,32 +170,37 @@ def test_the_best_latents_of_a_class_are_tilted_by_the_posterior(
     assert float(value(best) - value(prior)) > 1e-3
 
 
-# I7: IB-INN and class-NLL, as systems; the losses alone are in test_objectives.py.
+# I7: IB-INN and class-NLL.
 
 
-def flow(system: str, covariance: str, **options: Any) -> GenerativeClassifier:
+def flow(
+    system: str, covariance: str, weights: str = "uniform", **options: Any
+) -> GenerativeClassifier:
     network = {"kind": "mlp", "blocks": 2, "hidden": [8]}
-    mixture = {"covariance": covariance}
+    mixture = {"covariance": covariance, "weights": weights}
     model = build(system, shape=(D,), classes=K, network=network, mixture=mixture, **options)
     model = model.double().eval()
     randomize(model, torch.Generator().manual_seed(1))
+    if weights == "empirical":
+        model.mixture.set_weights(torch.arange(1, K + 1))
     return model
 
 
 def total_and_gradients(model: GenerativeClassifier, x: Tensor, y: Tensor) -> list[Tensor]:
     total = model.loss(x, y)["total"]
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad and p.numel()]
     return [total.detach(), *torch.autograd.grad(total, parameters)]
 
 
+@pytest.mark.parametrize("weights", ["uniform", "empirical"])
 @pytest.mark.parametrize("labels", ["all", "some"])
 @pytest.mark.parametrize("covariance", ["unit", "shared", "per-class"])
 def test_class_nll_is_ib_inn_at_beta_one_over_d(
-    covariance: str, labels: str, generator: torch.Generator
+    covariance: str, labels: str, weights: str, generator: torch.Generator
 ) -> None:
-    """I7: totals differ by the factor 1 + 1/d and, with uniform weights, by 2 log(K)/d.
+    """I7: totals differ by the factor 1 + 1/d and by -2 mean(log w_y)/d.
 
-    Where labels are missing the decision counts the labelled samples alone, so that β̃ must be
+    Where labels are missing the cross-entropy counts the labelled samples alone, so that β̃ must be
     their share over d.
     """
     given = y.clone()
@@ -203,12 +208,11 @@ def test_class_nll_is_ib_inn_at_beta_one_over_d(
         given[::3] = -1
     share = float((given >= 0).double().mean())
     x, beta = normal(generator, B, D), share / D
-    ib_inn = total_and_gradients(flow("ib-inn", covariance, beta=beta), x, given)
-    class_nll = total_and_gradients(flow("class-nll", covariance), x, given)
-    constant = 2 * share * log(K) / D
-    assert_close(
-        (1 + beta) * ib_inn[0] - class_nll[0], torch.tensor(constant, dtype=torch.float64), **EXACT
-    )
+    ib_inn = total_and_gradients(flow("ib-inn", covariance, weights, beta=beta), x, given)
+    model = flow("class-nll", covariance, weights)
+    class_nll = total_and_gradients(model, x, given)
+    constant = -2 * share * model.mixture.log_weights[given[given >= 0]].mean() / D
+    assert_close((1 + beta) * ib_inn[0] - class_nll[0], constant, **EXACT)
     scaled = [(1 + beta) * gradient for gradient in ib_inn[1:]]
     assert max(float(gradient.abs().max()) for gradient in scaled) > 0.1
     assert_close(scaled, class_nll[1:], rtol=1e-10, atol=1e-10)
