@@ -285,10 +285,7 @@ class GenerativeClassifier(nn.Module):
 
     def dequantize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return x as `log_prob` or `elbo` must see it to bound the bits of grey levels."""
-        return self._dequantize(self._samples("x", x), generator)
-
-    def _dequantize(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self.noise.dequantize(x, generator)
+        return self.noise.dequantize(self._samples("x", x), generator)
 
     def bounds_bits(self, x: Tensor) -> bool:
         """Return whether there are densities or bounds of x (N, *shape), and normalised ones."""

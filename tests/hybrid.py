@@ -27,7 +27,7 @@ class HybridObjective(Section):
 
 
 class HybridSettings(InvertibleSettings):
-    """Everything that defines it."""
+    """Settings of the hybrid."""
 
     objective: HybridObjective = HybridObjective()
 

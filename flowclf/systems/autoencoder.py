@@ -52,9 +52,10 @@ class LatentVariableModel(GenerativeClassifier):
         """Compute E[x|z], (B, *shape), of latents z (B, D), in data units."""
         return self.likelihood.mean(self.decoder(z))
 
-    def _dequantize(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return x itself where the likelihood is one of grey levels."""
-        return x if self.likelihood.discrete else super()._dequantize(x, generator)
+    def dequantize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return x itself where the likelihood is one of grey levels, else with noise."""
+        discrete = self.likelihood.discrete
+        return self._samples("x", x) if discrete else super().dequantize(x, generator)
 
     def bounds_bits(self, x: Tensor) -> bool:
         """Return whether p(x|z) is normalised on these x."""

@@ -1,4 +1,4 @@
-"""The common face on small IB-INNs: densities that integrate to one, in the data's own units."""
+"""`GenerativeClassifier` on small IB-INNs: densities that integrate to one, in data units."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def image_model(kind: str) -> GenerativeClassifier:
 
 
 def draw_table(count: int = 200) -> tuple[Tensor, Tensor]:
-    """Two columns of very different units."""
+    """Draw two columns of very different units."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(count, 2, generator=generator, dtype=torch.float64)
     return x * torch.tensor([0.02, 30.0]) + torch.tensor([5.0, -7.0]), torch.arange(count) % K

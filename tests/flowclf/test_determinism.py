@@ -50,7 +50,7 @@ print(json.dumps(digests))
 
 
 def digests(seed: int) -> dict[str, str]:
-    """Of a process whose global generators and hashes start elsewhere."""
+    """Train in a process whose global generators and hashes start elsewhere."""
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, str(seed)],
         env={

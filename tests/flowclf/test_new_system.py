@@ -1,4 +1,4 @@
-"""A system of the tests' own, `hybrid`, that is in no file but its own and one entry of the table.
+"""The tests' own system `hybrid`, which is in no file but its own and one entry of the table.
 
 All tests that run over the systems run it as well (`conftest.py` enters it); here is what is left:
 its density against its Jacobian, and the way from training to a sweep on the command line.

@@ -35,7 +35,7 @@ every_system = pytest.mark.parametrize("system", SYSTEMS)
 
 
 def make(system: str, shape: tuple[int, ...] = SHAPE, **settings: Any) -> GenerativeClassifier:
-    """Tiny; images by the networks that the system has for them, with BatchNorm where that has."""
+    """Build a tiny model; for images of the system's own kind of network."""
     levels = LEVELS if len(shape) == 3 else None
     if "backbone" not in settings:
         settings = small(system, image=levels is not None) | settings
@@ -44,7 +44,7 @@ def make(system: str, shape: tuple[int, ...] = SHAPE, **settings: Any) -> Genera
 
 @cache
 def fitted(system: str) -> GenerativeClassifier:
-    """In eval mode, with weights that are not those of the start."""
+    """Return a model in eval mode with weights that are not those of the start."""
     model = make(system)
     model.fit_statistics(images(), labels())
     randomize(model, torch.Generator().manual_seed(4), 0.05)
@@ -79,7 +79,7 @@ Call = Callable[[GenerativeClassifier, Any], Tensor]
 
 
 def readers(model: GenerativeClassifier) -> dict[str, Call]:
-    """Everything that is asked of x, by name."""
+    """List all methods that take x, by name."""
     found: dict[str, Call] = {
         "encode": lambda model, x: model.encode(x).z,
         "log_posterior": lambda model, x: model.log_posterior(x),
@@ -106,7 +106,7 @@ def readers(model: GenerativeClassifier) -> dict[str, Call]:
 
 
 def fit(model: GenerativeClassifier, x: Any, y: Any, latents: bool = False) -> Tensor:
-    """What is fitted, as one vector; the model is left as it was."""
+    """Return what is fitted as one vector; the model is left as it was."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
         (model.fit_latents if latents else model.fit_statistics)(x, y)
@@ -118,7 +118,7 @@ def fit(model: GenerativeClassifier, x: Any, y: Any, latents: bool = False) -> T
 
 
 def refused(action: Callable[[], object], message: str) -> None:
-    """In one line that says what was expected and what came."""
+    """Check for a refusal in one line that says what was expected and what was got."""
     with pytest.raises(UserError, match=message) as caught:
         action()
     text = str(caught.value)
@@ -338,7 +338,7 @@ def test_a_batch_of_one_for_batch_norm_of_features_is_refused(system: str) -> No
 
 
 def takers(model: GenerativeClassifier) -> dict[str, Callable[[Any], object]]:
-    """Everything that is asked of y, by name, in eval mode; -1 is known to the last ones."""
+    """List all methods that take y, by name, in eval mode; the last ones accept -1."""
     x = floats()
     found: dict[str, Callable[[Any], object]] = {
         "fit_statistics": lambda y: fit(model, images(), y),
@@ -349,7 +349,7 @@ def takers(model: GenerativeClassifier) -> dict[str, Callable[[Any], object]]:
 
 
 def exact_takers(model: GenerativeClassifier) -> dict[str, Callable[[Any], Tensor]]:
-    """Those for which every sample must have a class."""
+    """List those for which every sample must have a class."""
     x = floats()
     found: dict[str, Callable[[Any], Tensor]] = {}
     if model.has_density:
@@ -555,7 +555,7 @@ def test_the_importance_bound_needs_draws(draws: Any) -> None:
 
 
 def table(system: str, **settings: Any) -> GenerativeClassifier:
-    """Of five whole numbers, fitted, in eval mode."""
+    """Fit a model of five whole numbers, in eval mode."""
     if "likelihood" in SYSTEMS[system].settings.model_fields:
         settings = {"likelihood": "gaussian", **settings}
     model = make(system, (5,), **settings)
@@ -608,7 +608,7 @@ def test_the_checks_leave_compiled_and_vectorised_programs_alone() -> None:
 
 
 class Questions(TorchDispatchMode):
-    """How often a program asked for the value of a tensor, for which a GPU would have to wait."""
+    """Counter of the values of tensors that a program reads, for which a GPU would have to wait."""
 
     asked = 0
 

@@ -1,4 +1,4 @@
-"""What every system has in common, and VIB's own objective."""
+"""Generic checks of every system, and VIB's own objective."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def fitted(system: str, data: str, **options: Any) -> GenerativeClassifier:
 
 
 def randomized(model: GenerativeClassifier) -> GenerativeClassifier:
-    """No map is the identity that it starts as."""
+    """Randomize weights, so that no map is the identity that it starts as."""
     randomize(model, torch.Generator().manual_seed(4), 0.05)
     return model.eval()
 
@@ -81,7 +81,7 @@ def loss(model: GenerativeClassifier, x: Tensor, y: Tensor) -> dict[str, Tensor]
 
 
 def trained(model: GenerativeClassifier) -> dict[str, nn.Parameter]:
-    """What an optimiser gets."""
+    """Return the parameters that an optimizer gets."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
 
 

@@ -47,7 +47,7 @@ every_sampling = pytest.mark.parametrize("sampling", ["detached", "straight-thro
 
 
 def make_model(system: str = "untapped", *, scale: float = 0.6, **settings: Any) -> Untapped:
-    """Of binary images, random weights in float64, in training mode."""
+    """Build a model of binary images, random weights in float64, in training mode."""
     model = build(system, shape=SHAPE, classes=K, levels=2, **{**TINY, **settings}).double()
     randomize(model, torch.Generator().manual_seed(1), scale)
     assert isinstance(model, Untapped)
@@ -156,7 +156,7 @@ def test_the_elbo_approximates_them_and_repeats_itself() -> None:
 @pytest.mark.parametrize("marginalise", [True, False])
 @torch.no_grad()
 def test_what_is_minimised_are_these_bounds(marginalise: bool) -> None:
-    """The averages over many draws."""
+    """Averages over many draws."""
     model, x = make_model(objective={"marginalise": marginalise}), every_image()[5:8]
     repeats, count = 20_000, len(x)
     many, y = x.repeat(repeats, 1, 1, 1), torch.arange(count).repeat(repeats)
@@ -275,7 +275,7 @@ def test_the_total_is_the_weighted_sum() -> None:
 
 
 def decoder_gradient(model: Untapped, rows: int, seed: int) -> Tensor:
-    """Of the reverse bound at that many draws, a vector."""
+    """Compute the decoder's gradient of the reverse bound at that many draws, a vector."""
     x, y = draw(rows)
     term = loss(model, x, torch.full_like(y, -1), seed)["reverse_nats"]
     gradients = torch.autograd.grad(term, list(model.decoder.parameters()))

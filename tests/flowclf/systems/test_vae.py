@@ -61,7 +61,7 @@ def gradients(model: BranchedAutoencoder, loss: Tensor) -> dict[str, Tensor]:
 
 
 def reached(model: BranchedAutoencoder, loss: Tensor) -> set[str]:
-    """Which parts have a gradient that is not zero."""
+    """List the parts that have a gradient other than zero."""
     names = [name.split(".") for name, g in gradients(model, loss).items() if bool(g.any())]
     return {name[1] if name[0] == "heads" else name[0] for name in names}
 

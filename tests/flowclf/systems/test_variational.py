@@ -63,7 +63,7 @@ def groups_of(model: VariationalClassifier) -> Groups:
 
 
 def gradients(term: Tensor, groups: Groups) -> dict[str, list[Tensor]]:
-    """Of each group that the term reaches."""
+    """Compute the gradients of each group that the term reaches."""
     found = {}
     for name, group in groups.items():
         if not group:
@@ -75,7 +75,7 @@ def gradients(term: Tensor, groups: Groups) -> dict[str, list[Tensor]]:
 
 
 def reached(model: VariationalClassifier, x: Tensor, y: Tensor) -> dict[str, set[str]]:
-    """The groups of parameters that each term teaches."""
+    """List the groups of parameters that each term teaches."""
     terms, groups = loss(model, x, y), groups_of(model)
     names = terms.keys() - {"accuracy", "total"}
     return {name: set(gradients(terms[name], groups)) for name in names}
