@@ -29,13 +29,9 @@ __all__ = [
     "PlainSettings",
     "blobs",
     "class_means",
-    "cnn",
-    "conv_decoder",
     "conv_norm",
     "dense_layers",
     "feature_count",
-    "mlp",
-    "mlp_decoder",
     "need_image",
 ]
 
@@ -117,12 +113,21 @@ def feature_count(network: nn.Module, shape: Shape) -> int:
 
 
 class PlainSettings(Section):
-    """Fully connected feed-forward network."""
+    """Fully connected feed-forward network: (B, *shape) to (B, hidden[-1])."""
 
     kind: Literal["mlp"] = "mlp"
     hidden: Widths = (256, 128)
     dropout: Fraction = 0.0
-    nonlinearity: Literal["relu", "tanh"] = "relu"
+    nonlinearity: Nonlinearity = "relu"
+
+    def build(self, shape: Shape, generator: torch.Generator) -> nn.Sequential:
+        """Return Flatten and [Linear, ReLU, Dropout] for each hidden width.
+
+        On averaged one-hot words of a text the first layer is an averaged embedding.
+        """
+        features = torch.Size(shape).numel()
+        layers = dense_layers(features, self.hidden, self.dropout, generator, self.nonlinearity)
+        return nn.Sequential(nn.Flatten(), *layers)
 
 
 class CNNSettings(Section):
@@ -133,49 +138,25 @@ class CNNSettings(Section):
     hidden: Widths = (128,)
     dropout: Fraction = 0.0
 
+    def build(self, shape: Shape, generator: torch.Generator) -> nn.Sequential:
+        """Return [conv 3x3, BatchNorm, ReLU, max-pool 2x2] for each width, then dense layers.
 
-def mlp(
-    shape: Shape,
-    generator: torch.Generator,
-    *,
-    hidden: tuple[int, ...] = (256, 128),
-    dropout: float = 0.0,
-    nonlinearity: Nonlinearity = "relu",
-) -> nn.Sequential:
-    """Return Flatten and [Linear, ReLU, Dropout] per width: (B, *shape) to (B, hidden[-1]).
+        Images too small for all poolings are pooled as often as possible.
 
-    On averaged one-hot words of a text the first layer is an averaged embedding.
-    """
-    features = int(torch.Size(shape).numel())
-    layers = dense_layers(features, hidden, dropout, generator, nonlinearity)
-    return nn.Sequential(nn.Flatten(), *layers)
-
-
-def cnn(
-    shape: Shape,
-    generator: torch.Generator,
-    *,
-    width: tuple[int, ...] = (32, 64),
-    hidden: tuple[int, ...] = (128,),
-    dropout: float = 0.0,
-) -> nn.Sequential:
-    """Return [conv 3x3, BatchNorm, ReLU, max-pool 2x2] for each width, then dense layers.
-
-    Images too small for all poolings are pooled as often as possible.
-    """
-    need_image("cnn", shape)
-    channels, height, wide = shape
-    layers: list[nn.Module] = [ChannelsLast()]
-    for outputs in width:
-        layers += [*conv_norm(channels, outputs, 3, generator), nn.ReLU(inplace=True)]
-        channels = outputs
-        if min(height, wide) >= 2:
-            layers.append(nn.MaxPool2d(2))
-            height, wide = height // 2, wide // 2
-    layers.append(nn.Flatten())
-    return nn.Sequential(
-        *layers, *dense_layers(channels * height * wide, hidden, dropout, generator)
-    )
+        Raises:
+            UserError: samples that are not images.
+        """
+        need_image("cnn", shape)
+        channels, height, wide = shape
+        layers: list[nn.Module] = [ChannelsLast()]
+        for outputs in self.width:
+            layers += [*conv_norm(channels, outputs, 3, generator), nn.ReLU(inplace=True)]
+            channels = outputs
+            if min(height, wide) >= 2:
+                layers.append(nn.MaxPool2d(2))
+                height, wide = height // 2, wide // 2
+        dense = dense_layers(channels * height * wide, self.hidden, self.dropout, generator)
+        return nn.Sequential(*layers, nn.Flatten(), *dense)
 
 
 class MLPDecoderSettings(Section):
@@ -183,7 +164,16 @@ class MLPDecoderSettings(Section):
 
     kind: Literal["mlp"] = "mlp"
     hidden: Widths = (256, 256)
-    nonlinearity: Literal["relu", "tanh"] = "relu"
+    nonlinearity: Nonlinearity = "relu"
+
+    def build(
+        self, dims: int, outputs: int, shape: Shape, generator: torch.Generator
+    ) -> nn.Sequential:
+        """Return [Linear, ReLU] for each hidden width and a last linear layer."""
+        layers = dense_layers(dims, self.hidden, 0.0, generator, self.nonlinearity)
+        numbers = outputs * torch.Size(shape).numel()
+        last = kaiming_linear((dims, *self.hidden)[-1], numbers, generator, gain=0.5**0.5)
+        return nn.Sequential(*layers, last, nn.Unflatten(1, (outputs, *shape)))
 
 
 class ConvDecoderSettings(Section):
@@ -193,56 +183,37 @@ class ConvDecoderSettings(Section):
     width: Widths = (32, 16)  # channels, each behind an upsampling
     hidden: Widths = (128,)
 
+    def build(
+        self, dims: int, outputs: int, shape: Shape, generator: torch.Generator
+    ) -> nn.Sequential:
+        """Return dense layers to a small image and [upsampling, conv 3x3, ReLU] for each width.
+
+        The counterpart of `CNNSettings` for images of any size: the last (nearest) upsampling is to
+        the full size, the one before to half of it, rounded up, and so on.
+
+        Raises:
+            UserError: samples that are not images.
+        """
+        need_image("conv", shape)
+        channels, *sides = shape
+        # Sides after k poolings, rounded up, at least 1.
+        poolings = range(len(self.width), -1, -1)
+        sizes = [[max(1, -(-side // 2**k)) for side in sides] for k in poolings]
+        small = (self.width[0], *sizes[0])
+        numbers = torch.Size(small).numel()
+        dense = dense_layers(dims, self.hidden, 0.0, generator)
+        first = kaiming_linear((dims, *self.hidden)[-1], numbers, generator)
+        layers: list[nn.Module] = [*dense, first, nn.ReLU(), nn.Unflatten(1, small)]
+        before = self.width[0]
+        for after, (rows, columns) in zip(self.width, sizes[1:], strict=True):
+            conv = kaiming_conv(before, after, 3, generator)
+            layers += [nn.Upsample((rows, columns)), conv, nn.ReLU()]
+            before = after
+        last = kaiming_conv(before, outputs * channels, 3, generator, gain=0.5**0.5)
+        return nn.Sequential(*layers, last, Contiguous(), nn.Unflatten(1, (outputs, channels)))
+
 
 DecoderSettings = Annotated[MLPDecoderSettings | ConvDecoderSettings, Field(discriminator="kind")]
-
-
-def mlp_decoder(
-    dims: int,
-    outputs: int,
-    shape: Shape,
-    generator: torch.Generator,
-    *,
-    hidden: tuple[int, ...] = (256, 256),
-    nonlinearity: Nonlinearity = "relu",
-) -> nn.Sequential:
-    """Return [Linear, ReLU] for each hidden width and a last linear layer."""
-    layers = dense_layers(dims, hidden, 0.0, generator, nonlinearity)
-    numbers = outputs * torch.Size(shape).numel()
-    last = kaiming_linear(hidden[-1] if hidden else dims, numbers, generator, gain=0.5**0.5)
-    return nn.Sequential(*layers, last, nn.Unflatten(1, (outputs, *shape)))
-
-
-def conv_decoder(
-    dims: int,
-    outputs: int,
-    shape: Shape,
-    generator: torch.Generator,
-    *,
-    width: tuple[int, ...] = (32, 16),
-    hidden: tuple[int, ...] = (128,),
-) -> nn.Sequential:
-    """Return dense layers to a small image and [upsampling, conv 3x3, ReLU] for each width.
-
-    The counterpart of `cnn` for images of any size: the last (nearest) upsampling is to the full
-    size, the one before to half of it, rounded up, and so on.
-
-    Raises:
-        UserError: samples that are not images.
-    """
-    need_image("conv", shape)
-    channels, *sides = shape
-    # Sides after k poolings, rounded up, at least 1.
-    sizes = [[max(1, -(-side // 2**k)) for side in sides] for k in range(len(width), -1, -1)]
-    dense = dense_layers(dims, hidden, 0.0, generator)
-    rows, columns = sizes[0]
-    small = kaiming_linear(hidden[-1] if hidden else dims, width[0] * rows * columns, generator)
-    layers: list[nn.Module] = [*dense, small, nn.ReLU(), nn.Unflatten(1, (width[0], rows, columns))]
-    for before, after, (rows, columns) in zip((width[0], *width), width, sizes[1:], strict=False):
-        conv = kaiming_conv(before, after, 3, generator)
-        layers += [nn.Upsample((rows, columns)), conv, nn.ReLU()]
-    last = kaiming_conv(width[-1], outputs * channels, 3, generator, gain=0.5**0.5)
-    return nn.Sequential(*layers, last, Contiguous(), nn.Unflatten(1, (outputs, channels)))
 
 
 def class_means(x: Tensor, y: Tensor, classes: int) -> Tensor:

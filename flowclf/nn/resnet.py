@@ -7,7 +7,7 @@ invertible network becomes the body of a residual block over all channels, Leaky
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -29,10 +29,6 @@ __all__ = [
     "PaperResidualSettings",
     "ResidualSettings",
     "WideResNetSettings",
-    "paper_residual_network",
-    "residual_network",
-    "resnet",
-    "wide_resnet",
 ]
 
 # Blocks in each of the four stages; True for bottleneck blocks.
@@ -55,6 +51,22 @@ class CifarResNetSettings(Section):
     depth: Literal[10, 18, 34, 50] = 18
     width: Positive = 64
 
+    def build(self, shape: Shape, generator: torch.Generator) -> nn.Sequential:
+        """Return a ResNet with stages of 1, 2, 4 and 8 times the width, pooled to features (B, D).
+
+        D is 8 · width, four times that for bottlenecks (depth 50).
+
+        Raises:
+            UserError: samples that are not images.
+        """
+        need_image("resnet", shape)
+        counts, bottleneck = DEPTHS[self.depth]
+        block, expansion = (_bottleneck, EXPANSION) if bottleneck else (_basic, 1)
+        stem = [*conv_norm(shape[0], self.width, 3, generator), nn.ReLU(inplace=True)]
+        widths = [self.width * 2**stage for stage in range(4)]
+        stages = _stages(self.width, widths, counts, expansion, block, generator)
+        return nn.Sequential(ChannelsLast(), *stem, *stages, *_pool())
+
 
 class WideResNetSettings(Section):
     """WideResNet; by default WRN-28-10."""
@@ -63,6 +75,97 @@ class WideResNetSettings(Section):
     depth: Depth = 28
     width: Positive = 10
     dropout: Fraction = 0.0
+
+    def build(self, shape: Shape, generator: torch.Generator) -> nn.Sequential:
+        """Return WideResNet-depth-width: stages of 16, 32 and 64 times the width; D = 64 · width.
+
+        Raises:
+            UserError: samples that are not images, or a depth that is not 6n + 4.
+        """
+        need_image("wide-resnet", shape)
+        blocks, rest = divmod(self.depth - 4, 6)
+        if rest or blocks < 1:
+            raise UserError(f"expected network.depth of 6n + 4 (10, 16, 28 …), got {self.depth}")
+
+        def block(inputs: int, outputs: int, stride: int, generator: torch.Generator) -> nn.Module:
+            return PreActivated(inputs, outputs, stride, generator, self.dropout)
+
+        widths = [16 * self.width, 32 * self.width, 64 * self.width]
+        stages = _stages(16, widths, (blocks,) * 3, 1, block, generator)
+        stem = kaiming_conv(shape[0], 16, 3, generator, bias=False)
+        last = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
+        return nn.Sequential(ChannelsLast(), stem, *stages, *last, *_pool())
+
+
+class ResidualSettings(Section):
+    """Feed-forward counterpart of the invertible `conv` network, field by field."""
+
+    kind: Literal["residual"] = "residual"
+    blocks: Depths = (6,)
+    width: Widths = (32,)
+    dense_blocks: Annotated[int, Field(ge=0, le=1000)] = 1
+    dense_hidden: Widths = (256,)
+    dropout: Fraction = 0.0
+    batch_norm: bool = True
+
+    def build(self, shape: Shape, generator: torch.Generator) -> nn.Sequential:
+        """Return the counterpart of `couplings.networks.conv_network`.
+
+        Per level: space to depth and `blocks` residual blocks; then average-pooling and dense
+        residual blocks. D is the final number of channels.
+
+        Raises:
+            UserError: samples that are not images, or whose sides cannot be squeezed; another
+                number of widths than of levels.
+        """
+        need_image("residual", shape)
+        blocks, width = self.blocks, self.width
+        widths = width * len(blocks) if len(width) == 1 else width
+        if len(widths) != len(blocks):
+            raise UserError(
+                f"expected one network.width, or one per level of network.blocks, got {len(widths)}"
+                f" widths and blocks at {len(blocks)} levels"
+            )
+        conv = partial(ConvNet, generator=generator, batch_norm=self.batch_norm)
+        layers: list[nn.Module] = [ChannelsLast()]
+        for count, hidden in zip(blocks, widths, strict=True):
+            squeeze, shape = _squeeze(shape)
+            layers += squeeze
+            layers += [LeakyResidual(conv(shape, shape[0], width=hidden)) for _ in range(count)]
+        dense = partial(MLP, generator=generator, hidden=self.dense_hidden, dropout=self.dropout)
+        return nn.Sequential(*layers, *_dense_end(shape[0], self.dense_blocks, dense))
+
+
+class PaperResidualSettings(Section):
+    """Feed-forward network of IB-INN's authors, counterpart of the invertible `paper`."""
+
+    kind: Literal["paper"] = "paper"
+    variant: Literal["cifar", "mnist"] = "cifar"
+
+    def build(self, shape: Shape, generator: torch.Generator) -> nn.Sequential:
+        """Return the authors' ResNet to 48 features (MNIST: 16), 2.21 M parameters with its head.
+
+        Each level ends in a strided block, whose skip is a strided 3x3 convolution, and one more.
+
+        Raises:
+            UserError: samples that are not images.
+        """
+        need_image("paper", shape)
+        counts = BLOCKS[self.variant]
+        widths, dropouts = PAPER_WIDTHS[-len(counts) :], PAPER_DROPOUT[-len(counts) :]
+        conv = partial(ConvNet, generator=generator, norm_eps=1e-4, zero_last=False)
+        layers: list[nn.Module] = []
+        if self.variant == "mnist":
+            layers, shape = _squeeze(shape)
+        layers.append(kaiming_conv(shape[0], shape[0], 1, generator))
+        for level, count in enumerate(counts):
+            if level:
+                strided, shape = _strided(shape, widths[level], conv, generator)
+                layers += strided
+            net = partial(conv, shape, shape[0], width=widths[level], dropout=dropouts[level])
+            layers += [LeakyResidual(net(leading_relu=bool(level or i))) for i in range(count)]
+        dense = partial(MLP, generator=generator, hidden=(1024,), dropout=0.5, zero_last=False)
+        return nn.Sequential(*layers, *_dense_end(shape[0], 1, dense))
 
 
 class Residual(nn.Module):
@@ -103,56 +206,6 @@ class PreActivated(nn.Module):
         activated = torch.relu(self.norm(x))
         out: Tensor = self.body(activated)
         return out + (x if self.shortcut is None else self.shortcut(activated))
-
-
-def resnet(
-    shape: Shape, generator: torch.Generator, *, depth: int = 18, width: int = 64
-) -> nn.Sequential:
-    """Return a ResNet with stages of 1, 2, 4 and 8 times the width, pooled to features (B, D).
-
-    D is 8 · width, four times that for bottlenecks (depth 50).
-
-    Raises:
-        UserError: an unknown depth.
-    """
-    need_image("resnet", shape)
-    if depth not in DEPTHS:
-        raise UserError(f"expected network.depth of {', '.join(map(str, DEPTHS))}, got {depth}")
-    counts, bottleneck = DEPTHS[depth]
-    block = _bottleneck if bottleneck else _basic
-    stem = [*conv_norm(shape[0], width, 3, generator), nn.ReLU(inplace=True)]
-    widths = [width * 2**stage for stage in range(4)]
-    expansion = EXPANSION if bottleneck else 1
-    stages = _stages(width, widths, counts, expansion, block, generator)
-    return nn.Sequential(ChannelsLast(), *stem, *stages, *_pool())
-
-
-def wide_resnet(
-    shape: Shape,
-    generator: torch.Generator,
-    *,
-    depth: int = 28,
-    width: int = 10,
-    dropout: float = 0.0,
-) -> nn.Sequential:
-    """Return WideResNet-depth-width: stages of 16, 32 and 64 times the width; D = 64 · width.
-
-    Raises:
-        UserError: a depth that is not 6n + 4.
-    """
-    need_image("wide-resnet", shape)
-    blocks, rest = divmod(depth - 4, 6)
-    if rest or blocks < 1:
-        raise UserError(f"expected network.depth of 6n + 4 (10, 16, 28 …), got {depth}")
-
-    def block(inputs: int, outputs: int, stride: int, generator: torch.Generator) -> nn.Module:
-        return PreActivated(inputs, outputs, stride, generator, dropout)
-
-    widths = [16 * width, 32 * width, 64 * width]
-    stages = _stages(16, widths, (blocks,) * 3, 1, block, generator)
-    stem = kaiming_conv(shape[0], 16, 3, generator, bias=False)
-    last = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
-    return nn.Sequential(ChannelsLast(), stem, *stages, *last, *_pool())
 
 
 def _stages(
@@ -204,25 +257,6 @@ def _pool() -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
 
 
-class ResidualSettings(Section):
-    """The feed-forward counterpart of the invertible `conv` network, field by field."""
-
-    kind: Literal["residual"] = "residual"
-    blocks: Depths = (6,)
-    width: Widths = (32,)
-    dense_blocks: Annotated[int, Field(ge=0, le=1000)] = 1
-    dense_hidden: Widths = (256,)
-    dropout: Fraction = 0.0
-    batch_norm: bool = True
-
-
-class PaperResidualSettings(Section):
-    """The feed-forward network of IB-INN's authors, counterpart of the invertible `paper`."""
-
-    kind: Literal["paper"] = "paper"
-    variant: Literal["cifar", "mnist"] = "cifar"
-
-
 class LeakyResidual(nn.Module):
     """Residual block LeakyReLU(skip(x) + body(x)), slope 0.01."""
 
@@ -247,65 +281,6 @@ class Squeeze(nn.Module):
         """Map (B, C, H, W) to (B, C·factor², H/factor, W/factor)."""
         squeezed: Tensor = self.map(x)[0]
         return squeezed
-
-
-def residual_network(
-    shape: Shape,
-    generator: torch.Generator,
-    *,
-    blocks: Sequence[int] = (4, 4),
-    width: Sequence[int] = (32,),
-    dense_blocks: int = 1,
-    dense_hidden: Sequence[int] = (256,),
-    dropout: float = 0.0,
-    batch_norm: bool = True,
-) -> nn.Sequential:
-    """Return the counterpart of `couplings.networks.conv_network`, argument by argument.
-
-    Per level: space to depth and `blocks` residual blocks; then average-pooling and dense residual
-    blocks. D is the final number of channels.
-    """
-    need_image("residual", shape)
-    widths = list(width) * len(blocks) if len(width) == 1 else list(width)
-    if len(widths) != len(blocks):
-        raise UserError(
-            f"expected one network.width, or one per level of network.blocks, got {len(widths)} "
-            f"widths and blocks at {len(blocks)} levels"
-        )
-    conv = partial(ConvNet, generator=generator, batch_norm=batch_norm)
-    layers: list[nn.Module] = [ChannelsLast()]
-    for count, hidden in zip(blocks, widths, strict=True):
-        squeeze, shape = _squeeze(shape)
-        layers += squeeze
-        layers += [LeakyResidual(conv(shape, shape[0], width=hidden)) for _ in range(count)]
-    dense = partial(MLP, generator=generator, hidden=dense_hidden, dropout=dropout)
-    return nn.Sequential(*layers, *_dense_end(shape[0], dense_blocks, dense))
-
-
-def paper_residual_network(
-    shape: Shape, generator: torch.Generator, *, variant: str
-) -> nn.Sequential:
-    """Return the authors' ResNet trunk to 48 features (MNIST: 16), 2.21 M parameters with its head.
-
-    Each level ends in a strided block, whose skip is a strided 3x3 convolution, and one more block.
-    """
-    need_image("paper", shape)
-    counts = BLOCKS[variant]
-    widths, dropouts = PAPER_WIDTHS[-len(counts) :], PAPER_DROPOUT[-len(counts) :]
-    conv = partial(ConvNet, generator=generator, norm_eps=1e-4, zero_last=False)
-    layers: list[nn.Module] = []
-    if variant == "mnist":
-        squeeze, shape = _squeeze(shape)
-        layers += squeeze
-    layers.append(kaiming_conv(shape[0], shape[0], 1, generator))
-    for level, count in enumerate(counts):
-        if level:
-            strided, shape = _strided(shape, widths[level], conv, generator)
-            layers += strided
-        net = partial(conv, shape, shape[0], width=widths[level], dropout=dropouts[level])
-        layers += [LeakyResidual(net(leading_relu=bool(level or i))) for i in range(count)]
-    dense = partial(MLP, generator=generator, hidden=(1024,), dropout=0.5, zero_last=False)
-    return nn.Sequential(*layers, *_dense_end(shape[0], 1, dense))
 
 
 def _squeeze(shape: Shape) -> tuple[list[nn.Module], Shape]:

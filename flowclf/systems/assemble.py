@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -28,17 +27,13 @@ from flowclf.nn.encoders import (
     Noise,
     NoiseSettings,
 )
-from flowclf.nn.plain import CNNSettings, PlainSettings, cnn, feature_count, mlp
+from flowclf.nn.plain import CNNSettings, PlainSettings, feature_count
 from flowclf.nn.preprocessing import PreprocessSettings, make_preprocess
 from flowclf.nn.resnet import (
     CifarResNetSettings,
     PaperResidualSettings,
     ResidualSettings,
     WideResNetSettings,
-    paper_residual_network,
-    residual_network,
-    resnet,
-    wide_resnet,
 )
 from flowclf.settings import Depth, Depths, Fraction, Positive, Section, Widths
 from flowclf.support.errors import UserError
@@ -151,16 +146,6 @@ class FeedForwardSettings(ModelSettings):
     noise: NoiseSettings = NOISELESS
     network: BackboneSettings = CNNSettings()
     latent: Positive | None = None  # width of a linear layer behind the network; None: no layer
-
-
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "mlp": mlp,
-    "cnn": cnn,
-    "resnet": resnet,
-    "wide-resnet": wide_resnet,
-    "residual": residual_network,
-    "paper": paper_residual_network,
-}
 
 
 @dataclass(frozen=True)
@@ -277,8 +262,7 @@ def _backbone(
 ) -> nn.Module:
     if isinstance(settings, CustomSettings):
         return _own(blueprint)
-    options = settings.model_dump(exclude={"kind"})
-    return BACKBONES[settings.kind](blueprint.shape, generator, **options)
+    return settings.build(blueprint.shape, generator)
 
 
 def _own(blueprint: Blueprint) -> nn.Module:

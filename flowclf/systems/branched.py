@@ -18,8 +18,6 @@ from flowclf.nn.plain import (
     DecoderSettings,
     blobs,
     class_means,
-    conv_decoder,
-    mlp_decoder,
 )
 from flowclf.nn.preprocessing import PreprocessSettings
 from flowclf.objectives import Batch, cross_entropy
@@ -216,9 +214,7 @@ def make_decoder(
 ) -> nn.Module:
     """Build the decoder of the settings, from `dims` latents."""
     generator = generator_for(blueprint.seed, "decoder")
-    options = settings.model_dump(exclude={"kind"})
-    make = conv_decoder if settings.kind == "conv" else mlp_decoder
-    return make(dims, outputs, blueprint.shape, generator, **options)
+    return settings.build(dims, outputs, blueprint.shape, generator)
 
 
 def make_branch(

@@ -43,7 +43,6 @@ from flowclf.nn.plain import (
     DecoderSettings,
     PlainSettings,
     feature_count,
-    mlp,
 )
 from flowclf.nn.preprocessing import PreprocessSettings
 from flowclf.nn.relaxed_label import (
@@ -375,7 +374,7 @@ def _latent_part(
     blueprint: Blueprint, settings: UntappedSettings, generator: torch.Generator
 ) -> LatentPart:
     inputs = torch.Size(blueprint.shape).numel() + blueprint.classes
-    hidden = mlp((inputs,), generator, **settings.style.model_dump(exclude={"kind"}))
+    hidden = settings.style.build((inputs,), generator)
     width = settings.style.hidden[-1]
     linears = [kaiming_linear(width, settings.latent, generator, gain=0.5**0.5) for _ in range(2)]
     return LatentPart(hidden, *linears)

@@ -6,37 +6,51 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from couplings.core import Shape
 from flowclf import build
-from flowclf.nn.plain import blobs, class_means, cnn, feature_count, mlp
-from flowclf.nn.resnet import paper_residual_network, residual_network, resnet, wide_resnet
+from flowclf.nn.plain import CNNSettings, PlainSettings, blobs, class_means, feature_count
+from flowclf.nn.resnet import (
+    CifarResNetSettings,
+    PaperResidualSettings,
+    ResidualSettings,
+    WideResNetSettings,
+)
 from flowclf.support.errors import UserError
+
+Backbone = (
+    PlainSettings
+    | CNNSettings
+    | CifarResNetSettings
+    | WideResNetSettings
+    | ResidualSettings
+    | PaperResidualSettings
+)
 
 CIFAR, MNIST, SMALL = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
-# Backbone, its options, a shape, and the features that it makes of it.
-NETWORKS: dict[str, tuple[Any, dict[str, Any], Shape, int]] = {
-    "mlp-table": (mlp, {"hidden": (7, 5)}, (4,), 5),
-    "mlp-image": (mlp, {"hidden": (7,), "dropout": 0.5}, SMALL, 7),
-    "mlp-bare": (mlp, {"hidden": ()}, SMALL, 64),
-    "cnn": (cnn, {"width": (4, 6), "hidden": (9,), "dropout": 0.5}, SMALL, 9),
-    "cnn-no-dense": (cnn, {"width": (4, 6), "hidden": ()}, (2, 8, 12), 6 * 2 * 3),
-    "cnn-tiny": (cnn, {"width": (4, 4, 4), "hidden": ()}, (1, 2, 5), 4 * 1 * 2),
-    "resnet-10": (resnet, {"depth": 10, "width": 4}, SMALL, 32),
-    "resnet-34": (resnet, {"depth": 34, "width": 2}, SMALL, 16),
-    "resnet-50": (resnet, {"depth": 50, "width": 2}, (3, 9, 7), 64),
-    "wide-resnet": (wide_resnet, {"depth": 10, "width": 1, "dropout": 0.3}, SMALL, 64),
-    "residual": (residual_network, {"blocks": (1, 2), "width": (4,)}, SMALL, 16),
-    "residual-widths": (
-        residual_network,
-        {"blocks": (1, 1), "width": (4, 6), "dense_blocks": 2, "dense_hidden": (5,)},
+# Settings of a backbone, a shape, and the number of features that it makes of it.
+NETWORKS: dict[str, tuple[Backbone, Shape, int]] = {
+    "mlp-table": (PlainSettings(hidden=(7, 5)), (4,), 5),
+    "mlp-image": (PlainSettings(hidden=(7,), dropout=0.5), SMALL, 7),
+    "mlp-bare": (PlainSettings(hidden=()), SMALL, 64),
+    "cnn": (CNNSettings(width=(4, 6), hidden=(9,), dropout=0.5), SMALL, 9),
+    "cnn-no-dense": (CNNSettings(width=(4, 6), hidden=()), (2, 8, 12), 6 * 2 * 3),
+    "cnn-tiny": (CNNSettings(width=(4, 4, 4), hidden=()), (1, 2, 5), 4 * 1 * 2),
+    "resnet-10": (CifarResNetSettings(depth=10, width=4), SMALL, 32),
+    "resnet-34": (CifarResNetSettings(depth=34, width=2), SMALL, 16),
+    "resnet-50": (CifarResNetSettings(depth=50, width=2), (3, 9, 7), 64),
+    "wide-resnet": (WideResNetSettings(depth=10, width=1, dropout=0.3), SMALL, 64),
+    "residual": (ResidualSettings(blocks=(1, 2), width=(4,)), SMALL, 16),
+    "residual-widths": (  # sides of three stay
+        ResidualSettings(blocks=(1, 1), width=(4, 6), dense_blocks=2, dense_hidden=(5,)),
         (3, 6, 6),
-        3 * 4,  # sides of three stay
+        3 * 4,
     ),
-    "paper-cifar": (paper_residual_network, {"variant": "cifar"}, CIFAR, 48),
-    "paper-mnist": (paper_residual_network, {"variant": "mnist"}, MNIST, 16),
+    "paper-cifar": (PaperResidualSettings(variant="cifar"), CIFAR, 48),
+    "paper-mnist": (PaperResidualSettings(variant="mnist"), MNIST, 16),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -46,33 +60,28 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def make(name: str, seed: int = 0) -> nn.Module:
-    function, options, shape, _ = NETWORKS[name]
-    network: nn.Module = function(shape, seeded(seed), **options)
-    return network
+    settings, shape, _ = NETWORKS[name]
+    return settings.build(shape, seeded(seed))
 
 
 def count(*modules: nn.Module) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def head(features: int, outputs: int = 10) -> nn.Linear:
-    return nn.utils.skip_init(nn.Linear, features, outputs)
-
-
 @pytest.mark.parametrize(
-    ("function", "options", "features", "parameters"),
+    ("settings", "features", "parameters"),
     [
-        pytest.param(resnet, {"depth": 18}, 512, 11_173_962, id="resnet-18"),
-        pytest.param(resnet, {"depth": 50}, 2048, 23_520_842, id="resnet-50"),
-        pytest.param(wide_resnet, {}, 640, 36_479_194, id="wrn-28-10"),
-        pytest.param(paper_residual_network, {"variant": "cifar"}, 48, 2_213_110, id="ib-inn"),
+        pytest.param(CifarResNetSettings(depth=18), 512, 11_173_962, id="resnet-18"),
+        pytest.param(CifarResNetSettings(depth=50), 2048, 23_520_842, id="resnet-50"),
+        pytest.param(WideResNetSettings(), 640, 36_479_194, id="wrn-28-10"),
+        pytest.param(PaperResidualSettings(variant="cifar"), 48, 2_213_110, id="ib-inn"),
     ],
 )
 def test_with_a_softmax_layer_they_have_the_published_sizes(
-    function: Any, options: dict[str, Any], features: int, parameters: int
+    settings: Backbone, features: int, parameters: int
 ) -> None:
-    network = function(CIFAR, seeded(), **options)
-    assert count(network, head(features)) == parameters
+    head = nn.utils.skip_init(nn.Linear, features, 10)
+    assert count(settings.build(CIFAR, seeded()), head) == parameters
 
 
 @pytest.mark.parametrize(("system", "parameters"), [("resnet", 2_213_110), ("vib", 2_226_454)])
@@ -84,7 +93,7 @@ def test_so_have_the_systems_built_of_them(system: str, parameters: int) -> None
 
 @every_network
 def test_outputs_are_finite_rows_of_the_expected_length(name: str) -> None:
-    network, (_, _, shape, features) = make(name), NETWORKS[name]
+    network, (_, shape, features) = make(name), NETWORKS[name]
     assert feature_count(network, shape) == features
     assert network.training
     x = torch.randn(3, *shape, generator=seeded(1)).requires_grad_()
@@ -100,7 +109,7 @@ def test_outputs_are_finite_rows_of_the_expected_length(name: str) -> None:
 
 @every_network
 def test_rows_do_not_see_each_other_in_evaluation(name: str) -> None:
-    network, (_, _, shape, _) = make(name).eval(), NETWORKS[name]
+    network, (_, shape, _) = make(name).eval(), NETWORKS[name]
     x = torch.randn(3, *shape, generator=seeded(1))
     torch.testing.assert_close(network(x)[:1], network(x[:1]), rtol=1e-4, atol=1e-5)
 
@@ -116,41 +125,41 @@ def test_weights_come_from_the_seed_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "name", "options"),
+    "settings",
     [
-        (cnn, "cnn", {}),
-        (resnet, "resnet", {}),
-        (wide_resnet, "wide-resnet", {}),
-        (residual_network, "residual", {}),
-        (paper_residual_network, "paper", {"variant": "cifar"}),
+        CNNSettings(),
+        CifarResNetSettings(),
+        WideResNetSettings(),
+        ResidualSettings(),
+        PaperResidualSettings(),
     ],
+    ids=lambda settings: settings.kind,
 )
-def test_tables_are_no_images(function: Any, name: str, options: dict[str, Any]) -> None:
-    message = rf"network.kind={name}: expected images .* shape \(5,\); use network.kind=mlp"
-    with pytest.raises(UserError, match=message):
-        function((5,), seeded(), **options)
-
-
-TWO_OF_THREE = {"blocks": (1, 1, 1), "width": (4, 4)}
+def test_tables_are_no_images(settings: Backbone) -> None:
+    message = rf"{settings.kind}: expected images .* shape \(5,\); use network.kind=mlp"
+    with pytest.raises(UserError, match=f"network.kind={message}"):
+        settings.build((5,), seeded())
 
 
 @pytest.mark.parametrize(
-    ("function", "shape", "options", "message"),
+    ("settings", "shape", "message"),
     [
-        *[
-            (resnet, CIFAR, {"depth": d}, f"network.depth of 10, 18, 34, 50, got {d}")
-            for d in (0, 17, 101)
-        ],
-        *[(wide_resnet, CIFAR, {"depth": d}, rf"6n \+ 4 .*, got {d}") for d in (4, 12, 27, 0)],
-        (residual_network, SMALL, TWO_OF_THREE, "got 2 widths and blocks at 3 levels"),
-        (residual_network, (1, 4, 9), {}, r"both divide by 2 or by 3, got \(1, 4, 9\)"),
+        (WideResNetSettings(depth=4), CIFAR, r"6n \+ 4 .*, got 4"),
+        (WideResNetSettings(depth=12), CIFAR, r"6n \+ 4 .*, got 12"),
+        (WideResNetSettings(depth=27), CIFAR, r"6n \+ 4 .*, got 27"),
+        (ResidualSettings(blocks=(1, 1, 1), width=(4, 4)), SMALL, "got 2 widths and blocks at 3 l"),
+        (ResidualSettings(blocks=(1,)), (1, 4, 9), r"both divide by 2 or by 3, got \(1, 4, 9\)"),
     ],
 )
-def test_impossible_sizes_are_refused(
-    function: Any, shape: Shape, options: dict[str, Any], message: str
-) -> None:
+def test_impossible_sizes_are_refused(settings: Backbone, shape: Shape, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        function(shape, seeded(), **options)
+        settings.build(shape, seeded())
+
+
+@pytest.mark.parametrize("depth", [0, 17, 101])
+def test_resnets_of_other_depths_are_refused(depth: Any) -> None:
+    with pytest.raises(ValidationError, match="10, 18, 34 or 50"):
+        CifarResNetSettings(depth=depth)
 
 
 @pytest.mark.parametrize(
