@@ -1,4 +1,4 @@
-"""What `couplings` may import: torch, numpy and the standard library; never a flow package."""
+"""Floors of `couplings`: it imports torch, numpy and the standard library, no flow package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,13 @@ import couplings
 
 PACKAGE = Path(couplings.__file__).parent
 ALLOWED = {"torch", "numpy", "couplings"} | sys.stdlib_module_names
-INTEROP = ALLOWED | {"FrEIA", "nflows"}
-PEERS = INTEROP | {"normflows", "zuko"}
 
 
 def allowed_in(path: Path) -> set[str]:
-    """Adapters, bench and kernels may import the packages that they are about; nothing else may."""
-    inside = path.relative_to(PACKAGE).parts[0]
+    """Return what a file may import: adapters and kernels also what they are about."""
     if path.name.startswith("triton_"):
         return ALLOWED | {"triton"}
-    figure = {"matplotlib"} if path == PACKAGE / "bench" / "figure.py" else set()
-    return {"interop": INTEROP, "bench": PEERS | figure}.get(inside, ALLOWED)
+    return ALLOWED | ({"FrEIA", "nflows"} if path.parent.name == "interop" else set())
 
 
 def imported_modules(path: Path) -> Iterator[str]:
@@ -35,24 +32,31 @@ def imported_modules(path: Path) -> Iterator[str]:
             yield "couplings" if node.level else str(node.module)
 
 
-def package_of(module: str) -> str:
-    return module.partition(".")[0]
-
-
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_imports_stay_within_the_floor(path: Path) -> None:
     modules = set(imported_modules(path))
-    assert not {module for module in modules if package_of(module) not in allowed_in(path)}
-    inside = path.relative_to(PACKAGE).parts[0]
-    if inside not in ("interop", "bench"):
+    assert not {module for module in modules if module.partition(".")[0] not in allowed_in(path)}
+    if path.parent.name != "interop":
         assert not {m for m in modules if m.startswith("couplings.interop")}
-    if inside != "bench":
-        assert not {m for m in modules if m.startswith("benchmarks.couplings")}
+
+
+def test_no_circle() -> None:
+    """Each module's imports can be loaded before it."""
+    names = {
+        ".".join(("couplings", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    graph = {name: set(imported_modules(path)) & set(names) for name, path in names.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(names)
 
 
 def loaded_after(program: str) -> set[str]:
-    """Which foreign packages a fresh interpreter has loaded."""
-    foreign = "{'FrEIA', 'nflows', 'normflows', 'zuko', 'flowclf', 'scipy', 'matplotlib', 'triton'}"
+    """Return which foreign packages a fresh interpreter has loaded."""
+    foreign = (
+        "{'FrEIA', 'nflows', 'normflows', 'zuko', 'flowclf', 'benchmarks', 'scipy', 'matplotlib', "
+        "'triton'}"
+    )
     report = f"import sys; print(*({{m.partition('.')[0] for m in sys.modules}} & {foreign}))"
     run = subprocess.run(
         [sys.executable, "-c", f"{program}\n{report}"], capture_output=True, text=True
@@ -70,12 +74,9 @@ def test_importing_couplings_loads_no_other_flow_package() -> None:
     assert loaded_after(program) == set()
 
 
-def test_the_bench_loads_peers_only_where_it_runs_them() -> None:
-    assert loaded_after("import benchmarks.couplings.cli, benchmarks.couplings.figure") == set()
-    assert (
-        loaded_after("import sys, couplings; assert 'benchmarks.couplings' not in sys.modules")
-        == set()
-    )
+def test_the_benchmarks_load_peers_only_where_they_run_them() -> None:
+    program = "import benchmarks.couplings.cli, benchmarks.couplings.figure"
+    assert loaded_after(program) == {"benchmarks"}
 
 
 def test_all_lists_the_public_names() -> None:
