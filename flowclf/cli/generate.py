@@ -1,4 +1,4 @@
-"""`flowclf sample` and `flowclf interpolate`: pictures out of trained runs."""
+"""`flowclf sample`, `flowclf interpolate` and `flowclf figure`: pictures of trained runs."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from flowclf.cli.output import AsJson, DataDir, Device, RunFolder, Where, print_
 from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from flowclf.figures.style import Figure
     from flowclf.training.task import Task
 
-__all__ = ["interpolate", "sample"]
+__all__ = ["figure", "interpolate", "sample"]
 
-Seed = Annotated[int, typer.Option(help="Of the draws.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of the draws.", min=0)]
+Out = Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")]
+Pairs = Annotated[int, typer.Option(help="Rows: pairs of images or of classes.", min=1, max=256)]
 AllowInexact = Annotated[
     bool,
     typer.Option(
-        "--allow-inexact", help="Also where the inverse is off by over 1e-3 standard deviations."
+        "--allow-inexact", help="Draw even if the inverse is off by over 1e-3 standard deviations."
     ),
 ]
 
 
 class Around(StrEnum):
-    """What samples are drawn around."""
+    """Centre of the samples of a class."""
 
     data = "data"
     means = "means"
 
 
 class Between(StrEnum):
-    """What a walk through latent space goes between."""
+    """Ends of a walk through latent space."""
 
     images = "images"
     means = "means"
@@ -45,7 +46,7 @@ class Between(StrEnum):
 
 def sample(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")],
+    out: Out,
     per_class: Annotated[int, typer.Option(help="Samples of each class.", min=1, max=256)] = 8,
     temperature: Annotated[
         str, typer.Option(help="Spread around the means; several with commas, side by side.")
@@ -83,16 +84,14 @@ def sample(
 
 def interpolate(
     runs: Annotated[list[Path], typer.Argument(help="Folders of trained runs.")],
-    out: Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")],
-    pairs: Annotated[
-        int, typer.Option(help="Rows: pairs of images or of classes.", min=1, max=256)
-    ] = 8,
+    out: Out,
+    pairs: Pairs = 8,
     steps: Annotated[int, typer.Option(help="Images in a row.", min=2, max=256)] = 9,
     between: Annotated[
         Between,
         typer.Option(
-            help="Test images; class means; or two classes, through the test image that is least "
-            "sure which of them it is."
+            help="Test images; class means; or two classes, through the test image whose class "
+            "is least certain."
         ),
     ] = Between.images,
     classes: Annotated[
@@ -104,9 +103,9 @@ def interpolate(
     device: Where = Device.auto,
     as_json: AsJson = False,
 ) -> None:
-    """Walk through latent space on straight lines: one run's, or several side by side."""
+    """Walk through latent space on straight lines, of one run or several side by side."""
     from flowclf.evaluation.exactness import check_exact_walks
-    from flowclf.figures import save_figure
+    from flowclf.figures import mean_walk_figure, mean_walks, save_figure
     from flowclf.training.task import load_task
 
     if len(runs) > 1 and between != Between.images:
@@ -127,12 +126,58 @@ def interpolate(
         for each in tasks.values():
             check_exact_walks(each.model, each.test.x, seed)
     if between == Between.means:
-        figure = _between_means(task, chosen, steps, levels)
+        walks = mean_walks(task.model, chosen, steps)
+        figure = mean_walk_figure(walks, chosen, task.dataset.class_names, levels)
     elif between == Between.classes:
         figure = _between_classes(task, chosen if classes else None, pairs, steps, levels)
     else:
         figure = _between_images(tasks, pairs, steps, seed, levels)
     save_figure(figure, out)
+    _done(out, as_json)
+
+
+def figure(
+    run: RunFolder,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="latent, principal, samples, reconstructions, landscape, trajectory (of RGB "
+            "images), extraction (of labels that had no data) or information (of --rows)."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Picture to write; by default RUN/figures/KIND.png.")
+    ] = None,
+    classes: Annotated[
+        str, typer.Option(help="Class of the landscape's sample, and another one, by number.")
+    ] = "0-1",
+    image: Annotated[int, typer.Option(help="Test image of the trajectory.", min=0)] = 0,
+    rows: Annotated[
+        Path | None, typer.Option(help="CSV file of benchmarks.flowclf.information.")
+    ] = None,
+    data_dir: DataDir = None,
+    device: Where = Device.auto,
+    as_json: AsJson = False,
+) -> None:
+    """Draw one figure of a trained run."""
+    from flowclf.figures import save_figure
+    from flowclf.figures.kinds import Source, draw_kind
+    from flowclf.training.task import load_task
+
+    task = load_task(run, data_dir, device.value)
+    source = Source(
+        task.config.system,
+        task.model,
+        task.dataset,
+        task.training,
+        task.test,
+        task.config.beta,
+        _pairs(classes, task.model.classes)[0],
+        image,
+        _read_rows(rows) if rows else (),
+    )
+    out = out or run / "figures" / f"{kind}.png"
+    save_figure(draw_kind(kind, source), out)
     _done(out, as_json)
 
 
@@ -144,46 +189,47 @@ def _between_images(
         model_interpolation_figure,
         model_interpolations,
     )
-    from flowclf.figures.walks import interpolation_strips
 
-    first = next(iter(tasks.values()))
-    if len(tasks) == 1:
-        strips = interpolation_strips(first.model, first.test, pairs, steps, seed)
-        return interpolation_figure(strips, levels)
     models = {name: task.model for name, task in tasks.items()}
-    found = model_interpolations(models, first.test, pairs, steps, seed)
-    return model_interpolation_figure(found, levels)
-
-
-def _between_means(task: Task, pairs: Sequence[tuple[int, int]], steps: int, levels: int) -> Figure:
-    from flowclf.figures import mean_walk_figure, mean_walks
-
-    walks = mean_walks(task.model, pairs, steps)
-    return mean_walk_figure(walks, pairs, task.dataset.class_names, levels)
+    test = next(iter(tasks.values())).test
+    strips = model_interpolations(models, test, pairs, steps, seed)
+    if len(strips) == 1:
+        return interpolation_figure(next(iter(strips.values())), levels)
+    return model_interpolation_figure(strips, levels)
 
 
 def _between_classes(
     task: Task, chosen: Sequence[tuple[int, int]] | None, pairs: int, steps: int, levels: int
 ) -> Figure:
-    """By default past the samples that the model is least sure of."""
+    """Draw walks through the least certain samples, of all or of pairs of classes."""
     from flowclf.evaluation import predict_split
     from flowclf.evaluation.explain import least_sure
-    from flowclf.figures import ambiguous_walk, ambiguous_walk_figure
-    from flowclf.figures.walks import most_ambiguous
+    from flowclf.figures import ambiguous_walk, ambiguous_walk_figure, most_ambiguous
 
-    said = predict_split(task.model, task.test, task.config.seed).log_posterior
+    predicted = predict_split(task.model, task.test, task.config.seed).log_posterior
+    rows: list[tuple[int, tuple[int, int] | None]]
     if chosen is None:
-        rows: list[tuple[int, tuple[int, int] | None]] = [
-            (row, None) for row in least_sure(said, pairs).tolist()
-        ]
+        rows = [(row, None) for row in least_sure(predicted, pairs).tolist()]
     else:
-        rows = [(most_ambiguous(said, pair), pair) for pair in chosen]
+        rows = [(most_ambiguous(predicted, pair), pair) for pair in chosen]
     walks = [ambiguous_walk(task.model, task.test.x[row], pair, steps) for row, pair in rows]
     return ambiguous_walk_figure(walks, task.dataset.class_names, levels)
 
 
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    from csv import DictReader
+
+    from flowclf.support.parse import read_text
+
+    rows = list(DictReader(read_text(path).splitlines()))
+    wanted = ("estimator", "samples", "mi_nats", "md_nats")
+    if not rows or any(row.get(name) in (None, "") for row in rows for name in wanted):
+        raise UserError(f"expected --rows with the columns {', '.join(wanted)}, got {path}")
+    return rows
+
+
 def _pairs(text: str | None, classes: int) -> list[tuple[int, int]]:
-    """ "4-9,3-5" to [(4, 9), (3, 5)]; by default each class and the next."""
+    """Parse "4-9,3-5" to [(4, 9), (3, 5)]; by default each class and the next."""
     if text is None:
         return [(k, (k + 1) % classes) for k in range(classes)]
     try:
@@ -208,7 +254,7 @@ def _temperatures(text: str) -> list[float]:
 
 
 def _name(folder: Path) -> str:
-    """Of a run in a picture: its β̃ where that tells runs apart, else its folder."""
+    """Name a run in a picture by its β̃ if it has one, else by its folder."""
     from flowclf.runs import Run
 
     config = Run(folder).read_config()[0]

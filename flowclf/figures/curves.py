@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from flowclf.catalogue import find_metric
 from flowclf.figures.style import (
     GREY,
     Figure,
@@ -32,13 +33,12 @@ def corruption_figure(tables: Mapping[str, Rows]) -> Figure:
     A line is the mean over the families, the band one standard error of it; severity 0 is clean.
     """
     figure = new_figure(7.2, 3.2)
-    names = {"accuracy": "accuracy", "ece": "ECE"}
-    for axes, (metric, label) in zip(figure.subplots(1, 2), names.items(), strict=True):
+    for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "ece"), strict=True):
         for k, (system, rows) in enumerate(tables.items()):
             families = [row for row in rows if row["family"] != "mean"]
             points = averages((int(row["severity"]), float(row[metric])) for row in families)
             draw_curve(axes, points, line_style(k, len(tables)), system)
-        axes.set_ylabel(label)
+        axes.set_ylabel(find_metric(metric).label)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("severity of the corruptions")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -95,21 +95,18 @@ def low_data_figure(averages: Rows, references: Collection[str] = (), title: str
     sizes = sorted({row["train_size"] for row in averages})
     step = -(-len(sizes) // MOST_TICKS)
     panels = figure.subplots(1, 2, sharex=True)
-    for axes, (metric, label) in zip(panels, PANELS.items(), strict=True):
+    for axes, metric in zip(panels, ("accuracy", "ece"), strict=True):
+        scale = find_metric(metric).scale
         for name in names:
             known = [row for row in averages if row["system"] == name and row[metric]]
             points = sorted((row["train_size"], *row[metric]) for row in known)
-            scaled = [(size, 100 * mean, 100 * (error or 0.0)) for size, mean, error in points]
+            scaled = [(size, scale * mean, scale * (error or 0.0)) for size, mean, error in points]
             draw_curve(axes, scaled, styles[name], name)
-        axes.set_ylabel(label)
+        axes.set_ylabel(find_metric(metric).heading)
         _write_sizes(axes, "training samples", sizes[::-step][::-1])
     panels[1].set_ylim(bottom=0)
     _finish(figure, title, ncols=columns, fontsize=9)
     return figure
-
-
-PANELS = {"accuracy": "accuracy in %", "ece": "ECE (15 bins) in %"}
-INFORMATION = {"mi_nats": "I(z; x) in nats", "md_nats": "KL(q(z) ‖ p(z)) in nats"}
 
 
 def _low_data_styles(
@@ -145,7 +142,7 @@ def information_figure(rows: Rows, samples: int | None = None, title: str = "") 
     sizes = sorted({int(row["samples"]) for row in rows})
     figure = new_figure(7.2, 3.5 + 0.2 * (len(names) // 4))
     panels = figure.subplots(1, 2, sharex=True)
-    for axes, (metric, label) in zip(panels, INFORMATION.items(), strict=True):
+    for axes, metric in zip(panels, ("mi_nats", "md_nats"), strict=True):
         for k, name in enumerate(names):
             own = [row for row in rows if row["estimator"] == name]
             points = averages((int(row["samples"]), float(row[metric])) for row in own)
@@ -153,7 +150,7 @@ def information_figure(rows: Rows, samples: int | None = None, title: str = "") 
             if len(points) == 1:
                 axes.axhline(points[0][1], color=style["color"], linewidth=0.8, alpha=0.7)
             draw_curve(axes, points, style, name)
-        axes.set_ylabel(label)
+        axes.set_ylabel(find_metric(metric).heading)
         _write_sizes(axes, "samples S", sizes, rotation=30, fontsize=8)
     largest = samples or sizes[-1]
     limit: dict[str, Any] = {"color": LIMITS, "linewidth": 1.0, "zorder": 1.5}

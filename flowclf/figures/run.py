@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,11 +11,11 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Dataset, Split
 from flowclf.figures.images import sample_figure
 from flowclf.figures.latent import embedded_latents, latent_figure
-from flowclf.figures.style import save_figure
+from flowclf.figures.style import Figure, save_figure
 from flowclf.latent.gaussian import Around
 from flowclf.support.seeding import generator_for
 
-__all__ = ["class_samples", "run_figures"]
+__all__ = ["class_samples", "draw_latents", "run_figures"]
 
 PER_CLASS = 10
 TEMPERATURE = 0.7
@@ -24,14 +25,20 @@ def run_figures(
     model: GenerativeClassifier, test: Split, dataset: Dataset, folder: Path
 ) -> list[Path]:
     """Write latent.png and, of systems that can draw images, samples.png; return their paths."""
-    names, found = dataset.class_names, embedded_latents(model, test)
-    figures = {"latent": latent_figure(found.z, found.y, found.means, found.std, names)}
+    names = dataset.class_names
+    figures = {"latent": draw_latents(model, test, names)}
     if dataset.levels and model.can_sample:
         images = class_samples(model, PER_CLASS, TEMPERATURE, seed=0)
         figures = {"samples": sample_figure(images, names, dataset.levels)} | figures
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name}.png")
     return [folder / f"{name}.png" for name in figures]
+
+
+def draw_latents(model: GenerativeClassifier, test: Split, class_names: Sequence[str]) -> Figure:
+    """Draw latents of the test split in the plane of the class means."""
+    found = embedded_latents(model, test)
+    return latent_figure(found.z, found.y, found.means, found.std, class_names)
 
 
 def class_samples(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil, floor, inf, isnan, log, log10, sqrt
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from flowclf.catalogue import find_metric
 from flowclf.figures.labels import place_labels
 from flowclf.figures.style import (
     GREY,
@@ -23,7 +23,7 @@ from flowclf.figures.style import (
 )
 from flowclf.support.errors import UserError
 
-__all__ = ["MEASURES", "Measure", "information_plane_figure", "trade_off_figure"]
+__all__ = ["information_plane_figure", "trade_off_figure"]
 
 BETA = r"$\tilde{\beta}$"
 COLUMNS, MOST_TICKS = 3, 6
@@ -36,49 +36,6 @@ LEGEND_KEY, LEGEND_LETTER, LEGEND_LINE = 0.7, 0.065, 0.18
 DOTS = {"linestyle": ":", "linewidth": 1.8}
 DASHES = ("--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
-
-@dataclass(frozen=True)
-class Measure:
-    """How a metric is drawn.
-
-    Attributes:
-        label: of its axis, with the unit.
-        better: an arrow, where one direction is.
-        scale: what it is multiplied by.
-    """
-
-    label: str
-    better: str = ""
-    scale: float = 1.0
-
-    @property
-    def title(self) -> str:
-        """Label and arrow."""
-        return f"{self.label} {self.better}".strip()
-
-
-UP, DOWN = "↑", "↓"
-
-MEASURES: dict[str, Measure] = {
-    "accuracy": Measure("accuracy in %", UP, 100),
-    "top_5_accuracy": Measure("top-5 accuracy in %", UP, 100),
-    "auroc": Measure("AUROC of the classes in %", UP, 100),
-    "ece": Measure("ECE (15 bins) in %", DOWN, 100),
-    "ece_20_bins": Measure("ECE (20 bins) in %", DOWN, 100),
-    "ece_equal_mass": Measure("ECE (equal mass) in %", DOWN, 100),
-    "ece_classwise": Measure("class-wise ECE in %", DOWN, 100),
-    "mce": Measure("MCE in %", DOWN, 100),
-    "brier": Measure("Brier score", DOWN),
-    "overconfidence": Measure("overconfidence in %", "", 100),
-    "negative_log_posterior_nats": Measure("−log q(y|x) in nats", DOWN),
-    "bits_per_dim": Measure("bits/dim", DOWN),
-    "label_information_nats": Measure("I(Y; Z) in nats", UP),
-    "input_information_nats": Measure("CI(X; Z) in nats"),
-    "mi_nats": Measure("I(X; Z) in nats"),
-    "variance_ratio": Measure("variance ratio"),
-    "seconds": Measure("training in seconds", DOWN),
-}
-"""How known metrics are drawn; others go by their own name."""
 
 LABELS, INPUTS = "label_information_nats", ("input_information_nats", "mi_nats")
 
@@ -95,7 +52,7 @@ def trade_off_figure(
     Args:
         rows: one a run: `system`, `beta` (None, or "" from a CSV: it has none), and the metrics,
             None or "" where they are not known.
-        metrics: the rows' keys, a panel each; see `MEASURES`.
+        metrics: the rows' keys, a panel each.
         dotted: systems with a dotted line.
         title: of the figure.
 
@@ -114,7 +71,8 @@ def trade_off_figure(
         for name in names:
             own = [row for row in rows if row["system"] == name]
             _draw_system(axes, own, metric, axis, styles[name])
-        axes.set_title(_measure(metric).title, fontsize=9)
+        shown = find_metric(metric)
+        axes.set_title(f"{shown.heading} {shown.arrow}".strip(), fontsize=9)
         axis.write(axes)
         axes.xaxis.set_tick_params(labelbottom=k + columns >= len(metrics))
         if k + columns >= len(metrics):
@@ -162,9 +120,9 @@ def information_plane_figure(
                 _draw_plane(axes, own, metric, styles[name])
         if classes is not None:
             axes.axhline(log(classes), color=GREY, linewidth=0.8, linestyle="--")
-        axes.set_xlabel(_measure(metric).label)
+        axes.set_xlabel(find_metric(metric).heading)
         axes.margins(0.14)
-    panels[0].set_ylabel(_measure(LABELS).label)
+    panels[0].set_ylabel(find_metric(LABELS).heading)
     if classes is not None:
         style = {"color": GREY, "linewidth": 0.8, "linestyle": "--"}
         styles |= {f"H(Y) = log {classes}": style}
@@ -252,7 +210,7 @@ def _neighbours(points: Sequence[tuple[float, float, float]]) -> list[list[Any]]
 def _points(rows: Rows, metric: str, *, with_beta: bool = True) -> list[Point]:
     """Average a metric by β̃, or over the rows without one, at 0."""
     pairs = [(_number(row.get("beta")), _number(row.get(metric))) for row in rows]
-    scale = _measure(metric).scale
+    scale = find_metric(metric).scale
     return averages(
         (beta or 0.0, scale * value)
         for beta, value in pairs
@@ -287,10 +245,6 @@ def _legend_columns(names: Collection[str], inches: float) -> int:
     widths = sorted((LEGEND_KEY + LEGEND_LETTER * len(name) for name in names), reverse=True)
     fitting = [k for k in range(2, 1 + min(4, len(widths))) if sum(widths[:k]) <= inches]
     return max(fitting, default=1)
-
-
-def _measure(metric: str) -> Measure:
-    return MEASURES.get(metric, Measure(metric))
 
 
 def _has(row: Mapping[str, Any], name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures of a run whose inverse rounding has destroyed: refused in one line, unless asked for."""
+"""Pictures of a run, and of one whose inverse is inexact: refused unless allowed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from flowclf.cli.app import run
+from flowclf.figures.kinds import KINDS
 
 QUICK = (
     "--set", "network={kind: mlp, blocks: 4, hidden: [16]}", "--device", "cpu",
@@ -76,3 +77,40 @@ def test_evaluate_says_how_exact_a_run_is(
     table = capsys.readouterr().out
     assert f"{errors[0]['inverse_error']:.1e}" in table
     assert f"{errors[0]['log_det_error']:.1e}" in table
+
+
+def test_a_figure_of_every_kind_or_one_line_that_says_what_it_needs(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("estimator,samples,mi_nats,md_nats\nall,10,2.0,3.0\n", encoding="utf-8")
+    refused = {
+        "trajectory": "a run on RGB images for --kind trajectory, got data of shape 1 × 8 × 8",
+        "extraction": "a system with a label among its latents for --kind extraction, got ib-inn",
+        "nothing": f"--kind to be one of {', '.join(KINDS)}, got 'nothing'",
+    }
+    for kind in [*KINDS, "nothing"]:
+        out = tmp_path / f"{kind}.png"
+        arguments = ["--kind", kind, "--rows", str(rows), "--out", str(out), "--device", "cpu"]
+        capsys.readouterr()
+        assert run(["figure", str(sound), *arguments]) == (2 if kind in refused else 0)
+        message = f"flowclf: expected {refused[kind]}" if kind in refused else ""
+        assert capsys.readouterr().err.startswith(message)
+        assert out.exists() == (kind not in refused)
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", ""])
+def test_rows_of_other_columns_are_refused(
+    text: str, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text(text, encoding="utf-8")
+    arguments = ["--kind", "information", "--device", "cpu", "--rows", str(rows)]
+    assert run(["figure", str(sound), *arguments]) == 2
+    assert "expected --rows with the columns estimator, samples" in capsys.readouterr().err
+
+
+def test_the_help_of_a_figure_names_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["figure", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert [kind for kind in KINDS if kind not in text] == []

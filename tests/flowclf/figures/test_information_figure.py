@@ -26,7 +26,7 @@ ROWS = [
 def test_a_line_an_estimator_with_its_limits() -> None:
     figure = information_figure(ROWS, samples=2000, title="run")
     mi, md = figure.axes
-    assert mi.get_ylabel() == "I(z; x) in nats"
+    assert mi.get_ylabel() == "I(X; Z) in nats"
     assert md.get_ylabel() == "KL(q(z) ‖ p(z)) in nats"
     assert mi.get_xscale() == md.get_xscale() == "log"
     assert [t.get_text() for t in mi.get_xticklabels()] == ["10", "100", "1,000"]

@@ -1,0 +1,156 @@
+"""Kinds of figures that a trained run can give: what each needs, and how it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from flowclf.classifier import GenerativeClassifier
+from flowclf.data import Dataset, Split
+from flowclf.evaluation.extraction import average_latent, fit_image_classifier
+from flowclf.figures.curves import information_figure
+from flowclf.figures.extraction import extracted_digits, extraction_figure
+from flowclf.figures.images import reconstructed, reconstruction_figure, sample_figure
+from flowclf.figures.landscape import landscape_figure, loss_landscape
+from flowclf.figures.latent import embedded_latents, principal_figure
+from flowclf.figures.run import PER_CLASS, TEMPERATURE, class_samples, draw_latents
+from flowclf.figures.style import Figure, Rows
+from flowclf.figures.trajectory import rotation_trajectory, trajectory_figure
+from flowclf.support.errors import UserError
+
+if TYPE_CHECKING:
+    from flowclf.systems.untapped import Untapped
+
+__all__ = ["KINDS", "Kind", "Source", "draw_kind"]
+
+IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained run and what to show of it.
+
+    Attributes:
+        name: of the system.
+        model, dataset, training, test: of the run.
+        beta: its β̃; None where there is none.
+        classes: the sample's class and another one.
+        image: row of the test split.
+        rows: estimates of information, recorded by a bench.
+    """
+
+    name: str
+    model: GenerativeClassifier
+    dataset: Dataset
+    training: Split
+    test: Split
+    beta: float | None = None
+    classes: tuple[int, int] = (0, 1)
+    image: int = 0
+    rows: Rows = ()
+
+    @property
+    def levels(self) -> int:
+        """Grey levels of images."""
+        assert self.dataset.levels is not None, "asked of images alone"
+        return self.dataset.levels
+
+
+def _reconstructions(source: Source) -> Figure:
+    splits = {"test set": source.test, "training set": source.training}
+    models = {source.name: source.model}
+    blocks = {name: reconstructed(models, split.x[:IMAGES]) for name, split in splits.items()}
+    return reconstruction_figure(blocks, source.levels)
+
+
+def _samples(source: Source) -> Figure:
+    images = class_samples(source.model, PER_CLASS, TEMPERATURE, seed=0)
+    return sample_figure(images, source.dataset.class_names, source.levels)
+
+
+def _principal(source: Source) -> Figure:
+    panels = {source.name: embedded_latents(source.model, source.test)}
+    return principal_figure(panels, source.dataset.class_names)
+
+
+def _landscape(source: Source) -> Figure:
+    names = source.dataset.class_names
+    return landscape_figure(loss_landscape(source.model, *source.classes, names, beta=source.beta))
+
+
+def _trajectory(source: Source) -> Figure:
+    if source.image >= len(source.test):
+        raise UserError(f"expected --image below {len(source.test)}, got {source.image}")
+    path = rotation_trajectory(source.model, source.test.x[source.image], source.levels)
+    background = embedded_latents(source.model, source.test)
+    return trajectory_figure(path, background, source.dataset.class_names, source.levels)
+
+
+def _extraction(source: Source) -> Figure:
+    """Draw what the labels stand for; known are the first classes with labelled training data."""
+    model, labelled = cast("Untapped", source.model), source.training.labelled()
+    seen = torch.bincount(labelled.y, minlength=model.classes) > 0
+    known = int(seen.int().cumprod(0).sum())
+    # The test split alone has labels of every class.
+    reader = fit_image_classifier(source.test.x, source.test.y, source.levels - 1)
+    z = average_latent(model, labelled.x, labelled.y)
+    rows = {source.name: extracted_digits(model, z, reader, known)}
+    return extraction_figure(rows, source.dataset.class_names, source.levels, known)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Figure by its needs.
+
+    Attributes:
+        draw: makes it.
+        needs: capabilities of the model with their values.
+        system: these capabilities in words.
+        channels: of images that it can draw; none: any data.
+    """
+
+    draw: Callable[[Source], Figure]
+    needs: Mapping[str, bool | str] = field(default_factory=dict)
+    system: str = ""
+    channels: tuple[int, ...] = ()
+
+
+DECODES = {"can_decode": True}, "an inverse or a decoder"
+KINDS: dict[str, Kind] = {
+    "latent": Kind(lambda s: draw_latents(s.model, s.test, s.dataset.class_names)),
+    "principal": Kind(_principal),
+    "samples": Kind(_samples, {"can_sample": True}, "a model of x to draw from", (1, 3)),
+    "reconstructions": Kind(_reconstructions, *DECODES, (1, 3)),
+    "landscape": Kind(_landscape, {"posterior_is_mixture": True}, "the posterior of its mixture"),
+    "trajectory": Kind(_trajectory, channels=(3,)),
+    "extraction": Kind(
+        _extraction, {"encoder_kind": "relaxed-label"}, "a label among its latents", (1, 3)
+    ),
+    "information": Kind(
+        lambda s: information_figure(s.rows, len(s.training), s.name),
+    ),
+}
+
+
+def draw_kind(name: str, source: Source) -> Figure:
+    """Draw a figure of a run.
+
+    Raises:
+        UserError: an unknown kind, or a run that lacks what it needs.
+    """
+    if name not in KINDS:
+        raise UserError(f"expected --kind to be one of {', '.join(KINDS)}, got {name!r}")
+    kind, data, model = KINDS[name], source.dataset, source.model
+    if kind.channels and (not data.levels or data.shape[0] not in kind.channels):
+        wanted = "images" if 1 in kind.channels else "RGB images"
+        shape = " × ".join(map(str, data.shape))
+        raise UserError(f"expected a run on {wanted} for --kind {name}, got data of shape {shape}")
+    if any(getattr(model, need) != value for need, value in kind.needs.items()):
+        raise UserError(
+            f"expected a system with {kind.system} for --kind {name}, got {source.name}; choose "
+            "another kind or run"
+        )
+    return kind.draw(source)
