@@ -1,26 +1,36 @@
-"""Pictures inside the page, as data: URIs: those that runs have, small, and curves drawn anew."""
+"""Pictures inside the page, as data: URIs: files of runs, made small, and curves over β̃."""
 
 from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import matplotlib
+from PIL import Image
 
 from flowclf.data.pictures import decode
+from flowclf.figures.style import Figure
+from flowclf.figures.trade_off import information_plane_figure, trade_off_figure
 from flowclf.report.collect import Entry
 from flowclf.report.rows import Row, by_task, ranked
+from flowclf.report.settings import written
+from flowclf.support.errors import UserError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
+__all__ = [
+    "Picture",
+    "beta_curves",
+    "embed_file",
+    "embed_figure",
+    "folder_pictures",
+    "pictured_runs",
+    "task_name",
+]
 
-__all__ = ["Picture", "embed_file", "embed_figure", "folder_pictures", "pictured_runs"]
-
-# Of base64 in the page, of runs and of folders; curves and tables take less than a megabyte beside.
+# Bytes of base64 in the page, of runs and of folders; curves and tables take less than a megabyte.
 BUDGET, FOLDER_BUDGET = 3_000_000, 1_000_000
 MOST_RUNS = 8
 MOST_PIXELS = 1200  # of a side
@@ -30,27 +40,33 @@ PNG = b"\x89PNG"
 FEW_COLORS = 5000
 QUALITY = 85
 RANKED_BY = ("accuracy", "ece", "bits_per_dim")
+PANELS = (
+    "accuracy", "ece", "negative_log_posterior_nats", "bits_per_dim",
+    "label_information_nats", "input_information_nats",
+)  # fmt: skip
+# More lines cannot be read.
+MOST_LINES = 8
 CAPTIONS = {
     "latent": "Latents of test samples, and the Gaussians of the classes.",
     "samples": "Samples of each class.",
     "reliability": "Reliability: accuracy by confidence, and how many samples each bin has.",
-    "confusion": "Confusion: how many samples of each class were taken for which.",
+    "confusion": "Confusion: how many samples of each class were predicted as which.",
     "class_distances": "Distances between the classes' means, in standard deviations.",
     "shift": "Accuracy and calibration of corrupted images.",
     "attack": "Accuracy under attack.",
-    "explain": "The decisions that it is least sure of, explained.",
+    "explain": "The least certain predictions, explained.",
     "low-data": "Learning curves: systems by the number of training samples.",
     "results": "Results.",
 }
 SCORE_CAPTIONS = {
-    "roc": "ROC curves of outliers against the test split, by {}.",
-    "scores": "Histograms of {}, test split and outliers.",
+    "roc": "ROC curves of out-of-distribution data against the test split, by {}.",
+    "scores": "Histograms of {}, test split and out-of-distribution data.",
 }
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image for the page.
+    """Image for the page.
 
     Attributes:
         uri: data:, the image itself.
@@ -66,10 +82,9 @@ class Picture:
 
 
 def pictured_runs(rows: Sequence[Row]) -> dict[str, list[Picture]]:
-    """The pictures of runs by their names, the best few first, within the limits.
+    """Embed the pictures of up to `MOST_RUNS` runs, by name, as long as the page stays small.
 
-    Up to `MOST_RUNS` runs, those that are best by error, ECE or bits/dim first, as long as the
-    page stays small.
+    Those that are best by error, ECE or bits/dim come first.
 
     Raises:
         UserError: a picture that is damaged.
@@ -89,7 +104,7 @@ def pictured_runs(rows: Sequence[Row]) -> dict[str, list[Picture]]:
 
 
 def folder_pictures(files: Sequence[Path]) -> list[Picture]:
-    """Those of folders as a whole, in order, as long as the page stays small.
+    """Embed pictures of folders as a whole, in order, as long as the page stays small.
 
     Raises:
         UserError: a picture that is damaged.
@@ -104,24 +119,24 @@ def folder_pictures(files: Sequence[Path]) -> list[Picture]:
 
 
 def embed_file(file: Path) -> Picture:
-    """A .png file, at most 1,200 pixels wide and high, with as few bytes as do.
+    """Embed a .png file, at most 1,200 pixels wide and high, on white, in few bytes.
 
     Raises:
         UserError: it is no image, or one of more than 64 million pixels.
     """
     full = decode(file, str(file), MOST_DECODED, lambda image: image.convert("RGBA"))
-    small, data = _fitting(full), file.read_bytes()
-    best = _smallest(small)
-    # As it came it may be the smallest, and it shows the same.
+    small, data = Image.new("RGB", full.size, "white"), file.read_bytes()
+    small.paste(full, mask=full.getchannel("A"))
+    small.thumbnail((MOST_PIXELS, MOST_PIXELS))
+    best = _compressed(small)
+    # The file as it is may be the smallest, and it shows the same.
     if data.startswith(PNG) and full.width == small.width and len(data) <= len(best[1]):
         best = ("png", data)
     return Picture(_uri(f"image/{best[0]}", best[1]), _caption(file.stem), *small.size)
 
 
 def embed_figure(figure: Figure, caption: str) -> Picture:
-    """A matplotlib figure as SVG, the same bytes each time."""
-    import matplotlib
-
+    """Embed a matplotlib figure as SVG, the same bytes each time."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "flowclf"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
@@ -129,8 +144,50 @@ def embed_figure(figure: Figure, caption: str) -> Picture:
     return Picture(_uri("image/svg+xml", text.getvalue().encode()), caption, width, height)
 
 
+def beta_curves(rows: Sequence[Row], varied: Sequence[str]) -> list[Picture]:
+    """Draw metrics against β̃ and the information plane, of each task with runs at several β̃."""
+    return [
+        picture
+        for (data, size), group in by_task(rows).items()
+        if len({row.values.get("beta") for row in group} - {None}) > 1
+        for picture in _task_curves(group, varied, task_name(data, size, "samples"))
+    ]
+
+
+def _task_curves(rows: Sequence[Row], varied: Sequence[str], name: str) -> list[Picture]:
+    lines = [_line(row, varied) for row in rows]
+    systems = {line["system"] for line in lines}
+    if len(systems) > MOST_LINES:
+        return []
+    known = [m for m in PANELS if sum(line.get(m) is not None for line in lines) > 1]
+    dotted = [system for system in systems if system.startswith("vib")]
+    caption = f"Trade-off over β̃ on {name}. Arrows: better; bands: one standard error of the seeds."
+    pictures = [embed_figure(trade_off_figure(lines, known, dotted), caption)]
+    classes = next((len(row.entry.facts.class_names) for row in rows if row.entry), None)
+    try:
+        plane = information_plane_figure(lines, classes, dotted)
+    except UserError:
+        return pictures
+    caption = f"Information plane of {name}: information of the latents on the class and on x."
+    return [*pictures, embed_figure(plane, caption)]
+
+
+def _line(row: Row, varied: Sequence[str]) -> dict[str, Any]:
+    """Return a row whose system names what else varies, so that no line averages over that."""
+    own = [f"{name}={written(row.values[name])}" for name in varied if name in row.values]
+    numbers = {name: row.number(name) for name in row.values}
+    # A dollar sign would begin a formula.
+    label = ", ".join([row.values["system"], *own]).replace("$", r"\$")
+    return numbers | {"beta": row.values.get("beta"), "system": label}
+
+
+def task_name(data: str, size: int | None, unit: str = "training samples") -> str:
+    """Name data, and how many samples of them were trained on if not all."""
+    return data if size is None else f"{data}, {size:,} {unit}"
+
+
 def _by_merit(rows: Iterable[Row]) -> list[Entry]:
-    """Runs, in turn the best by each of three numbers, then the second best of each, …"""
+    """Sort runs: in turn the best by each of three numbers, then the second best of each, …"""
     runs = [row for row in rows if row.entry]
     orders = [ranked(group, m) for group in by_task(runs).values() for m in RANKED_BY]
     most = max(map(len, orders), default=0)
@@ -138,27 +195,14 @@ def _by_merit(rows: Iterable[Row]) -> list[Entry]:
     return [row.entry for row in dict.fromkeys([*turns, *runs]) if row.entry]
 
 
-def _fitting(full: Image) -> Image:
-    """On white, and not larger than need be."""
-    from PIL import Image as images
-
-    flat = images.new("RGB", full.size, "white")
-    flat.paste(full, mask=full.getchannel("A"))
-    flat.thumbnail((MOST_PIXELS, MOST_PIXELS))
-    return flat
-
-
-def _smallest(image: Image) -> tuple[str, bytes]:
-    """Format and bytes: a palette for plots, JPEG for photographs."""
-    if image.getcolors(FEW_COLORS) is None:
-        return "jpeg", _saved(image, "JPEG", quality=QUALITY)
-    return "png", _saved(image.quantize(256, dither=0), "PNG", optimize=True)  # type: ignore[arg-type]
-
-
-def _saved(image: Image, kind: str, **options: int | bool) -> bytes:
+def _compressed(image: Image.Image) -> tuple[str, bytes]:
+    """Return format and bytes: a palette for plots, JPEG for photographs."""
     data = io.BytesIO()
-    image.save(data, kind, **options)
-    return data.getvalue()
+    if image.getcolors(FEW_COLORS) is None:
+        image.save(data, "JPEG", quality=QUALITY)
+        return "jpeg", data.getvalue()
+    image.quantize(256, dither=0).save(data, "PNG", optimize=True)  # type: ignore[arg-type]
+    return "png", data.getvalue()
 
 
 def _uri(kind: str, data: bytes) -> str:
@@ -166,8 +210,8 @@ def _uri(kind: str, data: bytes) -> str:
 
 
 def _caption(stem: str) -> str:
-    """Of a known picture, what it shows; else its name."""
+    """Return what a known picture shows, else its name."""
     kind, _, score = stem.partition("-")
     if kind in SCORE_CAPTIONS and score:
-        return SCORE_CAPTIONS[kind].format(re.sub("-", " ", score))
+        return SCORE_CAPTIONS[kind].format(score.replace("-", " "))
     return CAPTIONS.get(stem, f"{stem[:1].upper()}{stem[1:]}".replace("_", " "))

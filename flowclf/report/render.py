@@ -1,11 +1,13 @@
-"""The page: template, style and script in one file that asks the network for nothing."""
+"""The page: summary, template, style and script in one file that loads nothing."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import resources
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from flowclf.config import nested
-from flowclf.report.collect import Collection, collect
-from flowclf.report.curves import beta_curves
-from flowclf.report.details import run_details
-from flowclf.report.pictures import folder_pictures, pictured_runs
-from flowclf.report.rows import MAIN, make_rows, varied_settings
+from flowclf.report.collect import Collection, Entry, collect
+from flowclf.report.pictures import beta_curves, folder_pictures, pictured_runs, task_name
+from flowclf.report.rows import MAIN, Row, by_task, make_rows, ranked, varied_settings
 from flowclf.report.settings import common_settings
-from flowclf.report.summary import sentences, task_summaries, title
 from flowclf.report.table import (
-    LABELS,
+    IDENTITY,
     comparison_table,
     environment_table,
+    run_details,
     seeds_table,
     settings_table,
 )
@@ -33,9 +33,11 @@ from flowclf.support.errors import UserError
 
 __all__ = ["render", "write_report"]
 
+MOST_NAMED = 4
+
 
 def write_report(paths: Sequence[Path], out: Path) -> dict[str, Any]:
-    """A report on the runs of these folders; its path, the number of runs, and its bytes.
+    """Write a report on the runs of these folders; return its path, number of runs and bytes.
 
     Raises:
         UserError: `out` is no .html file, no finished runs, or damaged files.
@@ -48,10 +50,10 @@ def write_report(paths: Sequence[Path], out: Path) -> dict[str, Any]:
 
 
 def render(found: Collection) -> str:
-    """The page of a collection.
+    """Render the page of a collection.
 
-    All that comes from files is escaped: only style and script are ours, and the page's policy
-    lets nothing else run or load.
+    All that comes from files is escaped, and the page's policy lets only its own style and script
+    run and nothing load.
     """
     style, script = (_source(name) for name in ("style.css", "report.js"))
     environment = Environment(
@@ -71,7 +73,7 @@ def render(found: Collection) -> str:
 
 
 def _content(found: Collection) -> dict[str, Any]:
-    """What the template shows, section by section."""
+    """Return what the template shows, section by section."""
     entries = found.entries
     varied = varied_settings(entries)
     rows = make_rows(found, varied)
@@ -86,7 +88,7 @@ def _content(found: Collection) -> dict[str, Any]:
         "anchors": anchors,
         "unfinished": found.unfinished,
         "comparison": comparison_table(rows, varied, anchors),
-        "comparison_main": len(LABELS) + len(varied) + len(MAIN),
+        "comparison_main": len(IDENTITY) + len(varied) + len(MAIN),
         "seeds": seeds_table(rows, varied),
         "figures": [*beta_curves(rows, varied), *shared],
         "figures_left_out": len(found.pictures) - len(shared),
@@ -100,7 +102,7 @@ def _content(found: Collection) -> dict[str, Any]:
 
 
 def _policy(style: str, script: str) -> str:
-    """Content-Security-Policy: pictures inside the page, this style and this script alone."""
+    """Return the Content-Security-Policy: pictures inside the page, this style and script alone."""
     return (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
         f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
@@ -114,3 +116,122 @@ def _hash(text: str) -> str:
 
 def _source(name: str) -> str:
     return (resources.files("flowclf.report") / name).read_text("utf-8")
+
+
+@dataclass(frozen=True)
+class Best:
+    """Best row of a task by one number, with a note."""
+
+    label: str
+    value: str
+    row: Row
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """Best rows of a task."""
+
+    name: str
+    best: Sequence[Best]
+
+
+def title(entries: Sequence[Entry]) -> str:
+    """Name systems and data, or count them where they are many."""
+    systems = [entry.config.system for entry in entries]
+    data = [entry.data for entry in entries]
+    return f"{_named(systems, 'systems')} on {_named(data, 'data sets')}"
+
+
+def sentences(found: Collection) -> list[str]:
+    """Describe in a sentence for each data set what was trained, how often, and what varied."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in found.entries:
+        groups.setdefault(entry.data, []).append(entry)
+    return [_sentence(data, entries) for data, entries in groups.items()]
+
+
+def task_summaries(rows: Sequence[Row]) -> list[TaskSummary]:
+    """Return the best of each task by error, ECE and bits/dim, where there are such numbers."""
+    groups = by_task(rows)
+    return [TaskSummary(task_name(*task), _bests(group)) for task, group in groups.items()]
+
+
+def _sentence(data: str, entries: Sequence[Entry]) -> str:
+    facts = entries[0].facts
+    systems = _named([entry.config.system for entry in entries], "systems")
+    runs = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
+    shape = " × ".join(map(str, facts.shape))
+    kind = f"{shape} images" if len(facts.shape) == 3 else f"{prod(facts.shape):,} features"
+    samples = {entry.facts.samples for entry in entries} - {None}
+    size = f", {_range(samples)} training samples" if samples else ""
+    what = f"{runs} of {systems} on {data} ({kind}, {len(facts.class_names)} classes{size})"
+    return f"{what}, {_seeds(entries)}{_betas(entries)}."
+
+
+def _seeds(entries: Iterable[Entry]) -> str:
+    seeds = sorted({entry.config.seed for entry in entries})
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+
+
+def _betas(entries: Iterable[Entry]) -> str:
+    betas = sorted({beta for entry in entries if (beta := entry.config.beta) is not None})
+    if not betas:
+        return ""
+    # No line breaks within.
+    return f", β̃\u00a0{'=' if len(betas) == 1 else 'from'}\u00a0{_range(betas)}"
+
+
+def _bests(rows: Sequence[Row]) -> list[Best]:
+    error, ece, bits = (ranked(rows, name) for name in ("accuracy", "ece", "bits_per_dim"))
+    several = len(rows) > 1
+    found = [_best_error(error, several)] if error else []
+    if ece:
+        value = f"{100 * _value(ece[0], 'ece'):.2f} %"
+        found.append(Best("lowest ECE" if several else "ECE", value, ece[0], "15 bins"))
+    if bits:
+        value = f"{_value(bits[0], 'bits_per_dim'):.3f}"
+        note = f"{bits[0].values.get('density', '')} log-likelihood".strip()
+        label = "fewest bits/dim" if several else "bits/dim"
+        found.append(Best(label, value, bits[0], note))
+    return found
+
+
+def _best_error(order: Sequence[Row], several: bool) -> Best:
+    first = order[0]
+    value = f"{100 * (1 - _value(first, 'accuracy')):.2f} %"
+    label = "lowest error" if several else "error"
+    low, high = first.number("accuracy_low"), first.number("accuracy_high")
+    if low is None or high is None:
+        return Best(label, value, first)
+    note = f"95 % interval {100 * (1 - high):.2f} to {100 * (1 - low):.2f} %"
+    near = sum(_value(row, "accuracy") >= low for row in order[1:])
+    if near:
+        note += f"; {near} other {'run lies' if near == 1 else 'runs lie'} within"
+    return Best(label, value, first, note)
+
+
+def _value(row: Row, name: str) -> float:
+    number = row.number(name)
+    assert number is not None, "ranked rows have it"
+    return number
+
+
+def _named(names: Iterable[str], what: str) -> str:
+    """Write "a, b and c", or how many they are."""
+    known = list(dict.fromkeys(names))
+    if len(known) > MOST_NAMED:
+        return f"{len(known)} {what}"
+    return " and ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+
+
+def _range(values: Iterable[float | None]) -> str:
+    known = sorted(value for value in values if value is not None)
+    ends = [_written(value) for value in dict.fromkeys((known[0], known[-1]))]
+    return " to ".join(ends)
+
+
+def _written(value: float) -> str:
+    if value == float("inf"):
+        return "∞"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

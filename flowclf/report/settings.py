@@ -1,4 +1,4 @@
-"""Settings by their dotted names: where runs differ, and the command that makes a run again."""
+"""Settings by their dotted names: where runs differ, and the command that repeats a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from flowclf.config import NAMES, RunConfig, default_preset, flatten, make_confi
 from flowclf.systems import find_system
 
 __all__ = [
-    "command_line",
     "common_settings",
     "differing",
     "train_command",
@@ -26,32 +25,28 @@ _ABSENT = object()
 
 
 def differing(runs: Sequence[Flat]) -> list[str]:
-    """Names of the settings that not all runs have, or have alike."""
+    """Return the names of the settings that not all runs have, or not equal ones."""
     names = dict.fromkeys(name for run in runs for name in run)
-    return [name for name in names if any(_differs(run, runs[0], name) for run in runs[1:])]
+    first = {name: runs[0].get(name, _ABSENT) for name in names}
+    return [n for n in names if any(run.get(n, _ABSENT) != first[n] for run in runs[1:])]
 
 
 def common_settings(runs: Sequence[Flat]) -> Nested:
-    """Those that all runs share."""
+    """Return the settings that all runs share."""
     apart = set(differing(runs))
     return {name: value for name, value in runs[0].items() if name not in apart}
 
 
 def written(value: Any) -> str:
-    """A value as YAML on one line, as `--set` reads it."""
+    """Write a value as YAML on one line, as `--set` reads it."""
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def command_line(arguments: Sequence[str]) -> str:
-    """For a POSIX shell."""
-    return shlex.join(arguments)
+def train_command(config: RunConfig, shape: Shape, dataset: str) -> str:
+    """Return the `flowclf train` of this configuration, for a POSIX shell.
 
-
-def train_command(config: RunConfig, shape: Shape, dataset: str) -> list[str]:
-    """Arguments of `flowclf train` that make this configuration.
-
-    What the preset has already is left out.
+    Settings of the preset are left out.
 
     Args:
         config: of the run.
@@ -65,54 +60,41 @@ def train_command(config: RunConfig, shape: Shape, dataset: str) -> list[str]:
     place = find_system(config.system).beta
     for name, option in ((".".join(place or ()), "--beta"), ("train.epochs", "--epochs")):
         if name in changes:
-            arguments += [option, _plain(changes.pop(name))]
+            arguments += [option, str(changes.pop(name)).removesuffix(".0")]
     if config.seed:
         arguments += ["--seed", str(config.seed)]
     for name, value in changes.items():
         arguments += ["--set", f"{name}={written(value)}"]
-    return arguments
+    return shlex.join(arguments)
 
 
 def _changes(config: RunConfig, shape: Shape) -> Nested:
-    """What differs from the preset, by dotted names.
+    """Return what differs from the preset, by dotted names.
 
-    A section whose kind is another starts anew, so that it is compared with that kind's defaults.
+    A section of another kind is compared with that kind's defaults.
     """
-    wanted = _own(config)
-    base = _own(_preset(config, shape))
-    kinds = {
-        name: wanted[name]
-        for name in wanted
-        if name.endswith(".kind") and base.get(name) != wanted[name]
-    }
+    wanted, base = _settings(config), _preset_settings(config, shape, {})
+    kinds = {n: v for n, v in wanted.items() if n.endswith(".kind") and base.get(n) != v}
     if kinds:
-        base = _own(_preset(config, shape, kinds))
-    return kinds | {
-        name: value for name, value in wanted.items() if base.get(name, _ABSENT) != value
-    }
+        base = _preset_settings(config, shape, kinds)
+    return kinds | {n: v for n, v in wanted.items() if base.get(n, _ABSENT) != v}
 
 
-def _preset(config: RunConfig, shape: Shape, changes: Flat | None = None) -> RunConfig:
-    return make_config(
-        config.system,
-        config.dataset,
-        shape,
-        preset=config.preset,
-        seed=config.seed,
-        overrides=[nested(changes or {})],
+def _preset_settings(config: RunConfig, shape: Shape, changes: Flat) -> Nested:
+    preset, overrides = config.preset, [nested(changes)]
+    return _settings(
+        make_config(
+            config.system,
+            config.dataset,
+            shape,
+            preset=preset,
+            seed=config.seed,
+            overrides=overrides,
+        )  # fmt: skip
     )
 
 
-def _plain(number: float) -> str:
-    """1.0 as 1."""
-    return str(number).removesuffix(".0")
-
-
-def _own(config: RunConfig) -> Nested:
-    """Its settings, without what the run is called."""
+def _settings(config: RunConfig) -> Nested:
+    """Return all settings without the names of system, preset and the like."""
     document = config.to_dict()
     return flatten({key: value for key, value in document.items() if key not in NAMES})
-
-
-def _differs(run: Flat, other: Flat, name: str) -> bool:
-    return run.get(name, _ABSENT) != other.get(name, _ABSENT)

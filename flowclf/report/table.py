@@ -1,4 +1,4 @@
-"""Tables as the template wants them: columns and cells, all text made here."""
+"""Tables and sections of runs as the template takes them: all text is made here."""
 
 from __future__ import annotations
 
@@ -6,32 +6,37 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flowclf.catalogue import ENDS, find_metric
 from flowclf.report.collect import Entry
-from flowclf.report.rows import MAIN, Row, best_rows, measure, measured_names
-from flowclf.report.settings import differing, written
+from flowclf.report.pictures import Picture
+from flowclf.report.rows import MAIN, Row, best_rows, measured_names
+from flowclf.report.settings import differing, train_command, written
 from flowclf.support.averages import mean_and_error
 
 __all__ = [
     "Cell",
     "Column",
+    "Details",
     "Table",
     "comparison_table",
     "environment_table",
     "fixed",
+    "run_details",
     "seeds_table",
     "settings_table",
 ]
 
 Writer = Callable[[float], str]
 DASH = "–"
-LABELS = {"run": "run", "system": "system", "data": "data", "seed": "seed", "beta": "β̃"}
-DECIMALS = {"seconds": 1}
+IDENTITY = ("run", "system", "data", "seed", "beta")
 WORDS = ("run", "system", "data")
+HEADLINE = ("accuracy", "ece", "bits_per_dim")
+CUSTOM = "With a network of your own this is done in Python: flowclf.train(…, backbone=…)."
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading; `better` is an arrow, where one direction is; numbers stand to the right."""
+    """Heading with an arrow to the better direction; numbers stand to the right."""
 
     title: str
     better: str = ""
@@ -41,13 +46,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table.
+    """Cell of a table.
 
     Attributes:
         text: as shown.
-        sort: what it is sorted by; None: missing, always last.
+        sort: key of the order; None: missing, always last.
         note: smaller, behind the text: an interval.
-        best: of its column.
+        best: true of the best of its column.
         link: the id of a section.
     """
 
@@ -67,14 +72,14 @@ class Table:
 
 
 def comparison_table(rows: Sequence[Row], varied: Sequence[str], anchors: dict[str, str]) -> Table:
-    """A row a run: what it is, what varies, and all that was measured.
+    """Return a row a run: its identity, what varies, and all that was measured.
 
     Args:
         rows: runs and baselines.
         varied: names of settings.
         anchors: names of runs to the ids of their sections.
     """
-    names = [*LABELS, *varied]
+    names = [*IDENTITY, *varied]
     columns = [_heading(name, rows) for name in names]
     cells = [[_plain_cell(row, name, anchors) for name in names] for row in rows]
     for name in measured_names(rows):
@@ -85,7 +90,7 @@ def comparison_table(rows: Sequence[Row], varied: Sequence[str], anchors: dict[s
 
 
 def seeds_table(rows: Sequence[Row], varied: Sequence[str]) -> Table | None:
-    """Mean ± standard error of what was run with several seeds; None where nothing was."""
+    """Return mean ± standard error over seeds; None where there is one seed of each."""
     names = ["system", "data", "beta", *varied]
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
@@ -100,7 +105,7 @@ def seeds_table(rows: Sequence[Row], varied: Sequence[str]) -> Table | None:
 
 
 def settings_table(entries: Sequence[Entry]) -> Table | None:
-    """What differs between runs: settings across, or down where they outnumber the runs."""
+    """Return what differs between runs: settings across, or down if they outnumber the runs."""
     runs = [entry.settings for entry in entries]
     names = differing(runs)
     if not names:
@@ -108,17 +113,14 @@ def settings_table(entries: Sequence[Entry]) -> Table | None:
     columns = [[_setting(run[name]) if name in run else Cell() for run in runs] for name in names]
     lines = [Cell(entry.name, entry.name) for entry in entries]
     if len(names) > len(entries):
-        headings = [
-            Column("setting", numeric=False),
-            *(Column(e.name, numeric=False) for e in entries),
-        ]
+        headings = [Column(n, numeric=False) for n in ("setting", *(e.name for e in entries))]
         return Table(headings, [[Cell(n, n), *c] for n, c in zip(names, columns, strict=True)])
     headings = [Column("run", numeric=False), *(Column(n, numeric=False, code=True) for n in names)]
     return Table(headings, [[a, *b] for a, *b in zip(lines, *columns, strict=True)])
 
 
 def environment_table(entries: Sequence[Entry]) -> Table:
-    """Versions, commit and device, and how many runs have the same."""
+    """Return versions, commit and device, and how many runs have the same."""
     packages = list(dict.fromkeys(name for entry in entries for name in entry.versions))
     counts: dict[tuple[str, ...], int] = {}
     for entry in entries:
@@ -131,8 +133,92 @@ def environment_table(entries: Sequence[Entry]) -> Table:
     return Table([*columns, Column("runs")], rows)
 
 
+@dataclass(frozen=True)
+class Details:
+    """Section of a run.
+
+    Attributes:
+        anchor: id.
+        name: of the run.
+        headline: its main numbers.
+        pictures: its figures; none where they were left out.
+        tables: caption and table, of what an evaluation lists.
+        command: that trains it again.
+        note: on the command.
+        has_figures: true if there are any in its folder.
+    """
+
+    anchor: str
+    name: str
+    headline: str
+    pictures: Sequence[Picture]
+    tables: Sequence[tuple[str, Table]]
+    command: str
+    note: str
+    has_figures: bool
+
+
+def run_details(entry: Entry, anchor: str, pictures: Sequence[Picture]) -> Details:
+    """Return the section of one run."""
+    tables = (
+        ("Accuracy within each class", _class_accuracy(entry)),
+        (
+            "AUROC against the test split in %, by score and out-of-distribution set",
+            _detection(entry),
+        ),
+    )
+    custom = entry.settings.get("network.kind") == "custom"
+    return Details(
+        anchor,
+        entry.name,
+        _headline(entry),
+        pictures,
+        [(caption, table) for caption, table in tables if table],
+        train_command(entry.config, entry.facts.shape, entry.data),
+        CUSTOM if custom else "",
+        any((entry.folder / "figures").glob("*.png")),
+    )
+
+
+def _headline(entry: Entry) -> str:
+    found = {n: entry.measured[n] for n in HEADLINE if _is_number(entry.measured.get(n))}
+    metrics = [(find_metric(name), value) for name, value in found.items()]
+    return ", ".join(f"{metric.label} {metric.written(value)}" for metric, value in metrics)
+
+
+def _class_accuracy(entry: Entry) -> Table | None:
+    found = entry.evaluation.get("accuracy_per_class")
+    found = found or entry.summary["test"].get("accuracy_per_class")
+    names = entry.facts.class_names
+    if not isinstance(found, list) or len(found) != len(names):
+        return None
+    cells = [_percent(value) for value in found]
+    columns = [Column("class", numeric=False), Column("accuracy in %")]
+    return Table(columns, [[Cell(n, n), c] for n, c in zip(names, cells, strict=True)])
+
+
+def _detection(entry: Entry) -> Table | None:
+    """Return scores down, out-of-distribution sets across."""
+    found = entry.evaluation.get("ood")
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    known = {(str(row.get("score")), str(row.get("set"))): row.get("auroc") for row in rows}
+    if not known:
+        return None
+    scores, sets = ([*dict.fromkeys(names)] for names in zip(*known, strict=True))
+    columns = [Column("score", numeric=False), *(Column(name) for name in sets)]
+    lines = [
+        [Cell(score.replace("-", " "), score), *(_percent(known.get((score, s))) for s in sets)]
+        for score in scores
+    ]
+    return Table(columns, lines)
+
+
+def _percent(value: Any) -> Cell:
+    return Cell(fixed([99.5])(100 * value), repr(value)) if _is_number(value) else Cell()
+
+
 def fixed(values: Iterable[float], decimals: int | None = None) -> Writer:
-    """How to write numbers of a column with equally many decimals, by the largest if not given."""
+    """Return a writer of a column's numbers with equally many decimals, by the largest if None."""
     if decimals is None:
         largest = max(map(abs, values), default=0.0)
         decimals = 4 if largest < 2 else 3 if largest < 10 else 2 if largest < 1000 else 1
@@ -142,12 +228,14 @@ def fixed(values: Iterable[float], decimals: int | None = None) -> Writer:
 def _heading(name: str, rows: Sequence[Row]) -> Column:
     values = [row.values.get(name) for row in rows]
     numeric = name not in WORDS and all(_is_number(v) for v in values if v is not None)
-    return Column(LABELS.get(name, name), numeric=numeric, code=name not in LABELS)
+    known = name in IDENTITY
+    label = find_metric(name).label if known else name
+    return Column(label, numeric=numeric, code=not known)
 
 
 def _plain_cell(row: Row, name: str, anchors: dict[str, str]) -> Cell:
     value = row.values.get(name)
-    if name in row.values and value is None and name not in LABELS:
+    if name in row.values and value is None and name not in IDENTITY:
         return Cell("none")
     if value is None:
         return Cell()
@@ -165,11 +253,12 @@ def _setting(value: Any) -> Cell:
 
 def _measured_heading(name: str, rows: Sequence[Row]) -> Column:
     words = any(isinstance(row.values.get(name), str) for row in rows)
-    return Column(measure(name).label, measure(name).better, numeric=not words)
+    shown = find_metric(name)
+    return Column(shown.heading, shown.arrow, numeric=not words)
 
 
 def _measured_cells(rows: Sequence[Row], name: str) -> list[Cell]:
-    scale, best = measure(name).scale, best_rows(rows, name)
+    scale, best = find_metric(name).scale, best_rows(rows, name)
     write = _writer(rows, name)
     return [_measured_cell(row, name, scale, write, row in best) for row in rows]
 
@@ -178,7 +267,7 @@ def _measured_cell(row: Row, name: str, scale: float, write: Writer, best: bool)
     value, number = row.values.get(name), row.number(name)
     if number is None:
         return Cell(value, value) if isinstance(value, str) else Cell()
-    ends = [row.number(f"{name}_{end}") for end in ("low", "high")]
+    ends = [row.number(f"{name}{end}") for end in ENDS]
     known = [write(scale * end) for end in ends if end is not None]
     note = f"{known[0]} to {known[1]}" if len(known) == 2 else ""
     return Cell(write(scale * number), repr(number), note, best)
@@ -188,30 +277,26 @@ def _seeds_row(
     group: Sequence[Row], names: Sequence[str], writers: Mapping[str, Writer]
 ) -> list[Cell]:
     cells = [_plain_cell(group[0], name, {}) for name in names]
-    return [
-        *cells,
-        Cell(str(len(group)), str(len(group))),
-        *(_mean(group, *each) for each in writers.items()),
-    ]
+    seeds = str(len(group))
+    return [*cells, Cell(seeds, seeds), *(_mean(group, *each) for each in writers.items())]
 
 
 def _mean(group: Sequence[Row], name: str, write: Writer) -> Cell:
     values = [number for row in group if (number := row.number(name)) is not None]
     if not values:
         return Cell()
-    scale = measure(name).scale
+    scale = find_metric(name).scale
     mean, error = mean_and_error(values)
-    return Cell(
-        write(scale * mean), repr(mean), "" if error is None else f"± {write(scale * error)}"
-    )
+    note = "" if error is None else f"± {write(scale * error)}"
+    return Cell(write(scale * mean), repr(mean), note)
 
 
 def _writer(rows: Iterable[Row], name: str) -> Writer:
-    """Of what was measured; counts have no decimals."""
+    """Return the writer of a metric; counts have no decimals, seconds one."""
     known = [row.values[name] for row in rows if row.number(name) is not None]
     counts = all(isinstance(value, int) for value in known)
-    scaled = [measure(name).scale * value for value in known]
-    return fixed(scaled, 0 if counts else DECIMALS.get(name))
+    scaled = [find_metric(name).scale * value for value in known]
+    return fixed(scaled, 0 if counts else 1 if name == "seconds" else None)
 
 
 def _is_number(value: Any) -> bool:
@@ -219,12 +304,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _key(value: float) -> str:
-    """A number as JavaScript reads it."""
+    """Write a number as JavaScript reads it."""
     return repr(value).replace("inf", "Infinity")
 
 
 def _short(value: float) -> str:
-    """Six digits at most, as the folders of a sweep have them."""
+    """Write six digits at most, as the folders of a sweep have them."""
     if value == float("inf"):
         return "∞"
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"

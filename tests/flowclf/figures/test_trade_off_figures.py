@@ -62,7 +62,7 @@ def test_a_band_is_one_standard_error_and_missing_values_are_left_out() -> None:
 def test_panels_that_are_too_many_are_removed_and_few_betas_are_their_own_ticks() -> None:
     rows = [row("vib", beta, 0.5, a=1, b=2, c=3) for beta in (2, 3)]
     figure = trade_off_figure(rows, ["accuracy", "a", "b", "c", "beta"])
-    assert [axes.get_title() for axes in figure.axes] == ["accuracy in % ↑", "a", "b", "c", "beta"]
+    assert [axes.get_title() for axes in figure.axes] == ["accuracy in % ↑", "a", "b", "c", "β̃"]
     assert [t.get_text() for t in figure.axes[3].get_xticklabels()] == ["2", "3"]
     shown = [bool(axes.get_xlabel()) for axes in figure.axes]
     assert shown == [False, False, True, True, True]
