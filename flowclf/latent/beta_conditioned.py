@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowclf.latent.gaussian import GaussianMixture
+from flowclf.latent.low_rank import registered
 from flowclf.support.errors import UserError
 
 __all__ = ["FEATURES", "ConditionedMixture", "TradeOff"]
@@ -100,9 +101,6 @@ class ConditionedMixture(GaussianMixture):
         self._base().copy_(means)
         self.mean_terms.zero_()
 
-    def _base(self) -> nn.Parameter:
-        """Return μ, which the parent registers under a name that is a property here."""
-        base = self._parameters.get("means")
-        if base is None:
-            raise AttributeError("means")
-        return base
+    def _base(self) -> Tensor:
+        """Return μ, (K, D)."""
+        return registered(self._parameters, "means")

@@ -14,7 +14,7 @@ from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.support import validate
 from flowclf.support.errors import UserError
 
-__all__ = ["LowRankMixture"]
+__all__ = ["LowRankMixture", "registered"]
 
 
 class LowRankMixture(GaussianMixture):
@@ -83,13 +83,12 @@ class LowRankMixture(GaussianMixture):
     @property
     def coordinates(self) -> Tensor:
         """[m_k, u_k] of the means, (K, F + r)."""
-        # The parent registers them under a name that is a property here.
-        return _registered(self._parameters, "means")
+        return registered(self._parameters, "means")
 
     @property
     def data_coordinates(self) -> Tensor:
         """[m_k, u_k] of the average training latents, (K, F + r)."""
-        return _registered(self._buffers, "data_means")
+        return registered(self._buffers, "data_means")
 
     @property
     def means(self) -> Tensor:  # type: ignore[override]
@@ -202,7 +201,8 @@ def _half_squares(own: Tensor, shared: Tensor, basis: Tensor) -> Tensor:
     return 0.5 * (own.square().sum(1) + ((shared @ gram) * shared).sum(1))
 
 
-def _registered(tensors: Mapping[str, Tensor | None], name: str) -> Tensor:
+def registered(tensors: Mapping[str, Tensor | None], name: str) -> Tensor:
+    """Return a tensor that the parent registers under a name that is a property of its child."""
     found = tensors.get(name)
     if found is None:
         raise AttributeError(name)

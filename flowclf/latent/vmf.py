@@ -89,10 +89,6 @@ class VonMisesFisherMixture(GaussianMixture):
     def densities(self, z: Tensor, *, learn_weights: bool = True) -> MixtureDensities:
         """Return log p(u|k) (B, K), log p(u) (B,) and log p(k|u) (B, K) of z (B, D), in nats.
 
-        Args:
-            z: latents of any length.
-            learn_weights: propagate the posterior's gradients to the class weights.
-
         Raises:
             UserError: z of another shape, type or device.
         """
@@ -119,11 +115,7 @@ class VonMisesFisherMixture(GaussianMixture):
         Exact, by rejection, without gradients: Wood, "Simulation of the von Mises Fisher
         distribution", 1994.
 
-        Args:
-            y: labels.
-            temperature: 1 and `around` means: draws from p(u|y); 0: the mean directions.
-            generator: on the mixture's device.
-            around: the centre: "means", or "data" for the average training directions.
+        Arguments are those of `GaussianMixture.sample`; temperature 0 gives the mean directions.
 
         Raises:
             UserError: labels out of range, or a temperature that is negative or not finite.
@@ -167,7 +159,7 @@ class VonMisesFisherMixture(GaussianMixture):
         return torch.pdist(normalize(self.means)).mean()
 
     def to_linear(self) -> Never:
-        """Refuse: no linear layer has this posterior.
+        """Raise an error, as no linear layer has this posterior.
 
         Raises:
             UserError: always.
@@ -175,7 +167,7 @@ class VonMisesFisherMixture(GaussianMixture):
         raise UserError("expected a Gaussian mixture, got one whose posterior is not affine in z")
 
     def half_mahalanobis(self, log_prob_given_class: Tensor) -> Never:
-        """Refuse: there is no Mahalanobis distance on the sphere.
+        """Raise an error, as there is no Mahalanobis distance on the sphere.
 
         Raises:
             UserError: always.

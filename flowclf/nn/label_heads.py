@@ -77,12 +77,17 @@ class FittedBranch(nn.Module):
 
     def _model(self) -> tuple[Any, int]:
         """Return the fitted estimator and its number of votes."""
+        from sklearn.ensemble import RandomForestClassifier
+        from sklearn.neighbors import KNeighborsClassifier
+
         version = self.labels._version + self.latents._version
         if self._fitted is None or self._fitted[0] != version:
             known = self.labels >= 0
             z, y = self.latents[known].cpu(), self.labels[known].cpu()
             self._check(z, y)
-            model = self._estimator()
+            model: Any = KNeighborsClassifier(self.neighbours)
+            if self.kind == "forest":
+                model = RandomForestClassifier(TREES, random_state=0)
             model.fit(z.numpy(), y.numpy())
             self._fitted = (version, model)
         return self._fitted[1], TREES if self.kind == "forest" else self.neighbours
@@ -99,11 +104,3 @@ class FittedBranch(nn.Module):
                 f"expected latents with labels of at least the {self.neighbours} neighbours that "
                 f"vote, got {len(y)}; choose fewer neighbours"
             )
-
-    def _estimator(self) -> Any:
-        from sklearn.ensemble import RandomForestClassifier
-        from sklearn.neighbors import KNeighborsClassifier
-
-        if self.kind == "forest":
-            return RandomForestClassifier(TREES, random_state=0)
-        return KNeighborsClassifier(self.neighbours)

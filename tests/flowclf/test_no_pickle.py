@@ -218,7 +218,7 @@ VERBS: list[tuple[str, tuple[Make, ...], list[str]]] = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, an estimator, saved models and a sweep not begun."""
+    """Make a run, an estimator, saved models and a sweep not begun."""
     root = tmp_path_factory.mktemp("made")
     rows = np.arange(240.0).reshape(60, 4) % 7
     flow = GenerativeClassifier(epochs=1, random_state=0).fit(rows, np.arange(60) % 2)
@@ -236,7 +236,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Fresh copies, from within; no pickle left a mark beside them."""
+    """Work in fresh copies, and check that no pickle left a mark beside them."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     monkeypatch.delenv("FLOWCLF_DATA", raising=False)
     monkeypatch.setattr("flowclf.data.source.user_cache", lambda: tmp_path / "cache")
@@ -252,7 +252,7 @@ def put(root: Path, name: str, make: Make) -> None:
 
 
 def from_hub(root: Path) -> object:
-    """The folder that a download leaves."""
+    """Load the folder that a download leaves."""
     with pytest.MonkeyPatch.context() as patch:
         module = pytest.importorskip("huggingface_hub", reason="flowclf[hub] is not installed")
         patch.setattr(module, "snapshot_download", lambda *_, **__: str(root / "saved"))

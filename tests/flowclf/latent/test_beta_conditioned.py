@@ -26,7 +26,7 @@ NETWORK = {"kind": "mlp", "condition": "beta", "blocks": 2, "hidden": [8]}
 
 
 def made(network: dict[str, object] = NETWORK, shape: tuple[int, ...] = (6,)) -> ConditionedIBInn:
-    """With weights that are not zero, in float64 and eval mode."""
+    """Build a model of weights that are not zero, in float64 and eval mode."""
     model = flowclf.build("ib-inn", shape=shape, classes=3, network=network, beta=1.0)
     assert isinstance(model, ConditionedIBInn)
     generator = torch.Generator().manual_seed(0)

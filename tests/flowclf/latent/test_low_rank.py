@@ -26,7 +26,7 @@ every_size = pytest.mark.parametrize(("rank", "full"), SIZES)
 def make_pair(
     rank: int, full: int, covariance: str = "unit", weights: str = "learned"
 ) -> tuple[LowRankMixture, GaussianMixture]:
-    """Float64, of random numbers; the second holds the first's means in full."""
+    """Build two random mixtures in float64, the second with the first's means in full."""
     generator = torch.Generator().manual_seed(1)
     options: dict[str, Any] = {"covariance": covariance, "weights": weights}
     low = LowRankMixture(K, D, rank, full, generator=generator, **options).double()

@@ -40,7 +40,7 @@ def trainable(network: torch.nn.Module) -> int:
 
 @torch.no_grad()
 def mean_rate(model: GenerativeClassifier, x: Tensor) -> float:
-    """The authors' L_X/d in training mode, as at their first step."""
+    """Compute the authors' L_X/d in training mode, as at their first step."""
     model.fit_statistics(x, torch.arange(len(x)) % 10)
     model.train()
     with private_rng(0, torch.device("cpu")):

@@ -43,7 +43,7 @@ def normal(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def make_encoder(box: float | None = 1.5, *, random: bool = True) -> TwoPartEncoder:
-    """On tables, float64."""
+    """Build an encoder of tables in float64."""
     generator = torch.Generator().manual_seed(3)
     hidden = nn.Sequential(kaiming_linear(F + K, 8, generator), nn.Tanh())
     latent = LatentPart(hidden, *(kaiming_linear(8, D, generator) for _ in range(2)))
