@@ -144,8 +144,19 @@ def all_in_one(
             global_affine_type="EXP",
             permute_soft=True,
         )
-    if rotation is not None:
-        _set_rotation(block, rotation)
+    if rotation is None:
+        return block
+    log_scale = rotation.log_scale.detach()
+    if bool((log_scale != log_scale[0]).any()):
+        raise ValueError("AllInOneBlock scales before it rotates: expected one scale for all")
+    block.to(rotation.offset)
+    with torch.no_grad():
+        matrix = rotation.rotation
+        block.w_perm.copy_(matrix.view(block.w_perm.shape))
+        block.w_perm_inv.copy_(matrix.T.reshape(block.w_perm.shape))
+        block.global_scale.fill_(log_scale[0])
+        offset = matrix.T @ rotation.offset.to(matrix)
+        block.global_offset.copy_(offset.view(block.global_offset.shape))
     return block
 
 
@@ -190,20 +201,6 @@ def glow(first: Invertible, second: Invertible, kind: type[freia.GLOWCouplingBlo
 def row_factors(clamp: SoftClamp) -> tuple[float, float]:
     """Return an AllInOneBlock's raw log-scales and shifts relative to ours."""
     return clamp.gain / TENTH, 1 / TENTH
-
-
-def _set_rotation(block: Any, rotation: Rotation) -> None:
-    log_scale = rotation.log_scale.detach()
-    if bool((log_scale != log_scale[0]).any()):
-        raise ValueError("AllInOneBlock scales before it rotates: expected one scale for all")
-    block.to(rotation.offset)
-    with torch.no_grad():
-        matrix = rotation.rotation
-        block.w_perm.copy_(matrix.view(block.w_perm.shape))
-        block.w_perm_inv.copy_(matrix.T.reshape(block.w_perm.shape))
-        block.global_scale.fill_(log_scale[0])
-        offset = matrix.T @ rotation.offset.to(matrix)
-        block.global_offset.copy_(offset.view(block.global_offset.shape))
 
 
 def _permutation(flatten: Flatten, permutation: Permutation) -> Any:

@@ -113,7 +113,11 @@ def measure(jobs: Sequence[Job], effort: Effort) -> list[Timing]:
             for position in range(len(jobs)):
                 which = (turn + position) % len(jobs)
                 seconds[which].append(_timed(jobs[which]))
-    return [_timing(times, peak) for times, peak in zip(seconds, peaks, strict=True)]
+    timings = []
+    for times, peak in zip(seconds, peaks, strict=True):
+        fifths = quantiles(times, n=5, method="inclusive") if len(times) > 1 else 4 * times
+        timings.append(Timing(1e3 * median(times), 1e3 * fifths[0], 1e3 * fifths[3], peak))
+    return timings
 
 
 def peak_of(job: Job) -> int:
@@ -136,7 +140,10 @@ def _cotangents(case: Case, outputs: Tensors) -> Tensors:
 
 
 def _results(job: Job) -> dict[str, Tensor]:
-    with forked_rng(job.case.device), _no_tf32():
+    # Without TF32, although torch's default is timed: on a GPU it rounds FrEIA's rotation, a
+    # convolution, to 10 bits and ours, a matrix product, not. That is no other mathematics.
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with forked_rng(job.case.device), exact:
         job.prepare()
         outputs, gradients = job()
         if job.case.heads_only:
@@ -161,21 +168,6 @@ def _errors(got: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[tup
             continue
         error, size = (a.double() - b.double()).norm(), b.double().norm()
         yield what, float(error / size) if size > 0 else float(error)
-
-
-@contextmanager
-def _no_tf32() -> Iterator[None]:
-    """Compare without TF32, although torch's default is timed.
-
-    On a GPU the default rounds FrEIA's rotation, a convolution, to 10 bits and ours, a matrix
-    product, not: a difference in rounding, not in mathematics.
-    """
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = allowed
 
 
 @contextmanager
@@ -227,14 +219,13 @@ def _rounds(effort: Effort, least: int) -> Iterator[int]:
         turn += 1
 
 
-def _timing(seconds: Sequence[float], peak: int) -> Timing:
-    fifths = quantiles(seconds, n=5, method="inclusive") if len(seconds) > 1 else 4 * [seconds[0]]
-    return Timing(1e3 * median(seconds), 1e3 * fifths[0], 1e3 * fifths[3], peak)
-
-
 def _row(job: Job, timing: Timing, ours: Timing) -> Row:
     case, provider = job.case, job.provider
     seconds = timing.median / 1000
+    # Forward reads inputs and writes outputs; backward reads inputs and the outputs' gradients, and
+    # writes the inputs' gradients.
+    inputs, outputs = _bytes(job.given), job.output_bytes
+    moved = inputs + outputs + (2 * inputs + outputs) * job.differentiated
     return {
         "bench": case.bench,
         "case": case.name,
@@ -253,18 +244,8 @@ def _row(job: Job, timing: Timing, ours: Timing) -> Row:
         "ratio": timing.median / ours.median,
         "memory_ratio": timing.peak / ours.peak if ours.peak else None,
         # Time to move inputs and outputs once at the speed of a copy / median.
-        "roofline": _moved(job) / bandwidth(case.device) / seconds if case.essential else None,
+        "roofline": moved / bandwidth(case.device) / seconds if case.essential else None,
     }
-
-
-def _moved(job: Job) -> int:
-    """Count the bytes that must be moved.
-
-    Forward reads inputs and writes outputs; backward reads inputs and the outputs' gradients, and
-    writes the inputs' gradients.
-    """
-    inputs, outputs = _bytes(job.given), job.output_bytes
-    return inputs + outputs + (2 * inputs + outputs) * job.differentiated
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:

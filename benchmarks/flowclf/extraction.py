@@ -18,7 +18,6 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.results import append_rows, digest, read, recorded
 from flowclf.classifier import evaluating
@@ -146,7 +145,10 @@ def measure(
     images = canonical_images(model, average_latent(model, labelled.x, labelled.y))
     p = class_probabilities(task.reader, images, task.levels - 1)
     unknown = task.pool.take(task.pool.y >= experiment.known)
-    scores = extraction(p, log_posteriors(model, unknown.x), unknown.y, experiment.known)
+    with torch.no_grad(), evaluating(model):
+        parts = unknown.x.split(BATCH_SIZE)
+        log_q = torch.cat([model.log_posterior(part.to(device)).cpu() for part in parts])
+    scores = extraction(p, log_q, unknown.y, experiment.known)
     row = {"variant": variant, "seed": seed, **{name: scores[name] for name in SCORES}}
     scale = {name: value for name, value in asdict(experiment).items() if name != "known"}
     return row | {"seconds": round(seconds, 1), "device": device} | scale
@@ -164,8 +166,9 @@ def learn(
     model.train()
     for step in range(experiment.updates):
         order = generator_for(seed, "batch", step)
-        batches = [_draw_batch(split, experiment.batch, order) for split in splits]
-        x, y = (torch.cat(both) for both in zip(*batches, strict=True))
+        rows = [torch.randperm(len(s), generator=order)[: experiment.batch] for s in splits]
+        batches = [s.take(r.to(device)) for s, r in zip(splits, rows, strict=True)]
+        x, y = (torch.cat([getattr(batch, name) for batch in batches]) for name in "xy")
         generator.manual_seed(derive_seed(seed, "draws", step))
         optimizer.zero_grad()
         model.loss(x, y, generator)["total"].backward()
@@ -173,14 +176,6 @@ def learn(
         torch.nn.utils.clip_grad_value_(parameters, LARGEST)
         optimizer.step()
     model.eval()
-
-
-@torch.no_grad()
-def log_posteriors(model: Untapped, x: Tensor) -> Tensor:
-    """Return log q(k|x) of images (N, *shape), (N, K), on the CPU."""
-    device = model.pairs.device
-    with evaluating(model):
-        return torch.cat([model.log_posterior(p.to(device)).cpu() for p in x.split(BATCH_SIZE)])
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
@@ -192,11 +187,6 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[f
     if count < 2:
         return mean(differences), float("nan")
     return mean(differences), float(t.ppf(0.975, count - 1)) * stdev(differences) / count**0.5
-
-
-def _draw_batch(split: Split, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    rows = torch.randperm(len(split), generator=generator)[:count].to(split.y.device)
-    return split.x[rows], split.y[rows]
 
 
 def _digest(variant: str, experiment: Experiment) -> str:
