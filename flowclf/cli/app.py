@@ -1,4 +1,4 @@
-"""The verbs, and what becomes of errors: one line and status 2 for the user's own."""
+"""The verbs, and the exit status of errors: 2 and one line for a mistake of the user."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def version(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 success, 2 the user's mistake, 1 anything else."""
-    # Threads that wait should soon sleep: spinning on, as is the default, slows a step tenfold and
-    # more once other programs want the cores. Must be set before torch is imported.
+    # OpenMP's threads spin while they wait, which slows a step tenfold and more once other programs
+    # want the cores. Must be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     status = run(arguments)
     distributed = sys.modules.get("torch.distributed")
@@ -69,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Run the command line and return the exit status."""
     try:
         status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except UsageErrors as error:
-        # Of no arguments at all there is only the help, which is printed by then.
+        # Without arguments there is no message: the help has been printed by then.
         text = printable(error.format_message())
         return fail(text, USER_MISTAKE) if text else USER_MISTAKE
     except typer.Abort:
@@ -86,7 +86,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def known_error(error: Exception) -> int:
-    """One line for what a user can mend; anything else is ours, and keeps its traceback."""
+    """Print one line for an error that a user can mend; raise all others, with their traceback."""
     from couplings import ShapeError
     from flowclf.training import Interrupted, TrainingDiverged
 
@@ -100,12 +100,12 @@ def known_error(error: Exception) -> int:
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whether Python, C++ or a device had none left; torch says so in words alone."""
+    """Tell whether Python, C++ or a device ran out of memory; torch says so in words alone."""
     said = ("allocate memory", "bad_alloc", "out of memory")
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def fail(message: str, status: int) -> int:
-    """Print the message to standard error; the status."""
+    """Print the message to standard error and return the status."""
     print(f"flowclf: {message}", file=sys.stderr)
     return status

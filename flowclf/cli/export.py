@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +19,7 @@ __all__ = ["export"]
 
 
 class Format(StrEnum):
-    """Of the file."""
+    """Format of the file."""
 
     onnx = "onnx"
     torch_export = "torch-export"
@@ -26,7 +27,7 @@ class Format(StrEnum):
 
 def export(
     run: RunFolder,
-    format: Annotated[Format, typer.Option(help="Of the file.")] = Format.onnx,
+    format: Annotated[Format, typer.Option(help="Format of the file.")] = Format.onnx,
     out: Annotated[
         Path | None,
         typer.Option(help="File to write; default RUN/export/model.onnx or model.pt2."),
@@ -38,10 +39,10 @@ def export(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write log p(y|x) and log p(x) of a run as one program, compared with the model first.
+    """Export log p(y|x) and log p(x) of a run as one program, which is compared with the model.
 
     It takes x of any batch size, float32, in the units of the data. Open .pt2 files (torch-export)
-    only of people you trust: torch unpickles them.
+    only from people you trust: torch unpickles them.
     """
     from flowclf.export import SUFFIXES, TOLERANCE, ExportFailed, export_model
     from flowclf.training.task import load_task
@@ -49,44 +50,34 @@ def export(
     task = load_task(run, data_dir, "cpu")
     path = out or run / "export" / f"model{SUFFIXES[format.value]}"
     bound = TOLERANCE if tolerance is None else tolerance
+    start = partial(export_model, task.model, path, task.test.x, format=format.value)
     try:
         with status("export: ") as report:
-            exported = export_model(
-                task.model,
-                path,
-                task.test.x,
-                format=format.value,
-                tolerance=bound,
-                report=report,
-            )
+            exported = start(tolerance=bound, report=report)
     except ExportFailed as error:
         message(f"flowclf: {error}")
         raise typer.Exit(1) from None
-    if as_json:
-        print_json(_document(exported, format))
-    else:
+    if not as_json:
         _print(exported)
-
-
-def _document(exported: Exported, format: Format) -> dict[str, Any]:
-    return {
-        "file": str(exported.path),
-        "format": format.value,
-        "bytes": exported.path.stat().st_size,
-        "outputs": exported.outputs,
-        **exported.metadata,
-        "differences": [asdict(found) for found in exported.differences],
-    }
+        return
+    print_json(
+        {
+            "file": str(exported.path),
+            "format": format.value,
+            "bytes": exported.path.stat().st_size,
+            "outputs": exported.outputs,
+            **exported.metadata,
+            "differences": [asdict(found) for found in exported.differences],
+        }
+    )
 
 
 def _print(exported: Exported) -> None:
     rows = []
     for name in exported.outputs:
         found = [each for each in exported.differences if each.output == name]
-        absolute, relative = (
-            f"{max(getattr(each, kind) for each in found):.1e}" for kind in ("absolute", "relative")
-        )
-        rows.append((name, absolute, relative))
+        absolute, relative = (max(e.absolute for e in found), max(e.relative for e in found))
+        rows.append((name, f"{absolute:.1e}", f"{relative:.1e}"))
     sizes = sorted({found.batch for found in exported.differences})
     title = f"largest difference from the model, in batches of {', '.join(map(str, sizes))}"
     print_table(title, ("output", "nats", "relative"), rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flowclf.cli.output import AsJson, DataDir, print_json, print_table
 
 __all__ = ["datasets", "systems"]
@@ -22,39 +24,36 @@ def systems(as_json: AsJson = False) -> None:
         }
         for name, system in SYSTEMS.items()
     ]
-    if as_json:
-        print_json(rows)
-    else:
-        columns = ("system", "what it is", "paper", "--beta", "presets")
-        print_table("systems", columns, [[_text(v) for v in row.values()] for row in rows])
+    _print("systems", rows, as_json, summary="what it is", beta="--beta")
 
 
-def datasets(
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
+def datasets(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the data sets known by name, and where they were found."""
     from flowclf.data import DATASETS, locate
 
     rows = []
     for name, info in DATASETS.items():
         found = locate(name, data_dir)
-        rows.append(
-            {
-                "data": name,
-                "summary": info.summary,
-                "shape": list(info.shape),
-                "classes": info.classes,
-                "train": info.train_size,
-                "test": info.test_size,
-                "found": str(found) if found else None,
-            }
-        )
+        row = {
+            "data": name,
+            "summary": info.summary,
+            "shape": list(info.shape),
+            "classes": info.classes,
+            "train": info.train_size,
+            "test": info.test_size,
+            "found": str(found) if found else None,
+        }
+        rows.append(row)
+    _print("data sets", rows, as_json, summary="what it is")
+
+
+def _print(title: str, rows: list[dict[str, Any]], as_json: bool, **titles: str) -> None:
+    """Print rows under their keys, some under other titles."""
     if as_json:
         print_json(rows)
-    else:
-        columns = ("data", "what it is", "shape", "classes", "train", "test", "found")
-        print_table("data sets", columns, [[_text(v) for v in row.values()] for row in rows])
+        return
+    columns = [titles.get(key, key) for key in rows[0]]
+    print_table(title, columns, [[_text(v) for v in row.values()] for row in rows])
 
 
 def _text(value: object) -> str:
