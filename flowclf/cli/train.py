@@ -91,6 +91,15 @@ class Place(NamedTuple):
         started = os.environ.keys() & {"WORLD_SIZE", "SLURM_NTASKS", "LOCAL_RANK"}
         return not started and (self.devices or 1) * (self.nodes or 1) == 1
 
+    @property
+    def reports(self) -> bool:
+        """True if this process reports for all."""
+        if self.alone:
+            return True
+        from flowclf.training.distributed import first_process
+
+        return first_process()
+
 
 @dataclass(frozen=True)
 class Request:
@@ -164,7 +173,7 @@ def _prepare(
 
             fail_together(error, *place)
         raise
-    for notice in dataset.notices if _speaks(place) else ():
+    for notice in dataset.notices if place.reports else ():
         message(f"note: {notice}")
     return run, config, dataset
 
@@ -199,15 +208,6 @@ def _resumed(
     return run, config, run.load_data(data_dir)
 
 
-def _speaks(place: Place) -> bool:
-    """Tell whether this process reports for all."""
-    if place.alone:
-        return True
-    from flowclf.training.distributed import first_process
-
-    return first_process()
-
-
 def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: bool) -> Trained:
     from flowclf.training import Interrupted, TrainingDiverged, progress_bar, train
     from flowclf.training.progress import silent
@@ -219,7 +219,7 @@ def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: 
         devices, nodes = as_started(place.devices, place.nodes)
     start = partial(train, device=place.device, devices=devices, nodes=nodes, resume=resume)
     try:
-        with progress_bar(config.system) if _speaks(place) else nullcontext(silent) as report:
+        with progress_bar(config.system) if place.reports else nullcontext(silent) as report:
             return start(config, dataset, run, report=report)
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: flowclf train --resume {run.folder}") from None
