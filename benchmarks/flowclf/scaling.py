@@ -122,7 +122,7 @@ def _all_reduce(rank: int, meeting: Path, result: Path, numbers: int) -> None:
 
 
 def _step(model: GenerativeClassifier, case: Case, memory: Memory, batch: int) -> None:
-    """Compute the loss of so many images and its gradients, none being there before."""
+    """Compute the loss of so many images and its gradients, which are gone before."""
     assert isinstance(model.encoder.network, Chain)
     model.encoder.network.set_memory(memory)
     model.zero_grad()

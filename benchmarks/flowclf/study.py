@@ -5,15 +5,12 @@ Each run is recorded as soon as it ends, and a run that is recorded is not repea
 was interrupted goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +27,7 @@ from flowclf.support.averages import mean_and_error
 from flowclf.support.errors import UserError
 from flowclf.training import train
 
-__all__ = ["METRICS", "Study", "averages", "read_study", "run_study", "study_names"]
-
+FOLDER = Path(__file__).with_name("studies")
 METRICS = (
     "accuracy", "ece", "ece_20_bins", "auroc", "negative_log_posterior_nats", "bits_per_dim",
 )  # fmt: skip
@@ -40,7 +36,7 @@ COSTS = ("seconds", "parameters")
 
 @dataclass(frozen=True)
 class Study:
-    """What a study's file says.
+    """A study's file.
 
     Attributes:
         name: of the file.
@@ -66,12 +62,12 @@ class Study:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The numbers in a row."""
+        """Names of the numbers in a row."""
         measured = [name for measure in self.measures for name in MEASURES[measure].names]
         return (*METRICS, *measured, *COSTS)
 
     def config(self, variant: str, seed: int) -> RunConfig:
-        """The configuration of one run."""
+        """Make the configuration of one run."""
         own = dict(self.variants[variant])
         system, preset = own.pop("system"), own.pop("preset", None)
         dataset, shape = self.dataset()
@@ -80,7 +76,7 @@ class Study:
         return tiny(config) if self.quick else config
 
     def dataset(self) -> tuple[str, tuple[int, ...]]:
-        """Name or path of the data, and the shape of a sample where it picks a preset.
+        """Return name or path of the data, and the shape of a sample where it picks a preset.
 
         Raises:
             UserError: a file that is not below $FLOWCLF_DATA.
@@ -94,15 +90,15 @@ class Study:
 
 
 def study_names() -> list[str]:
-    """The studies there are."""
-    return sorted(p.name.removesuffix(".yaml") for p in _folder().iterdir())
+    """List the studies."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def read_study(name: str) -> Study:
-    """The study of that name; what its file does not say is as in the study it is `like`."""
-    document = _document(name)
-    if "like" in document:
-        document = _document(document.pop("like")) | document
+    """Read a study; settings that its file leaves out are those of the study it is `like`."""
+    document = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    if like := document.pop("like", None):
+        document = yaml.safe_load((FOLDER / f"{like}.yaml").read_text("utf-8")) | document
     for key in {"seeds", "measures"} & document.keys():
         document[key] = tuple(document[key])
     return Study(name, **document)
@@ -116,7 +112,7 @@ def run_study(
     With a folder `runs` each run that is not recorded yet becomes a run folder in it, or goes on
     from the checkpoint that is there.
     """
-    known = {_key(row): row for row in read(record)}
+    known = {(row["variant"], row["seed"], row["settings"]): row for row in read(record)}
     waiting = []
     for seed in seeds:
         for variant in study.variants:
@@ -126,23 +122,21 @@ def run_study(
                 folder = runs and runs / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', variant)}-{seed}"
                 waiting.append(partial(_run, study, variant, config, folder))
             else:
-                yield _numbers(study, row)
+                numbers = {m: float(row[m]) if row[m] else None for m in study.metrics}
+                yield row | numbers | {"seed": int(row["seed"])}
     for row in run_jobs(waiting, study.workers):
         append_rows(record, [row])
         yield row
 
 
 def averages(rows: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any]]:
-    """One row a variant: number of seeds, and mean and standard error of each metric (or None)."""
-    own = [(name, [row for row in rows if row["variant"] == name]) for name in study.variants]
-    return [_average(name, found, study.metrics) for name, found in own]
-
-
-def _average(variant: str, rows: list[dict[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
-    summary: dict[str, Any] = {"variant": variant, "seeds": len(rows)}
-    for metric in metrics:
-        values = [row[metric] for row in rows if row[metric] is not None]
-        summary[metric] = mean_and_error(values) if values else None
+    """Return for each variant the seeds, and mean and standard error of each metric (or None)."""
+    summary = []
+    for variant in study.variants:
+        own = [row for row in rows if row["variant"] == variant]
+        numbers = {m: [row[m] for row in own if row[m] is not None] for m in study.metrics}
+        means = {m: mean_and_error(values) if values else None for m, values in numbers.items()}
+        summary.append({"variant": variant, "seeds": len(own), **means})
     return summary
 
 
@@ -158,27 +152,9 @@ def _run(study: Study, variant: str, config: RunConfig, folder: Path | None) -> 
 
 
 def _digest(config: RunConfig) -> str:
-    """Changes with any setting, but not with where the data lie, nor by new settings' defaults."""
+    """Return a digest of all settings but the folder of the data and the defaults."""
     plain = config.model_dump(mode="json", exclude_defaults=True)
     plain["dataset"] = Path(config.dataset).name
     # A section of another kind may differ in nothing else from its kind's defaults.
     plain["kinds"] = re.findall(r'"kind": "([^"]+)"', json.dumps(config.to_dict()))
     return digest(plain)
-
-
-def _key(row: dict[str, str]) -> tuple[str, str, str]:
-    return row["variant"], row["seed"], row["settings"]
-
-
-def _numbers(study: Study, row: dict[str, str]) -> dict[str, Any]:
-    values = {name: float(row[name]) if row[name] else None for name in study.metrics}
-    return row | values | {"seed": int(row["seed"])}
-
-
-def _document(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((_folder() / f"{name}.yaml").read_text("utf-8"))
-    return found
-
-
-def _folder() -> Any:
-    return resources.files("benchmarks.flowclf") / "studies"
