@@ -12,15 +12,12 @@ from torch import Tensor
 from flowclf.support.errors import UserError
 
 __all__ = [
-    "BrierDecomposition",
     "Reliability",
     "bootstrap_interval",
-    "brier_decomposition",
     "brier_score",
     "classwise_calibration_error",
     "equal_mass_calibration_error",
     "maximum_calibration_error",
-    "over_and_underconfidence",
     "overconfidence",
     "paper_calibration",
     "reliability",
@@ -36,11 +33,11 @@ PAPER_LAST_EDGE = 0.99667
 
 @dataclass(frozen=True)
 class Reliability:
-    """What a predictor claims and what it keeps, bin by bin; float64, NaN where a bin is empty.
+    """Confidence and accuracy of a predictor, bin by bin; float64, NaN where a bin is empty.
 
     Attributes:
-        confidence: mean probability claimed in each bin (B,).
-        accuracy: share of it that was right (B,).
+        confidence: mean predicted probability in each bin (B,).
+        accuracy: share of correct predictions in each bin (B,).
         count: samples (B,), integers.
         edges: (B + 1,); bin b holds those in (edges[b], edges[b + 1]], the first also its left end.
     """
@@ -66,28 +63,10 @@ class Reliability:
         return float(self.gap.max())
 
 
-@dataclass(frozen=True)
-class BrierDecomposition:
-    """score = reliability - resolution + uncertainty + within_bins, each summed over the classes.
-
-    Attributes:
-        reliability: Σ_b n_b/N (p̄_b - ō_b)²: squared calibration error; less is better.
-        resolution: Σ_b n_b/N (ō_b - ō)²: how far the bins tell the outcomes apart; more is better.
-        uncertainty: ō (1 - ō): of the labels alone.
-        within_bins: mean of (p - p̄_b)² - 2 (p - p̄_b)(o - ō_b); 0 where the forecasts of a bin are
-            equal, the only case in which Murphy's three terms add up to the score.
-    """
-
-    reliability: float
-    resolution: float
-    uncertainty: float
-    within_bins: float
-
-
 def reliability(
     log_posterior: Tensor, y: Tensor, bins: int = 15, equal_mass: bool = False
 ) -> Reliability:
-    """Accuracy against top-1 confidence: (N, K), (N,).
+    """Bin the top-1 confidence and compare it with the accuracy.
 
     Args:
         log_posterior: log q(k|x), (N, K).
@@ -103,77 +82,51 @@ def reliability(
     return _reliability(confidence, hit, _edges(confidence, bins, equal_mass))
 
 
-def equal_mass_calibration_error(
-    log_posterior: Tensor, y: Tensor, bins: int = 15, classwise: bool = False
-) -> float:
-    """Σ_b n_b/N |accuracy_b - confidence_b| over bins of equally many samples.
+def equal_mass_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15) -> float:
+    """Compute Σ_b n_b/N |accuracy_b - confidence_b| over top-1 bins of equally many samples.
 
-    Of the top-1 confidence ("AdaECE": Mukhoti et al. 2020 after Nguyen & O'Connor 2015, who have
-    the root of the mean square); or, classwise, of each class's probability, averaged over classes:
-    the adaptive calibration error of Nixon et al., CVPR workshops 2019.
+    "AdaECE": Mukhoti et al. 2020 after Nguyen & O'Connor 2015, who have the root of the mean
+    square.
     """
-    if not classwise:
-        return reliability(log_posterior, y, bins, equal_mass=True).expected_error
-    return _mean_over_classes(log_posterior, y, bins, equal_mass=True)
+    return reliability(log_posterior, y, bins, equal_mass=True).expected_error
 
 
-def maximum_calibration_error(
-    log_posterior: Tensor, y: Tensor, bins: int = 15, equal_mass: bool = False
-) -> float:
-    """max_b |accuracy_b - confidence_b| over bins of the top-1 confidence: Guo et al. 2017, Eq. 5.
+def maximum_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15) -> float:
+    """Compute max_b |accuracy_b - confidence_b| over top-1 bins: Guo et al. 2017, Eq. 5.
 
-    With equal-width bins it is that of the emptiest bin, more often than not.
+    It is that of the emptiest bin, more often than not.
     """
-    return reliability(log_posterior, y, bins, equal_mass).maximum_error
+    return reliability(log_posterior, y, bins).maximum_error
 
 
 def classwise_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15) -> float:
-    """1/K Σ_k Σ_b n_kb/N |share of class k - mean q(k|x)|, over equal-width bins of each q(k|x).
+    """Compute 1/K Σ_k Σ_b n_kb/N |share of class k - mean q(k|x)|, over equal-width bins.
 
     Kull et al., "Beyond temperature scaling", NeurIPS 2019, Definition of classwise-ECE.
     """
-    return _mean_over_classes(log_posterior, y, bins, equal_mass=False)
+    p, o = _each_class(log_posterior, y)
+    edges = _edges(p, bins, equal_mass=False)
+    classes = zip(p.unbind(1), o.unbind(1), strict=True)
+    errors = [_reliability(*each, edges).expected_error for each in classes]
+    return sum(errors) / len(errors)
 
 
 def brier_score(log_posterior: Tensor, y: Tensor) -> float:
-    """mean_n Σ_k (q(k|x_n) - [k = y_n])², in [0, 2]: Brier 1950."""
+    """Compute mean_n Σ_k (q(k|x_n) - [k = y_n])², in [0, 2]: Brier 1950."""
     p, o = _each_class(log_posterior, y)
     return float((p - o).square().sum(1).mean())
 
 
-def brier_decomposition(log_posterior: Tensor, y: Tensor, bins: int = 15) -> BrierDecomposition:
-    """The score of `brier_score` in parts, over equal-width bins of each class's probability.
-
-    Murphy 1973, with the terms within bins of Stephenson, Coelho & Jolliffe, "Two extra components
-    in the Brier score decomposition", 2008: with them the sum is exact, whatever the bins.
-    """
-    p, o = _each_class(log_posterior, y)
-    edges = _edges(p, bins, equal_mass=False)
-    parts = [_decompose(p[:, k], o[:, k], edges) for k in range(p.shape[1])]
-    return BrierDecomposition(*torch.stack(parts).sum(0).tolist())
-
-
 def overconfidence(log_posterior: Tensor, y: Tensor) -> float:
-    """Mean top-1 confidence - accuracy: positive where a predictor claims too much."""
+    """Compute mean top-1 confidence - accuracy, positive for an overconfident predictor."""
     confidence, hit = _top(log_posterior, y)
     return float((confidence - hit).mean())
-
-
-def over_and_underconfidence(log_posterior: Tensor, y: Tensor) -> tuple[float | None, float | None]:
-    """Mean confidence where wrong, and mean of 1 - confidence where right; None without samples.
-
-    o and u of Wenger, Kjellström & Triebel, "Non-parametric calibration for classification",
-    AISTATS 2020; o P(wrong) - u P(right) is `overconfidence`, whose magnitude no ECE falls below.
-    """
-    confidence, hit = _top(log_posterior, y)
-    wrong, right = confidence[hit == 0], 1 - confidence[hit == 1]
-    return _mean(wrong), _mean(right)
 
 
 def paper_calibration(
     log_posterior: Tensor, y: Tensor, version: str = "published"
 ) -> dict[str, float | None]:
-    """The numbers of IB-INN's tables (Ardizzone et al. 2020), as their code computes them.
+    """Compute the numbers of IB-INN's tables (Ardizzone et al. 2020) as their code does.
 
     All N·K probabilities are pooled, in 17 bins ("published") or 51 ("draft") that are finer below
     5 % and above 95 %; those of at most 20 entries are left out. A bin's share of true classes q is
@@ -228,7 +181,7 @@ def bootstrap_interval(
     draws: int = 200,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap over samples of any metric(log_posterior, y): Efron & Tibshirani 1993.
+    """Bootstrap a percentile interval of any metric(log_posterior, y): Efron & Tibshirani 1993.
 
     A binned calibration error grows by resampling noise: its interval lies too high, and may leave
     out the value of the samples themselves.
@@ -255,7 +208,7 @@ def bootstrap_interval(
 
 
 def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """The shares p for which |correct/total - p| is at most z √(p (1 - p) / total): Wilson 1927."""
+    """Return the ends of the p with |correct/total - p| ≤ z √(p (1 - p) / total): Wilson 1927."""
     _check_level(level)
     if not 0 <= correct <= total or total < 1:
         raise UserError(f"expected 0 <= correct <= total and total >= 1, got {correct} of {total}")
@@ -267,14 +220,14 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
 
 
 def _top(log_posterior: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence and whether it was right, (N,) each."""
+    """Return confidence and correctness, (N,) each."""
     _check(log_posterior, y)
     confidence, predicted = log_posterior.double().exp().max(1)
     return confidence, (predicted == y).double()
 
 
 def _each_class(log_posterior: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities and outcomes, (N, K) each."""
+    """Return probabilities and one-hot labels, (N, K) each."""
     _check(log_posterior, y)
     outcomes = torch.nn.functional.one_hot(y, log_posterior.shape[1])
     return log_posterior.double().exp(), outcomes.double()
@@ -294,36 +247,16 @@ def _paper_edges(outer: int, middle: int) -> Tensor:
 
 
 def _bin(p: Tensor, edges: Tensor) -> Tensor:
-    """Of which bin each is; what lies outside is of the first or the last."""
+    """Return the index of each one's bin; outside the edges the first or the last."""
     return torch.bucketize(p.contiguous(), edges[1:-1].contiguous())
 
 
 def _reliability(p: Tensor, o: Tensor, edges: Tensor) -> Reliability:
-    """Of probabilities and outcomes, (N,) each."""
+    """Bin probabilities and outcomes, (N,) each."""
     index, bins = _bin(p, edges), len(edges) - 1
     count = index.bincount(minlength=bins)
     confidence, accuracy = (index.bincount(values, bins) / count for values in (p, o))
     return Reliability(confidence, accuracy, count, edges)
-
-
-def _mean_over_classes(log_posterior: Tensor, y: Tensor, bins: int, equal_mass: bool) -> float:
-    errors = [
-        _reliability(p, o, _edges(p, bins, equal_mass)).expected_error
-        for p, o in zip(
-            *(values.unbind(1) for values in _each_class(log_posterior, y)), strict=True
-        )
-    ]
-    return sum(errors) / len(errors)
-
-
-def _decompose(p: Tensor, o: Tensor, edges: Tensor) -> Tensor:
-    """Reliability, resolution, uncertainty and the rest within bins, (4,), of one class."""
-    index, binned = _bin(p, edges), _reliability(p, o, edges)
-    claimed, kept, base = binned.confidence[index], binned.accuracy[index], o.mean()
-    apart = p - claimed
-    within = apart.square() - 2 * apart * (o - kept)
-    parts = (claimed - kept).square(), (kept - base).square(), base * (1 - base), within
-    return torch.stack([part.mean() for part in parts])
 
 
 def _draft_ovc(share: Tensor) -> float:
@@ -332,12 +265,8 @@ def _draft_ovc(share: Tensor) -> float:
 
 def _published_ovc(log_posterior: Tensor, y: Tensor) -> float | None:
     confidence, hit = _top(log_posterior, y)
-    wrong = _mean(1 - hit[confidence > 1 - PAPER_THRESHOLD])
-    return None if wrong is None else wrong / PAPER_THRESHOLD
-
-
-def _mean(values: Tensor) -> float | None:
-    return float(values.mean()) if len(values) else None
+    wrong = 1 - hit[confidence > 1 - PAPER_THRESHOLD]
+    return float(wrong.mean()) / PAPER_THRESHOLD if len(wrong) else None
 
 
 def _check(log_posterior: Tensor, y: Tensor) -> None:

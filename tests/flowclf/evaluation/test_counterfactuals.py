@@ -11,7 +11,7 @@ from torch.testing import assert_close
 import flowclf
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import make_config
-from flowclf.data import Dataset, load_dataset
+from flowclf.data import load_dataset
 from flowclf.evaluation.counterfactuals import (
     class_change_path,
     counterfactual,
@@ -120,13 +120,10 @@ def test_a_decision_is_told_from_where_the_odds_are_even() -> None:
     assert_close(found.sum(1), given[:, 0] - given[:, 1], atol=1e-9, rtol=0)
 
 
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load_dataset("digits")
-
-
-def test_digits_change_into_others(digits: Dataset) -> None:
-    quick = {"train": {"epochs": 8}}
+def test_digits_change_into_others() -> None:
+    digits = load_dataset("digits")
+    network = {"kind": "mlp", "blocks": 4, "hidden": [32]}
+    quick = {"train": {"epochs": 8}, "network": network}
     config = make_config("ib-inn", "digits", digits.shape, overrides=[quick])
     model = train(config, digits, device="cpu").model.eval()
     x = digits.test.x[:5]
