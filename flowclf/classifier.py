@@ -465,7 +465,7 @@ class GenerativeClassifier(nn.Module):
 
     def _lacks(self, what: str, reason: str, capability: str) -> UserError:
         """Return the error of a call that another system could answer."""
-        able = ", ".join(self.systems_with(capability)) or f"one that has {capability}"
+        able = ", ".join(self.systems_with(capability)) or "see `flowclf systems`"
         return UserError(
             f"expected a system that can {what}, got {type(self).__name__}, which {reason}; "
             f"train one of: {able}"
