@@ -148,10 +148,10 @@ def _errors_told_once() -> Iterator[None]:
     try:
         yield
     except (UserError, Interrupted, TrainingDiverged) as error:
-        from flowclf.training.distributed import Elsewhere, told_by_first
+        from flowclf.training.distributed import ReportedElsewhere, reported_by_first
 
-        reported = isinstance(error, Elsewhere | Interrupted | TrainingDiverged)
-        if not (reported and told_by_first(error)):
+        reported = isinstance(error, ReportedElsewhere | Interrupted | TrainingDiverged)
+        if not (reported and reported_by_first(error)):
             raise
         raise typer.Exit(0) from None
 
@@ -169,9 +169,9 @@ def _prepare(
             run = Run(new_run_folder(out, f"{config.system}-{Path(config.dataset).stem}"))
     except UserError as error:
         if not place.alone:
-            from flowclf.training.distributed import fail_together
+            from flowclf.training.distributed import raise_in_first
 
-            fail_together(error, *place)
+            raise_in_first(error, *place)
         raise
     for notice in dataset.notices if place.reports else ():
         message(f"note: {notice}")
@@ -210,7 +210,6 @@ def _resumed(
 
 def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: bool) -> Trained:
     from flowclf.training import Interrupted, TrainingDiverged, progress_bar, train
-    from flowclf.training.progress import silent
 
     devices, nodes = 1, 1
     if not place.alone:
@@ -219,7 +218,7 @@ def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: 
         devices, nodes = as_started(place.devices, place.nodes)
     start = partial(train, device=place.device, devices=devices, nodes=nodes, resume=resume)
     try:
-        with progress_bar(config.system) if place.reports else nullcontext(silent) as report:
+        with progress_bar(config.system) if place.reports else nullcontext() as report:
             return start(config, dataset, run, report=report)
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: flowclf train --resume {run.folder}") from None

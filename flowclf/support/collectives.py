@@ -9,14 +9,19 @@ of `as_rank` the world size is 1 and every function returns its argument.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from flowclf.support.errors import UserError, first_line
+
 __all__ = [
+    "ProcessLost",
+    "Processes",
+    "ReportedElsewhere",
     "all_reduce_count",
     "all_reduce_mean",
     "as_rank",
@@ -91,3 +96,85 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return _mean_over_ranks(grads[0])
+
+
+class ProcessLost(ConnectionError):
+    """End of another process of the training, or of the connection to it."""
+
+
+class ReportedElsewhere(UserError):
+    """Error that the first process reports for all; the others end silently."""
+
+
+class Processes:
+    """All processes that train one model together; a single one communicates with nobody.
+
+    Args:
+        rank: number of this process.
+        world: number of processes.
+        device: where tensors are exchanged.
+    """
+
+    def __init__(self, rank: int, world: int, device: torch.device) -> None:
+        self.rank, self.world, self._device = rank, world, device
+
+    @property
+    def first(self) -> bool:
+        """True if this process writes, evaluates and reports."""
+        return self.rank == 0
+
+    def all_reduce_max(self, *values: float) -> tuple[float, ...]:
+        """Return the maximum of each value over the processes."""
+        if self.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tuple(tensor.tolist())
+
+    def all_reduce_terms(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the 0-dim loss terms of the whole batch, given those of the shards."""
+        if self.world == 1:
+            return terms
+        values = torch.stack([value.double() for value in terms.values()])
+        dist.all_reduce(values)
+        return dict(zip(terms, values / self.world, strict=True))
+
+    def same(self, number: int) -> bool:
+        """Return True if all processes have the same number."""
+        highest, minus_lowest = self.all_reduce_max(number, -number)
+        return highest == -minus_lowest
+
+    def sharded(self) -> AbstractContextManager[None]:
+        """Treat every batch within the block as this process's shard."""
+        return as_rank(self.rank, self.world)
+
+    @contextmanager
+    def fail_together(self) -> Iterator[None]:
+        """Make an error of one process within the block an error of all, so that none waits.
+
+        Nothing within may communicate. The first process raises the error itself, the others
+        raise `ReportedElsewhere`.
+        """
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            if self.world == 1:
+                raise
+            error = caught
+        if self.world > 1:
+            self._exchange(error)
+
+    def _exchange(self, error: Exception | None) -> None:
+        mine = None if error is None else (isinstance(error, UserError), first_line(error))
+        found: list[tuple[bool, str] | None] = [None] * self.world
+        dist.all_gather_object(found, mine)
+        failed = [(rank, *each) for rank, each in enumerate(found) if each is not None]
+        if not failed:
+            return
+        if error is not None and (self.first or not isinstance(error, UserError | OSError)):
+            raise error
+        rank, mistake, line = failed[0]
+        if not self.first:
+            raise ReportedElsewhere(line) from error
+        raise (UserError if mistake else ProcessLost)(f"process {rank}: {line}")

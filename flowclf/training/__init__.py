@@ -1,4 +1,4 @@
-"""Training: the loop, its batches, its optimiser, its checkpoints."""
+"""Training: the loop, its batches, optimiser and checkpoints."""
 
 from flowclf.training.guard import TrainingDiverged
 from flowclf.training.interrupt import Interrupted

@@ -1,4 +1,4 @@
-"""Batches by position: the whole split on the device, each batch named by its step."""
+"""Batches by step number, drawn from a split that lies on the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from flowclf.data import Augmentation, Split
-from flowclf.data.streamed import shuffled
 from flowclf.objectives import Batch
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
@@ -21,27 +20,27 @@ Perturb = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass
 class Batches:
-    """Step t to its batch: shuffled anew each epoch, augmented, noisy; last partial batch dropped.
+    """Batches by step: shuffled every epoch, augmented, dequantised; the partial last is dropped.
 
-    With `labelled`, a batch is that many samples with a label, which go round in an order of their
-    own, and then samples without one, of which an epoch sees each once.
+    With `labelled`, a batch has that many labelled samples, which cycle in an order of their own,
+    followed by unlabelled samples, each of which an epoch visits once.
 
-    All draws are for the global batch, of which a process takes its share: the number of processes
-    does not change what is learned from.
+    All draws are for the global batch, of which each rank takes its shard: the number of processes
+    does not change the training data.
 
     Args:
         split: the training split, on the device.
         size: samples in a global batch.
-        seed: of order, augmentation and noise.
-        augment: on raw batches, or None.
+        seed: seed of order, augmentation and noise.
+        augment: augmentation of raw batches, or None.
         perturb: the model's noise.
-        rank, world: this process and their number.
-        labelled: samples with a label in a global batch; None: as they come.
-        source: what is augmented instead of split.x, row by row, on the device.
+        rank, world: number of this process, and number of processes.
+        labelled: labelled samples in a global batch; None: as they come.
+        source: augmented instead of split.x, row by row, on the device.
 
     Raises:
-        UserError: a batch that the processes cannot share evenly, or a `labelled` that leaves one
-            of the two kinds of samples without a place or a sample.
+        UserError: a batch that cannot be sharded evenly, or a `labelled` that leaves no room for
+            unlabelled samples or lacks samples of either kind.
     """
 
     split: Split
@@ -78,19 +77,19 @@ class Batches:
         return len(self._passed.rows) // self._fresh
 
     def at(self, step: int) -> Batch:
-        """x (noisy, floating), y and index of this process at a step."""
+        """Return x (noisy, floating), y and index of this rank at a step."""
         rows = self._rows(step)
         x, y = (self.split.x if self.source is None else self.source)[rows], self.split.y[rows]
         if self.augment is not None:
             generator = generator_for(self.seed, "augment", step, device=x.device)
-            # Whole grey levels again: what floats would not get is dequantisation.
+            # Back to whole grey levels: floats would not be dequantised.
             x = self.augment(x, generator).to(x.dtype)
         x = self.perturb(x, generator_for(self.seed, "noise", step, device=x.device))
         x, y, rows = (each[self.rank :: self.world] for each in (x, y, rows))
         return Batch(x, y, rows)
 
     def _rows(self, step: int) -> Tensor:
-        """Those of the global batch, the counted labelled ones first."""
+        """Return the rows of the global batch, the `labelled` ones first."""
         epoch, index = divmod(step, self.per_epoch)
         first = epoch * len(self._passed.rows) + index * self._fresh
         rows, given = self._passed.take(first, self._fresh), self.labelled or 0
@@ -112,7 +111,7 @@ class Batches:
 
 @dataclass
 class _Rounds:
-    """An endless sequence of the rows (N,), in rounds, each `shuffled` anew."""
+    """Endless sequence of the rows (N,), in rounds that are each shuffled anew."""
 
     rows: Tensor
     seed: int
@@ -124,7 +123,7 @@ class _Rounds:
         self._last = (-1, self.rows)
 
     def take(self, first: int, count: int) -> Tensor:
-        """`count` of them from position `first` on."""
+        """Return `count` rows from position `first` on."""
         parts = []
         while count > 0:
             number, start = divmod(first, len(self.rows))
@@ -135,6 +134,13 @@ class _Rounds:
     def _round(self, number: int) -> Tensor:
         if self._last[0] != number:
             generator = generator_for(self.seed, self.stream, number)
-            order = shuffled(len(self.rows), generator, self.block)
+            order = self._shuffled(generator)
             self._last = (number, self.rows[order.to(self.rows.device)])
         return self._last[1]
+
+    def _shuffled(self, generator: torch.Generator) -> Tensor:
+        if self.block is None:
+            return torch.randperm(len(self.rows), generator=generator)
+        from flowclf.data.streamed import shuffled
+
+        return shuffled(len(self.rows), generator, self.block)

@@ -1,23 +1,51 @@
-"""All that a run needs to go on as if it had never stopped."""
+"""Checkpoints: everything that a run needs to go on as if it had never stopped."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.models import check_architecture
 from flowclf.runs import Run
+from flowclf.settings import Section, Weight
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors
-from flowclf.training.clock import Position
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["Clock", "Position", "load_checkpoint", "save_checkpoint"]
 
 MODEL = "model."
+
+
+class Position(Section):
+    """Steps done, and seconds and CPU seconds of training until then."""
+
+    step: Annotated[int, Field(ge=0)] = 0
+    seconds: Weight = 0.0
+    cpu_seconds: Weight = 0.0
+
+
+class Clock:
+    """Clock that counts on from a position, so that resuming does not reset a run's time."""
+
+    def __init__(self, start: Position) -> None:
+        self._start = time.perf_counter() - start.seconds
+        self._cpu_start = time.process_time() - start.cpu_seconds
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds of the run, over all processes that resumed it."""
+        return time.process_time() - self._cpu_start
+
+    def at(self, step: int) -> Position:
+        """Return the position after so many steps, now."""
+        seconds = time.perf_counter() - self._start
+        return Position(step=step, seconds=seconds, cpu_seconds=self.cpu_seconds)
 
 
 def save_checkpoint(
@@ -27,16 +55,16 @@ def save_checkpoint(
     position: Position,
     keep: bool = True,
 ) -> None:
-    """Weights and buffers, the optimiser's tensors, and the position.
+    """Save weights and buffers, the optimiser's tensors, and the position.
 
     There is nothing else to remember: order, noise, dropout and learning rate follow from seed and
     step, hyperparameters from config.yaml, and no precision that can be set scales gradients.
 
     Args:
-        run: whose checkpoint it is.
-        model, optimizer: what is saved; the tensors of parameter 3 are "AdamW.3.exp_avg" …
-        position: where the run is.
-        keep: the checkpoint that it replaces stays as the one before.
+        run: the run of the checkpoint.
+        model, optimizer: saved; the tensors of parameter 3 are "AdamW.3.exp_avg" …
+        position: the position of the run.
+        keep: keep the checkpoint that is replaced as the previous one.
 
     Raises:
         OSError: it could not be written; the checkpoint before is intact.
@@ -56,9 +84,9 @@ def save_checkpoint(
 def load_checkpoint(
     run: Run, model: GenerativeClassifier, optimizer: torch.optim.Optimizer
 ) -> Position:
-    """Restore model and optimiser in place; the position to go on from.
+    """Restore model and optimiser in place, and return the position to go on from.
 
-    A damaged checkpoint is not passed over for the one before: that is for the user to say.
+    A damaged checkpoint is refused; only the user may fall back to the previous one.
 
     Raises:
         UserError: no checkpoint, a damaged one, or one of another architecture or optimiser.
@@ -77,7 +105,7 @@ def load_checkpoint(
 
 
 def _newest(run: Run) -> Path:
-    """Between the two renames of a save there is only the one before."""
+    """Return the newest checkpoint: between the two renames of a save, the previous one."""
     path, previous = run.checkpoint_file, run.previous_checkpoint_file
     if not run.has_checkpoint:
         pickled = path.with_suffix(".pt")
@@ -103,7 +131,7 @@ def _read(path: Path, run: Run) -> tuple[dict[str, Tensor], Position]:
 def _moments(
     tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer, path: Path
 ) -> dict[int, dict[str, Tensor]]:
-    """By number of the parameter; copied, as what was read are pages of the file."""
+    """Return the optimiser's state by parameter number, copied out of the mapped file."""
     kind = type(optimizer).__name__
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     places = {f"{kind}.{number}": number for number in range(len(parameters))}

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two steps, not within one."""
+"""Ctrl-C and SIGTERM, which end a run between two steps."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved its checkpoint."""
+    """Request to stop; the run has saved its checkpoint."""
 
 
 class StopFlag:
-    """Set by the first signal; a second one is no longer caught."""
+    """Flag that the first signal sets; a second signal is no longer caught."""
 
     raised = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Handle the signal."""
         self.raised = True
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
@@ -31,7 +31,7 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
-    """A flag that a signal sets; outside the main thread signals cannot be caught."""
+    """Return a flag that a signal sets; outside the main thread none can be caught."""
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag

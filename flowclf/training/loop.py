@@ -1,14 +1,17 @@
-"""The training loop, visible, on lightning.fabric."""
+"""The training loop, in plain PyTorch on lightning.fabric."""
 
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from math import cos, pi
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from couplings import Chain
 from flowclf.classifier import GenerativeClassifier
@@ -17,44 +20,41 @@ from flowclf.data import Dataset, Split
 from flowclf.evaluation import evaluate, evaluate_scaled
 from flowclf.models import save_weights
 from flowclf.runs import Run, facts_of
+from flowclf.settings import TrainSettings
 from flowclf.support.atomic_files import locked
+from flowclf.support.collectives import Processes
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import derive_seed, private_rng
 from flowclf.systems.assemble import CustomSettings
 from flowclf.training.batches import Batches
-from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
-from flowclf.training.clock import Clock, Position
-from flowclf.training.distributed import (
-    Processes,
-    as_started,
-    launch_fabric,
-    lost_processes,
-    quiet,
-)
-from flowclf.training.guard import check_finite, check_results, check_state
+from flowclf.training.checkpoint import Clock, Position, load_checkpoint, save_checkpoint
+from flowclf.training.guard import check_results, check_state, raise_diverged
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
-from flowclf.training.norm import reestimate_batch_norm
-from flowclf.training.optimizer import (
-    clip_gradients,
-    make_optimizer,
-    schedule_factor,
-    set_learning_rates,
+from flowclf.training.optimizer import make_optimizer
+from flowclf.training.progress import Report
+from flowclf.training.setup import (
+    cpu_threads,
+    fresh_model,
+    launch_fabric,
+    make_batches,
+    quiet,
+    splits,
 )
-from flowclf.training.progress import Report, silent
-from flowclf.training.setup import cpu_threads, fresh_model, make_batches, splits
-from flowclf.training.shared_layers import layers_for_all
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 __all__ = ["Trained", "train"]
 
+FINAL_FACTOR = 1e-3
+WARMUP_FACTOR = 0.05
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, the splits it was trained, validated and tested on, and the run's summary.
+    """Trained model, its training, validation and test split, and the summary of the run.
 
-    `main_process` is false in all processes but the first of a distributed run; these evaluate
+    `main_process` is False in all processes but the first of a distributed run; these evaluate
     nothing, and have no summary.
     """
 
@@ -75,38 +75,41 @@ def train(
     devices: int | None = 1,
     nodes: int | None = 1,
     resume: bool = False,
-    report: Report = silent,
+    report: Report | None = None,
     backbone: nn.Module | None = None,
 ) -> Trained:
     """Train a system on a data set, and evaluate it on the test split.
 
     Args:
         config: everything that defines the run.
-        dataset: what is trained on; the test split is used at the end only.
-        run: the folder that records it; None: nothing is written.
+        dataset: the data; the test split is used at the end only.
+        run: the folder that records the run; None: nothing is written.
         device: auto, cpu or cuda.
-        devices: number of processes on each node; all together (DDP) learn what one would.
+        devices: number of processes on each node; together (DDP) they learn what one would.
         nodes: number of machines, each started with the same arguments; all see the run's folder.
             None, here or for devices: as torchrun or SLURM have started them.
         resume: go on from the run's checkpoint.
-        report: shows progress.
+        report: called after each step, to show progress; None: nothing is shown.
         backbone: the user's own network, see `flowclf.build`.
 
     Raises:
         UserError: settings that do not fit the data, or a batch size that is no multiple of the
-            processes; `Elsewhere` in all processes but the first.
+            processes; `ReportedElsewhere` in all processes but the first.
         FolderInUse: another process trains in the run's folder.
         TrainingDiverged: a loss, gradient, weight or result that is not finite; the last good
             checkpoint is kept.
-        Interrupted: by Ctrl-C; the checkpoint is saved.
+        Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
         ProcessLost: another process has ended; the last checkpoint is kept.
     """
-    with lost_processes(), ExitStack() as held:
-        if devices is None or nodes is None:
+    with ExitStack() as held:
+        if devices is None or nodes is None or devices * nodes > 1:
+            from flowclf.training.distributed import as_started, lost_processes
+
+            held.enter_context(lost_processes())
             devices, nodes = as_started(devices, nodes)
         fabric = launch_fabric(device, devices, nodes, config.train.precision)
-        processes = Processes(fabric)
-        with processes.agreed():
+        processes = Processes(fabric.global_rank, fabric.world_size, fabric.device)
+        with processes.fail_together():
             training, validation, test = splits(config, dataset)
             if backbone is not None:
                 custom = config.model.model_copy(update={"network": CustomSettings()})
@@ -119,7 +122,7 @@ def train(
         stop = held.enter_context(stop_on_signal())
         held.enter_context(cpu_threads(config.train.threads))
         loop = Loop(config, fabric, processes, model, batches, validation, run, report, stop)
-        with layers_for_all(model, processes.world):
+        with _synchronised(model) if processes.world > 1 else nullcontext():
             seconds = loop.run_all(resume)
         if not processes.first:
             return Trained(model, training, validation, test, main_process=False)
@@ -136,8 +139,14 @@ def train(
     return Trained(model, training, validation, test, summary)
 
 
+def _synchronised(model: GenerativeClassifier) -> AbstractContextManager[None]:
+    from flowclf.training.shared_layers import synchronised_layers
+
+    return synchronised_layers(model)
+
+
 def begin_run(run: Run, config: RunConfig, dataset: Dataset, samples: int, resume: bool) -> None:
-    """Clean the folder, which is locked, and write what a new run consists of."""
+    """Clean the locked folder, and write the files that a new run begins with."""
     run.remove_parts()
     if not resume:
         run.write_config(config, facts_of(dataset, samples))
@@ -146,7 +155,7 @@ def begin_run(run: Run, config: RunConfig, dataset: Dataset, samples: int, resum
 
 
 class Loop:
-    """The state of one training, step by step."""
+    """State of one training, step by step."""
 
     def __init__(
         self,
@@ -157,14 +166,14 @@ class Loop:
         batches: Batches,
         validation: Split,
         run: Run | None,
-        report: Report,
+        report: Report | None,
         stop: StopFlag,
     ) -> None:
         settings = config.train
         self.config, self.settings, self.fabric, self.model = config, settings, fabric, model
         self.processes, self.batches, self.validation = processes, batches, validation
         self.run, self.stop = run, stop
-        self.report = report if processes.first else silent
+        self.report = report if processes.first else None
         optimizer = make_optimizer(model, settings)
         with quiet():
             self.module, self.optimizer = fabric.setup(model, optimizer)
@@ -176,7 +185,7 @@ class Loop:
         self.steps = settings.epochs * batches.per_epoch
 
     def run_all(self, resume: bool) -> float:
-        """All steps that are left, then the final statistics; seconds of training in all."""
+        """Run all remaining steps and the final statistics; return the seconds of training."""
         first = self._restore() if resume else Position()
         clock, saved = Clock(first), time.perf_counter()
         if not resume:
@@ -184,17 +193,17 @@ class Loop:
         for step in range(first.step, self.steps):
             progress = step / self.steps
             if self.settings.cpu_seconds is not None:
-                (spent,) = self.processes.highest(clock.cpu_seconds)
+                (spent,) = self.processes.all_reduce_max(clock.cpu_seconds)
                 progress = spent / self.settings.cpu_seconds
                 if progress >= 1:
                     break
             self._step(step, progress)
             done = step + 1
             if done % (self.batches.per_epoch * self.settings.evaluate_every) == 0:
-                with self.processes.agreed():
+                with self.processes.fail_together():
                     self._validate(done)
             late = time.perf_counter() - saved > 60 * self.settings.checkpoint_minutes
-            due, stopped = self.processes.highest(late, self.stop.raised)
+            due, stopped = self.processes.all_reduce_max(late, self.stop.raised)
             if due or stopped:
                 self._save(clock.at(done))
                 saved = time.perf_counter()
@@ -210,23 +219,27 @@ class Loop:
         self.model.progress = progress
         set_learning_rates(self.optimizer, schedule_factor(self.settings, progress))
         batch = self.batches.at(step)
-        # All processes draw the same, for the whole batch.
+        # All ranks draw the same numbers, for the whole batch.
         seed = derive_seed(self.config.seed, "dropout", step, 0)
         loss = partial(self.module.loss, batch.x, batch.y, index=batch.index)
-        with private_rng(seed, self.fabric.device), self.processes.sharing():
+        with private_rng(seed, self.fabric.device), self.processes.sharded():
             terms = loss()
             self.optimizer.zero_grad()
             self.fabric.backward(terms["total"])
         norm = clip_gradients(self.model, self.settings.clip_norm)
-        terms = self.processes.means({name: value.detach() for name, value in terms.items()})
-        with self.processes.sharing():
-            check_finite(self.model, terms, norm, step, loss, seed)
+        terms = {name: value.detach() for name, value in terms.items()}
+        terms = self.processes.all_reduce_terms(terms)
+        # The step's only wait for the device.
+        if not torch.stack([*terms.values(), norm]).isfinite().all():
+            with self.processes.sharded():
+                raise_diverged(self.model, terms, norm, step, loss, seed)
         self.optimizer.step()
-        self.report(step, self.steps, step // self.batches.per_epoch, terms)
+        if self.report:
+            self.report(step, self.steps, step // self.batches.per_epoch, terms)
 
     def _finish(self) -> None:
         seed = derive_seed(self.config.seed, "norm")
-        with private_rng(seed, self.fabric.device), self.processes.sharing():
+        with private_rng(seed, self.fabric.device), self.processes.sharded():
             reestimate_batch_norm(self.model, self.batches, self.steps, self.settings.norm_passes)
         check_state(self.model, self.steps)
         self.model.eval()
@@ -243,22 +256,97 @@ class Loop:
         self.run.append_metrics({"step": done, "epoch": epoch, "validation": results})
 
     def _save(self, position: Position, keep: bool = True) -> None:
-        with self.processes.agreed():
+        with self.processes.fail_together():
             if self.run is not None and self.processes.first:
                 check_state(self.model, position.step, self.optimizer.optimizer)
                 save_checkpoint(self.run, self.model, self.optimizer.optimizer, position, keep)
 
     def _restore(self) -> Position:
         assert self.run is not None, "resuming needs a run folder"
-        with self.processes.agreed():
+        with self.processes.fail_together():
             position = load_checkpoint(self.run, self.model, self.optimizer.optimizer)
             if self.processes.first:
                 self.run.keep_metrics_until(position.step)
         one = self.processes.same(position.step)
-        with self.processes.agreed():
+        with self.processes.fail_together():
             if not one:
-                raise UserError(f"expected all processes to see one {self.run.folder}; share it")
+                raise UserError(
+                    f"expected all processes to see the same {self.run.folder}; put it on a shared "
+                    "file system"
+                )
         return position
+
+
+def clip_gradients(model: GenerativeClassifier, max_norm: float) -> Tensor:
+    """Clip the gradients of each head, and of the rest, to `max_norm`; return the total norm.
+
+    A head that only observes (a probe, the sample softmax of VAE-AS) then does not change the steps
+    of the network that it observes: VAE-AS at (1, 1) stays the VAE. A norm that is not finite
+    leaves its gradients as they are, so that its origin can be found.
+    """
+    heads = [list(head.parameters()) for head in model.heads.values()]
+    own = {p for head in heads for p in head}
+    others = [p for p in model.parameters() if p not in own]
+    norms = [_clip(part, max_norm) for part in (others, *heads) if part]
+    return torch.stack(norms).norm()
+
+
+def _clip(parameters: list[torch.nn.Parameter], max_norm: float) -> Tensor:
+    norm = get_total_norm(p.grad for p in parameters if p.grad is not None)
+    # A norm of 0 scales nothing.
+    clip_grads_with_norm_(parameters, max_norm, norm.nan_to_num(0, 0))
+    return norm
+
+
+def schedule_factor(settings: TrainSettings, progress: float) -> float:
+    """Return the factor on the learning rate at a fraction of the run, 0 <= progress < 1.
+
+    cosine, one-cycle: linear warm-up, then half a cosine down to 1/1000 (cosine: without
+    warm-up); milestones: 0.1 to the number of milestones passed; constant: 1.
+    """
+    if settings.schedule == "constant":
+        return 1.0
+    if settings.schedule == "milestones":
+        return 0.1 ** sum(progress >= milestone for milestone in settings.milestones)
+    warmup = settings.warmup if settings.schedule == "one-cycle" else 0.0
+    if progress < warmup:
+        return WARMUP_FACTOR + (1 - WARMUP_FACTOR) * progress / warmup
+    phase = (progress - warmup) / (1 - warmup)
+    return FINAL_FACTOR + (1 - FINAL_FACTOR) * 0.5 * (1 + cos(pi * phase))
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set each group's learning rate to its initial rate times the factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+@torch.no_grad()
+def reestimate_batch_norm(
+    model: GenerativeClassifier, batches: Batches, first_step: int, passes: int
+) -> None:
+    """Replace running statistics by cumulative averages over `passes` epochs of noisy batches.
+
+    IB-INN's code does the same (5 passes): its momentum of 0.999 keeps only the last batch.
+
+    Args:
+        model: left in training mode.
+        batches: source of the batches.
+        first_step: position of the first batch.
+        passes: epochs.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms or not passes:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    for step in range(first_step, first_step + passes * batches.per_epoch):
+        model.encode(batches.at(step).x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def summarise(
@@ -268,7 +356,7 @@ def summarise(
     test: Split,
     seconds: float,
 ) -> dict[str, Any]:
-    """What summary.json says; with a validation split also what temperature scaling gives."""
+    """Evaluate a trained model for summary.json, with temperature scaling if validated."""
     results = evaluate(model, test, seed=config.seed)
     if len(validation):
         results |= evaluate_scaled(model, validation, test, config.seed)

@@ -1,4 +1,9 @@
-"""Follows what is not finite through a loss and its gradient, back to the layer that made it."""
+"""Trace of one step that is not finite, back to the layer where it began.
+
+Models compute outside of `forward` as well (densities, objectives), where module hooks see nothing.
+So a `TorchFunctionMode` looks at every operation, and the call stack (`sys._getframe`) names the
+module whose method runs it. That is slow, and happens once: when a run has diverged anyway.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +19,23 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Trace", "all_finite"]
+__all__ = ["Trace"]
 
 LAYERS = 8
 UNINITIALISED = (torch.empty, torch.empty_like, Tensor.new_empty)
 
 
-def all_finite(values: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity."""
-    return bool(values.isfinite().all())
-
-
 class Trace(TorchFunctionMode):
-    """Looks at every number that a model computes while it is active: slow, for one step.
+    """Record of every floating-point tensor that a model computes while the mode is active.
 
-    A layer is told by the stack: whatever is computed belongs to the innermost module a method of
-    which is being run, be it `forward` or not.
+    A tensor belongs to the innermost module that has a method on the call stack.
 
     Args:
-        model: whose layers they are.
+        model: the model whose layers are named.
 
     Attributes:
-        gradient: the first, in the order of the backward, with respect to which the gradient is not
-            finite: a parameter, or what a layer computes.
+        gradient: the first gradient, in the order of the backward pass, that is not finite, named
+            by its parameter or by the layer whose output it belongs to.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -44,9 +43,9 @@ class Trace(TorchFunctionMode):
         self.gradient: str | None = None
         self._model = model
         self._names = {id(module): name for name, module in model.named_modules()}
-        # Of each tensor in turn its layer and largest |number|.
+        # Layer and largest |value| of each tensor, in order.
         self._seen: list[tuple[str, float]] = []
-        # What is not finite, kept so that its id is not given out again, and which it is from.
+        # Tensors that are not finite, kept alive so that ids stay unique, and where they began.
         self._wrong: dict[int, tuple[Tensor, int]] = {}
         self._terms: dict[str, Tensor] = {}
         self._origin: int | None = None
@@ -56,15 +55,15 @@ class Trace(TorchFunctionMode):
         learned = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
         for name, parameter in learned.items():
             self._watch(parameter, name)
-        # What has been compiled runs as it is written; else its import would take seconds.
+        # Compiled code runs eagerly here; without any, importing the compiler would take seconds.
         compiles = "torch._dynamo" in sys.modules
         with torch.compiler.set_stance("force_eager") if compiles else nullcontext(), self:
             self._terms = loss()
-        # Not by backward(), which would add to gradients, and wait for other processes.
+        # Not backward(), which would accumulate gradients and wait for other ranks.
         torch.autograd.grad(self._terms["total"], list(learned.values()), allow_unused=True)
 
     def value_from(self, terms: Iterable[str]) -> str | None:
-        """In words, the layer where one of these terms stopped being finite; None: none did."""
+        """Describe the layer where one of these terms stopped being finite; None: none did."""
         found = [self._wrong.get(id(self._terms[name])) for name in terms]
         self._origin = min((entry[1] for entry in found if entry), default=None)
         if self._origin is None:
@@ -73,11 +72,11 @@ class Trace(TorchFunctionMode):
         if not layer:
             return f"first in {type(self._model).__name__}'s objective"
         parameters = self._model.get_submodule(layer).named_parameters()
-        wrong = [name for name, value in parameters if not all_finite(value)]
+        wrong = [name for name, value in parameters if not bool(value.isfinite().all())]
         return f"first in {layer}" + (f", whose {wrong[0]} is not" if wrong else "")
 
     def table(self) -> str:
-        """The largest |number| in each of the last layers, up to what `value_from` has found."""
+        """Tabulate the largest |value| of the last layers, up to what `value_from` found."""
         largest: dict[str, float] = {}
         end = None if self._origin is None else self._origin + 1
         for name, size in self._seen[:end]:
@@ -88,7 +87,7 @@ class Trace(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute, and look at what came of it."""
+        """Compute the operation, and record its results."""
         result = function(*args, **(kwargs or {}))
         made = [value for value in _tensors(result) if value.is_floating_point()]
         if made and function not in UNINITIALISED:
@@ -100,7 +99,7 @@ class Trace(TorchFunctionMode):
         return result
 
     def _layer(self) -> str:
-        """Its dotted name; empty: the model itself."""
+        """Return the dotted name of the layer on the stack; empty: the model itself."""
         frame = sys._getframe(2)
         while frame.f_back is not None:
             name: str | None = self._names.get(id(frame.f_locals.get("self")))
@@ -111,7 +110,7 @@ class Trace(TorchFunctionMode):
 
     def _look(self, value: Tensor, layer: str, origin: int | None) -> None:
         size = float(value.detach().abs().max()) if value.numel() else 0.0
-        # Computed in place it may have been another before.
+        # An operation in place reuses the tensor of an earlier one.
         self._wrong.pop(id(value), None)
         if not isfinite(size):
             self._wrong[id(value)] = (value, len(self._seen) if origin is None else origin)
@@ -123,13 +122,13 @@ class Trace(TorchFunctionMode):
         value.register_hook(partial(self._passed, name))
 
     def _passed(self, name: str, gradient: Tensor | None) -> None:
-        # None: of an operator's result that the loss does not depend on.
-        if self.gradient is None and gradient is not None and not all_finite(gradient):
+        # None: the loss does not depend on this result.
+        if self.gradient is None and gradient is not None and not bool(gradient.isfinite().all()):
             self.gradient = name
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """All in a structure of tuples, lists, dictionaries and dataclasses."""
+    """Yield all tensors in a structure of tuples, lists, dictionaries and dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):

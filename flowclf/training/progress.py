@@ -1,4 +1,4 @@
-"""What is shown while training runs: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a training: a bar on a terminal, occasional lines elsewhere, or a JSON file."""
 
 from __future__ import annotations
 
@@ -17,26 +17,23 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
 
-__all__ = ["Report", "file_report", "progress_bar", "silent"]
+__all__ = ["Report", "file_report", "progress_bar"]
 
 LOG_LINES = 10
 SMOOTHING = 0.95
 
 
 class Report(Protocol):
-    """Called after each step with its number, their total, the epoch and the loss terms."""
+    """Callback after each step: its number, the number of steps, the epoch, the loss terms."""
 
     def __call__(self, step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None: ...
 
 
-def silent(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
-    """Show nothing."""
-
-
 def file_report(path: Path, every: float = 1.0) -> Report:
-    """Leaves step, steps, epoch, seconds and the terms in a JSON file, at most each `every` s.
+    """Return a report that writes step, steps, epoch, seconds and terms to a JSON file.
 
-    For those who look on from another process: written aside and renamed, but not flushed to disk.
+    Other processes read it: at most every `every` seconds it is replaced whole, without a flush to
+    disk.
     """
     start, last = time.perf_counter(), float("-inf")
 
@@ -57,7 +54,7 @@ def file_report(path: Path, every: float = 1.0) -> Report:
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Report]:
-    """A bar with running averages of the terms, on standard error."""
+    """Show a bar with running averages of the terms on standard error."""
     from rich.console import Console
 
     averages = _Averages()
@@ -82,7 +79,7 @@ def progress_bar(name: str) -> Iterator[Report]:
 
 
 def _two_line_bar(console: Console) -> Progress:
-    """A bar, and below it the terms: together they do not fit into 80 columns."""
+    """Return a bar with the terms below it: on one line they exceed 80 columns."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     class TwoLines(Progress):
@@ -115,7 +112,7 @@ class _LineReport:
 
 
 class _Averages:
-    """Exponential averages of the terms, shown with the rate also in bits per dimension."""
+    """Exponential averages of the terms, with the rate also in bits per dimension."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}

@@ -1,10 +1,14 @@
-"""What a training is made of: splits, the untrained model, and its batches."""
+"""Parts of a training: Fabric on its devices, splits, the untrained model, and its batches."""
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,24 +29,78 @@ from flowclf.data import (
 )
 from flowclf.models import assemble, info_of
 from flowclf.runs import facts_of
-from flowclf.support.errors import UserError
+from flowclf.settings import Precision
+from flowclf.support.collectives import Processes
+from flowclf.support.devices import pick_device
+from flowclf.support.errors import UserError, first_line
 from flowclf.support.seeding import generator_for
 from flowclf.training.batches import Batches
-from flowclf.training.distributed import Processes
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 __all__ = [
     "augmentation",
     "cpu_threads",
     "fresh_model",
+    "launch_fabric",
     "make_batches",
+    "quiet",
     "resampled",
     "splits",
 ]
 
+# The longest time that one process may work alone, as the first does when it evaluates.
+TIMEOUT = timedelta(minutes=30)
+
+
+def launch_fabric(
+    device: str, devices: int, nodes: int, precision: Precision = "32-true"
+) -> Fabric:
+    """Return Fabric on the device, with all its processes started.
+
+    Raises:
+        UserError: more processes than GPUs.
+    """
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies.ddp import DDPStrategy
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    # Buffers are equal on all ranks without a broadcast.
+    ddp = DDPStrategy(timeout=TIMEOUT, broadcast_buffers=False)
+    with quiet():
+        try:
+            fabric = Fabric(
+                accelerator=pick_device(device),
+                strategy=ddp if devices * nodes > 1 else "auto",
+                devices=devices,
+                num_nodes=nodes,
+                precision=precision,
+            )
+        except MisconfigurationException as error:
+            raise UserError(first_line(error)) from None
+        fabric.launch()
+    return fabric
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Fabric's greetings, and its advice on hardware that was deliberately not chosen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+            # Its successor is not in all supported versions of torch.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            yield
+    finally:
+        logging.disable(before)
+
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Compute with that many CPU threads, and as before afterwards."""
+    """Set the number of CPU threads within the block; None: leave it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -52,31 +110,37 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
-    """Training, validation and test split as the settings say.
+    """Return the training, validation and test split that the settings describe.
 
     Raises:
-        UserError: a class of which no training sample is left, labels that cannot be kept, or a
-            table that is to be binary.
+        UserError: a class without training samples, labels that cannot be kept, or a table that
+            is to be binary.
     """
-    parts = zip(range(3), _as_loaded(config, dataset), strict=True)
-    training, validation, test = (_binary(config, dataset, i, split) for i, split in parts)
+    loaded = _as_loaded(config, dataset)
+    if config.data.binarize == "none":
+        return loaded
+    training, validation, test = (_binary(config, dataset, *part) for part in enumerate(loaded))
     return training, validation, test
 
 
 def resampled(config: RunConfig, dataset: Dataset) -> Tensor | None:
-    """The grey levels of the training split, where each step draws its binary images from them."""
+    """Return the grey levels that each step draws binary images from; None: it draws none."""
     if config.data.binarize != "resampled":
         return None
     return _as_loaded(config, dataset)[0].x
 
 
 def augmentation(config: RunConfig, dataset: Dataset) -> Augmentation | None:
-    """Of training batches, with the binary images of a step as its end.
+    """Return the augmentation of training batches, including the binary images of each step.
 
     Raises:
-        UserError: one that the data do not allow.
+        UserError: an augmentation that the data do not allow.
     """
+    if config.data.augment == config.data.binarize == "none":
+        return None
     augment = make_augmentation(config.data.augment, dataset.shape, dataset.levels)
+    if config.data.binarize == "none":
+        return augment
     return ending_binary(augment, config.data.binarize, dataset.levels)
 
 
@@ -86,7 +150,7 @@ def _binary(config: RunConfig, dataset: Dataset, part: int, split: Split) -> Spl
 
 
 def _as_loaded(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
-    """The three splits in the grey levels of the data."""
+    """Return the three splits in the grey levels of the data."""
     data = config.data
     training = _training(config, dataset)
     test = subset(dataset.test, data.test_size) if data.test_size else dataset.test
@@ -104,7 +168,7 @@ def _as_loaded(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split
 
 def _training(config: RunConfig, dataset: Dataset) -> Split:
     size = config.data.train_size
-    # Of a file of texts these rows were drawn when it was read.
+    # A text file is subsampled when it is read.
     if size is None or size >= len(dataset.train.labelled()):
         return dataset.train
     if config.data.subset == "first":
@@ -115,7 +179,7 @@ def _training(config: RunConfig, dataset: Dataset) -> Split:
 def fresh_model(
     config: RunConfig, dataset: Dataset, training: Split, backbone: nn.Module | None = None
 ) -> GenerativeClassifier:
-    """The untrained model with its statistics fitted to the training split."""
+    """Return the untrained model with its statistics fitted to the training split."""
     info = info_of(config, facts_of(dataset, len(training)), dataset.vocabulary)
     model = assemble(info, config.model, backbone)
     model.fit_statistics(training.x, training.y)
@@ -130,10 +194,10 @@ def make_batches(
     device: torch.device,
     processes: Processes,
 ) -> Batches:
-    """Those of this process, on its device.
+    """Return the batches of this process, on its device.
 
     Raises:
-        UserError: an augmentation that the data do not allow, or a batch that cannot be shared.
+        UserError: an augmentation that the data do not allow, or a batch that cannot be sharded.
     """
     source, settings = resampled(config, dataset), config.train
     if processes.world > 1 and model.needs_equal_shares and settings.labelled is None:

@@ -1,4 +1,8 @@
-"""Layers that look at a whole batch, or draw for it, where it is shared by several processes."""
+"""BatchNorm and Dropout that treat the shards of several processes as one batch.
+
+Only the class of a layer changes, and only while several processes train (`__class__`): the module
+objects that the optimiser, the user and saved models know stay the same.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,13 @@ from torch import Tensor, nn
 
 from flowclf.support.collectives import all_reduce_mean, empty_for_all_ranks, rank_shard, world_size
 
-__all__ = ["layers_for_all"]
+__all__ = ["synchronised_layers"]
 
 
 class _Synced(nn.SyncBatchNorm):
-    """Normalises by mean and variance of the whole batch: torch's, which is for GPUs, and on CPUs.
+    """BatchNorm over the whole batch: torch's implementation on GPUs, and this one on CPUs.
 
-    Processes have as many rows each.
+    All shards have the same number of rows.
     """
 
     process_group = None
@@ -39,7 +43,7 @@ class _Synced(nn.SyncBatchNorm):
         return out.view_as(x).transpose(0, 1).to(input.dtype)
 
     def _count(self, mean: Tensor, var: Tensor, numbers: int) -> None:
-        """Towards the running statistics, as BatchNorm does."""
+        """Update the running statistics as BatchNorm does."""
         if self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
@@ -52,7 +56,7 @@ class _Synced(nn.SyncBatchNorm):
 
 
 class _Masked(nn.modules.dropout._DropoutNd):
-    """Its mask is one of the whole batch."""
+    """Dropout with a mask drawn for the whole batch."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
@@ -69,7 +73,7 @@ class _Dropout2d(_Masked, nn.Dropout2d):
     pass
 
 
-FOR_ALL: dict[type[nn.Module], type[nn.Module]] = {
+SYNCHRONISED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: _Synced,
     nn.BatchNorm2d: _Synced,
     nn.BatchNorm3d: _Synced,
@@ -79,16 +83,11 @@ FOR_ALL: dict[type[nn.Module], type[nn.Module]] = {
 
 
 @contextmanager
-def layers_for_all(model: nn.Module, world: int) -> Iterator[None]:
-    """Within it BatchNorm and Dropout do on shares of a batch what they do on a whole one.
-
-    Of one process alone they are left as they are. They stay the same objects, which optimiser and
-    others hold; only their class changes.
-    """
-    layers = model.modules() if world > 1 else ()
-    changed = [(layer, type(layer)) for layer in layers if type(layer) in FOR_ALL]
+def synchronised_layers(model: nn.Module) -> Iterator[None]:
+    """Make BatchNorm and Dropout within the block work on shards as on the whole batch."""
+    changed = [(layer, type(layer)) for layer in model.modules() if type(layer) in SYNCHRONISED]
     for layer, kind in changed:
-        layer.__class__ = FOR_ALL[kind]
+        layer.__class__ = SYNCHRONISED[kind]
     try:
         yield
     finally:

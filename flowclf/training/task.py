@@ -1,4 +1,4 @@
-"""A finished run, ready to be looked at: its model, its settings, its data."""
+"""A finished run with its model, its settings and its data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Task", "load_task"]
 
 @dataclass(frozen=True)
 class Task:
-    """What a trained run was about."""
+    """Model, settings and data of a finished run."""
 
     config: RunConfig
     model: GenerativeClassifier
@@ -29,7 +29,7 @@ class Task:
 
 
 def load_task(folder: Path, data_dir: Path | None = None, device: str = "auto") -> Task:
-    """The model of a run and the data it was trained on.
+    """Load the model of a run and the data it was trained on.
 
     Raises:
         UserError: not a finished run, or data that are gone or changed.

@@ -30,8 +30,7 @@ from flowclf.support.errors import UserError
 from flowclf.support.safetensors import DamagedFile
 from flowclf.systems import SYSTEMS
 from flowclf.training import train
-from flowclf.training.checkpoint import load_checkpoint, save_checkpoint
-from flowclf.training.clock import Position
+from flowclf.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from flowclf.training.optimizer import make_optimizer
 from flowclf.training.setup import fresh_model
 

@@ -31,7 +31,7 @@ from flowclf.support.errors import UserError
 from flowclf.support.safetensors import read_tensors
 from flowclf.systems import SYSTEMS
 from flowclf.training import train
-from flowclf.training.clock import Position
+from flowclf.training.checkpoint import Position
 
 # Before the copies of this process are made, not in each of them.
 pytest.importorskip("lightning.fabric")

@@ -40,9 +40,9 @@ from flowclf.support.safetensors import read_tensors
 from flowclf.support.seeding import private_rng
 from flowclf.systems import SYSTEMS
 from flowclf.training import Trained, TrainingDiverged, loop, train
-from flowclf.training.clock import Position
+from flowclf.training.checkpoint import Position
 from flowclf.training.nonfinite_trace import Trace
-from flowclf.training.progress import Report, silent
+from flowclf.training.progress import Report
 from flowclf.training.setup import fresh_model
 
 K, LEVELS = 3, 17
@@ -139,7 +139,7 @@ def config(system: str, **changes: Any) -> RunConfig:
 
 
 def learn(
-    config: RunConfig, run: Run | None, report: Report = silent, resume: bool = False
+    config: RunConfig, run: Run | None, report: Report | None = None, resume: bool = False
 ) -> Trained:
     data = dataset("ordinary", "table")
     return train(config, data, run, device="cpu", report=report, resume=resume)
