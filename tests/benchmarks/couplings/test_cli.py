@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.couplings import case
+from benchmarks.couplings import case, cli, mixture
 from benchmarks.couplings.cli import COLUMNS, RECORDED, main, run_parts
+from benchmarks.couplings.spline import spline_cases
 from benchmarks.results import read
 
 QUICK = ["--quick", "--no-compile", "--device", "cpu"]
@@ -20,7 +21,7 @@ QUICK = ["--quick", "--no-compile", "--device", "cpu"]
 
 @pytest.mark.parametrize("bench", ["couplings", "mixture", "networks"])
 def test_every_bench_runs(bench: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = RECORDED.read_bytes() if RECORDED.exists() else None
+    before = RECORDED.read_bytes()
     out = tmp_path / "results.csv"
     assert main([bench, *QUICK, "--json", "--out", str(out)]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -28,7 +29,7 @@ def test_every_bench_runs(bench: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert {row["bench"] for row in rows} == {bench}
     assert "couplings" in {row["provider"] for row in rows}
     assert len(read(out)) == len(rows)
-    assert (RECORDED.read_bytes() if RECORDED.exists() else None) == before
+    assert RECORDED.read_bytes() == before
 
 
 def test_a_table_and_no_record(
@@ -81,6 +82,7 @@ def test_a_peer_that_is_missing_is_left_out_with_a_word(
         return None if name == "zuko" else find_spec(name)
 
     monkeypatch.setattr(case, "find_spec", without_zuko)
+    monkeypatch.setitem(cli.BENCHES, "couplings", (spline_cases,))
     assert main(["couplings", *QUICK, "--json", "--no-record"]) == 0
     captured = capsys.readouterr()
     providers = {row["provider"] for row in json.loads(captured.out)}
@@ -92,8 +94,6 @@ def test_a_peer_that_is_missing_is_left_out_with_a_word(
 def test_a_provider_that_disagrees_fails_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmarks.couplings import mixture
-
     monkeypatch.setattr(mixture, "log", lambda _: 0.0)  # the broadcast formula without its 2π
     assert main(["mixture", *QUICK, "--no-record"]) == 1
     captured = capsys.readouterr()
@@ -102,15 +102,8 @@ def test_a_provider_that_disagrees_fails_the_run(
 
 
 def test_as_a_module_it_sets_its_own_environment(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.couplings",
-        "mixture",
-        *QUICK,
-        "--no-record",
-        "--json",
-    ]
+    command = [sys.executable, "-m", "benchmarks.couplings", "mixture", *QUICK]
+    command += ["--no-record", "--json"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)[0]["provider"] == "couplings"

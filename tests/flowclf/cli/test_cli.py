@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from flowclf.cli.app import run
@@ -227,47 +226,6 @@ def test_bad_data_gets_one_line_and_leaves_nothing(
     assert word in stderr_line(capsys)
     assert not Path("out").exists()
     assert not Path("runs").exists()
-
-
-CONV_ON_A_TABLE = ["train", "ib-inn", "--data", "t.npz", "--set", "network={kind: conv}"]
-DIGITS = ["--data", "digits"]
-BAD_OPTIONS = {
-    "unknown system": (["train", "ib-in"], "ib-inn"),
-    "no system": (["train"], "flowclf systems"),
-    "unknown verb": (["trian"], "trian"),
-    "unknown option": (["train", "ib-inn", "--bata", "1"], "--bata"),
-    "unknown key": (["train", "ib-inn", "--set", "network.widht=3"], "did you mean"),
-    "no value": (["train", "ib-inn", "--set", "network.width"], "key=value"),
-    "wrong type": (["train", "ib-inn", "--set", "train.epochs=many"], "train.epochs"),
-    "out of range": (["train", "ib-inn", "--set", "train.lr=-1"], "train.lr"),
-    "negative beta": (["train", "ib-inn", "--beta", "-1"], "beta"),
-    "beta not a number": (["train", "ib-inn", "--beta", "x"], "--beta"),
-    "unknown preset": (["train", "ib-inn", "--preset", "huge"], "huge"),
-    "unknown device": (["train", "ib-inn", "--device", "tpu"], "tpu"),
-    "no config file": (["train", "ib-inn", "--config", "none.yaml"], "none.yaml"),
-    "widths": (["train", "ib-inn", *DIGITS, "--set", "network.width=[8,8,8]"], "3 widths"),
-    "conv on a table": (CONV_ON_A_TABLE, "image"),
-    "images augmented as tables": (["train", "ib-inn", "--set", "data.augment=paper-cifar"], "RGB"),
-    "not a run": (["evaluate", "."], "config.yaml"),
-    "no folder": (["sample", "nowhere", "--out", "a.png"], "nowhere"),
-    "resume nothing": (["train", "--resume", "nowhere"], "nowhere"),
-    "a class left out": (["train", "ib-inn", "--set", "data.train_size=5"], "data.train_size"),
-    "no CUDA": (["train", "ib-inn", "--device", "cuda"], "cpu or auto"),
-    "bench": (["bench", "mnist99"], "mnist14"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD_OPTIONS)
-def test_bad_options_get_one_line_and_leave_nothing(
-    case: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.savez("t.npz", **table_arrays())
-    if case == "no CUDA" and torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
-    arguments, word = BAD_OPTIONS[case]
-    assert run(arguments) == 2
-    assert word in stderr_line(capsys)
-    assert [path.name for path in Path().iterdir()] == ["t.npz"]
 
 
 def test_bad_use_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

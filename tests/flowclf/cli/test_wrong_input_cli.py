@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from flowclf.cli.app import run
 
@@ -30,6 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = rng.normal(size=(60, 4))
     right = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
     for name, wrong in {
+        "table": {},
         "inf": {"x_train": np.where(x > 2, np.inf, x)},
         "complex": {"x_train": x + 1j},
         "fewer": {"y_train": y[:50]},
@@ -61,6 +63,30 @@ TRAIN = ["train", "ib-inn", *NEW]
 SWEEP = ["sweep", "ib-inn", *NEW]
 STUDY = ["study", "low-data", "ce", *NEW]
 CASES = {
+    "unknown system": (["train", "ib-in"], "ib-inn"),
+    "no system": (["train"], "flowclf systems"),
+    "unknown verb": (["trian"], "trian"),
+    "unknown option": ([*TRAIN, "--bata", "1"], "--bata"),
+    "unknown key": ([*TRAIN, "--set", "network.widht=3"], "did you mean"),
+    "no value of a key": ([*TRAIN, "--set", "network.width"], "key=value"),
+    "wrong type": ([*TRAIN, "--set", "train.epochs=many"], "train.epochs"),
+    "out of range": ([*TRAIN, "--set", "train.lr=-1"], "train.lr"),
+    "negative beta": ([*TRAIN, "--beta", "-1"], "beta"),
+    "beta not a number": ([*TRAIN, "--beta", "x"], "--beta"),
+    "unknown preset": ([*TRAIN, "--preset", "huge"], "huge"),
+    "unknown device": ([*TRAIN, "--device", "tpu"], "tpu"),
+    "no CUDA": ([*TRAIN, "--device", "cuda"], "cpu or auto"),
+    "no config file": ([*TRAIN, "--config", "none.yaml"], "none.yaml"),
+    "widths": ([*TRAIN, "--data", "digits", "--set", "network.width=[8,8,8]"], "3 widths"),
+    "conv on a table": (
+        [*TRAIN, "--data", "table.npz", "--set", "network={kind: conv}"], "image"
+    ),
+    "images augmented as tables": ([*TRAIN, "--set", "data.augment=paper-cifar"], "RGB"),
+    "a class left out": ([*TRAIN, "--set", "data.train_size=5"], "data.train_size"),
+    "not a run": (["evaluate", "."], "config.yaml"),
+    "no folder": (["sample", "nowhere", "--out", "a.png"], "nowhere"),
+    "resume nothing": (["train", "--resume", "nowhere"], "nowhere"),
+    "bench": (["bench", "mnist99"], "mnist14"),
     "no passes": ([*TRAIN, "--epochs", "0"], "train.epochs: .*greater than 0, got 0"),
     "half a pass": ([*TRAIN, "--epochs", "1.5"], "--epochs.*valid integer"),
     "negative seed": ([*TRAIN, "--seed", "-1"], "seed: .*greater than or equal to 0, got -1"),
@@ -148,6 +174,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_line_and_nothing_left(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if case == "no CUDA" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
     arguments, message = CASES[case]
     assert run(arguments) == 2
     captured = capsys.readouterr()
