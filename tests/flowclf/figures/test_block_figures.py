@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
+from drawn import small_flow, texts, titles
 from matplotlib.colors import to_rgba
 
 import flowclf
@@ -20,10 +18,6 @@ from flowclf.systems.untapped import Untapped
 NAMES = ("zero", "one", "two", "three")
 
 
-def titles(figure: Any) -> list[str]:
-    return [axes.get_title() for axes in figure.axes]
-
-
 def test_a_block_a_temperature_and_a_row_a_class() -> None:
     blocks = {t: torch.full((4, 3, 1, 5, 5), 16 * t) for t in (0.5, 1.0)}
     figure = temperature_figure(blocks, NAMES, 17)
@@ -32,7 +26,7 @@ def test_a_block_a_temperature_and_a_row_a_class() -> None:
     assert low.shape == high.shape == (4 * 6 - 1, 3 * 6 - 1, 3)
     assert low[0, 0].tolist() == [0.5] * 3
     assert high[0, 0].tolist() == [1] * 3
-    labels = [[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes]
+    labels = [texts(axes.get_yticklabels()) for axes in figure.axes]
     assert labels == [list(NAMES), []]
 
 
@@ -42,17 +36,10 @@ def test_blocks_fit_on_a_page() -> None:
     assert block_figure(wide, [r"$\tilde{\beta}$"], 17, columns=2).axes[2].get_title() == "c"
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda: temperature_figure({}, NAMES, 17),
-        lambda: temperature_figure({1.0: torch.zeros(3, 2, 1, 5, 5)}, NAMES, 17),
-        lambda: temperature_figure({1.0: torch.zeros(4, 1, 5, 5)}, NAMES, 17),
-    ],
-)
-def test_blocks_without_rows_for_the_labels_are_refused(draw: Callable[[], object]) -> None:
+@pytest.mark.parametrize("shape", [None, (3, 2, 1, 5, 5), (4, 1, 5, 5)])
+def test_blocks_without_rows_for_the_labels_are_refused(shape: tuple[int, ...] | None) -> None:
     with pytest.raises(UserError, match="expected"):
-        draw()
+        temperature_figure({1.0: torch.zeros(shape)} if shape else {}, NAMES, 17)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +49,7 @@ def x() -> torch.Tensor:
 
 
 def test_reconstructions_are_what_models_make_of_x(x: torch.Tensor) -> None:
-    network = {"kind": "mlp", "blocks": 1, "hidden": [8]}
-    flow = flowclf.build("ib-inn", shape=(1, 5, 4), classes=4, levels=17, network=network)
+    flow = small_flow((1, 5, 4), 4)
     vae = flowclf.build("vae", shape=(1, 5, 4), classes=4, levels=17, preset="mlp")
     for model in (flow, vae):
         model.fit_statistics(x, torch.arange(12) % 4)
@@ -81,7 +67,7 @@ def test_a_block_a_data_set_and_a_row_a_model(x: torch.Tensor) -> None:
     figure = reconstruction_figure({"test set": rows, "training set": rows}, 17)
     assert titles(figure) == ["test set", "training set"]
     assert figure.axes[1].images[0].get_array().shape == (3 * 6 - 1, 3 * 5 - 1, 3)
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(rows)
+    assert texts(figure.axes[0].get_yticklabels()) == list(rows)
 
 
 def test_blocks_of_different_models_are_refused(x: torch.Tensor) -> None:
@@ -94,7 +80,7 @@ def test_blocks_of_different_models_are_refused(x: torch.Tensor) -> None:
 
 
 class Reader:
-    """Says of image i that it is digit `digits[i]`."""
+    """Classifier that predicts digit `digits[i]` for image i."""
 
     def __init__(self, digits: list[int]) -> None:
         self.digits = digits
@@ -130,11 +116,10 @@ def test_right_ones_are_framed_and_wrong_ones_named() -> None:
     figure = extraction_figure({"m2": row, "untapped": row}, NAMES, 17, known=2)
     assert len(figure.axes) == 2
     for axes, name in zip(figure.axes, ("m2", "untapped"), strict=True):
-        assert [t.get_text() for t in axes.get_yticklabels()] == [name]
+        assert texts(axes.get_yticklabels()) == [name]
         labels = [(t.get_text(), t.get_color()) for t in axes.get_xticklabels()]
-        assert labels == [
-            ("zero", BLUE), ("one (two)", RED), ("three", BLUE), ("two (three)", RED)
-        ]  # fmt: skip
+        names = [("zero", BLUE), ("one (two)", RED), ("three", BLUE), ("two (three)", RED)]
+        assert labels == names
         assert [frame.get_x() for frame in axes.patches] == [-1, 2 * 5 - 1]
         assert all(frame.get_edgecolor() == to_rgba(BLUE) for frame in axes.patches)
         (divider,) = axes.lines

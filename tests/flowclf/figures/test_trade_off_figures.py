@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn import band_at, texts, titles
 
 from flowclf.figures import save_figure
 from flowclf.figures.trade_off import information_plane_figure, trade_off_figure
@@ -44,17 +45,16 @@ def test_lines_are_means_on_a_logarithmic_axis_with_detached_ends(tmp_path: Path
     assert (curve.get_linestyle(), vib.get_linestyle()) == ("-", ":")
     assert list(level.get_ydata()) == pytest.approx([99, 99])
     assert accuracy.get_xscale() == "log"
-    assert [t.get_text() for t in ece.get_xticklabels()] == ["0", "0.1", "1", "10", "∞"]
+    assert texts(ece.get_xticklabels()) == ["0", "0.1", "1", "10", "∞"]
     (legend,) = figure.legends
-    assert [t.get_text() for t in legend.get_texts()] == ["ib-inn", "vib", "QDA"]
+    assert texts(legend.get_texts()) == ["ib-inn", "vib", "QDA"]
     save_figure(figure, tmp_path / "f.png")
     assert (tmp_path / "f.png").stat().st_size > 5000
 
 
 def test_a_band_is_one_standard_error_and_missing_values_are_left_out() -> None:
     accuracy, ece = trade_off_figure(ROWS, ["accuracy", "ece"]).axes
-    band = accuracy.collections[0].get_paths()[0].vertices
-    assert sorted({round(float(y), 6) for x, y in band if x == 1.0}) == [70, 90]
+    assert band_at(accuracy.collections[0], 1.0) == [70, 90]
     assert list(ece.lines[0].get_xdata()) == [1.0]
     assert list(ece.lines[0].get_ydata()) == pytest.approx([2])
 
@@ -62,8 +62,8 @@ def test_a_band_is_one_standard_error_and_missing_values_are_left_out() -> None:
 def test_panels_that_are_too_many_are_removed_and_few_betas_are_their_own_ticks() -> None:
     rows = [row("vib", beta, 0.5, a=1, b=2, c=3) for beta in (2, 3)]
     figure = trade_off_figure(rows, ["accuracy", "a", "b", "c", "beta"])
-    assert [axes.get_title() for axes in figure.axes] == ["accuracy in % ↑", "a", "b", "c", "β̃"]
-    assert [t.get_text() for t in figure.axes[3].get_xticklabels()] == ["2", "3"]
+    assert titles(figure) == ["accuracy in % ↑", "a", "b", "c", "β̃"]
+    assert texts(figure.axes[3].get_xticklabels()) == ["2", "3"]
     shown = [bool(axes.get_xlabel()) for axes in figure.axes]
     assert shown == [False, False, True, True, True]
 
@@ -89,44 +89,31 @@ def test_the_plane_joins_points_along_beta_and_labels_them() -> None:
     assert (flow.get_xlabel(), gaussian.get_xlabel()) == ("CI(X; Z) in nats", "I(X; Z) in nats")
     assert list(flow.lines[0].get_xdata()) == [100, 100.1, 120, 200]
     assert list(flow.lines[0].get_ydata()) == [0, 0.001, 2.0, 2.2]
-    assert [text.get_text() for text in flow.texts] == ["0, 0.5", "1", "∞"]
-    assert [text.get_text() for text in gaussian.texts] == ["1", "2"]
+    assert texts(flow.texts) == ["0, 0.5", "1", "∞"]
+    assert texts(gaussian.texts) == ["1", "2"]
     assert flow.lines[-1].get_ydata()[0] == pytest.approx(log(10))
-    dotted = [
-        line for line in gaussian.lines if line.get_linestyle() == ":" and len(line.get_xdata())
-    ]
-    assert list(dotted[0].get_xdata()) == [3.0, 5.0]
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    dotted = [line.get_xdata() for line in gaussian.lines if line.get_linestyle() == ":"]
+    assert list(next(filter(len, dotted))) == [3.0, 5.0]
+    names = texts(figure.legends[0].get_texts())
     assert names == ["ib-inn", "vib", "H(Y) = log 10"]
 
 
 def test_labels_of_two_systems_cover_neither_each_other_nor_the_curves() -> None:
+    betas = 0.1, 0.46416, 2.1544, 10
     curves = {
-        "one": {
-            0.1: (112.8, 1.70),
-            0.46416: (125.0, 1.93),
-            2.1544: (154.4, 2.03),
-            10: (199.6, 2.03),
-        },
-        "two": {
-            0.1: (111.4, 1.89),
-            0.46416: (121.6, 2.04),
-            2.1544: (142.7, 2.08),
-            10: (171.4, 2.08),
-        },
+        "one": ((112.8, 1.70), (125.0, 1.93), (154.4, 2.03), (199.6, 2.03)),
+        "two": ((111.4, 1.89), (121.6, 2.04), (142.7, 2.08), (171.4, 2.08)),
     }
     rows = [
         row(name, beta, 0, input_information_nats=across, label_information_nats=up)
         for name, curve in curves.items()
-        for beta, (across, up) in curve.items()
+        for beta, (across, up) in zip(betas, curve, strict=True)
     ]
     rows.append(row("vib", 1, 0, mi_nats=1.0, label_information_nats=0.0))
     figure = information_plane_figure(rows, classes=10)
     figure.draw_without_rendering()
     axes = figure.axes[0]
-    assert sorted(text.get_text() for text in axes.texts) == sorted(
-        ["0.1", "0.46", "2.2", "10"] * 2
-    )
+    assert sorted(texts(axes.texts)) == sorted(["0.1", "0.46", "2.2", "10"] * 2)
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
     for line in axes.lines:
@@ -135,16 +122,8 @@ def test_labels_of_two_systems_cover_neither_each_other_nor_the_curves() -> None
 
 
 def test_a_legend_of_long_names_stays_within_the_figure() -> None:
-    rows = [
-        row(
-            f"ib-inn, network.hidden=[{k}]",
-            1,
-            0,
-            input_information_nats=k,
-            label_information_nats=k,
-        )
-        for k in range(100, 105)
-    ]
+    same = [{"input_information_nats": k, "label_information_nats": k} for k in range(100, 105)]
+    rows = [row(f"ib-inn, network.hidden=[{k}]", 1, 0, **both) for k, both in enumerate(same, 100)]
     figure = information_plane_figure(rows)
     figure.draw_without_rendering()
     (legend,) = figure.legends

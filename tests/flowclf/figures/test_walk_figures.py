@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from drawn import small_flow, texts, titles
 from matplotlib.colors import to_rgba
 
 import flowclf
+from flowclf import GenerativeClassifier as Model
 from flowclf.data import Split
 from flowclf.figures.walks import (
     FINE,
@@ -26,9 +30,8 @@ NAMES = ("zero", "one", "two")
 SHAPE = (1, 6, 4)
 
 
-def small(seed: int = 0) -> flowclf.GenerativeClassifier:
-    network = {"kind": "mlp", "blocks": 1, "hidden": [8]}
-    model = flowclf.build("ib-inn", shape=SHAPE, classes=3, levels=17, network=network, seed=seed)
+def small(seed: int = 0) -> Model:
+    model = small_flow(SHAPE, 3, seed=seed)
     x, y = images(24), torch.arange(24) % 3
     model.fit_statistics(x, y)
     generator = torch.Generator().manual_seed(seed)
@@ -46,11 +49,11 @@ def images(count: int) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def model() -> flowclf.GenerativeClassifier:
+def model() -> Model:
     return small()
 
 
-def test_all_models_walk_between_the_same_images(model: flowclf.GenerativeClassifier) -> None:
+def test_all_models_walk_between_the_same_images(model: Model) -> None:
     test = Split(images(24), torch.arange(24) % 3)
     strips = model_interpolations({"one": model, "other": small(1)}, test, 3, 4, seed=0)
     one, other = strips.values()
@@ -63,10 +66,10 @@ def test_all_models_walk_between_the_same_images(model: flowclf.GenerativeClassi
 def test_a_block_a_pair_and_a_row_a_model() -> None:
     strips = {name: torch.zeros(3, 4, *SHAPE) for name in ("one", "two")}
     figure = model_interpolation_figure(strips, 17)
-    assert [axes.get_title() for axes in figure.axes] == ["pair 1", "pair 2", "pair 3"]
+    assert titles(figure) == ["pair 1", "pair 2", "pair 3"]
     for axes in figure.axes:
         assert axes.images[0].get_array().shape == (2 * 7 - 1, 4 * 5 - 1, 3)
-    labels = [[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes]
+    labels = [texts(axes.get_yticklabels()) for axes in figure.axes]
     assert labels == [["one", "two"], [], ["one", "two"]]
 
 
@@ -78,7 +81,7 @@ def test_strips_of_different_shapes_are_refused(strips: dict[str, torch.Tensor])
         model_interpolation_figure(strips, 17)
 
 
-def test_mean_walks_begin_and_end_at_the_means(model: flowclf.GenerativeClassifier) -> None:
+def test_mean_walks_begin_and_end_at_the_means(model: Model) -> None:
     pairs = [(0, 1), (2, 0)]
     walks = mean_walks(model, pairs, steps=3, around="means")
     assert walks.shape == (2, 3, *SHAPE)
@@ -88,14 +91,12 @@ def test_mean_walks_begin_and_end_at_the_means(model: flowclf.GenerativeClassifi
     around_data = mean_walks(model, pairs, steps=3)
     assert not torch.allclose(walks, around_data)
     figure = mean_walk_figure(walks, pairs, NAMES, 17)
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    labels = texts(figure.axes[0].get_yticklabels())
     assert labels == ["zero → one", "two → zero"]
 
 
 @pytest.mark.parametrize("pairs", [[], [(0, 3)], [(-1, 0)]])
-def test_unknown_classes_are_refused(
-    model: flowclf.GenerativeClassifier, pairs: list[tuple[int, int]]
-) -> None:
+def test_unknown_classes_are_refused(model: Model, pairs: list[tuple[int, int]]) -> None:
     with pytest.raises(UserError, match="pairs of classes from 0 to 2"):
         mean_walks(model, pairs)
     with pytest.raises(UserError, match="pairs of classes"):
@@ -109,11 +110,9 @@ def test_the_most_ambiguous_sample_has_two_likely_classes() -> None:
 
 
 @pytest.mark.parametrize("route", ["parallel", "means"])
-def test_the_walk_leads_past_both_averages_through_the_sample(
-    model: flowclf.GenerativeClassifier, route: str
-) -> None:
+def test_the_walk_leads_past_both_averages_through_the_sample(model: Model, route: Any) -> None:
     x = images(5)[4]
-    walk = ambiguous_walk(model, x, (2, 0), steps=5, route=route)  # type: ignore[arg-type]
+    walk = ambiguous_walk(model, x, (2, 0), steps=5, route=route)
     assert walk.images.shape == (5, *SHAPE)
     assert walk.posterior.shape == (4 * FINE + 1, 3)
     torch.testing.assert_close(walk.posterior.sum(1), torch.ones(4 * FINE + 1))
@@ -128,9 +127,7 @@ def test_the_walk_leads_past_both_averages_through_the_sample(
         torch.testing.assert_close(start, first, atol=1e-2, rtol=0)
 
 
-def test_without_a_pair_it_is_that_of_the_two_likeliest(
-    model: flowclf.GenerativeClassifier,
-) -> None:
+def test_without_a_pair_it_is_that_of_the_two_most_probable(model: Model) -> None:
     x = images(1)[0]
     likeliest = model.eval().log_posterior(x[None])[0].topk(2).indices.tolist()
     assert ambiguous_walk(model, x, steps=3).pair == tuple(sorted(likeliest))
@@ -150,12 +147,12 @@ def test_a_gallery_stands_in_for_a_decoder() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_only_odd_walks_have_a_middle(model: flowclf.GenerativeClassifier, steps: int) -> None:
+def test_only_odd_walks_have_a_middle(model: Model, steps: int) -> None:
     with pytest.raises(UserError, match="odd number of steps"):
         ambiguous_walk(model, images(1)[0], (0, 1), steps)
 
 
-def test_a_class_is_no_pair(model: flowclf.GenerativeClassifier) -> None:
+def test_a_class_is_no_pair(model: Model) -> None:
     with pytest.raises(UserError, match="lie apart"):
         ambiguous_walk(model, images(1)[0], (1, 1))
 
@@ -171,7 +168,7 @@ def test_curves_stand_beneath_the_framed_strip() -> None:
         assert frame.get_edgecolor() == to_rgba(FRAME)
         assert frame.get_x() == 5 - 1
         (curves,) = strip.child_axes
-        assert [t.get_text() for t in curves.get_legend().get_texts()] == ["one", "zero", "others"]
+        assert texts(curves.get_legend().get_texts()) == ["one", "zero", "others"]
         first, second, others, _ = curves.lines
         assert list(first.get_ydata()) == pytest.approx((0.9 - p).tolist())
         assert list(second.get_ydata()) == pytest.approx(p.tolist())
