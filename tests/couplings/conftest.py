@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ from couplings import (
     SpaceToDepth,
     two_sided_coupling,
 )
+from couplings.core import sum_log_det
 from couplings.interop import FromFrEIA, FromNFlows, ToFrEIA, ToNFlows
 from couplings.testing import randomize
 
@@ -56,15 +58,30 @@ SPLINE = RationalQuadratic(bins=4, bound=1.5)
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """Map y = x · exp(tanh(raw)) as a user writes one: two directions, nothing fused."""
+
+    parameters_per_dim: int = 1
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and log|dy/dx| summed to (B,)."""
+        return x * parameters.tanh().exp(), sum_log_det(parameters.tanh())
+
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and log|dx/dy| summed to (B,)."""
+        return y * (-parameters.tanh()).exp(), -sum_log_det(parameters.tanh())
+
+
+@dataclass(frozen=True)
 class Case:
-    """How to make a map, and what may be asked of it."""
+    """Factory of a map, and what may be asked of it."""
 
     make: Callable[[torch.Generator], Invertible]
     tolerance: float = 1e-9
     picklable: bool = True
 
     def build(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Invertible:
-        """In eval mode, with random weights and random BatchNorm statistics."""
+        """Build it in eval mode, with random weights and random BatchNorm statistics."""
         generator = torch.Generator().manual_seed(seed)
         map_ = self.make(generator).to(dtype).eval()
         randomize(map_, generator)
@@ -79,7 +96,7 @@ class Case:
 def draw_inputs(
     map_: Invertible, batch: int = 2, dtype: torch.dtype = torch.float64, seed: int = 1
 ) -> tuple[Tensor, Tensor | None]:
-    """A point of the map's input space and a context, where it takes one."""
+    """Draw a point of the map's input space and a context, where it takes one."""
     generator = torch.Generator().manual_seed(seed)
     draw = partial(torch.randn, dtype=dtype, generator=generator)
     width = map_.context_features
@@ -160,8 +177,11 @@ def freia(
     shape: tuple[int, ...],
     subnet: Callable[[torch.Generator], Callable[[int, int], nn.Module]] | None = None,
     context_features: int = 0,
+    tolerance: float = 1e-9,
     **options: object,
-) -> Callable[[torch.Generator], Invertible]:
+) -> Case:
+    """Build a block of FrEIA; those with a subnetwork hold lambdas and cannot be pickled."""
+
     def make(generator: torch.Generator) -> Invertible:
         nets = {} if subnet is None else {"subnet_constructor": subnet(generator)}
         seed = int(torch.randint(1000, (), generator=generator))
@@ -169,7 +189,7 @@ def freia(
             block, shape, seed=seed, context_features=context_features, **nets, **options
         )
 
-    return make
+    return Case(make, tolerance, picklable=subnet is None)
 
 
 def coupling_in_sequence(generator: torch.Generator) -> Invertible:
@@ -200,44 +220,55 @@ def coupling_in_composite(generator: torch.Generator) -> Invertible:
     )
 
 
+def own(
+    cls: Callable[..., Invertible],
+    shape: tuple[int, ...],
+    *nets: Callable[[torch.Generator], Conditioner],
+    **options: Any,
+) -> Case:
+    """Build a coupling of this shape with these networks."""
+    return Case(lambda g: cls(shape, *(net(g) for net in nets), **options))
+
+
+WITH_CONTEXT = {"context_features": CONTEXT}
 OWN = {
-    "Coupling (second active)": Case(lambda g: Coupling((4, 4, 2), conv(g))),
-    "Coupling (first active)": Case(lambda g: Coupling((4, 4, 2), conv(g), active="first")),
-    "Coupling (atan)": Case(lambda g: Coupling((4, 2, 2), conv(g), ATAN)),
-    "Coupling (3 channels)": Case(lambda g: Coupling((3, 2, 2), conv(g))),
-    "Coupling (3 channels, first)": Case(lambda g: Coupling((3, 2, 2), conv(g), ATAN, "first")),
-    "Coupling (no BatchNorm)": Case(lambda g: Coupling((4, 2, 2), conv(g, batch_norm=False))),
-    "Coupling (Dropout2d)": Case(lambda g: Coupling((4, 2, 2), conv(g, dropout=0.5))),
-    "Coupling (image, context)": Case(
-        lambda g: Coupling((4, 2, 2), conv(g), context_features=CONTEXT)
+    "Coupling (second active)": own(Coupling, (4, 4, 2), conv),
+    "Coupling (first active)": own(Coupling, (4, 4, 2), conv, active="first"),
+    "Coupling (atan)": own(Coupling, (4, 2, 2), conv, univariate=ATAN),
+    "Coupling (3 channels)": own(Coupling, (3, 2, 2), conv),
+    "Coupling (3 channels, first)": own(Coupling, (3, 2, 2), conv, univariate=ATAN, active="first"),
+    "Coupling (no BatchNorm)": own(Coupling, (4, 2, 2), partial(conv, batch_norm=False)),
+    "Coupling (Dropout2d)": own(Coupling, (4, 2, 2), partial(conv, dropout=0.5)),
+    "Coupling (image, context)": own(Coupling, (4, 2, 2), conv, **WITH_CONTEXT),
+    "Coupling (features)": own(Coupling, (6,), mlp),
+    "Coupling (5 features)": own(Coupling, (5,), mlp, univariate=ATAN, active="first"),
+    "Coupling (features, BatchNorm)": own(Coupling, (4,), partial(mlp, batch_norm=True)),
+    "Coupling (features, Dropout)": own(Coupling, (4,), partial(mlp, dropout=0.5)),
+    "Coupling (features, context)": own(Coupling, (4,), mlp, **WITH_CONTEXT),
+    "Coupling (not fused)": own(Coupling, (4, 2, 2), conv, univariate=Scaling()),
+    "Coupling (not fused, first)": own(
+        Coupling, (5,), mlp, univariate=Scaling(), active="first", **WITH_CONTEXT
     ),
-    "Coupling (features)": Case(lambda g: Coupling((6,), mlp(g))),
-    "Coupling (5 features)": Case(lambda g: Coupling((5,), mlp(g), ATAN, "first")),
-    "Coupling (features, BatchNorm)": Case(lambda g: Coupling((4,), mlp(g, batch_norm=True))),
-    "Coupling (features, Dropout)": Case(lambda g: Coupling((4,), mlp(g, dropout=0.5))),
-    "Coupling (features, context)": Case(
-        lambda g: Coupling((4,), mlp(g), context_features=CONTEXT)
+    "Coupling (spline, features, first)": own(
+        Coupling, (5,), mlp, univariate=SPLINE, active="first"
     ),
-    "Coupling (spline, features, first)": Case(lambda g: Coupling((5,), mlp(g), SPLINE, "first")),
-    "Coupling (spline, image, context)": Case(
-        lambda g: Coupling((4, 2, 2), conv(g), SPLINE, context_features=CONTEXT)
+    "Coupling (spline, image, context)": own(
+        Coupling, (4, 2, 2), conv, univariate=SPLINE, **WITH_CONTEXT
     ),
-    "Coupling (spline, features, context)": Case(
-        lambda g: Coupling((4,), mlp(g), SPLINE, context_features=CONTEXT)
+    "Coupling (spline, features, context)": own(
+        Coupling, (4,), mlp, univariate=SPLINE, **WITH_CONTEXT
     ),
-    "two_sided_coupling (spline)": Case(lambda g: two_sided_coupling((5, 2, 2), conv(g), SPLINE)),
-    "DownsamplingCoupling (spline)": Case(
-        lambda g: DownsamplingCoupling((2, 4, 4), strided(g), conv(g), SPLINE)
+    "two_sided_coupling": own(two_sided_coupling, (5, 2, 2), conv),
+    "two_sided_coupling (spline)": own(two_sided_coupling, (5, 2, 2), conv, univariate=SPLINE),
+    "two_sided_coupling (context)": own(
+        two_sided_coupling, (5,), mlp, univariate=ATAN, **WITH_CONTEXT
     ),
-    "two_sided_coupling": Case(lambda g: two_sided_coupling((5, 2, 2), conv(g))),
-    "two_sided_coupling (context)": Case(
-        lambda g: two_sided_coupling((5,), mlp(g), ATAN, context_features=CONTEXT)
+    "DownsamplingCoupling (2 channels)": own(DownsamplingCoupling, (2, 4, 4), strided, conv),
+    "DownsamplingCoupling (spline)": own(
+        DownsamplingCoupling, (2, 4, 4), strided, conv, univariate=SPLINE
     ),
-    "DownsamplingCoupling (2 channels)": Case(
-        lambda g: DownsamplingCoupling((2, 4, 4), strided(g), conv(g))
-    ),
-    "DownsamplingCoupling (3 channels, context)": Case(
-        lambda g: DownsamplingCoupling((3, 4, 2), strided(g), conv(g), ATAN, CONTEXT)
+    "DownsamplingCoupling (3 channels, context)": own(
+        DownsamplingCoupling, (3, 4, 2), strided, conv, univariate=ATAN, **WITH_CONTEXT
     ),
     "Rotation (image)": Case(lambda g: Rotation((5, 2, 3), g)),
     "Rotation (features)": Case(lambda g: Rotation((6,), g)),
@@ -263,30 +294,20 @@ OWN = {
 }
 
 ADAPTERS = {
-    "FrEIA AllInOneBlock": Case(freia(AllInOneBlock, (4, 4, 4), conv_of_width), picklable=False),
+    "FrEIA AllInOneBlock": freia(AllInOneBlock, (4, 4, 4), conv_of_width),
     # FrEIA draws the rotation and stores it in float32: .double() does not make it orthogonal.
-    "FrEIA AllInOneBlock (soft)": Case(
-        freia(AllInOneBlock, (6,), mlp_of_width, permute_soft=True),
-        tolerance=1e-5,
-        picklable=False,
+    "FrEIA AllInOneBlock (soft)": freia(
+        AllInOneBlock, (6,), mlp_of_width, tolerance=1e-5, permute_soft=True
     ),
-    "FrEIA AllInOneBlock (GIN)": Case(
-        freia(AllInOneBlock, (5,), mlp_of_width, gin_block=True), picklable=False
+    "FrEIA AllInOneBlock (GIN)": freia(AllInOneBlock, (5,), mlp_of_width, gin_block=True),
+    "FrEIA AllInOneBlock (image, context)": freia(AllInOneBlock, (4, 4, 4), conv_of_width, CONTEXT),
+    "FrEIA GLOWCouplingBlock": freia(GLOWCouplingBlock, (5, 4, 4), conv_of_width),
+    "FrEIA GLOWCouplingBlock (features, context)": freia(
+        GLOWCouplingBlock, (5,), mlp_of_width, CONTEXT
     ),
-    "FrEIA AllInOneBlock (image, context)": Case(
-        freia(AllInOneBlock, (4, 4, 4), conv_of_width, CONTEXT), picklable=False
-    ),
-    "FrEIA GLOWCouplingBlock": Case(
-        freia(GLOWCouplingBlock, (5, 4, 4), conv_of_width), picklable=False
-    ),
-    "FrEIA GLOWCouplingBlock (features, context)": Case(
-        freia(GLOWCouplingBlock, (5,), mlp_of_width, CONTEXT), picklable=False
-    ),
-    "FrEIA IRevNetDownsampling": Case(freia(IRevNetDownsampling, (2, 4, 4))),
-    "FrEIA HaarDownsampling": Case(freia(HaarDownsampling, (2, 4, 2))),
-    "FrEIA HaarDownsampling (rebalance 0.5)": Case(
-        freia(HaarDownsampling, (2, 4, 4), rebalance=0.5)
-    ),
+    "FrEIA IRevNetDownsampling": freia(IRevNetDownsampling, (2, 4, 4)),
+    "FrEIA HaarDownsampling": freia(HaarDownsampling, (2, 4, 2)),
+    "FrEIA HaarDownsampling (rebalance 0.5)": freia(HaarDownsampling, (2, 4, 4), rebalance=0.5),
     "ToFrEIA in SequenceINN": Case(coupling_in_sequence),
     "ToFrEIA in GraphINN": Case(coupling_in_graph),
     "nflows spline coupling": Case(spline_coupling(0)),
@@ -302,7 +323,7 @@ CASES = OWN | ADAPTERS
 
 @cache
 def tables() -> dict[str, dict[str, Case]]:
-    """The cases that each fixture runs over."""
+    """List the cases that each fixture runs over."""
     maps = {name: case.build() for name, case in CASES.items()}
     return {
         "case": CASES,
@@ -314,7 +335,7 @@ def tables() -> dict[str, dict[str, Case]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with an argument `case`, `own_case`, … runs once for every case of that table."""
+    """Run a test with an argument `case`, `own_case`, … once for every case of that table."""
     for fixture in metafunc.fixturenames:
         if fixture.endswith("case"):
             table = tables()[fixture]
@@ -333,5 +354,5 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def inputs() -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """`draw_inputs`, for test files that cannot import this one."""
+    """Return `draw_inputs`, for test files that cannot import this one."""
     return draw_inputs

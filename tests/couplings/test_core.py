@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,9 +28,7 @@ from couplings.testing import autograd_log_det, randomize
 
 
 def conditional(generator: torch.Generator, context_features: int) -> Coupling:
-    def conditioner(shape: tuple[int, ...], outputs: int, context: int) -> MLP:
-        return MLP(shape, outputs, context, generator=generator, zero_last=False)
-
+    conditioner = partial(MLP, generator=generator, zero_last=False)
     return Coupling((4,), conditioner, context_features=context_features).double()
 
 
@@ -110,9 +110,7 @@ def test_a_map_keeps_the_number_of_dimensions() -> None:
 
 @pytest.mark.parametrize("shape", [(1,), (1, 4, 4)])
 def test_one_channel_cannot_be_coupled(shape: tuple[int, ...], generator: torch.Generator) -> None:
-    def conditioner(shape: tuple[int, ...], outputs: int, context: int) -> ConvNet:
-        return ConvNet(shape, outputs, context, generator=generator)
-
+    conditioner = partial(ConvNet, generator=generator)
     with pytest.raises(ShapeError, match="Coupling: expected at least 2 channels") as error:
         Coupling(shape, conditioner)
     assert "put SpaceToDepth or Haar before it" in str(error.value)
@@ -121,9 +119,7 @@ def test_one_channel_cannot_be_coupled(shape: tuple[int, ...], generator: torch.
 
 
 def test_downsampling_refuses_an_odd_height(generator: torch.Generator) -> None:
-    def conditioner(shape: tuple[int, ...], outputs: int, context: int) -> ConvNet:
-        return ConvNet(shape, outputs, context, generator=generator)
-
+    conditioner = partial(ConvNet, generator=generator)
     with pytest.raises(ShapeError, match=r"divisible by \(2, 2\), got shape \(2, 5, 4\)"):
         DownsamplingCoupling((2, 5, 4), conditioner, conditioner)
 

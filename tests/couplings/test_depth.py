@@ -9,35 +9,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from couplings import Chain, RationalQuadratic
+from couplings import Chain, RationalQuadratic, Univariate
 from couplings.networks import conv_network, mlp_network, paper_network
 from couplings.testing import randomize
 
-FEATURES = 6
 Make = Callable[[int], Chain]
-
-
-def affine(blocks: int) -> Chain:
-    return mlp_network((FEATURES,), seeded(), blocks=blocks, hidden=(8,))
-
-
-def spline(blocks: int) -> Chain:
-    splines = RationalQuadratic()
-    return mlp_network((FEATURES,), seeded(), blocks=blocks, hidden=(8,), univariate=splines)
-
-
-def conv(blocks: int) -> Chain:
-    return conv_network((1, 4, 4), seeded(), blocks=(blocks,), width=2, dense_hidden=(4,))
-
-
-def conv_spline(blocks: int) -> Chain:
-    shape, splines = (1, 4, 4), RationalQuadratic()
-    return conv_network(shape, seeded(), blocks=(blocks,), width=2, dense_hidden=(4,),
-                        univariate=splines)  # fmt: skip
 
 
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def dense_of(univariate: Univariate | None) -> Make:
+    return lambda blocks: mlp_network(
+        (6,), seeded(), blocks=blocks, hidden=(8,), univariate=univariate
+    )
+
+
+def conv_of(univariate: Univariate | None) -> Make:
+    return lambda blocks: conv_network(
+        (1, 4, 4), seeded(), blocks=(blocks,), width=2, dense_hidden=(4,), univariate=univariate
+    )
+
+
+affine, spline = dense_of(None), dense_of(RationalQuadratic())
+conv, conv_spline = conv_of(None), conv_of(RationalQuadratic())
 
 
 def samples(chain: Chain, count: int = 16) -> Tensor:
@@ -61,7 +57,7 @@ def test_300_blocks_can_be_inverted_at_the_start(make: Make) -> None:
     [(affine, 0), (spline, 0), (conv, 0), (conv_spline, 0), (affine, 3e-3), (conv, 3e-3)],
 )
 def test_log_dets_of_100_blocks_are_those_of_float64(make: Make, scale: float) -> None:
-    """At the start, and a little away from it, where they are not 0."""
+    """Compare at the start, and a little away from it, where they are not 0."""
     chain = make(100).eval()
     randomize(chain, torch.Generator().manual_seed(2), scale)
     x, exact = samples(chain), deepcopy(chain).double()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import inf, nan
 from typing import Any
 
@@ -217,10 +218,8 @@ def test_a_context_that_is_not_a_number_stays_in_its_sample(
 
 
 def test_a_single_row_for_batch_norm_is_refused_in_training_alone() -> None:
-    def conditioner(shape: tuple[int, ...], outputs: int, context: int) -> MLP:
-        generator = torch.Generator().manual_seed(0)
-        return MLP(shape, outputs, context, generator=generator, hidden=(8,), batch_norm=True)
-
+    generator = torch.Generator().manual_seed(0)
+    conditioner = partial(MLP, generator=generator, hidden=(8,), batch_norm=True)
     chain, x = Chain([Coupling((4,), conditioner)]), torch.ones(1, 4)
     with pytest.raises(ValueError, match="(?i)expected more than 1 value .*, got input size"):
         chain(x)
