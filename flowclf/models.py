@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -146,12 +146,16 @@ def assemble(
 
 
 def systems_with(capability: str) -> list[str]:
-    """Return the systems whose models have a capability by default, e.g. "can_sample"."""
-    return [
-        name
-        for name in SYSTEMS
-        if getattr(build(name, shape=(2,), classes=2, samples=2), capability)
-    ]
+    """Return the systems whose models have a capability by default, e.g. "can_sample".
+
+    A small model of each is asked; systems that cannot be built for a table are left out.
+    """
+    able = []
+    for name in SYSTEMS:
+        with suppress(UserError):
+            if getattr(build(name, shape=(2,), classes=2, samples=2), capability):
+                able.append(name)
+    return able
 
 
 GenerativeClassifier.systems_with = staticmethod(systems_with)

@@ -121,7 +121,8 @@ class BranchedAutoencoder(Autoencoder):
     ) -> dict[str, Tensor]:
         """Compute `rec_nats` -log p(x|z), the branch's `decision`, the rate's terms and `total`."""
         settings = self.settings.objective
-        rec = self._reconstruction(encoding.z, batch)
+        target = batch.x if self.templates is None else self.templates[batch.y]
+        rec = self._average(-self.log_likelihood(target, encoding.z), batch.y)
         weights = self._sample_weights(batch.y)
         decision = cross_entropy(densities.log_posterior, batch.y, weights=weights)
         terms, rate = self.rate(
@@ -156,10 +157,6 @@ class BranchedAutoencoder(Autoencoder):
     def _probe(self) -> bool:
         """True if the encoder does not learn from the branch."""
         return not self.settings.objective.branch and self.settings.branch.kind != "mixture"
-
-    def _reconstruction(self, z: Tensor, batch: Batch) -> Tensor:
-        target = batch.x if self.templates is None else self.templates[batch.y]
-        return self._average(-self.log_likelihood(target, z), batch.y)
 
     def _average(self, values: Tensor, y: Tensor) -> Tensor:
         weights = self._sample_weights(y)

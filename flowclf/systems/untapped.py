@@ -286,8 +286,15 @@ class Untapped(LatentVariableModel):
         return cross_entropy(encoding.logits.log_softmax(1), y)
 
     def _reverse(self, batch: Batch) -> Tensor:
-        """Average the bound of log q(y, z) over unfeatured labels, 0-dim."""
-        settings, labels = self.settings.objective, self._unfeatured_labels(batch.y)
+        """Average the bound of log q(y, z) over unfeatured labels, 0-dim.
+
+        These are the classes in turn, as many as the larger of labelled and unlabelled rows. q(x)
+        is uniform on binary images; of a table log q(x) is any constant.
+        """
+        settings, known = self.settings.objective, int((batch.y >= 0).sum())
+        rows = world_size() * max(known, len(batch.y) - known)
+        labels = rank_shard(torch.arange(rows, device=batch.y.device) % self.classes)
+        log_base = -self.dims * log(2) if isinstance(self.likelihood, Bernoulli) else 0.0
         y = close_corners(self.classes, settings.corner, self.pairs)[labels]
         z = self.pairs[labels]
         if not settings.fixed_pairs:
@@ -297,17 +304,7 @@ class Untapped(LatentVariableModel):
         log_q_y = concrete_log_prob(y.log(), self.encoder.logits(x), self.encoder.temperature)
         log_q_z = self.encoder.given(x, y).log_prob(z) if settings.z_term else None
         log_x = self.likelihood.log_prob(x, out)
-        return reverse_bound(log_q_y, log_q_z, log_x, self._log_base()).mean()
-
-    def _unfeatured_labels(self, y: Tensor) -> Tensor:
-        """Return the classes in turn, as many as the larger of labelled and unlabelled rows."""
-        known = int((y >= 0).sum())
-        rows = world_size() * max(known, len(y) - known)
-        return rank_shard(torch.arange(rows, device=y.device) % self.classes)
-
-    def _log_base(self) -> float:
-        """Return log q(x), uniform on binary images; of a table any constant."""
-        return -self.dims * log(2) if isinstance(self.likelihood, Bernoulli) else 0.0
+        return reverse_bound(log_q_y, log_q_z, log_x, log_base).mean()
 
     def _distance(self, batch: Batch, out: Tensor) -> Tensor:
         """Compute ‖x - decoded‖, (B,), of pixels in 0 … 1, or features by standard deviations."""
