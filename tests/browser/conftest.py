@@ -32,15 +32,10 @@ OPTIONS = (
 PATIENCE = 60.0
 
 
-def find_browser() -> str | None:
-    """The path of the first there is."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """One for all tests; they are skipped where there is none."""
-    program = find_browser()
+    """Start one browser for all tests; they are skipped where there is none."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"none of {', '.join(NAMES)} is installed")
     with Browser.started(program) as started:
@@ -48,11 +43,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Browser:
-    """One page of a browser.
-
-    Attributes:
-        events: all that the browser reported, in order.
-    """
+    """One page of a browser; `events` holds all that it reported, in order."""
 
     def __init__(self, to: IO[bytes], from_: IO[bytes]) -> None:
         self._to, self._from = to, from_
@@ -68,7 +59,7 @@ class Browser:
     @classmethod
     @contextmanager
     def started(cls, program: str) -> Iterator[Self]:
-        """Until the end of the block."""
+        """Start a browser until the end of the block."""
         # Descriptors 3 and 4 are where the browser looks.
         theirs_in, to = _high(os.pipe())
         from_, theirs_out = _high(os.pipe())
@@ -87,7 +78,7 @@ class Browser:
                 os.waitpid(pid, 0)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a command."""
+        """Return the result of a command."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -102,63 +93,58 @@ class Browser:
             self.events.append(answer)
 
     def open(self, page: Path, fragment: str = "") -> None:
-        """Load a file, and wait until it has been."""
-        # From elsewhere: within a page a fragment alone loads nothing.
-        self._go("about:blank")
-        self._go(page.as_uri() + fragment)
-
-    def _go(self, url: str) -> None:
-        self.events.clear()
-        self.call("Page.navigate", url=url)
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._read())
+        """Load a file, and wait until it has been loaded."""
+        # From a blank page: within a page a fragment alone loads nothing.
+        for url in ("about:blank", page.as_uri() + fragment):
+            self.events.clear()
+            self.call("Page.navigate", url=url)
+            while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+                self.events.append(self._read())
 
     def show(self, width: int, scheme: str, height: int = 1000) -> None:
-        """As on a screen of that width, with that colour scheme."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
-        )  # fmt: skip
+        """Emulate a screen of that width, with that colour scheme."""
+        size: dict[str, Any] = {"width": width, "height": height, "deviceScaleFactor": 1}
+        self.call("Emulation.setDeviceMetricsOverride", mobile=width < 600, **size)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
 
-    def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+    def run(self, expression: str, **options: Any) -> Any:
+        """Return the value of a JavaScript expression in the page."""
+        options = {"returnByValue": True} | options
+        found = self.call("Runtime.evaluate", expression=expression, **options)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
     def wait(self, promise: str) -> None:
-        """Until a JavaScript promise is kept."""
-        found = self.call("Runtime.evaluate", expression=promise, awaitPromise=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        """Wait until a JavaScript promise is kept."""
+        self.run(promise, returnByValue=False, awaitPromise=True)
 
     def press(self, key: str) -> None:
-        """One key, where the focus is."""
+        """Press a key, where the focus is."""
         text = {"text": "\r"} if key == "Enter" else {}
         code = {"Enter": 13, "Tab": 9}[key]
         options = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", **options, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **options)
 
-    def screenshot(self, file: Path, *, whole: bool = True) -> None:
-        """A .png of the whole page, or of the window."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
+    def screenshot(self, file: Path) -> None:
+        """Write a .png of the whole page."""
+        found = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(found["data"]))
 
     def complaints(self) -> list[str]:
-        """Errors and warnings of the console, and exceptions."""
+        """Return errors and warnings of the console, and exceptions."""
         self.run("0")
         kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
         return [json.dumps(e["params"]) for e in self.events if e["method"] in kinds]
 
     def requests(self) -> list[str]:
-        """Addresses that were asked for."""
+        """Return addresses that were asked for."""
         sent = [e for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return [event["params"]["request"]["url"] for event in sent]
 
     def _read(self) -> dict[str, Any]:
-        """The next message; they end with a zero byte."""
+        """Read the next message; they end with a zero byte."""
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._from], [], [], PATIENCE)
             part = self._from.read(1 << 16) if ready else b""
@@ -170,7 +156,7 @@ class Browser:
 
 
 def _high(pipe: tuple[int, int]) -> tuple[int, int]:
-    """The same pipe, clear of the descriptors 3 and 4."""
+    """Move a pipe clear of the descriptors 3 and 4."""
     ends = []
     for end in pipe:
         ends.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10))

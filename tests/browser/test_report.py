@@ -23,7 +23,7 @@ CLICK = "document.querySelector('table').tHead.rows[0].cells[{}].firstChild.clic
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of three runs that nothing was trained for."""
+    """Write the page of three runs that were never trained."""
     folder = tmp_path_factory.mktemp("runs")
     for beta, (accuracy, bits) in RUNS.items():
         run = Run(folder / f"a-rather-long-name-of-a-run-beta={beta}-seed=0")

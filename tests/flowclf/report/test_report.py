@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import re
@@ -48,7 +47,7 @@ def make_run(
     evaluation: Nested | None = None,
     **test: Any,
 ) -> Path:
-    """A run folder as training leaves it, but that nothing was trained."""
+    """Write a run folder as training leaves it, without training."""
     config = make_config(system, dataset, SHAPE, seed=seed, beta=beta, overrides=[overrides or {}])
     run = Run(folder)
     run.write_config(config, DataFacts(shape=SHAPE, levels=17, class_names=names, samples=100))
@@ -61,14 +60,14 @@ def make_run(
 
 
 def draw(run: Path, name: str, size: int) -> None:
-    """A picture that does not compress."""
+    """Write a picture that does not compress."""
     (run / "figures").mkdir(exist_ok=True)
     (run / "figures" / f"{name}.png").write_bytes(noise(size))
 
 
 @cache
 def noise(size: int) -> bytes:
-    """Of a .png file."""
+    """Return a .png file of random pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -76,7 +75,7 @@ def noise(size: int) -> bytes:
 
 
 class Page(HTMLParser):
-    """What the tests ask of a page: tags, attributes, text, and the first table's cells."""
+    """Parsed page: tags, attributes, text and the cells of its tables."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -113,7 +112,7 @@ def page_of(*folders: Path) -> Page:
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Three β̃; the middle one classifies best, the first knows x best."""
+    """Runs at three β̃; the middle one classifies best, the first has the fewest bits/dim."""
     for beta, accuracy, bits in ((0.1, 0.9, 2.0), (1, 0.98, 2.5), (10, 0.95, None)):
         found = {"accuracy": accuracy, "bits_per_dim": bits, "ece": 0.02}
         ends = {"accuracy_low": accuracy - 0.04, "accuracy_high": accuracy + 0.01}
@@ -121,11 +120,15 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def one_line(page: Page) -> str:
+    return " ".join(page.text.split())
+
+
 # What it says.
 
 
 def test_the_summary_names_the_best_in_sentences(sweep: Path) -> None:
-    text = " ".join(page_of(sweep).text.split())
+    text = one_line(page_of(sweep))
     assert "3 runs of ib-inn on digits (1 × 8 × 8 images, 3 classes, 100 training samples)" in text
     assert "seed 0, β̃ from 0.1 to 10." in text
     error = "lowest error 2.00 % b=1 95 % interval 1.00 to 6.00 %; 1 other run lies within"
@@ -149,13 +152,10 @@ def test_the_comparison_has_a_row_a_run_with_intervals_and_dashes(sweep: Path) -
 
 
 def test_the_best_are_marked_where_there_is_something_to_choose(tmp_path: Path) -> None:
-    folders = [
-        make_run(tmp_path / "a", accuracy=0.9, ece=0.1),
-        make_run(tmp_path / "b", accuracy=0.9, ece=0.1),
-        make_run(tmp_path / "c", accuracy=0.8, ece=0.1),
-        make_run(tmp_path / "d", dataset="mnist", accuracy=0.99),
-    ]
-    rows = make_rows(collect(folders), ())
+    for name, accuracy in (("a", 0.9), ("b", 0.9), ("c", 0.8)):
+        make_run(tmp_path / name, accuracy=accuracy, ece=0.1)
+    make_run(tmp_path / "d", dataset="mnist", accuracy=0.99)
+    rows = make_rows(collect([tmp_path]), ())
     assert {row.values["run"] for row in best_rows(rows, "accuracy")} == {"a", "b"}
     assert best_rows(rows, "ece") == set()
     assert best_rows(rows, "seconds") == set()
@@ -200,7 +200,7 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
 def test_runs_without_a_result_are_named(sweep: Path) -> None:
     begun = Run(make_run(sweep / "begun"))
     begun.summary_file.unlink()
-    text = " ".join(page_of(sweep).text.split())
+    text = one_line(page_of(sweep))
     assert "1 run has no result, and is left out begun: not finished" in text
 
 
@@ -215,15 +215,13 @@ def test_a_study_brings_its_baselines_and_its_picture(tmp_path: Path) -> None:
     few = {"data": {"train_size": 50}}
     make_run(tmp_path / "ce-50-0", "ce", overrides=few, accuracy=0.7)
     row = {"system": "QDA", "data": "digits", "seed": 0, "train_size": 50, "accuracy": 0.8}
-    with (tmp_path / "results.csv").open("w", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*row, "ece"])
-        writer.writeheader()
-        writer.writerow(row)
+    lines = [",".join([*row, "ece"]), ",".join(map(str, [*row.values(), ""]))]
+    (tmp_path / "results.csv").write_text("\n".join(lines), encoding="utf-8")
     Image.new("RGB", (20, 10)).save(tmp_path / "low-data.png")
     page = page_of(tmp_path)
     assert "digits, 50 training samples" not in page.text  # one task needs no heading
     assert page.rows[2][0] == "QDA"
-    assert "lowest error 20.00 % QDA" in " ".join(page.text.split())
+    assert "lowest error 20.00 % QDA" in one_line(page)
     assert any("Learning curves" in str(image["alt"]) for image in page.of("img"))
 
 
@@ -251,16 +249,14 @@ CONFIGS = {
     "another kind as it is": ("ce", 0, {"network": {"kind": "wide-resnet"}}),
     "lists and nothing": ("ce", 0, {"network": {"width": [8, 8]}, "latent": 3}),
     "small numbers and words": ("gm", 1, {"train": {"lr": 1e-5, "schedule": "cosine"}}),
-    "two kinds": (
-        "vae", 0, {"decoder": {"kind": "mlp"}, "network": {"kind": "mlp", "hidden": [8]}},
-    ),
+    "two kinds": ("vae", 0, {"decoder": {"kind": "mlp"}, "network": {"kind": "mlp"}}),
     "text that is a number": ("ce", 0, {"data": {"text": "1,2", "label": "0"}}),
     "none again": ("ib-inn", 0, {"train": {"threads": None, "milestones": [0.5, 0.75]}}),
 }  # fmt: skip
 
 
 def parsed(text: str, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """The configuration that a command line of `flowclf train` asks for."""
+    """Return the configuration that a command line of `flowclf train` asks for."""
     found = []
 
     def keep(config: RunConfig, *_: Any) -> None:
@@ -317,17 +313,11 @@ def test_numbers_of_a_column_have_equally_many_decimals() -> None:
 def test_what_comes_from_files_is_escaped(tmp_path: Path) -> None:
     # A folder's name cannot have a slash.
     name = HOSTILE.replace("/", "")
-    evaluation = {
-        "accuracy_per_class": [0.5, 0.5, 0.5],
-        "density": HOSTILE,
-        HOSTILE: 1.0,
-        "ood": [{"set": HOSTILE, "score": HOSTILE, "auroc": 0.5}],
-    }
-    names = (HOSTILE, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}")
-    run = make_run(
-        tmp_path / name, dataset=f"./{HOSTILE}", names=names, evaluation=evaluation, beta=2
-    )
-    make_run(tmp_path / "b'\"$\\alpha", beta=3, dataset=f"./{HOSTILE}")
+    ood = [{"set": HOSTILE, "score": HOSTILE, "auroc": 0.5}]
+    found = {"accuracy_per_class": [0.5] * 3, "density": HOSTILE, HOSTILE: 1.0, "ood": ood}
+    names, data = (HOSTILE, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}"), f"./{HOSTILE}"
+    run = make_run(tmp_path / name, dataset=data, names=names, evaluation=found, beta=2)
+    make_run(tmp_path / "b'\"$\\alpha", beta=3, dataset=data)
     draw(run, f"x{name}", 10)
     page = page_of(tmp_path)
     assert len(page.of("script")) == 1
@@ -422,48 +412,46 @@ def test_pictures_shrink(tmp_path: Path) -> None:
 # Mistakes.
 
 
-def damage(folder: Path, name: str) -> None:
-    (folder / name).write_text("{", encoding="utf-8")
+def damage(file: Path) -> None:
+    file.write_text("{", encoding="utf-8")
 
 
-def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+def refused(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line of a report that is refused."""
+    assert command(["report", str(folder), "--out", str(out)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert len(captured.err.strip().splitlines()) == 1, captured.err
+    assert not out.exists()
     return captured.err
 
 
 def test_a_folder_without_runs_is_a_mistake(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = str(tmp_path / "r.html")
-    assert command(["report", str(tmp_path), "--out", out]) == 2
-    assert "expected folders of runs" in last_line(capsys)
-    assert command(["report", str(tmp_path / "nowhere"), "--out", out]) == 2
-    assert "which is not a folder" in last_line(capsys)
+    out = tmp_path / "r.html"
+    assert "expected folders of runs" in refused(tmp_path, out, capsys)
+    assert "which is not a folder" in refused(tmp_path / "nowhere", out, capsys)
     Run(make_run(tmp_path / "begun")).summary_file.unlink()
-    assert command(["report", str(tmp_path), "--out", out]) == 2
-    assert "1 that have not" in last_line(capsys)
-    assert not Path(out).exists()
+    assert "1 that have not" in refused(tmp_path, out, capsys)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "evaluation.json"])
 def test_a_damaged_file_is_named(
     name: str, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damage(sweep / "b=1", name)
-    assert command(["report", str(sweep), "--out", str(sweep / "r.html")]) == 2
-    message = last_line(capsys)
+    damage(sweep / "b=1" / name)
+    message = refused(sweep, sweep / "r.html", capsys)
     assert f"b=1/{name}" in message
     assert "damaged" in message
 
 
 def test_a_damaged_picture_or_sweep_is_named(sweep: Path) -> None:
     draw(sweep / "b=1", "latent", 10)
-    damage(sweep / "b=1" / "figures", "latent.png")
+    damage(sweep / "b=1" / "figures" / "latent.png")
     with pytest.raises(UserError, match=r"latent\.png: expected a readable PNG"):
         render(collect([sweep]))
-    damage(sweep, "sweep.yaml")
+    damage(sweep / "sweep.yaml")
     with pytest.raises(UserError, match=r"sweep\.yaml is damaged"):
         collect([sweep])
 
@@ -483,8 +471,7 @@ def test_a_setting_of_another_version_is_named_with_its_file(sweep: Path) -> Non
 
 
 def test_a_page_ends_in_html(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(["report", str(sweep), "--out", str(sweep / "report.pdf")]) == 2
-    assert "ending in .html" in last_line(capsys)
+    assert "ending in .html" in refused(sweep, sweep / "report.pdf", capsys)
 
 
 def test_json_says_where_the_page_is(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
