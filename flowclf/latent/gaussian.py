@@ -27,7 +27,7 @@ REPULSIONS = 300
 
 
 class GaussianMixture(nn.Module):
-    """Mixture q(z) = Σ_k w_k N(z; μ_k, Σ_k) with diagonal Σ_k; normalised densities in nats.
+    """Mixture q(z) = Σ_k w_k N(z; μ_k, Σ_k) with diagonal Σ_k; normalized densities in nats.
 
         log q(z|k) = -½ Σ_d [ (z_d - μ_kd)² / σ²_kd + log σ²_kd + log 2π ]
 
@@ -35,8 +35,7 @@ class GaussianMixture(nn.Module):
     is accurate in float32 when ‖z‖² is 10⁴ and the classes differ by 1. Memory O(B·K + K·D).
 
     Args:
-        classes: K.
-        dims: D.
+        classes, dims: K and D.
         means: learned, or frozen at their initial values (set others with `set_means`).
         covariance: unit, one learned diagonal for all classes, or one per class.
         weights: uniform, empirical (`set_weights`), learned logits, or affine: the biases b of a

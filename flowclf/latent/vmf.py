@@ -15,7 +15,7 @@ from flowclf.latent.gaussian import Around, GaussianMixture, Means, Weights
 from flowclf.support import validate
 from flowclf.support.errors import UserError
 
-__all__ = ["VonMisesFisherMixture", "log_bessel_i", "log_normaliser"]
+__all__ = ["VonMisesFisherMixture", "log_bessel_i", "log_normalizer"]
 
 Concentration = Literal["shared", "per-class"]
 
@@ -35,8 +35,7 @@ class VonMisesFisherMixture(GaussianMixture):
     The covariance of the `GaussianMixture` has no meaning here. Memory O(B·K + B·D + K·D).
 
     Args:
-        classes: K.
-        dims: D, at least 2.
+        classes, dims: K and D, at least 2.
         means: learned, or frozen at their initial values (set others with `set_means`).
         concentration: one κ per class, or a shared one: log p(k|u) = log softmax(κ cos + log w).
         weights: uniform, empirical (`set_weights`), or learned logits.
@@ -93,9 +92,9 @@ class VonMisesFisherMixture(GaussianMixture):
             UserError: z of another shape, type or device.
         """
         validate.latents("z", z, self.dims, self.log_var)
-        # Log-normalisers are thousands of nats: their mean stays out of the scores.
+        # Log-normalizers are thousands of nats: their mean stays out of the scores.
         with torch.autocast(z.device.type, enabled=False):
-            volumes = log_normaliser(self.dims, self.kappa.double())
+            volumes = log_normalizer(self.dims, self.kappa.double())
             common = volumes.mean()
             wide = torch.promote_types(z.dtype, self.means.dtype)
             cosines = normalize(z.to(wide)) @ normalize(self.means.to(wide)).T
@@ -181,7 +180,7 @@ class VonMisesFisherMixture(GaussianMixture):
         return f"classes={self.classes}, dims={self.dims}, concentration={self.concentration}"
 
 
-def log_normaliser(dims: int, kappa: Tensor) -> Tensor:
+def log_normalizer(dims: int, kappa: Tensor) -> Tensor:
     """Return log C_D(κ) = (D/2-1) log κ - (D/2) log 2π - log I_{D/2-1}(κ), elementwise, nats.
 
     1/C_D(κ) is the integral of exp(κ m·u) over the unit sphere in D dimensions; κ > 0.

@@ -1,4 +1,4 @@
-"""Encoders from data to the latent space, and the noise that dequantises the data."""
+"""Encoders from data to the latent space, and the noise that dequantizes the data."""
 
 from __future__ import annotations
 

@@ -80,9 +80,9 @@ def fit_preprocess(
         if per == "range":
             mean = std = (knots[-1:] - 1) / 2
         mean, std = (v.expand(preprocess.in_shape).reshape(-1, 1) for v in (mean, std))
-        standardised = (knots - mean) / std
+        standardized = (knots - mean) / std
         normal = fit_marginals(x.flatten(1), knots)
-        preprocess.set((1 - marginal) * standardised + marginal * normal)
+        preprocess.set((1 - marginal) * standardized + marginal * normal)
 
 
 def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:

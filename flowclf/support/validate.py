@@ -239,7 +239,7 @@ def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def batch_norm_of_one(error: ValueError, x: Tensor) -> ValueError:
-    """Return BatchNorm's refusal to normalise a single row as a UserError, other errors as is."""
+    """Return BatchNorm's refusal to normalize a single row as a UserError, other errors as is."""
     if len(x) != 1 or "more than 1 value per channel" not in str(error):
         return error
     return UserError(

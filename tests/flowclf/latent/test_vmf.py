@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from couplings.testing import randomize
-from flowclf.latent.vmf import VonMisesFisherMixture, log_bessel_i, log_normaliser
+from flowclf.latent.vmf import VonMisesFisherMixture, log_bessel_i, log_normalizer
 from flowclf.support.errors import UserError
 
 K, D, B = 4, 6, 9
@@ -86,13 +86,13 @@ def test_normaliser_in_three_dimensions() -> None:
     """C_3(κ) = κ / (4π sinh κ)."""
     log_sinh = ARGUMENTS + torch.log(-torch.expm1(-2 * ARGUMENTS) / 2)
     expected = ARGUMENTS.log() - log(4 * pi) - log_sinh
-    assert_close(log_normaliser(3, ARGUMENTS), expected, rtol=1e-15, atol=1e-11)
+    assert_close(log_normalizer(3, ARGUMENTS), expected, rtol=1e-15, atol=1e-11)
 
 
 @pytest.mark.parametrize("dims", [2, 3, 10, 784, 3072])
 def test_no_concentration_is_uniform(dims: int) -> None:
     """The sphere's surface is 2 π^(D/2) / Γ(D/2)."""
-    got = log_normaliser(dims, torch.tensor(1e-8, dtype=torch.float64))
+    got = log_normalizer(dims, torch.tensor(1e-8, dtype=torch.float64))
     expected = lgamma(dims / 2) - log(2) - dims / 2 * log(pi)
     assert_close(got.item(), expected, rtol=1e-14, atol=1e-11)
 
@@ -129,7 +129,7 @@ def test_densities_and_posterior_are_bayes_rule(
 ) -> None:
     mixture, z = make_mixture(concentration), latents(generator)
     cosines = torch.cosine_similarity(z[:, None], mixture.means, dim=2)
-    given_class = log_normaliser(D, mixture.kappa) + mixture.kappa * cosines
+    given_class = log_normalizer(D, mixture.kappa) + mixture.kappa * cosines
     joint = given_class + mixture.log_weights
     got = mixture.densities(z)
     expected = (given_class, joint.logsumexp(1), joint.log_softmax(1))
