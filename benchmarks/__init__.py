@@ -1,1 +1,1 @@
-"""What was measured against peers and papers. Runs from a checkout; not part of the wheel."""
+"""Measurements against peers and papers. They run from a checkout; the wheel has none."""

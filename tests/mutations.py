@@ -46,13 +46,13 @@ class Fault:
 
 
 def couplings(name: str, file: str, right: str, wrong: str, *tests: str, only: str = "") -> Fault:
-    """A fault in the one package."""
+    """Make a fault in `couplings`."""
     paths = tuple(f"tests/couplings/{test}" for test in tests)
     return Fault(name, f"couplings/{file}", right, wrong, paths, only)
 
 
 def flowclf(name: str, file: str, right: str, wrong: str, *tests: str, only: str = "") -> Fault:
-    """A fault in the other."""
+    """Make a fault in `flowclf`."""
     paths = tuple(f"tests/flowclf/{test}" for test in tests)
     return Fault(name, f"flowclf/{file}", right, wrong, paths, only)
 
@@ -359,7 +359,7 @@ FAULTS = (
 
 
 def mutated(fault: Fault, root: Path = HERE) -> str:
-    """The file's text with the fault.
+    """Return the file's text with the fault.
 
     Raises:
         ValueError: the right text is not there once.
@@ -374,7 +374,7 @@ def mutated(fault: Fault, root: Path = HERE) -> str:
 
 
 def copy_to(folder: Path) -> Path:
-    """What the tests need."""
+    """Copy the packages and the tests to a folder."""
     for name in COPIED:
         copy = shutil.copytree if (HERE / name).is_dir() else shutil.copy2
         copy(HERE / name, folder / name)
@@ -382,7 +382,7 @@ def copy_to(folder: Path) -> Path:
 
 
 def run_tests(root: Path, tests: list[str], *options: str) -> tuple[int, str]:
-    """pytest's exit status in that copy, and what it printed."""
+    """Return pytest's exit status in a copy, and its output."""
     command = [sys.executable, "-m", "pytest", "-x", "--tb=no", "-rfE", "-p", "no:cacheprovider"]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -392,7 +392,7 @@ def run_tests(root: Path, tests: list[str], *options: str) -> tuple[int, str]:
 
 
 def find(fault: Fault) -> tuple[Fault, str]:
-    """The fault, and the test that found it; empty where none did."""
+    """Return the fault and the test that found it, empty if none did."""
     with TemporaryDirectory() as folder:
         root = copy_to(Path(folder))
         (root / fault.file).write_text(mutated(fault, root), "utf-8")
@@ -402,7 +402,7 @@ def find(fault: Fault) -> tuple[Fault, str]:
 
 
 def main(words: list[str]) -> int:
-    """A line for each fault; the number of those that no test found."""
+    """Print a line for each fault; return the number of those that no test found."""
     chosen = [f for f in FAULTS if not words or any(word in f.name for word in words)]
     for fault in chosen:
         mutated(fault)

@@ -17,7 +17,7 @@ DIRECTIVE = re.compile(r"^\.\. (auto\w+|currentmodule):: (\S+)\n((?: +:.*\n)*)",
 
 
 def offers() -> dict[str, list[str]]:
-    """Modules that have an `__all__`, and it."""
+    """Return the modules that have an `__all__`, and it."""
     found = {}
     for package in ("couplings", "flowclf"):
         for path in (ROOT / package).rglob("*.py"):
@@ -29,13 +29,13 @@ def offers() -> dict[str, list[str]]:
 
 
 def for_users(module: str) -> bool:
-    """Whether it is a package, or in one of the open ones."""
+    """Tell whether a module is a package, or in one of the open ones."""
     path = ROOT.joinpath(*module.split("."), "__init__.py")
     return path.exists() or module.rpartition(".")[0] in OPEN
 
 
 def documented() -> tuple[set[str], set[str]]:
-    """Modules shown whole, and full names of what is shown by itself."""
+    """Return the modules shown whole, and the full names shown by themselves."""
     modules, names = set(), set()
     for page in (ROOT / "docs").glob("*.rst"):
         current = ""
@@ -54,7 +54,7 @@ def test_the_reference_shows_all_that_is_offered() -> None:
     offered = offers()
 
     def shown(module: str, name: str) -> bool:
-        """By itself, or where a package above the module offers it."""
+        """Tell whether a name is shown by itself, or by a package above that offers it."""
         package = module.rpartition(".")[0]
         above = name in offered.get(package, ()) and shown(package, name)
         return module in modules or f"{module}.{name}" in names or above

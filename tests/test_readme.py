@@ -1,4 +1,4 @@
-"""What the README and the guides show runs as it stands."""
+"""The examples of the README and the guides run as they stand."""
 
 from __future__ import annotations
 

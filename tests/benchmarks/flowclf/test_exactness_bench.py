@@ -1,4 +1,4 @@
-"""The inverse survives training as the benches of it have it; they record what they measured."""
+"""The inverse survives training, as its benches measure it; their columns are the recorded ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flowclf.evaluation.exactness import TOLERANCE
 
 
 def columns(name: str) -> list[str]:
-    """Of the recorded rows."""
+    """Return the columns of the recorded rows."""
     with (FOLDER / name).open(encoding="utf-8", newline="") as file:
         return next(csv.reader(file))
 
@@ -24,7 +24,7 @@ def test_a_preset_is_exact_after_500_steps() -> None:
 
 
 def test_30_blocks_stay_exact_with_a_bound_on_each() -> None:
-    """60 steps at five times the default rate; without the bound it is lost (depth.csv)."""
+    """Take 60 steps at five times the default rate; unbounded, the inverse is lost (depth.csv)."""
     row = depth.survey("affine, limit 0.2, clipped", seed=0)
     assert 0 < row["inverse_error"] < TOLERANCE
     assert columns("depth.csv")[: len(row)] == list(row)

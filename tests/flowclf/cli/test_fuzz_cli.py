@@ -47,7 +47,7 @@ Edits = list[tuple[str, int, Any]]
 
 
 def verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Those of a group, and of the groups in it."""
+    """Yield the verbs of a group, and of the groups in it."""
     below = getattr(command, "commands", None)
     if below is None:
         yield " ".join(path), command
@@ -56,7 +56,7 @@ def verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]
 
 
 def defaults(system: str) -> dict[str, Any]:
-    """Dotted names of what can be set for images and for tables, with the values there."""
+    """Return the dotted names of settings for images and for tables, with their defaults."""
     found = [flatten(make_config(system, "", shape).to_dict()) for shape in ((1, 4, 4), (4,))]
     return found[0] | found[1]
 
@@ -133,7 +133,7 @@ LIKELY = {
 
 
 def odd(random: Random) -> str:
-    """Anything that a shell can hand over."""
+    """Draw anything that a shell can pass."""
     match random.randrange(6):
         case 0:
             most = 10 ** random.randrange(20)
@@ -150,14 +150,14 @@ def odd(random: Random) -> str:
 
 
 def assignment(random: Random, words: list[str]) -> str:
-    """Of a setting that the system among the words has."""
+    """Assign a value to a setting that the system among the words has."""
     system = next((word for word in words if word in SYSTEMS), "ib-inn")
     value = random.choice((random.choice(NUMBERS), random.choice(USED), odd(random)))
     return f"{random.choice(SETTINGS[system])}={value}"
 
 
 def right(random: Random, verb: str, name: str, words: list[str]) -> str:
-    """What could be right for the option, if it is known."""
+    """Draw a plausible value for an option, if it is known."""
     if name == "assignments" and random.randrange(3):
         return assignment(random, words)
     values = RIGHT.get(f"{verb} {name}", RIGHT.get(name))
@@ -165,7 +165,7 @@ def right(random: Random, verb: str, name: str, words: list[str]) -> str:
 
 
 def command_line(random: Random, verb: str) -> list[str]:
-    """Mostly right, with up to two odd values, and now and then a word too many."""
+    """Draw a line, mostly right, with up to two odd values, and now and then a word too many."""
     words, params = verb.split(), VERBS[verb].params
     wrong = random.sample(params, min(len(params), random.choice((0, 0, 0, 1, 1, 2))))
     for param in params:
@@ -183,7 +183,7 @@ def command_line(random: Random, verb: str) -> list[str]:
 
 
 def some_edits(random: Random) -> Edits:
-    """Places in the documents of a run, and what is put there."""
+    """Draw places in the documents of a run, and values to put there."""
     files = ("config.yaml", "config.yaml", "summary.json")
     values = (odd(random), None, [], {}, 1e300, -1, 0, 2**40, nan, [0], "x")
     count = random.randrange(1, 4)
@@ -193,7 +193,7 @@ def some_edits(random: Random) -> Edits:
 
 
 def damage(folder: Path, edits: Edits) -> None:
-    """Replace values of its documents, which stay documents."""
+    """Replace values in the documents of a run, which stay well-formed."""
     for name, place, value in edits:
         file = folder / name
         document = yaml.safe_load(file.read_text("utf-8"))
@@ -209,7 +209,7 @@ def damage(folder: Path, edits: Edits) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs, data and files to name, some folders below all that is watched."""
+    """Make a folder with runs, data and files to name, below all that is watched."""
     folder = tmp_path_factory.mktemp("fuzz") / "a" / "b" / "here"
     folder.mkdir(parents=True)
     rng, y = np.random.default_rng(0), np.arange(60) % 3
@@ -236,7 +236,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def one_step(self: loop.Loop, resume: bool) -> float:
-    """In place of a training."""
+    """Stand in for a training: one step."""
     if resume:
         self._restore()
     self._step(0, 0.0)
@@ -245,7 +245,7 @@ def one_step(self: loop.Loop, resume: bool) -> float:
 
 @pytest.fixture(autouse=True)
 def intercepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No network, one process, no results beside the code, and a step of training."""
+    """Cut off the network, other processes and recorded results; train for one step."""
 
     def refuse(*args: object, **options: object) -> None:
         raise OSError("no network")
@@ -287,21 +287,21 @@ def intercepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def files(root: Path) -> dict[Path, tuple[int, int]]:
-    """Those below, with what changes when one is written."""
+    """Return the files below, with the facts that change when one is written."""
     found = [path for path in root.rglob("*") if not path.is_dir()]
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
 
 
 @dataclass
 class Tried:
-    """What became of the cases of a verb."""
+    """Outcomes of the cases of a verb."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     slowest: float = 0.0
 
     def case(self, words: list[str], edits: Edits, root: Path) -> None:
-        """Run a command line, and look at what it says and leaves."""
+        """Run a command line, and check its answer and the files it leaves."""
         before, started = files(root), time.process_time()
         # Standard output as it is under a UTF-8 locale, which has no surrogates.
         out, err = (
@@ -328,7 +328,7 @@ class Tried:
 def complaint(
     status: int | None, said: str, left: set[Path], words: list[str], seconds: float
 ) -> str | None:
-    """What is wrong with an answer."""
+    """Return the fault of an answer, or None."""
     lines = [line for line in said.split("\n") if line.startswith("flowclf: ")]
     if status not in (0, 1, 2):
         return "no exit status"

@@ -21,7 +21,7 @@ QUICK = (
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two runs, of a flow and of a system that cannot generate, and wrong data."""
+    """Train a flow and a system that cannot generate, beside wrong data, in one folder."""
     folder = tmp_path_factory.mktemp("wrong")
     flow = ["--set", "network={kind: mlp, blocks: 1, hidden: [8]}"]
     plain = ["--set", "network={kind: mlp, hidden: [8]}"]
