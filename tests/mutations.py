@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).parent.parent
-COPIED = ("couplings", "flowclf", "tests", "pyproject.toml")
+COPIED = ("benchmarks", "couplings", "flowclf", "tests", "pyproject.toml")
 AT_ONCE = 2
 
 
