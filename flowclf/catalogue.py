@@ -49,6 +49,11 @@ class Metric:
         """Label with the unit, such as "accuracy in %"."""
         return f"{self.label} in {self.unit}" if self.unit else self.label
 
+    @property
+    def column(self) -> str:
+        """Heading of cells by `written`: a % sign is in the cells, other units are here."""
+        return self.label if self.unit == "%" else self.heading
+
     def text(self, value: float | str | None, error: float | None = None) -> str:
         """Return the scaled number, ± its standard error, without the unit; "-" for None."""
         if value is None:

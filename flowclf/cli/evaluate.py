@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowclf.catalogue import ENDS, find_metric
 from flowclf.cli.output import (
     AsJson,
     DataDir,
     Device,
     Where,
     message,
-    number,
-    percent,
     print_json,
     print_table,
     status,
@@ -29,12 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-# Longer than a cell.
 PER_CLASS = "accuracy_per_class"
 DRAWN = ("reliability",)
 NAMES = ("run", "system", "data")
-ENDS = ("_low", "_high")
-ROUNDING = ("inverse_error", "log_det_error", "latent_error")  # many orders of magnitude apart
 
 
 def evaluate(
@@ -116,11 +112,13 @@ def _print_scores(as_json: bool) -> None:
     if as_json:
         print_json(rows)
     else:
-        print_table("scores of outliers", columns, [[*row.values()] for row in rows])
+        print_table(
+            "scores of out-of-distribution samples", columns, [[*row.values()] for row in rows]
+        )
 
 
 def _load_outliers(spec: str, task: Task, data_dir: Path | None, resize: bool) -> Outliers:
-    """In the form of the run's data, with what was changed as a message."""
+    """Load a set in the form of the run's data; print what was changed."""
     from flowclf.data.outliers import load_outliers
 
     if not spec.strip():
@@ -132,7 +130,7 @@ def _load_outliers(spec: str, task: Task, data_dir: Path | None, resize: bool) -
 
 
 def _official(task: Task, data_dir: Path | None) -> Path | None:
-    """Where CIFAR-10-C or CIFAR-100-C lies, if the data are those and it is there."""
+    """Find CIFAR-10-C or CIFAR-100-C, if the data are CIFAR and it is there."""
     from flowclf.data.corruptions import find_official
     from flowclf.data.source import DataSource
 
@@ -143,7 +141,7 @@ def _official(task: Task, data_dir: Path | None) -> Path | None:
 
 
 def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options) -> dict[str, Any]:
-    """What is printed of a run, once it is also in its folder."""
+    """Evaluate a run, write results and figures to its folder, return what is printed."""
     from flowclf.evaluation import Subject, evaluate_subject
     from flowclf.figures.evaluation import evaluation_figures
     from flowclf.runs import Run
@@ -168,7 +166,7 @@ def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options
 def _along(
     folder: Path, task: Task, suites: Sequence[str], options: Options, betas: str
 ) -> list[dict[str, Any]]:
-    """What is printed of a run at each β̃, once it is also in its folder, as `betas`."""
+    """Evaluate a run at each β̃, write `betas` to its folder, return what is printed."""
     from flowclf.evaluation import Subject, evaluate_subject
     from flowclf.many import parse_betas
     from flowclf.runs import Run
@@ -196,7 +194,7 @@ def _draw_decisions(
     folder: Path,
     feature_names: Sequence[str],
 ) -> list[Path]:
-    """explain.png, or a note why there is none."""
+    """Draw explain.png, or print why not."""
     from flowclf.figures.explain import explanation_figures
 
     if not rows:
@@ -205,12 +203,12 @@ def _draw_decisions(
     try:
         return explanation_figures(model, test, rows, class_names, levels, folder, feature_names)
     except UserError as error:
-        message(f"note: no picture of decisions: {error}")
+        message(f"note: no figure of explained predictions: {error}")
         return []
 
 
 def _baselines(task: Task) -> list[dict[str, Any]]:
-    """Columns to compare with, fitted to the data of the last run."""
+    """Fit baselines to the data of the last run; return their columns."""
     from flowclf.evaluation.baselines import baseline_rows
 
     rows = baseline_rows(task.training, task.test, task.dataset.levels)
@@ -220,39 +218,34 @@ def _baselines(task: Task) -> list[dict[str, Any]]:
 
 def _print(documents: Sequence[dict[str, Any]], class_names: Sequence[str]) -> None:
     first = documents[0]
-    told = [name for name in first if any(each.get(name) is not None for each in documents)]
-    scalars = [name for name in told if name not in NAMES and not isinstance(first[name], list)]
-    metrics = [name for name in scalars if not name.endswith(ENDS)]
-    rows = [(name, *(_with_interval(name, each) for each in documents)) for name in metrics]
-    for number_, name in enumerate(class_names if first.get(PER_CLASS) else ()):
-        values = [each[PER_CLASS][number_] if PER_CLASS in each else None for each in documents]
-        rows.append((f"accuracy of {name}", *map(percent, values)))
+    shown = [name for name in first if any(each.get(name) is not None for each in documents)]
+    scalars = [name for name in shown if name not in NAMES and not isinstance(first[name], list)]
+    rows = [
+        (find_metric(name).column, *(_with_interval(name, each) for each in documents))
+        for name in scalars
+        if not name.endswith(ENDS)
+    ]
+    for k, name in enumerate(class_names if first.get(PER_CLASS) else ()):
+        values = [each[PER_CLASS][k] if PER_CLASS in each else None for each in documents]
+        rows.append((f"accuracy of {name}", *map(find_metric(PER_CLASS).written, values)))
     titles = [each["run"] for each in documents]
     print_table(f"{first['system']} on {first['data']}", ("metric", *titles), rows)
-    for name in told:
+    for name in shown:
         if isinstance(first[name], list) and name not in (PER_CLASS, *DRAWN):
             _print_rows(name, documents)
 
 
 def _print_rows(name: str, documents: Sequence[dict[str, Any]]) -> None:
-    """A table of a suite's rows, run after run; intervals are in evaluation.json."""
+    """Print a table of a suite's rows, run after run; intervals are in evaluation.json."""
     rows = [{"run": each["run"], **row} for each in documents for row in each.get(name, ())]
     keys = dict.fromkeys(key for row in rows for key in row)
     alone = len({row["run"] for row in rows}) == 1
     columns = [key for key in keys if not (key.endswith(ENDS) or (alone and key == "run"))]
-    cells = [[_shown(key, row.get(key)) for key in columns] for row in rows]
-    # At spaces a heading wraps; elsewhere it would be cut.
-    print_table(name, [column.replace("_", " ") for column in columns], cells)
+    cells = [[find_metric(key).written(row.get(key)) for key in columns] for row in rows]
+    print_table(find_metric(name).label, [find_metric(key).column for key in columns], cells)
 
 
 def _with_interval(name: str, results: dict[str, Any]) -> str:
-    ends = [_shown(name, results[name + end]) for end in ENDS if name + end in results]
-    return _shown(name, results.get(name)) + (f" ({' – '.join(ends)})" if ends else "")
-
-
-def _shown(name: str, value: Any) -> str:
-    if isinstance(value, int | str):
-        return str(value)
-    if value is not None and name.startswith(ROUNDING):
-        return f"{value:.1e}"
-    return percent(value) if name.endswith("accuracy") else number(value, 4)
+    written = find_metric(name).written
+    ends = [written(results[name + end]) for end in ENDS if name + end in results]
+    return written(results.get(name)) + (f" ({' – '.join(ends)})" if ends else "")

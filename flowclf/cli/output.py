@@ -24,13 +24,10 @@ __all__ = [
     "RunFolder",
     "Where",
     "message",
-    "number",
-    "percent",
     "print_json",
     "print_table",
     "status",
     "whole_numbers",
-    "with_error",
 ]
 
 
@@ -95,21 +92,3 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_row(*row)
     # A pipe has no width that rows need be cut to.
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def percent(value: float | None) -> str:
-    """Format 0.9812 as 98.12 %; a dash for None."""
-    return "-" if value is None else f"{100 * value:.2f} %"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Format a float; a dash for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def with_error(value: tuple[float, float | None] | None, factor: float, digits: int) -> str:
-    """Format a mean ± its standard error, both times a factor; a dash for None."""
-    if value is None:
-        return "-"
-    spread = "" if value[1] is None else f" ± {value[1] * factor:.{digits}f}"
-    return f"{value[0] * factor:.{digits}f}{spread}"

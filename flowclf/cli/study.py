@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowclf.catalogue import find_metric
 from flowclf.cli.output import (
     AsJson,
     DataDir,
     Device,
     Where,
     message,
-    percent,
     print_json,
     print_table,
     whole_numbers,
-    with_error,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ __all__ = ["study"]
 
 study = typer.Typer(help="Many runs for one question.", no_args_is_help=True)
 
-SHOWN = {"accuracy": "accuracy %", "ece": "ECE %, 15 bins"}
+SHOWN = ("accuracy", "ece")
 
 
 # A group, although there is one study so far.
@@ -132,8 +131,8 @@ def _in_words(outcome: Outcome) -> str:
         return f"failed: {outcome.failure}"
     if outcome.busy:
         return "in use by another process"
-    several = len(outcome.rows) > 1
-    found = [f"{row['system']} " * several + percent(row["accuracy"]) for row in outcome.rows]
+    several, accuracy = len(outcome.rows) > 1, find_metric("accuracy").written
+    found = [f"{row['system']} " * several + accuracy(row["accuracy"]) for row in outcome.rows]
     text = ", ".join(found) or "not fitted"
     return f"{text} (from before)" if outcome.kept else text
 
@@ -157,8 +156,8 @@ def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
         document = {"averages": means, "runs": rows, "failed": failed, "notes": notes}
         print_json(document | paths)
     elif figure:
-        for metric, title in SHOWN.items():
-            _print_table(f"{Path(plan.study.data).stem}: {title}", means, metric)
+        for metric in SHOWN:
+            _print_table(Path(plan.study.data).stem, means, metric)
         print(f"seeds    {_seeds(plan)}")
         print(f"results  {results}")
         print(f"figure   {figure}")
@@ -186,7 +185,10 @@ def _print_table(title: str, means: Sequence[dict[str, Any]], metric: str) -> No
     """A row a system, a column a size; a dash where there is nothing."""
     sizes = sorted({row["train_size"] for row in means})
     cells: dict[str, dict[int, str]] = {}
+    shown = find_metric(metric)
     for row in means:
-        cells.setdefault(row["system"], {})[row["train_size"]] = with_error(row[metric], 100, 2)
+        cells.setdefault(row["system"], {})[row["train_size"]] = shown.text(*row[metric] or (None,))
     table = [[name, *(own.get(size, "-") for size in sizes)] for name, own in cells.items()]
-    print_table(title, ("system", *(f"n = {size:,}" for size in sizes)), table)
+    print_table(
+        f"{title}: {shown.heading}", ("system", *(f"n = {size:,}" for size in sizes)), table
+    )

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowclf.catalogue import find_metric
 from flowclf.cli.output import (
     AsJson,
     DataDir,
     Device,
     Where,
     message,
-    number,
-    percent,
     print_json,
     print_table,
     whole_numbers,
@@ -35,7 +34,10 @@ __all__ = ["sweep"]
 CURVES = (
     "accuracy", "bits_per_dim", "ece", "negative_log_posterior_nats", "mce", "overconfidence",
 )  # fmt: skip
-COLUMNS = ("state", "epoch", "error", "bits/dim", "ECE", "minutes left")
+MEASURED = ("bits_per_dim", "ece")
+COLUMNS = (
+    "state", "epoch", "error", *(find_metric(name).column for name in MEASURED), "minutes left"
+)  # fmt: skip
 
 
 def sweep(
@@ -210,10 +212,9 @@ def _cells(state: State) -> list[str]:
     return [
         state.kind if state.reason is None else f"failed: {state.reason}",
         epoch,
-        "" if error is None else percent(error),
-        "" if not test else number(test.get("bits_per_dim")),
-        "" if not test else number(test.get("ece"), 4),
-        "" if left is None else number(left / 60, 1),
+        "" if error is None else find_metric("accuracy").written(error),
+        *("" if not test else find_metric(name).written(test.get(name)) for name in MEASURED),
+        "" if left is None else f"{left / 60:.1f}",
     ]
 
 
@@ -241,7 +242,8 @@ def _in_words(outcome: Outcome) -> str:
     if outcome.failure:
         return f"failed: {outcome.failure}" + " (before: --retry-failed)" * outcome.kept
     row = outcome.rows[0]
-    text = f"accuracy {percent(row['accuracy'])}, bits/dim {number(row['bits_per_dim'])}"
+    shown = {name: find_metric(name) for name in ("accuracy", "bits_per_dim")}
+    text = ", ".join(f"{each.label} {each.written(row[name])}" for name, each in shown.items())
     return f"{text} (from before)" if outcome.kept else text
 
 

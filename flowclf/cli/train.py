@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from flowclf.catalogue import find_metric
 from flowclf.cli.output import (
     AsJson,
     DataDir,
     Device,
     Where,
     message,
-    number,
-    percent,
     print_json,
     print_table,
 )
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from flowclf.training import Trained
 
 __all__ = ["train"]
+
+MAIN = ("accuracy", "ece", "bits_per_dim", "seconds")
 
 
 def train(
@@ -245,9 +246,10 @@ def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_js
     for row in (own, *others):
         samples = row.get("samples", len(fitted))
         few = "" if samples == len(fitted) else f" ({samples:,} samples)"
-        ece, bits, seconds = number(row["ece"], 4), number(row["bits_per_dim"]), row["seconds"]
-        table.append((row["system"] + few, percent(row["accuracy"]), ece, bits, number(seconds, 1)))
-    columns = ("system", "accuracy", "ECE", "bits/dim", "seconds")
+        table.append(
+            [row["system"] + few, *(find_metric(name).written(row[name]) for name in MAIN)]
+        )
+    columns = ("system", *(find_metric(name).column for name in MAIN))
     print_table(f"{dataset.name}: {len(test)} test samples", columns, table)
     print(f"model    {summary['parameters']:,} parameters")
     print(f"run      {run.folder}")

@@ -97,7 +97,7 @@ def test_evaluate_prints_a_table_and_obeys_the_suites(
 ) -> None:
     assert run(["evaluate", str(trained)]) == 0
     out = capsys.readouterr().out
-    assert all(word in out for word in ("accuracy", "ece", "bits_per_dim", "accuracy of 7"))
+    assert all(word in out for word in ("accuracy", "ECE (15 bins)", "bits/dim", "accuracy of 7"))
     assert run(["evaluate", str(trained), "--suite", "calibration", "--json"]) == 0
     assert "bits_per_dim" not in json.loads(capsys.readouterr().out)
 

@@ -27,8 +27,8 @@ def in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tables_a_figure_and_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*STUDY, *QUICK]) == 0
     shown = capsys.readouterr()
-    assert "digits: accuracy %" in shown.out
-    assert "digits: ECE %, 15 bins" in shown.out
+    assert "digits: accuracy in %" in shown.out
+    assert "digits: ECE (15 bins) in %" in shown.out
     for word in ("n = 30", "n = 60", "gm", "logistic regression", "QDA", "±", "out/results.csv"):
         assert word in shown.out, word
     assert shown.err.splitlines()[0].startswith("1/12  ce, n = 30, seed 0: ")
