@@ -166,16 +166,9 @@ def figure(
 
     task = load_task(run, data_dir, device.value)
     source = Source(
-        task.config.system,
-        task.model,
-        task.dataset,
-        task.training,
-        task.test,
-        task.config.beta,
-        _pairs(classes, task.model.classes)[0],
-        image,
-        _read_rows(rows) if rows else (),
-    )
+        task.config.system, task.model, task.dataset, task.training, task.test, task.config.beta,
+        _pairs(classes, task.model.classes)[0], image, _read_rows(rows) if rows else (),
+    )  # fmt: skip
     out = out or run / "figures" / f"{kind}.png"
     save_figure(draw_kind(kind, source), out)
     _done(out, as_json)

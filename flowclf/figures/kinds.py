@@ -31,7 +31,7 @@ IMAGES = 8
 
 @dataclass(frozen=True)
 class Source:
-    """A trained run and what to show of it.
+    """Trained run and choices of what to show.
 
     Attributes:
         name: of the system.
@@ -103,12 +103,12 @@ def _extraction(source: Source) -> Figure:
 
 @dataclass(frozen=True)
 class Kind:
-    """Figure by its needs.
+    """Kind of figure and its needs.
 
     Attributes:
         draw: makes it.
-        needs: capabilities of the model with their values.
-        system: these capabilities in words.
+        needs: capabilities of the model and their values.
+        system: the same in words.
         channels: of images that it can draw; none: any data.
     """
 
@@ -129,9 +129,7 @@ KINDS: dict[str, Kind] = {
     "extraction": Kind(
         _extraction, {"encoder_kind": "relaxed-label"}, "a label among its latents", (1, 3)
     ),
-    "information": Kind(
-        lambda s: information_figure(s.rows, len(s.training), s.name),
-    ),
+    "information": Kind(lambda s: information_figure(s.rows, len(s.training), s.name)),
 }
 
 

@@ -92,14 +92,19 @@ def loss_landscape(
             points on one line.
     """
     means = model.mixture.centres().detach().double()
-    _check_classes(y, other, len(means), third)
-    nearest = _nearest_class(means, y, other) if third is None else None
-    corner = means[nearest] if nearest is not None else third.to(means)  # type: ignore[union-attr]
+    classes = len(means)
+    if not (0 <= y < classes and 0 <= other < classes) or y == other:
+        raise UserError(f"expected two classes from 0 to {classes - 1}, got {y} and {other}")
+    if third is None:
+        nearest = _nearest_class(means, y, other)
+        corner, name = means[nearest], class_names[nearest]
+    else:
+        corner, name = third.to(means), "z"
     origin, basis = plane_through(means[y], means[other], corner)
     places = (torch.stack((means[y], means[other], corner)) - origin) @ basis.T
     across, up = _grid(places, points)
     plane = origin + torch.cartesian_prod(up, across).flip(1).to(basis) @ basis
-    names = [class_names[y], class_names[other], "z" if nearest is None else class_names[nearest]]
+    names = [class_names[y], class_names[other], name]
     marks = {name: (x, h) for name, (x, h) in zip(names, places.tolist(), strict=True)}
     with evaluating(model):
         losses = _losses(model, plane, y, beta)
@@ -132,6 +137,8 @@ def landscape_figure(landscape: Landscape) -> Figure:
 
 
 def _nearest_class(means: Tensor, y: int, other: int) -> int:
+    if len(means) < 3:
+        raise UserError("expected a third class for the plane, got two in all; give third=…, a z")
     distances = (means - means[y]).norm(dim=1) + (means - means[other]).norm(dim=1)
     distances[[y, other]] = torch.inf
     return int(distances.argmin())
@@ -199,10 +206,3 @@ def _draw_arrows(axes: Axes, landscape: Landscape, values: Tensor) -> None:
         landscape.across[some].numpy(), landscape.up[some].numpy(), across.numpy(), up.numpy(),
         color="black", alpha=0.75, scale=1.3 * ARROWS, width=0.005, pivot="mid",
     )  # fmt: skip
-
-
-def _check_classes(y: int, other: int, classes: int, third: Tensor | None) -> None:
-    if not (0 <= y < classes and 0 <= other < classes) or y == other:
-        raise UserError(f"expected two classes from 0 to {classes - 1}, got {y} and {other}")
-    if third is None and classes < 3:
-        raise UserError("expected a third class for the plane, got two in all; give third=…, a z")

@@ -83,7 +83,7 @@ def line_style(k: int, lines: int) -> dict[str, Any]:
 
 
 def probability_axis(axes: Axes, fontsize: float) -> None:
-    """Set up probabilities along a path: no ticks across, 0, ½ and 1 up."""
+    """Label the axes of probabilities along a path: no ticks across, 0, ½ and 1 up."""
     axes.set_ylim(-0.05, 1.05)
     axes.set_xticks([])
     axes.set_yticks([0, 0.5, 1], labels=["0", "½", "1"], fontsize=fontsize)

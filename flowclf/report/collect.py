@@ -1,4 +1,4 @@
-"""What is reported on: run folders, as their files have them; nothing is computed anew."""
+"""Runs of a report, read from their folders; nothing is computed anew."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from flowclf.systems import SYSTEMS
 __all__ = ["Collection", "Entry", "Unfinished", "collect", "public_name"]
 
 Nested = dict[str, Any]
-# Folders within folders within the one that is named.
+# Levels of folders within the one that is named.
 DEPTH = 3
-# What a sweep draws of its own rows the page draws of all.
+# Pictures of a sweep that the page draws anew, of all rows.
 DRAWN = ("trade-off", "information-plane")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run that has ended.
+    """Run that has ended.
 
     Attributes:
-        name: of its folder, as short as it can be without being another's.
-        folder: where it lies; never shown.
+        name: of its folder, as short as it is unique.
+        folder: its path; never shown.
         config: its settings.
         facts: of its data.
         summary: summary.json.
@@ -57,12 +57,12 @@ class Entry:
 
     @cached_property
     def settings(self) -> Nested:
-        """Every setting by its dotted name."""
+        """Settings by their dotted names."""
         return flatten(self.config.to_dict() | {"dataset": self.data})
 
     @property
     def data(self) -> str:
-        """Of the data, without where they lie."""
+        """Name of the data, without their folder."""
         return public_name(self.config.dataset)
 
     @property
@@ -75,7 +75,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run without a result."""
+    """Run without a result."""
 
     name: str
     reason: str = "not finished"
@@ -83,11 +83,11 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Collection:
-    """All that goes into a report.
+    """Contents of a report.
 
     Attributes:
         entries: runs, by data, system, β̃ and name.
-        baselines: rows of a study's results.csv that no run folder stands for.
+        baselines: rows of a study's results.csv without a run folder.
         unfinished: runs that are left out.
         pictures: .png files of the folders as a whole.
     """
@@ -99,7 +99,7 @@ class Collection:
 
 
 def collect(paths: Sequence[Path]) -> Collection:
-    """The runs of run folders, sweeps, studies, or any other folders that contain runs.
+    """Read the runs of run folders, sweeps, studies, or any other folders that contain runs.
 
     Raises:
         UserError: no such folder, no finished runs in it, or a damaged file.
@@ -107,8 +107,9 @@ def collect(paths: Sequence[Path]) -> Collection:
     folders = [folder for path in paths for folder in _run_folders(path)]
     folders = list({folder.resolve(): folder for folder in folders}.values())
     if not folders:
+        listed = ", ".join(map(str, paths))
         raise UserError(
-            f"expected folders of runs, got {_listed(paths)} without any; `flowclf train` and "
+            f"expected folders of runs, got {listed or 'none'} without any; `flowclf train` and "
             "`flowclf sweep` make runs"
         )
     names = _names([folder.resolve() for folder in folders])
@@ -130,7 +131,7 @@ def collect(paths: Sequence[Path]) -> Collection:
 
 
 def public_name(dataset: str) -> str:
-    """The name of data, or a path to them without the folders that only one machine has."""
+    """Return the name of data, or the last part of an absolute path to them."""
     path = Path(dataset)
     if not path.is_absolute():
         return dataset
@@ -139,7 +140,7 @@ def public_name(dataset: str) -> str:
 
 
 def is_scalar(value: Any) -> bool:
-    """A finite number, or a word."""
+    """Return True for a finite number or text."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, str) or (number and isfinite(value))
 
@@ -156,7 +157,7 @@ def _run_folders(path: Path, depth: int = DEPTH) -> Iterator[Path]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Of folders; with those around them where that alone would name two."""
+    """Return unique names of folders, with the folders around them if needed."""
     names = [folder.name for folder in folders]
     if len(set(names)) == len(names):
         return names
@@ -185,7 +186,7 @@ def _order(entry: Entry) -> tuple[Any, ...]:
 
 
 def _with_reasons(begun: Sequence[Unfinished], parents: Sequence[Path]) -> list[Unfinished]:
-    """Those that were begun, those that a sweep waits for, and why some of these failed."""
+    """Return runs begun and points of sweeps without a result, with the reasons of failures."""
     found = {each.name: each for each in begun}
     for folder in parents:
         if not (folder / "sweep.yaml").is_file():
@@ -208,14 +209,14 @@ def _failures(folder: Path) -> dict[str, str]:
 
 
 def _without(folder: Path, text: str) -> str:
-    """A message without the path of the folder."""
+    """Return a message without the path of the folder."""
     for path in (folder.resolve(), folder):
         text = text.replace(f"{path}/", "")
     return text
 
 
 def _baselines(folder: Path) -> Iterator[Nested]:
-    """Rows of results.csv by what is no system of ours, such as QDA."""
+    """Yield rows of results.csv of baselines such as QDA, which are no systems."""
     file = folder / "results.csv"
     if not file.is_file():
         return
@@ -234,7 +235,3 @@ def _baseline(row: dict[str, str]) -> Nested:
     own = {"system": row["system"], "data": public_name(row["data"]), "seed": int(row["seed"])}
     size = {"data.train_size": int(row["train_size"])} if row.get("train_size") else {}
     return {"run": row["system"], **own, **size, **found}
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths)) or "none"
