@@ -158,6 +158,26 @@ class Run:
         file = self.evaluation_file
         return read_json(file) if file.exists() else {}
 
+    @property
+    def failure_file(self) -> Path:
+        """Reason why the run failed, until it is tried again."""
+        return self.folder / "failed.json"
+
+    def write_failure(self, reason: str) -> None:
+        """Write failed.json."""
+        write_json(self.failure_file, {"reason": reason})
+
+    def read_failure(self) -> str | None:
+        """Return the reason why the run failed; None where it has not."""
+        if not self.failure_file.exists():
+            return None
+        reason = read_json(self.failure_file).get("reason")
+        if not isinstance(reason, str) or not reason:
+            raise UserError(
+                f"{self.failure_file} is damaged: expected a reason, got {reason!r}; remove it"
+            )
+        return reason
+
     def read_summary(self) -> dict[str, Any]:
         """Read what `write_summary` wrote; empty where the run has not ended."""
         if not self.summary_file.exists():

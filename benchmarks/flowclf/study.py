@@ -22,8 +22,8 @@ from benchmarks.results import append_rows, digest, read
 from flowclf.config import RunConfig, make_config
 from flowclf.data import DATASETS, load_dataset
 from flowclf.many.pool import run_jobs
+from flowclf.many.table import mean_metrics
 from flowclf.runs import Run, load_data
-from flowclf.support.averages import mean_and_error
 from flowclf.support.errors import UserError
 from flowclf.training import train
 
@@ -134,8 +134,7 @@ def averages(rows: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any
     summary = []
     for variant in study.variants:
         own = [row for row in rows if row["variant"] == variant]
-        numbers = {m: [row[m] for row in own if row[m] is not None] for m in study.metrics}
-        means = {m: mean_and_error(values) if values else None for m, values in numbers.items()}
+        means = mean_metrics(own, study.metrics)
         summary.append({"variant": variant, "seeds": len(own), **means})
     return summary
 

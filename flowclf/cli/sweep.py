@@ -77,8 +77,7 @@ def sweep(
     Each run is a folder of its own. Kill the sweep at any time and start the
     same command again, or `flowclf sweep DIR`: what has ended stays, what was
     interrupted goes on from its checkpoint, what failed is listed and left
-    (--retry-failed). The ledger is optuna's journal, DIR/ledger.log. A second
-    command on the same folder shares the work.
+    (--retry-failed). A second command on the same folder shares the work.
     """
     from flowclf.many import read_plan, states
     from flowclf.many.engines import find_engine

@@ -2,15 +2,11 @@
 
 from flowclf.many.grid import Plan, Point, Sweep, parse_betas, parse_grid, plan_sweep, read_plan
 from flowclf.many.jobs import Outcome
-from flowclf.many.ledger import Ledger
 from flowclf.many.low_data import LowData, plan_low_data, run_low_data
-from flowclf.many.rows import averages
-from flowclf.many.run import run_sweep
-from flowclf.many.state import State, states
-from flowclf.many.table import sweep_rows
+from flowclf.many.run import State, run_sweep, states, sweep_rows
+from flowclf.many.table import averages
 
 __all__ = [
-    "Ledger",
     "LowData",
     "Outcome",
     "Plan",

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are done: here, on a Ray cluster, or by Slurm."""
+"""Engines that run the jobs of a sweep: this machine, a Ray cluster, or Slurm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POLL = 1.0
 
 
 def find_engine(name: str, folder: Path, address: str | None = None) -> Engine:
-    """The engine of that name.
+    """Return the engine of that name.
 
     local: processes on this machine. ray: tasks of a cluster at `address`, or of one started here;
     a task whose worker dies is tried again, and goes on from its checkpoint. slurm: a job array
@@ -43,7 +43,7 @@ def find_engine(name: str, folder: Path, address: str | None = None) -> Engine:
 
 
 def _ray(ray: Any, address: str | None, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
-    """At most `workers` tasks of one CPU at a time; idle ones are handed out as others end."""
+    """Run at most `workers` tasks of one CPU at a time."""
     if not ray.is_initialized():
         own = {} if address else {"num_cpus": workers, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, **own)
@@ -59,7 +59,7 @@ def _ray(ray: Any, address: str | None, jobs: Iterable[Job], workers: int) -> It
 
 
 def _slurm(submitit: Any, folder: Path, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
-    """A job array of one CPU each, `workers` at a time."""
+    """Run a job array of one CPU each, `workers` at a time."""
     executor = submitit.AutoExecutor(folder=folder / "slurm")
     executor.update_parameters(
         cpus_per_task=1, slurm_array_parallelism=workers, timeout_min=24 * 60
@@ -73,7 +73,7 @@ def _slurm(submitit: Any, folder: Path, jobs: Iterable[Job], workers: int) -> It
 
 
 def _one_thread(job: Job) -> Outcome:
-    """In a process of the engine's."""
+    """Run a job with one thread, in a process of the engine."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 

@@ -1,4 +1,4 @@
-"""What a sweep asks for, and the runs that makes."""
+"""Grids of settings, and the plan of runs that a sweep makes of them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ NAME = re.compile(r"[\w=+-][\w.=+-]*")
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is asked for.
+    """Request of a sweep.
 
     Attributes:
         system: a name of `flowclf systems`.
         data: a known name, or a path.
-        folder: of the runs, the ledger and the results.
+        folder: folder of the runs and the results.
         betas: values of β̃; none: the system's own.
         grid: further settings, dotted name to values.
         seeds: each setting is run with each of them.
@@ -54,7 +54,7 @@ class Sweep:
     data_dir: Path | None = None
 
     def configs(self, shape: Shape) -> list[tuple[Nested, RunConfig]]:
-        """What varies and the configuration of each run, seed by seed within a setting.
+        """Return the varied settings and the configuration of each run, seeds innermost.
 
         Raises:
             UserError: settings that a system does not have, or of the wrong type.
@@ -92,9 +92,9 @@ class Point:
     """One run of a sweep.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         varied: settings that differ within the sweep, dotted name to value.
-        config: complete.
+        config: complete settings.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a folder, and what their data have to say."""
+    """All runs of a folder, and notices on their data."""
 
     folder: Path
     points: Sequence[Point]
@@ -113,12 +113,12 @@ class Plan:
     notices: Sequence[str] = ()
 
     def job(self, point: Point, device: str = "auto") -> Job:
-        """What is to be done for a point."""
+        """Return the job of a point."""
         return Job(point.config, self.folder / point.name, point.name, device, self.data_dir)
 
 
 def parse_betas(text: str) -> tuple[float, ...]:
-    """ "0.02:50:24" to 24 values from 0.02 to 50, evenly spaced in log β̃; "0,1,inf" to these.
+    """Parse "0.02:50:24", 24 values from 0.02 to 50 evenly spaced in log β̃, or "0,1,inf".
 
     Raises:
         UserError: neither of the two.
@@ -139,7 +139,7 @@ def parse_betas(text: str) -> tuple[float, ...]:
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """["train.lr=1e-3,2e-3"] to {"train.lr": [0.001, 0.002]}; values are read as YAML.
+    """Parse ["train.lr=1e-3,2e-3"] to {"train.lr": [0.001, 0.002]}; values are YAML.
 
     Raises:
         UserError: no "=", no values, or one that is not YAML.
@@ -158,7 +158,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def plan_sweep(sweep: Sweep) -> Plan:
-    """Check everything that can be known before training, and write the points to sweep.yaml.
+    """Check all that can be checked before training, and write the points to sweep.yaml.
 
     Points of earlier commands in the same folder stay.
 
@@ -184,7 +184,7 @@ def plan_sweep(sweep: Sweep) -> Plan:
 
 
 def read_plan(folder: Path) -> Plan:
-    """All points of a folder's sweep.yaml.
+    """Read all points of a folder's sweep.yaml.
 
     Raises:
         UserError: there is none, or a damaged one.
@@ -212,7 +212,7 @@ def _point(sweep: Sweep, beta: Nested, config: RunConfig) -> Point:
 
 
 def _write(plan: Plan) -> None:
-    """With the points that earlier commands left."""
+    """Write the points to sweep.yaml, with those of earlier commands."""
     file = plan.folder / FILE
     with locked(plan.folder, wait=5.0):
         old = read_plan(plan.folder).points if file.exists() else []
@@ -231,7 +231,7 @@ def _document(point: Point) -> Nested:
 
 def _read_point(document: Nested, shape: Shape) -> Point:
     settings, name, varied = document["config"], document["name"], document["varied"]
-    # A run is written to the folder of its name.
+    # The name is that of the run's folder.
     if not (isinstance(varied, dict) and isinstance(name, str) and NAME.fullmatch(name)):
         raise ValueError(f"{name!r} is no name of a run")
     config = make_config(
@@ -249,12 +249,12 @@ def _log_spaced(first: float, last: float, count: int) -> tuple[float, ...]:
     if not (0 < first < last < inf and 2 <= count <= MOST_RUNS):
         raise ValueError
     step = log(last / first) / (count - 1)
-    # Folders are named by them: six digits.
+    # Six digits, as they name folders.
     return tuple(float(f"{first * exp(step * i):.6g}") for i in range(count))
 
 
 def _value(config: RunConfig, key: str) -> Any:
-    """Of a dotted name, as it was understood."""
+    """Return the setting of a dotted name, as the configuration holds it."""
     found: Any = config.to_dict()
     for part in key.split("."):
         found = found[part]

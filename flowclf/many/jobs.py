@@ -1,4 +1,4 @@
-"""One job of a study: a run on n samples, or the baselines fitted to the same samples."""
+"""Jobs: a run to train and evaluate, or baselines to fit to the samples of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, flatten
 from flowclf.data import Dataset, Split
 from flowclf.evaluation.baselines import baseline_rows
-from flowclf.many.rows import COLUMNS, Row, read_baselines, run_row
+from flowclf.many.table import COLUMNS, Row, read_baselines, run_row
 from flowclf.runs import Run, git_commit, load_data
 from flowclf.support.atomic_files import FolderInUse, locked, write_json
 from flowclf.support.errors import UserError, first_line
@@ -22,21 +22,21 @@ from flowclf.training.setup import augmentation, fresh_model, splits
 
 __all__ = ["Drawing", "Job", "Outcome", "check_folder", "check_trainable", "kept"]
 
-# Of a model, its test split, the data, and the folder for the pictures.
+# Draws a model, given its test split, the data set, and the folder of the figures.
 Drawing = Callable[[GenerativeClassifier, Split, Dataset, Path], object]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done, so that another process can do it.
+    """One run, or the baselines beside it, in a form that another process can execute.
 
     Attributes:
-        config: of the run; of baselines, that of a run beside them.
+        config: settings of the run; for baselines, those of a run on the same samples.
         path: folder of a run, file of baselines.
-        name: for messages.
+        name: name in messages.
         device: where to train.
         data_dir: where to look for data first.
-        baselines: fit these instead of training.
+        baselines: fit baselines instead of training.
         draw: makes the figures of a trained run.
     """
 
@@ -49,7 +49,7 @@ class Job:
     draw: Drawing | None = None
 
     def __call__(self) -> Outcome:
-        """Train and evaluate, going on from a checkpoint that is there; or fit the baselines."""
+        """Train and evaluate, from the checkpoint if there is one; or fit the baselines."""
         try:
             return _fit_baselines(self) if self.baselines else _train(self)
         except FolderInUse:
@@ -58,21 +58,24 @@ class Job:
             return Outcome(self.name, failure=first_line(error))
 
     def killed(self) -> Outcome:
-        """What to say of it where its process is killed however often it is tried."""
-        return Outcome(self.name, failure="its process was killed at each try (out of memory?)")
+        """Record that the process of the job was killed each time it was tried."""
+        outcome = Outcome(self.name, failure="its process was killed at each try (out of memory?)")
+        if not self.baselines and outcome.failure:
+            Run(self.path).write_failure(outcome.failure)
+        return outcome
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """Result of a job.
 
     Attributes:
         name: such as "gm, n = 50, seed 0".
-        rows: one of a run, one of each baseline that could be fitted.
-        failure: why a run failed.
-        busy: another process is at it.
+        rows: one for a run, one for each baseline that could be fitted.
+        failure: reason why a run failed.
+        busy: True if another process trains the run.
         notes: on the baselines of this n.
-        kept: it had been done before.
+        kept: True if the job had ended before.
     """
 
     name: str
@@ -84,10 +87,10 @@ class Outcome:
 
 
 def check_folder(job: Job) -> None:
-    """Do nothing while the folder is free, or holds a run of this configuration.
+    """Check that the folder is free, or holds a run of this configuration.
 
     Raises:
-        UserError: it holds another run; the first setting that differs is named.
+        UserError: it holds another run; names the first setting that differs.
     """
     run = Run(job.path)
     if job.baselines or not run.config_file.exists():
@@ -101,7 +104,7 @@ def check_folder(job: Job) -> None:
 
 
 def check_trainable(config: RunConfig, dataset: Dataset) -> None:
-    """Build all that a training builds.
+    """Check that a run can be trained, by building all that it needs.
 
     Raises:
         UserError: settings that do not fit the data.
@@ -112,10 +115,13 @@ def check_trainable(config: RunConfig, dataset: Dataset) -> None:
 
 
 def kept(job: Job) -> Outcome | None:
-    """What was found before, if the job had been done."""
+    """Return the recorded outcome of a job; None: it has not ended."""
     if not job.baselines:
         run = Run(job.path)
-        return Outcome(job.name, [run_row(run)], kept=True) if run.read_summary() else None
+        if run.read_summary():
+            return Outcome(job.name, [run_row(run)], kept=True)
+        failure = run.read_failure()
+        return Outcome(job.name, failure=failure, kept=True) if failure else None
     if not job.path.exists():
         return None
     document = read_baselines(job.path)
@@ -125,22 +131,27 @@ def kept(job: Job) -> Outcome | None:
 
 
 def _train(job: Job) -> Outcome:
-    run, dataset = Run(job.path), load_data(job.config, job.data_dir)
+    run = Run(job.path)
     with locked(run.folder):
         # Another process may have ended it since this one looked.
         if done := kept(job):
             return done
         report, resume = file_report(run.progress_file), run.has_checkpoint
-        trained = train(job.config, dataset, run, device=job.device, resume=resume, report=report)
-        # What cannot be drawn has been trained all the same.
+        try:
+            data = load_data(job.config, job.data_dir)
+            trained = train(job.config, data, run, device=job.device, resume=resume, report=report)
+        except (UserError, TrainingDiverged) as error:
+            run.write_failure(first_line(error))
+            raise
+        # A figure that cannot be drawn does not make the run a failure.
         with suppress(UserError):
             if job.draw:
-                job.draw(trained.model, trained.test, dataset, run.figures)
+                job.draw(trained.model, trained.test, data, run.figures)
     return Outcome(job.name, [run_row(run)])
 
 
 def _fit_baselines(job: Job) -> Outcome:
-    """Kept in a file, as runs are in their folders."""
+    """Fit the baselines, and record them in their file."""
     config, dataset = job.config, load_data(job.config, job.data_dir)
     training, _, test = splits(config, dataset)
     try:
@@ -154,19 +165,19 @@ def _fit_baselines(job: Job) -> Outcome:
 
 
 def _subset_facts(config: RunConfig) -> dict[str, Any]:
-    """All that decides what baselines are fitted to."""
+    """Return everything that decides which samples baselines are fitted to."""
     return {"data": config.dataset, "seed": config.seed, **config.data.model_dump(mode="json")}
 
 
 def _row(config: RunConfig, found: Row) -> Row:
-    """Of a baseline, in the columns of a run."""
+    """Return the row of a baseline, in the columns of a run."""
     own = {"data": config.dataset, "seed": config.seed, "train_size": config.data.train_size}
     values = found | own | {"seconds": round(found["seconds"], 3), "commit": git_commit()}
     return {name: values.get(name) for name in COLUMNS}
 
 
 def _notes(config: RunConfig, training: Split, found: Sequence[Row]) -> list[str]:
-    """Where baselines are less than their names say."""
+    """Explain where baselines are less than their names say."""
     size, samples = f"n = {config.data.train_size}", found[0]["samples"]
     qda = next((row["system"] for row in found if row["system"].startswith("QDA")), None)
     notes = []
@@ -180,7 +191,7 @@ def _notes(config: RunConfig, training: Split, found: Sequence[Row]) -> list[str
 
 
 def _difference(found: RunConfig, wanted: RunConfig) -> str:
-    """The first setting that differs."""
+    """Name the first setting that differs."""
     old, new = flatten(found.to_dict()), flatten(wanted.to_dict())
     key = next(key for key in old | new if old.get(key) != new.get(key))
     return f"{key} is {old.get(key)!r} there, and {new.get(key)!r} was asked for"

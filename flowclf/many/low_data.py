@@ -24,9 +24,9 @@ from typing import Any
 from couplings.core import Shape
 from flowclf.config import RunConfig, make_config
 from flowclf.data import DATASETS, Dataset
-from flowclf.many.jobs import Job, Outcome, check_folder, check_trainable, kept
-from flowclf.many.pool import run_jobs
-from flowclf.many.rows import recorded_rows, row_key, write_rows
+from flowclf.many.jobs import Job, Outcome, check_folder, check_trainable
+from flowclf.many.run import execute
+from flowclf.many.table import recorded_rows, row_key, write_rows
 from flowclf.runs import load_data
 from flowclf.support.atomic_files import check_no_file
 from flowclf.support.devices import pick_device
@@ -43,7 +43,7 @@ Nested = dict[str, Any]
 
 @dataclass(frozen=True)
 class LowData:
-    """What is asked for.
+    """Request of a low-data study.
 
     Attributes:
         systems: names of `flowclf systems`.
@@ -78,7 +78,7 @@ class LowData:
     def config(
         self, system: str, shape: Shape, seed: int = 0, more: Sequence[Nested] = ()
     ) -> RunConfig:
-        """Of a system on all data or, by `more` settings, on fewer."""
+        """Return the configuration of a system on all data or, by `more` settings, on fewer."""
         epochs = [] if self.epochs is None else [{"train": {"epochs": self.epochs}}]
         layers = [self.overrides, *epochs, *more]
         return make_config(
@@ -87,14 +87,14 @@ class LowData:
 
     @property
     def sets_length(self) -> bool:
-        """Whether it says how long a run is, other than by updates."""
+        """True if the length of a run is set other than by updates."""
         given = self.overrides.get("train", {}).keys() & {"epochs", "cpu_seconds"}
         return self.epochs is not None or bool(given)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study that has been looked through, and what its data have to say."""
+    """Checked study with its jobs, and notices on its data."""
 
     study: LowData
     jobs: Sequence[Job]
@@ -102,7 +102,7 @@ class Plan:
 
 
 def plan_low_data(study: LowData) -> Plan:
-    """Check everything that can be known before training; nothing is written.
+    """Check all that can be checked before training; nothing is written.
 
     Raises:
         UserError: unknown systems, data or settings; sizes that the data do not have; a system
@@ -126,33 +126,28 @@ def plan_low_data(study: LowData) -> Plan:
 
 
 def run_low_data(plan: Plan) -> Iterator[Outcome]:
-    """What became of each job, as they end; what had been done before comes first.
+    """Yield the outcome of each job, as they end; those that had ended before come first.
 
-    results.csv is written anew after each, with a row for every finished run in the folder, those
-    of other systems and sizes included.
+    results.csv is written after each, with a row for every finished run in the folder, including
+    other systems and sizes. Runs that failed before are tried again.
 
     Raises:
-        Interrupted: by Ctrl-C; the checkpoints are saved.
+        Interrupted: Ctrl-C; the checkpoints are saved.
     """
     folder = plan.study.folder
     table = {row_key(row): row for row in recorded_rows(folder)}
-    if table:
-        write_rows(folder / "results.csv", table.values())
-    waiting = []
-    for job in plan.jobs:
-        outcome = kept(job)
-        if outcome is None:
-            waiting.append(job)
-        else:
-            yield outcome
-    for outcome in run_jobs(waiting, plan.study.workers, Job.killed):
-        table |= {row_key(row): row for row in outcome.rows}
-        write_rows(folder / "results.csv", table.values())
-        yield outcome
+
+    def record(outcome: Outcome | None) -> None:
+        table.update({row_key(row): row for row in (outcome.rows if outcome else ())})
+        if table or outcome:
+            write_rows(folder / "results.csv", table.values())
+
+    record(None)
+    yield from execute(plan.jobs, plan.study.workers, record, retry_failed=True, wait=False)
 
 
 def _jobs(study: LowData, dataset: Dataset) -> list[Job]:
-    """Size by size and seed by seed, the baselines behind the systems."""
+    """Return the jobs size by size and seed by seed, baselines after the systems."""
     jobs = []
     for size in study.sizes:
         layers = [(system, _of_size(study, system, dataset, size)) for system in study.systems]
@@ -175,7 +170,7 @@ def _job(study: LowData, config: RunConfig, *, baselines: bool = False) -> Job:
 
 
 def _of_size(study: LowData, system: str, dataset: Dataset, size: int) -> list[Nested]:
-    """The settings of a run on `size` samples."""
+    """Return the settings of a run on `size` samples."""
     few: Nested = {"data": {"train_size": size, "subset": "stratified"}}
     if study.sets_length:
         return [few]

@@ -1,4 +1,4 @@
-"""Runs side by side, each in a process of its own with one thread."""
+"""Local pool: jobs in parallel processes of one thread each."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def _give_up(job: object) -> NoReturn:
 def run_jobs(
     jobs: Iterable[Callable[[], Result]],
     workers: int,
-    lost: Callable[[Any], Result] = _give_up,
+    killed: Callable[[Any], Result] = _give_up,
 ) -> Iterator[Result]:
-    """What the jobs return, as they end; what one raises ends it all, once those begun have ended.
+    """Yield what the jobs return, as they end; an exception ends all, once running jobs have ended.
 
     A job whose process is killed is tried twice more, alone.
 
     Args:
         jobs: can be pickled, as a `functools.partial` of a module's function can.
         workers: how many at a time; a single one at a time runs in this process.
-        lost: what a job returns whose process is killed both times.
+        killed: gives the result of a job whose process is killed each time.
     """
     waiting = iter(jobs)
     if workers == 1:
@@ -49,33 +49,33 @@ def run_jobs(
             for job in waiting:
                 yield job()
         return
-    while orphans := (yield from _side_by_side(waiting, workers)):
-        for job in orphans:
-            # One by one: of those that ran side by side nobody knows which took the others along.
+    while unfinished := (yield from _side_by_side(waiting, workers)):
+        for job in unfinished:
+            # One by one: of parallel jobs it is unknown which one broke the pool.
             for _ in range(TRIES):
                 if not (yield from _side_by_side(iter([job]), 1)):
                     break
             else:
-                yield lost(job)
+                yield killed(job)
 
 
 def _side_by_side(
     waiting: Iterator[Callable[[], Result]], workers: int
 ) -> Generator[Result, None, list[Callable[[], Result]]]:
-    """What they return, until all have or a process is killed; then the jobs it took along."""
-    orphans, running = list[Callable[[], Result]](), dict[Future[Result], Callable[[], Result]]()
+    """Yield results until all jobs end or a process is killed; return the jobs left unfinished."""
+    unfinished, running = list[Callable[[], Result]](), dict[Future[Result], Callable[[], Result]]()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin) as pool:
         while True:
-            if not orphans:
-                # Handed out one by one: a job in a queue could no longer be called off.
+            if not unfinished:
+                # Submitted one by one: a queued job could no longer be called off.
                 more = islice(waiting, workers - len(running))
                 running |= {_submit(pool, job): job for job in more}
             if not running:
-                return orphans
+                return unfinished
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job = running.pop(future)
                 if isinstance(future.exception(), BrokenProcessPool):
-                    orphans.append(job)
+                    unfinished.append(job)
                 else:
                     yield future.result()
 
@@ -90,7 +90,7 @@ def _submit(pool: ProcessPoolExecutor, job: Callable[[], Result]) -> Future[Resu
 
 
 def _begin() -> None:
-    """One thread; and an end with the parent, without which a worker would train on unseen."""
+    """Compute with one thread, and end with the parent process."""
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

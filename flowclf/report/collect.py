@@ -15,7 +15,6 @@ from typing import Any
 from flowclf.config import RECORDED, RunConfig, flatten
 from flowclf.data import DATASETS
 from flowclf.many.grid import read_plan
-from flowclf.many.ledger import Ledger, OptunaMissing
 from flowclf.runs import Run
 from flowclf.settings import DataFacts
 from flowclf.support.errors import UserError
@@ -191,21 +190,13 @@ def _with_reasons(begun: Sequence[Unfinished], parents: Sequence[Path]) -> list[
     for folder in parents:
         if not (folder / "sweep.yaml").is_file():
             continue
-        failures = _failures(folder)
         for point in read_plan(folder).points:
-            if not Run(folder / point.name).summary_file.is_file():
-                reason = failures.get(point.name)
+            run = Run(folder / point.name)
+            if not run.summary_file.is_file():
+                reason = run.read_failure()
                 words = f"failed: {_without(folder, reason)}" if reason else "not finished"
                 found[point.name] = Unfinished(point.name, words)
     return list(found.values())
-
-
-def _failures(folder: Path) -> dict[str, str]:
-    """Of the ledger; none are known where optuna, which reads it, is not installed."""
-    try:
-        return Ledger(folder).failures()
-    except OptunaMissing:
-        return {}
 
 
 def _without(folder: Path, text: str) -> str:

@@ -148,6 +148,7 @@ def _synchronised(model: GenerativeClassifier) -> AbstractContextManager[None]:
 def begin_run(run: Run, config: RunConfig, dataset: Dataset, samples: int, resume: bool) -> None:
     """Clean the locked folder, and write the files that a new run begins with."""
     run.remove_parts()
+    run.failure_file.unlink(missing_ok=True)
     if not resume:
         run.write_config(config, facts_of(dataset, samples))
         if dataset.vocabulary:

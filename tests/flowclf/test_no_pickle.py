@@ -27,7 +27,7 @@ import flowclf
 from flowclf.cli.app import run as command
 from flowclf.data import load_dataset, load_outliers
 from flowclf.data.corruptions import load_official
-from flowclf.many import Ledger, Sweep, plan_sweep
+from flowclf.many import Sweep, plan_sweep, read_plan, states
 from flowclf.runs import Run
 from flowclf.sklearn import GenerativeClassifier
 from flowclf.support.errors import UserError
@@ -140,6 +140,7 @@ IDX = [f"mnist/{part}-{kind}" for part in ("train", "t10k")
        for kind in ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz")]  # fmt: skip
 ZIPS = [f"omniglot/images_{part}.zip" for part in ("background", "evaluation")]
 PICTURES = [f"{part}/{name}/1.png" for part in ("train", "test") for name in ("ant", "cat")]
+FAILURE = "sweep/ib-inn-beta=1-seed=0/failed.json"
 WEIGHTS, SAVED = "run/model.safetensors", "saved/model.safetensors"
 
 
@@ -159,6 +160,10 @@ def model(path: str) -> Read:
     return lambda root: flowclf.load(root / path)
 
 
+def sweep_states(root: Path) -> object:
+    return states(read_plan(root / "sweep"))
+
+
 READERS: dict[str, tuple[list[str], tuple[Make, ...], Read]] = {
     "npz": (["x.npz"], (npz, npy, raw, of_torch, of_joblib), at("x.npz")),
     "csv": (["x.csv"], (raw, of_torch), at("x.csv")),
@@ -171,7 +176,7 @@ READERS: dict[str, tuple[list[str], tuple[Make, ...], Read]] = {
     "outliers": (["x.npz"], (npz, npy, raw), outliers("x.npz")),
     "pictured outliers": (["more/1.png"], (raw, npy), outliers("more")),
     "corruptions": (["fog.npy"], (npy, npz, raw), lambda root: load_official(root, "fog", 1)),
-    "ledger": (["ledger.log"], (raw, of_torch, of_joblib), lambda root: Ledger(root).ends()),
+    "failure": ([FAILURE], (raw, of_torch, of_joblib), sweep_states),
     "load of a run": ([WEIGHTS], (raw, of_torch, of_joblib), model("run")),
     "load of a run's settings": (["run/config.yaml"], (yaml_tag, raw), model("run")),
     "load of a saved model": ([SAVED], (raw, of_torch), model("saved")),
@@ -209,8 +214,8 @@ VERBS: list[tuple[str, tuple[Make, ...], list[str]]] = [
     ("results.csv", (raw,), ["report", "."]),
     ("sweep/sweep.yaml", (yaml_tag, raw), ["sweep", "sweep"]),
     ("sweep/sweep.yaml", (yaml_tag, raw), ["sweep", "sweep", "--status"]),
-    ("sweep/ledger.log", (raw, of_joblib), ["sweep", "sweep", "--workers", "1"]),
-    ("sweep/ledger.log", (raw,), ["sweep", "sweep", "--status"]),
+    (FAILURE, (raw, of_joblib), ["sweep", "sweep", "--workers", "1"]),
+    (FAILURE, (raw,), ["sweep", "sweep", "--status"]),
     ("study/baselines-50-0.json", (raw,), STUDY),
     ("study/ib-inn-50-0/config.yaml", (yaml_tag,), STUDY),
 ]

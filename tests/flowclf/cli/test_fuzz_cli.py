@@ -267,7 +267,6 @@ def intercepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "typer.main.get_command": lambda _: COMMAND,
         "lightning.fabric.Fabric": alone,
         "flowclf.training.loop.Loop.run_all": one_step,
-        "flowclf.many.low_data.run_jobs": here,
         "flowclf.many.run.run_jobs": here,
         "benchmarks.flowclf.study.run_jobs": here,
         "benchmarks.couplings.cli.main": lambda _: 0,

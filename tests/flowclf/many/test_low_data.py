@@ -15,7 +15,7 @@ import torch
 from couplings import ShapeError
 from flowclf.data import Dataset, load_dataset
 from flowclf.many import LowData, Outcome, averages, jobs, plan_low_data, run_low_data
-from flowclf.many.rows import COLUMNS
+from flowclf.many.table import COLUMNS
 from flowclf.runs import Run
 from flowclf.support.errors import UserError
 from flowclf.training import TrainingDiverged
@@ -176,6 +176,10 @@ def test_failures_are_told_and_the_others_go_on(
     study = small(tmp_path, sizes=[30], baselines=False)
     assert [outcome.failure for outcome in outcomes(study)] == ["step 3: not finite", None]
     assert [row["system"] for row in results(tmp_path)] == ["gm"]
+    assert Run(tmp_path / "ce-30-0").read_failure() == "step 3: not finite"
+    monkeypatch.setattr(jobs, "train", train)
+    assert [outcome.failure for outcome in outcomes(study)] == [None, None]
+    assert Run(tmp_path / "ce-30-0").read_failure() is None
 
 
 def test_baselines_say_where_they_are_less(
@@ -226,7 +230,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown setting": ({"overrides": {"train": {"epoch": 1}}}, "did you mean train.epochs"),
     "two lengths": ({"epochs": 3}, "either in updates or in epochs"),
     "the study's own": ({"overrides": {"data": {"train_size": 9}}}, "data.train_size is the study"),
-    "labels": ({"overrides": {"data": {"labels": 20}}}, "learns from labels, but 10 of 30"),
+    "labels": (
+        {"overrides": {"data": {"labels": 20}}},
+        "without labels, got .*, but 10 of 30",
+    ),
     "kind": ({"overrides": {"network": {"kind": "conv"}}}, "network"),
     "a file": ({"folder": Path(__file__)}, "is a file"),
 }

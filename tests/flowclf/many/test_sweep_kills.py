@@ -1,6 +1,6 @@
 """Two sweeps at work in one folder, killed at random moments: every row once, and nobody waits.
 
-    python tests/flowclf/sweeps/test_ledger_kills.py 50 [cli]
+    python tests/flowclf/many/test_sweep_kills.py 50 [cli]
 
 kills so many times (`cli`: `flowclf sweep`, each in an interpreter of its own with processes of its
 own; else forks of a warm one, in a tenth of the time).
@@ -21,14 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import optuna
 import pytest
 import torch
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from flowclf.many import (
-    Ledger,
     Plan,
     Sweep,
     parse_betas,
@@ -37,6 +33,7 @@ from flowclf.many import (
     run_sweep,
     states,
 )
+from flowclf.runs import Run
 from flowclf.support.atomic_files import locked
 
 SMALL = {
@@ -52,7 +49,13 @@ Start = Callable[[Path], int]
 
 def plan(folder: Path, points: int = POINTS) -> Plan:
     return plan_sweep(
-        Sweep("ib-inn", "digits", folder, parse_betas(f"0.1:10:{points}"), overrides=SMALL)
+        Sweep(
+            "ib-inn",
+            "digits",
+            folder,
+            parse_betas(f"0.1:10:{points}" if points > 1 else "1"),
+            overrides=SMALL,
+        )
     )
 
 
@@ -102,12 +105,11 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def check_once(folder: Path) -> None:
-    """Each run has one trial, which is complete, and nothing is left over."""
-    names = sorted(point.name for point in read_plan(folder).points)
-    storage = JournalStorage(JournalFileBackend(str(folder / "ledger.log")))
-    trials = optuna.load_study(study_name="sweep", storage=storage).trials
-    assert sorted(trial.user_attrs["run"] for trial in trials) == names
-    assert {trial.state.name for trial in trials} == {"COMPLETE"}
+    """Each run has one row and is done, and nothing is left over."""
+    points = read_plan(folder).points
+    expected = [(str(point.config.beta), str(point.config.seed)) for point in points]
+    assert [(row["beta"], row["seed"]) for row in rows(folder)] == expected
+    assert not any((folder / point.name / "failed.json").exists() for point in points)
     assert {state.kind for state in states(read_plan(folder))} == {"done"}
     assert [str(path) for path in folder.rglob("*.part*")] == []
 
@@ -147,43 +149,34 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from flowclf.support.atomic_files import locked
-with locked(Path(sys.argv[1])), open(Path(sys.argv[1]) / "ledger.log", "ab") as ledger:
-    ledger.write(b'{"op_code": 4, "worker_id": "' if sys.argv[2] == "torn" else b"")
-    ledger.flush()
+with locked(Path(sys.argv[1])):
+    if sys.argv[2] == "torn":
+        (Path(sys.argv[1]) / ".failed.7.part.json").write_text('{"reason": "fi')
     print("held", flush=True)
     time.sleep(60)
 """
 
 
 @pytest.mark.parametrize("writing", ["torn", "nothing"])
-@pytest.mark.parametrize("before", [0, 2])
-def test_the_lock_of_a_killed_writer_is_free_and_its_half_line_gone(
-    tmp_path: Path, writing: str, before: int
+@pytest.mark.parametrize("before", [None, "fire"])
+def test_the_lock_of_a_killed_writer_is_free_and_its_half_file_nothing(
+    tmp_path: Path, writing: str, before: str | None
 ) -> None:
-    """As the first entry, too, before which the ledger is empty."""
-    ledger = Ledger(tmp_path)
-    for number in range(before):
-        ledger.record(f"run {number}", {}, accuracy=0.5)
-    holder = [sys.executable, "-c", HOLD, str(tmp_path), writing]
+    (point,) = plan(tmp_path, 1).points
+    run = Run(tmp_path / point.name)
+    if before:
+        run.write_failure(before)
+    holder = [sys.executable, "-c", HOLD, str(run.folder), writing]
     with subprocess.Popen(holder, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.kill()
-    assert len(ledger.ends()) == before
+    assert run.read_failure() == before
     begun = time.perf_counter()
-    for _ in range(2):
-        ledger.record("another", {}, accuracy=0.5)
+    with locked(run.folder):
+        run.write_failure("another")
     assert time.perf_counter() - begun < 1
-    ends = {f"run {number}": None for number in range(before)} | {"another": None}
-    assert ledger.ends() == ends
-    assert ledger.path.read_text().count("another") == 1
-
-
-def test_reading_a_ledger_never_writes(tmp_path: Path) -> None:
-    """Not even where its first writer was killed before the first line: two readers would."""
-    (tmp_path / "ledger.log").touch()
-    assert Ledger(tmp_path).ends() == {}
-    assert (tmp_path / "ledger.log").read_bytes() == b""
+    assert run.read_failure() == "another"
 
 
 def test_points_that_another_command_adds_stay_in_the_results(tmp_path: Path) -> None:

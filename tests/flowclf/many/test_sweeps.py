@@ -1,4 +1,4 @@
-"""Sweeps: the grid, the ledger, and that nothing is lost or done twice whatever is killed."""
+"""Sweeps: the grid, the run folders, and that nothing is lost or done twice whatever is killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ import torch
 
 from couplings import ShapeError
 from flowclf.many import (
-    Ledger,
     Sweep,
     jobs,
     parse_betas,
@@ -163,11 +162,10 @@ def test_one_row_a_run_with_what_varies(done: Path) -> None:
 
 
 def test_nothing_is_done_twice(copied: Path) -> None:
-    before, ledger = results(copied), (copied / "ledger.log").read_bytes()
+    before = results(copied)
     times = {path: path.stat().st_mtime_ns for path in copied.rglob("model.safetensors")}
     assert [outcome.kept for outcome in swept(small(copied))] == [True] * 4
     assert results(copied) == before
-    assert (copied / "ledger.log").read_bytes() == ledger
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
@@ -177,34 +175,6 @@ def test_another_sweep_in_the_same_folder_is_added(copied: Path) -> None:
     assert len(plan.points) == len(sweep_rows(plan)) == len(results(copied)) == 5
     with pytest.raises(UserError, match=r"has other settings: train.epochs is 1"):
         plan_sweep(small(copied, overrides=SMALL | {"train": {"epochs": 2, "batch_size": 50}}))
-
-
-def test_optuna_reads_the_ledger(done: Path) -> None:
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    storage = JournalStorage(JournalFileBackend(str(done / "ledger.log")))
-    trials = optuna.load_study(study_name="sweep", storage=storage).trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
-    accuracy = {row["accuracy"] for row in results(done)}
-    assert {trial.value for trial in trials} == {1 - float(value) for value in accuracy}
-    assert {(trial.params["beta"], trial.params["seed"]) for trial in trials} == {
-        (0.1, 0), (0.1, 1), (10, 0), (10, 1),
-    }  # fmt: skip
-
-
-def test_optuna_asks_no_notebook_for_its_widgets(tmp_path: Path) -> None:
-    """In a kernel without ipywidgets, which is all that tqdm looks at."""
-    code = (
-        "import sys, types; from pathlib import Path; from flowclf.many import Ledger;"
-        "sys.modules['ipykernel.zmqshell'] = types.ModuleType('zmqshell');"
-        "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=lambda: None);"
-        "sys.modules['ipywidgets'] = None;"
-        f"Ledger(Path({str(tmp_path)!r})).record('a', {{'beta': 1.0}}, accuracy=0.5)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_a_failed_run_is_listed_and_tried_again_when_asked(
@@ -221,14 +191,34 @@ def test_a_failed_run_is_listed_and_tried_again_when_asked(
         found = [outcome.failure for outcome in swept(small(copied))]
     reason = "step 3: the gradient is not finite"
     assert sorted(found, key=str) == [None, None, None, reason]
-    assert Ledger(copied).failures() == {name: reason}
+    assert [state.reason for state in states(read_plan(copied)) if state.reason] == [reason]
+    assert Run(copied / name).read_failure() == reason
     assert [state.kind for state in states(read_plan(copied))].count("failed") == 1
     assert len(results(copied)) == 3
     again = swept(small(copied))
     assert [outcome.failure for outcome in again if outcome.failure] == [reason]
     assert [o.failure for o in swept(small(copied), retry_failed=True)] == [None] * 4
-    assert Ledger(copied).failures() == {}
+    assert Run(copied / name).read_failure() is None
     assert len(results(copied)) == 4
+
+
+def test_a_failure_of_another_command_is_kept_too(copied: Path) -> None:
+    """It fails between the look at the folder and the start of the job."""
+    name = "ib-inn-beta=10-seed=0"
+    shutil.rmtree(copied / name)
+
+    def engine(work: Any, workers: int) -> Any:
+        Run(copied / name).write_failure("fire")
+        return (job() for job in work)
+
+    assert [o.failure for o in swept(small(copied), engine=engine) if o.failure] == ["fire"]
+    assert not (copied / name / "config.yaml").exists()
+    assert [o.failure for o in swept(small(copied), retry_failed=True)] == [None] * 4
+
+
+def test_an_old_sweep_with_a_ledger_goes_on(copied: Path) -> None:
+    (copied / "ledger.log").write_text('{"op_code": 4}')
+    assert [outcome.kept for outcome in swept(small(copied))] == [True] * 4
 
 
 def test_a_run_that_another_process_is_at_is_waited_for(
@@ -281,7 +271,7 @@ def test_a_killed_sweep_ends_as_one_that_was_not(done: Path, tmp_path: Path) -> 
     assert [state.kind for state in states(read_plan(folder))].count("running") == 0
     assert all(outcome.failure is None for outcome in swept(small(folder)))
     assert results(folder) == results(done)
-    assert list(Ledger(folder).ends().values()) == [None] * 4
+    assert [state.kind for state in states(read_plan(folder))] == ["done"] * 4
 
 
 HOLD = """

@@ -1,4 +1,4 @@
-"""Settings, results and ledgers of strangers: refused in one line where they are damaged."""
+"""Settings and results of strangers: refused in one line where they are damaged."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 
 from flowclf.cli.app import run as command
 from flowclf.config import make_config, parse_assignments, read_settings
-from flowclf.many import Ledger, parse_grid, read_plan, states, sweep_rows
-from flowclf.many.rows import recorded_rows
+from flowclf.many import parse_grid, read_plan, states, sweep_rows
+from flowclf.many.table import recorded_rows
 from flowclf.report import collect
 from flowclf.report.pictures import embed_file
 from flowclf.runs import Run
@@ -119,7 +119,7 @@ def sweep(tmp_path: Path) -> Path:
     run.write_summary(summary | {"test": measured})
     point = {"name": run.folder.name, "varied": {"beta": 1.0}, "config": config.to_dict()}
     write_yaml(folder / "sweep.yaml", {"shape": [1, 8, 8], "data_dir": None, "points": [point]})
-    Ledger(folder).record(run.folder.name, {"beta": 1.0}, reason="fire")
+    run.write_failure("fire")
     return folder
 
 
@@ -149,8 +149,8 @@ DAMAGE: dict[str, tuple[str, dict[str, Any] | str, str]] = {
     "half a summary": ("summary.json", "{", "summary.json is damaged"),
     "strange evaluation": ("evaluation.json", "[]", "evaluation.json is damaged"),
     "no picture": ("figures/latent.png", "%!PS-Adobe-3.0 EPSF-3.0\n", "expected a readable PNG"),
-    "ledger of nobody": ("../ledger.log", "{}\n{}\n", "ledger.log is damaged"),
-    "ledger of another": ("../ledger.log", "[1]\n", "ledger.log is damaged: expected optuna"),
+    "failure of nothing": ("failed.json", "{}", "failed.json is damaged: expected a reason"),
+    "failure of another": ("failed.json", "[1]", "failed.json is damaged: expected a JSON object"),
     "sweep of nothing": ("../sweep.yaml", {"points": [3]}, "sweep.yaml is damaged"),
     "baselines of half": ("../results.csv", "system,data,seed\nQDA\n", "results.csv is damaged"),
     "baselines of words": (
@@ -165,7 +165,7 @@ def test_the_report_refuses_damaged_folders(
 ) -> None:
     name, content, message = DAMAGE[case]
     path = sweep / RUN / name
-    if "ledger" in case:
+    if "failure" in case:
         (sweep / RUN / "summary.json").rename(sweep / "ib-inn.json")
         run = sweep / "other"
         run.mkdir()
@@ -224,16 +224,6 @@ def test_baselines_of_a_study(tmp_path: Path, row: Any) -> None:
     if row != {"system": "QDA"}:
         file.write_text(json.dumps({"rows": [changed]}))
         refused(lambda: list(recorded_rows(tmp_path)), "baselines-50-0.json is damaged: expected")
-
-
-def test_a_torn_line_of_the_ledger_is_dropped(sweep: Path) -> None:
-    ledger = Ledger(sweep)
-    whole = ledger.path.read_bytes()
-    ledger.path.write_bytes(whole + b'{"op_code": 4, "wor')
-    assert ledger.ends() == {RUN: "fire"}
-    ledger.record("other", {"beta": 2.0}, accuracy=0.5)
-    assert ledger.ends() == {RUN: "fire", "other": None}
-    assert ledger.path.read_bytes().startswith(whole + b"{")
 
 
 def test_pictures_that_the_report_does_not_open(tmp_path: Path) -> None:
