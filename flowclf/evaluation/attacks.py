@@ -32,7 +32,7 @@ BATCH_SIZE = 256
 
 
 def attack_loss(log_posterior: Tensor, y: Tensor, loss: AttackLoss = "ce") -> Tensor:
-    """What an attack maximises, (B,), of log q(k|x) (B, K) and labels y (B,).
+    """Compute what an attack maximises, (B,), of log q(k|x) (B, K) and labels y (B,).
 
         ce:      -log q(y|x)
         margin:  max_{k≠y} log q(k|x) - log q(y|x), a difference of logits
@@ -63,7 +63,7 @@ def fgsm(
     loss: AttackLoss = "ce",
     levels: int = 256,
 ) -> Tensor:
-    """x' = clamp(x + ε (levels - 1) sign ∇_x loss): (B, C, H, W) floating, in data units.
+    """Return clamp(x + ε (levels - 1) sign ∇_x loss): (B, C, H, W) floating, in data units.
 
     Goodfellow et al., "Explaining and harnessing adversarial examples", ICLR 2015.
 
@@ -95,7 +95,7 @@ def pgd(
     steps: int = 20,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The worst x' for each sample on a path of `steps` signed steps of 2.5 ε/steps in the ball.
+    """Return each sample's worst x' on a path of `steps` signed steps of 2.5 ε/steps.
 
     It starts at a uniform draw from the ball, and each step is projected back: Madry et al.,
     "Towards deep learning models resistant to adversarial attacks", ICLR 2018. The worst is that
@@ -135,7 +135,7 @@ def attack_curve(
     steps: int = 20,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """A row for each ε: `epsilon`, `accuracy`, `ece`, and what the density notices.
+    """Attack at each ε: rows of `epsilon`, `accuracy`, `ece`, and detection by the density.
 
     - `log_prob_change_nats`: mean of log q(x') - log q(x), or of the elbo where a system has that
       instead; None where it has neither.
@@ -174,7 +174,7 @@ def attack_curve(
 
 @dataclass(frozen=True)
 class _Ball:
-    """All x' with |x' - centre| ≤ radius in every dimension that are images; data units."""
+    """L∞ ball of images x' with |x' - centre| ≤ radius in every dimension; data units."""
 
     centre: Tensor
     radius: float
@@ -198,7 +198,7 @@ class _Ball:
         return x.clamp(self.low, self.high)
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Uniform, drawn on the CPU: the same on every device."""
+        """Draw uniformly, on the CPU: the same on every device."""
         uniform = torch.rand(self.centre.shape, generator=generator).to(self.centre)
         return self.project(self.centre + self.radius * (2 * uniform - 1))
 
@@ -238,7 +238,7 @@ def _row(epsilon: float, y: Tensor, clean: _Seen, attacked: _Seen) -> dict[str, 
 
 
 def _noticed(clean: Tensor, attacked: Tensor) -> float:
-    """Area under the ROC curve of scores (N,) and (N,); what is not finite is most suspicious."""
+    """Compute the AUROC of scores (N,) and (N,); those not finite rank as attacked."""
     from sklearn.metrics import roc_auc_score
 
     scores = torch.cat((clean, attacked)).double()
@@ -251,7 +251,7 @@ def _noticed(clean: Tensor, attacked: Tensor) -> float:
 def _gradient(
     model: GenerativeClassifier, x: Tensor, y: Tensor, loss: AttackLoss
 ) -> tuple[Tensor, Tensor]:
-    """∇_x loss (B, C, H, W) of each sample, and its margin (B,)."""
+    """Return ∇_x loss (B, C, H, W) of each sample, and its margin (B,)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         log_posterior = model.log_posterior(x)
@@ -273,7 +273,7 @@ def _margin(model: GenerativeClassifier, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _worse(known: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Of two batches with their margins the sample of the larger one, each."""
+    """Keep the sample of the larger margin of two batches."""
     larger = found[1] > known[1]
     x = torch.where(larger[:, None, None, None], found[0], known[0])
     return x, torch.where(larger, found[1], known[1])

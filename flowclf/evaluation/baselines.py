@@ -1,4 +1,4 @@
-"""What everybody has, on the same data: quadratic discriminant analysis, logistic regression."""
+"""Baselines on the same data: quadratic discriminant analysis and logistic regression."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Fit = tuple[Tensor, Tensor | None]
 
 
 def baseline_rows(training: Split, test: Split, levels: int | None) -> list[dict[str, Any]]:
-    """One row a baseline: name, accuracy, ECE, bits/dim (None without a density), seconds to fit.
+    """Fit baselines: rows of name, accuracy, ECE, bits/dim (None without a density), seconds.
 
     Trained on a stratified part of at most 20,000 samples and 20 million numbers: the rows are
     there to compare with, not to wait for. The temperature of the logistic regression is fitted on
@@ -60,7 +60,7 @@ def baseline_rows(training: Split, test: Split, levels: int | None) -> list[dict
 
 @dataclass(frozen=True)
 class _Task:
-    """Both splits as numpy arrays in [0, 1] (images) or standardised (tables), noise on request."""
+    """Splits as numpy arrays in [0, 1] (images) or standardised (tables), noise on request."""
 
     training: Split
     test: Split
@@ -105,7 +105,7 @@ def _timed(name: str, task: _Task, fit: Callable[[_Task], Fit]) -> dict[str, Any
 
 
 def _qda(task: _Task) -> Fit:
-    """Quadratic discriminant analysis.
+    """Fit quadratic discriminant analysis.
 
     The joint densities are put together from the fitted parameters: scikit-learn gives only
     posteriors, and for two classes only their log-odds.
@@ -125,7 +125,7 @@ def _qda_of_components(components: int, task: _Task) -> Fit:
 
 
 def _joint_densities(x: Any, test: Any, y: Tensor) -> Tensor:
-    """log q(x, k) of the test rows, (N, K), in the units of x."""
+    """Compute log q(x, k) of the test rows, (N, K), in the units of x."""
     from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 
     qda = QuadraticDiscriminantAnalysis(reg_param=QDA_REGULARISATION).fit(x, y)
@@ -138,7 +138,7 @@ def _joint_densities(x: Any, test: Any, y: Tensor) -> Tensor:
 
 
 def _logistic_regression(task: _Task) -> Fit:
-    """With its temperature scaled."""
+    """Fit logistic regression and its temperature."""
     from sklearn.linear_model import LogisticRegression
 
     fitted, held_out = hold_out(task.training, HELD_OUT, seed=0)

@@ -1,4 +1,4 @@
-"""Do latents fall into the classes? Clusterings against labels, and classifiers of latents."""
+"""Clusterings of latents against labels, and classifiers fitted to latents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESTARTS = 10
 
 
 def cluster_scores(clusters: Tensor, y: Tensor) -> dict[str, float]:
-    """`nmi` (arithmetic mean), `clustering_accuracy` and `ari` of clusters (N,) and labels (N,)."""
+    """Compute `nmi` (arithmetic mean), `clustering_accuracy`, `ari` of clusters and labels (N,)."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     return {
@@ -30,7 +30,7 @@ def cluster_scores(clusters: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def clustering_accuracy(clusters: Tensor, y: Tensor) -> float:
-    """Share of samples whose cluster's class is the label, by the best one-to-one assignment."""
+    """Return the accuracy of the best one-to-one assignment of clusters to classes."""
     from scipy.optimize import linear_sum_assignment
 
     size = 1 + int(torch.maximum(clusters.max(), y.max()))
@@ -40,7 +40,7 @@ def clustering_accuracy(clusters: Tensor, y: Tensor) -> float:
 
 
 def kmeans(z: Tensor, clusters: int, seed: int = 0) -> Tensor:
-    """Numbers of the clusters (N,) of z (N, D): scikit-learn's k-means, the best of 10 starts."""
+    """Return cluster numbers (N,) of z (N, D) by scikit-learn's k-means, best of 10 starts."""
     from sklearn.cluster import KMeans
 
     model = KMeans(clusters, n_init=RESTARTS, random_state=seed)
@@ -50,7 +50,7 @@ def kmeans(z: Tensor, clusters: int, seed: int = 0) -> Tensor:
 def fitted_accuracy(
     kind: BranchKind, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int
 ) -> float:
-    """Test accuracy of a `knn` (10 neighbours) or `forest` (100 trees) of training latents."""
+    """Return the test accuracy of a `knn` (10) or `forest` (100 trees) of training latents."""
     z, y = train
     branch = FittedBranch(z.shape[1], classes, kind, neighbours=10, samples=len(z))
     branch.fit(z, y)
@@ -58,7 +58,7 @@ def fitted_accuracy(
 
 
 def class_distances(means: Tensor, std: Tensor) -> Tensor:
-    """sqrt(Σ_d (μ_id - μ_jd)²/(σ_id σ_jd)) of (K, D) twice: (K, K), float64.
+    """Compute sqrt(Σ_d (μ_id - μ_jd)²/(σ_id σ_jd)) of (K, D) twice: (K, K), float64.
 
     With equal variances the Mahalanobis distance of two means: half of it is how far either is
     from the plane between the classes.

@@ -1,4 +1,4 @@
-"""What a classifier that can decode says of its decisions: another class's version of x, pixels.
+"""Counterfactuals and contributions of pixels, of classifiers that can decode.
 
 The idea of showing them along directions between class means is Mackowiak et al., "Generative
 classifiers as a basis for trustworthy image classification", CVPR 2021.
@@ -35,7 +35,7 @@ DOUBLINGS, HALVINGS = 12, 40
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """x as another class.
+    """Counterfactual version of x as another class.
 
     Attributes:
         x: (B, *shape), in data units, decoded.
@@ -58,7 +58,7 @@ def counterfactual(
     posterior: float = 0.9,
     source: Tensor | None = None,
 ) -> Counterfactual:
-    """The smallest shift along the line between class means that makes q(target|z) = `posterior`.
+    """Find the smallest shift along the line between class means with q(target|z) = `posterior`.
 
         z' = z + α (μ_target - μ_predicted)
 
@@ -104,7 +104,7 @@ def class_change_path(
     posterior: float | None = 0.99,
     source: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """From x to its counterfactual: images (steps, B, *shape) and log q(k|z) (steps, B, K).
+    """Decode a path from x to its counterfactual: (steps, B, *shape), log q(k|z) (steps, B, K).
 
     A flow may be convinced by changes that no eye sees. With `posterior` None the path goes on, to
     where the target's training latents are on average along the line between the averages m:
@@ -138,7 +138,7 @@ def pixel_contributions(
     other: Tensor,
     steps: int = 64,
 ) -> Tensor:
-    """How much each number of x speaks for class y and against `other`, (B, *shape), nats.
+    """Attribute the log-odds of y against `other` to the numbers of x, (B, *shape), nats.
 
     Integrated gradients of log q(y|x) - log q(other|x) on the straight line from the reference to
     x: they add up to what x's log-odds are above the reference's (Sundararajan et al., "Axiomatic
@@ -164,7 +164,7 @@ def pixel_contributions(
 def decision_contributions(
     model: GenerativeClassifier, x: Tensor, y: Tensor, other: Tensor, steps: int = 64
 ) -> Tensor:
-    """How much each number of x speaks for class y and against `other`, (B, *shape), nats.
+    """Attribute the log-odds of y against `other` to the numbers of x, (B, *shape), nats.
 
     `path_contributions` from the decoded `even_odds` of the two classes to x: they add up to x's
     log-odds log q(y|x) - log q(other|x). Of a flow the path is the decoded straight line of
@@ -192,7 +192,7 @@ def decision_contributions(
 def path_contributions(
     model: GenerativeClassifier, points: Iterable[Tensor], y: Tensor, other: Tensor
 ) -> Tensor:
-    """`pixel_contributions` along any path, given as points (B, *shape) of it: (B, *shape), nats.
+    """Compute `pixel_contributions` along a path of points (B, *shape): (B, *shape), nats.
 
         Σ_s (x_s+1 - x_s) · ∇[log q(y|x) - log q(other|x)] at the middle of x_s and x_s+1
 
@@ -208,7 +208,7 @@ def path_contributions(
 @unchecked_values()  # far along the line x may not be finite, nor need it be
 @torch.no_grad()
 def even_odds(model: GenerativeClassifier, y: Tensor, other: Tensor) -> Tensor:
-    """Between the classes' average latents, where what is decoded speaks for neither: z (B, D).
+    """Find z (B, D) between the classes' average latents that decodes to even odds.
 
         z = m_y + α (m_other - m_y),  q(y|decode(z)) = q(other|decode(z)),  α by bisection
 
@@ -233,7 +233,7 @@ def even_odds(model: GenerativeClassifier, y: Tensor, other: Tensor) -> Tensor:
 
 @torch.no_grad()
 def distances_to_means(model: GenerativeClassifier, x: Tensor) -> Tensor:
-    """Mahalanobis distance of z to each class mean, (B, K).
+    """Compute the Mahalanobis distance of z to each class mean, (B, K).
 
     Where all means are the origin: to the average latents of the classes' training samples.
 
@@ -256,7 +256,7 @@ def _line(
     source: Tensor | None = None,
     around: Around = "means",
 ) -> tuple[Tensor, Tensor]:
-    """Latents, and the direction in which their class becomes the target."""
+    """Return latents, and the direction in which their class becomes the target."""
     z, mixture = model.encode(x).z, model.mixture
     if not model.posterior_is_mixture:
         centres = mixture.centres()
@@ -269,18 +269,18 @@ def _line(
 def _between(
     mixture: GaussianMixture, around: Around, source: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Where the line between two means starts and its direction, (B, D) each."""
+    """Return start and direction of the line between two means, (B, D) each."""
     start = mixture.class_means(source, around)
     return start, mixture.class_means(target, around) - start
 
 
 def _share(ahead: Tensor, direction: Tensor) -> Tensor:
-    """How far along the direction that is, (B, 1); 0 where there is no direction."""
+    """Project onto the direction, as a share of it (B, 1); 0 where there is no direction."""
     return ((ahead * direction).sum(1) / direction.square().sum(1)).nan_to_num()[:, None]
 
 
 def _log_odds(model: GenerativeClassifier, x: Tensor, y: Tensor, other: Tensor) -> Tensor:
-    """log q(y|x) - log q(other|x), (B,), nats."""
+    """Compute log q(y|x) - log q(other|x), (B,), nats."""
     given = model.log_posterior(x)
     return (given.gather(1, y[:, None]) - given.gather(1, other[:, None]))[:, 0]
 
@@ -298,7 +298,7 @@ def _odds_gradient(model: GenerativeClassifier, x: Tensor, y: Tensor, other: Ten
 
 
 def _least(reached: Callable[[Tensor], Tensor], zero: Tensor) -> Tensor:
-    """The least shift that reaches, (B,); NaN where none up to 4096 does."""
+    """Find the least shift that reaches, (B,); NaN where none up to 4096 does."""
     low, high = zero.clone(), zero + 1
     for _ in range(DOUBLINGS):
         high = torch.where(reached(high), high, 2 * high)

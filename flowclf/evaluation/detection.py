@@ -1,4 +1,4 @@
-"""How well a score tells outliers from what the model knows, of two vectors of scores.
+"""Detection of out-of-distribution samples by a score: measures of two vectors of scores.
 
 Scores have no unit and no bounds here: higher means more outlying, and only their order counts.
 Infinite scores are ranked first and last; NaN is refused.
@@ -38,7 +38,7 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number of a sample, and its 95 % interval."""
+    """Estimate with its 95 % interval."""
 
     value: float
     low: float
@@ -46,7 +46,7 @@ class Estimate:
 
 
 def auroc(inside: Tensor, outside: Tensor) -> Estimate:
-    """P(outside > inside) + ½ P(outside = inside): (N,), (M,); with DeLong's interval.
+    """Compute P(outside > inside) + ½ P(outside = inside) with DeLong's interval: (N,), (M,).
 
         variance = var_M(share of inside below) / M + var_N(share of outside above) / N
 
@@ -73,7 +73,7 @@ def aupr(
     draws: int = DRAWS,
     generator: torch.Generator | None = None,
 ) -> Estimate:
-    """Average precision Σ_t (recall_t - recall_t-1) precision_t over thresholds: (N,), (M,).
+    """Compute average precision Σ_t (recall_t - recall_t-1) precision_t: (N,), (M,).
 
     "AUPR-Out" with `outside` as the positive class, "AUPR-In" with `inside` (and low scores as its
     sign): Liang et al., ICLR 2018. Pure chance has the positives' share. The interval is that of
@@ -99,7 +99,7 @@ def fpr_at_95(
     draws: int = DRAWS,
     generator: torch.Generator | None = None,
 ) -> Estimate:
-    """Share of negatives at or beyond the strictest threshold that 95 % of positives reach.
+    """Compute the false positive rate at the strictest threshold that 95 % of positives reach.
 
     With `outside` as the positive class, false alarms where 95 % of the outliers are found
     (Hendrycks et al., ICLR 2019); with `inside`, outliers let in where 95 % of the inside are
@@ -117,7 +117,7 @@ def two_tailed_auroc(
     draws: int = DRAWS,
     generator: torch.Generator | None = None,
 ) -> Estimate:
-    """Area under the ROC curve of "below q_i or above q_1-i", quantiles of the inside scores.
+    """Compute the AUROC of "below q_i or above q_1-i", quantiles of the inside scores.
 
     97 i: 32 from 0, 32 from 0.1, 33 from 0.9 to 1; of the pairs that cross, all is beyond. It finds
     outliers on both sides, and is 0.5 where the two sets are alike. Quantiles are values of the
@@ -130,7 +130,7 @@ def two_tailed_auroc(
 
 
 def typicality(scores: Tensor, centre: float | Tensor) -> Tensor:
-    """|S - centre|, (N,): outlying is too high or too low.
+    """Compute |S - centre|, (N,): both too high and too low are outlying.
 
     The centre is the mean score of the training data (IB-INN's authors take that of the test data,
     which is to be judged). Nalisnick et al., "Detecting out-of-distribution inputs to deep
@@ -140,7 +140,7 @@ def typicality(scores: Tensor, centre: float | Tensor) -> Tensor:
 
 
 def roc_points(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    """False and true positive rates (T,) of every threshold from (0, 0) to (1, 1).
+    """Return false and true positive rates (T,) of every threshold from (0, 0) to (1, 1).
 
     Raises:
         UserError: no scores, or NaN.
@@ -151,7 +151,7 @@ def roc_points(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def checked_scores(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    """Both (N,), (M,) in float64 on the CPU.
+    """Return both vectors (N,), (M,) in float64 on the CPU.
 
     Raises:
         UserError: no scores, or NaN.
@@ -172,7 +172,7 @@ def checked_scores(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _oriented(inside: Tensor, outside: Tensor, positive: Positive) -> tuple[Tensor, Tensor]:
-    """Negatives and positives, with high scores for the positives."""
+    """Return negatives and positives, with high scores for the positives."""
     if positive not in ("outside", "inside"):
         raise UserError(f"expected positive outside or inside, got {positive!r}")
     inside, outside = checked_scores(inside, outside)
@@ -180,7 +180,7 @@ def _oriented(inside: Tensor, outside: Tensor, positive: Positive) -> tuple[Tens
 
 
 def _ranks(negative: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """Places from 0, the highest score's, in the order of both; equal scores share one."""
+    """Rank both from 0, the highest score; equal scores share a rank."""
     pooled = -torch.cat((negative, positive))
     negatives, positives = pooled.unique(return_inverse=True)[1].split(
         [len(negative), len(positive)]
@@ -189,7 +189,7 @@ def _ranks(negative: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _counts(negative: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """How many negatives and positives have at most each rank: (R,), float64."""
+    """Count negatives and positives of at most each rank: (R,), float64."""
     ranks = 1 + int(torch.maximum(negative.max(), positive.max()))
     false, true = (each.bincount(minlength=ranks).cumsum(0) for each in (negative, positive))
     return false.double(), true.double()
@@ -220,14 +220,14 @@ def _two_tailed_area(inside: Tensor, outside: Tensor) -> float:
 
 
 def _quantile_grid() -> Tensor:
-    """97 numbers from 0 to 1, symmetric about ½, dense at both ends."""
+    """Return 97 numbers from 0 to 1, symmetric about ½, dense at both ends."""
     end = torch.arange(32, dtype=torch.float64) * (0.1 / 32)
     middle = 0.1 + torch.arange(32, dtype=torch.float64) * (0.8 / 32)
     return torch.cat((end, middle, torch.linspace(0.9, 1, 33, dtype=torch.float64)))
 
 
 def _share_beyond(scores: Tensor, bottom: Tensor, top: Tensor) -> Tensor:
-    """Shares (T,) of the scores below `bottom` or above `top`, each (T,)."""
+    """Return shares (T,) of the scores below `bottom` or above `top`, each (T,)."""
     ordered = scores.sort().values
     below = torch.searchsorted(ordered, bottom)
     above = len(ordered) - torch.searchsorted(ordered, top, right=True)
@@ -236,7 +236,7 @@ def _share_beyond(scores: Tensor, bottom: Tensor, top: Tensor) -> Tensor:
 
 
 def _share_below(reference: Tensor, scores: Tensor) -> Tensor:
-    """Of each score the share of the reference below it, equal ones counting half: (M,)."""
+    """Return the share of the reference below each score, ties counting half: (M,)."""
     ordered = reference.sort().values
     below = torch.searchsorted(ordered, scores)
     not_above = torch.searchsorted(ordered, scores, right=True)
@@ -254,7 +254,7 @@ def _bootstrapped(
     draws: int,
     generator: torch.Generator | None,
 ) -> Estimate:
-    """The statistic, and the middle 95 % of its values on samples drawn anew from each set."""
+    """Compute the statistic, and the middle 95 % of its values on resampled sets."""
     generator = generator or generator_for(0, "bootstrap")
     drawn = [
         statistic(_redrawn(first, generator), _redrawn(second, generator)) for _ in range(draws)

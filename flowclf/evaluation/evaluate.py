@@ -1,4 +1,4 @@
-"""A model and a data split in, named results out; for every system with the common face."""
+"""Evaluation of a model on a split by suites, for every system with the common face."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def evaluate(
     validation: Split | None = None,
     options: Options = PLAIN,
 ) -> dict[str, Any]:
-    """The results of each suite on a split, as one dictionary of numbers, and of lists of rows.
+    """Run suites on a split; return one dictionary of numbers, and of lists of rows.
 
     Args:
         model: in any mode; it is evaluated in eval mode and put back.
@@ -43,7 +43,7 @@ def evaluate(
 
 
 def evaluate_subject(subject: Subject, suites: Iterable[str]) -> dict[str, Any]:
-    """`evaluate`, of a subject whose predictions and scores may be needed again.
+    """Run `evaluate` on a subject whose predictions and scores may be needed again.
 
     Raises:
         UserError: as `evaluate`.
@@ -62,7 +62,7 @@ def evaluate_subject(subject: Subject, suites: Iterable[str]) -> dict[str, Any]:
 def evaluate_scaled(
     model: GenerativeClassifier, validation: Split, test: Split, seed: int = 0
 ) -> dict[str, float]:
-    """Calibration of the test split once temperature scaled on the validation split.
+    """Evaluate calibration of the test split, temperature scaled on the validation split.
 
     What VC is compared with: `temperature`, and ECE and -log q(y|x) of the scaled posterior.
     """

@@ -1,4 +1,4 @@
-"""How exact an invertible encoder is in the numbers that it computes with, float32 as a rule.
+"""Exactness of an invertible encoder in floating-point numbers, float32 as a rule.
 
 In real numbers decode(encode(x)) is x and encode(decode(z)) is z. In floating-point numbers
 rounding grows with the condition of the map, and nothing else shows it: the likelihood of a map
@@ -45,13 +45,13 @@ class InexactInverse(UserError):
 
 
 def has_inverse(model: GenerativeClassifier) -> bool:
-    """Whether there is anything to check; i-revnet has an inverse, though no density."""
+    """Return True if there is an inverse to check; i-revnet has one, though no density."""
     return model.encoder_kind == "invertible"
 
 
 @torch.no_grad()
 def inverse_errors(model: GenerativeClassifier, x: Tensor) -> Tensor:
-    """(B,): max over the dimensions of |u(decode(encode(x))) - u(x)|, u being the pre-processing.
+    """Compute max over dimensions of |u(decode(encode(x))) - u(x)|, (B,), u the pre-processing.
 
     Args:
         model: with an invertible encoder; evaluated in eval mode and put back.
@@ -67,7 +67,7 @@ def inverse_errors(model: GenerativeClassifier, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def latent_errors(model: GenerativeClassifier, z: Tensor) -> Tensor:
-    """(B,): the larger of |encode(x) - z| over the dimensions and the inverse error, x = decode(z).
+    """Compute the larger of max |encode(x) - z| and the inverse error, x = decode(z): (B,).
 
     Neither does alone. Where decoding amplifies rounding, encoding shrinks it again, and z is as it
     was; where decoding takes many z to one x, that x is as it was.
@@ -87,7 +87,7 @@ def latent_errors(model: GenerativeClassifier, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def precision_errors(model: GenerativeClassifier, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) each, in the model's dtype against a copy of it in float64, the same numbers.
+    """Compare the model with a copy of it in float64, the same numbers: (B,) each.
 
         |log_det - log_det64| / max(1, |log_det64|)   and   max over the dimensions of |z - z64|
 
@@ -108,7 +108,7 @@ def precision_errors(model: GenerativeClassifier, x: Tensor) -> tuple[Tensor, Te
 
 
 def points(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> Tensor:
-    """The first 256 of x (N, *shape) as points: on the model's device, grey levels with noise."""
+    """Return the first 256 of x (N, *shape) on the model's device, grey levels with noise."""
     device = model.mixture.device
     generator = generator_for(seed, "exactness", device=device)
     return model.dequantize(x[:MOST].to(device), generator)
@@ -131,7 +131,7 @@ def check_exact(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> None:
 
 @torch.no_grad()
 def check_exact_walks(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> None:
-    """`check_exact`, and the same of the class means and halfway between the latents of these x.
+    """Apply `check_exact`, also to class means and points halfway between latents of these x.
 
     Raises:
         InexactInverse: one of them does not come back, see `latent_errors`.
@@ -182,11 +182,11 @@ def _invertible(model: GenerativeClassifier) -> InvertibleEncoder:
 
 
 def _back_and_given(encoder: InvertibleEncoder, x: Tensor) -> tuple[Tensor, Tensor]:
-    """u(decode(encode(x))) and u(x), where the network sees them."""
+    """Return u(decode(encode(x))) and u(x), where the network sees them."""
     back = encoder.decode(encoder(x).z)
     return encoder.preprocess(back)[0], encoder.preprocess(x)[0]
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """(B,): max over the dimensions of |a - b|, infinite where that is no number."""
+    """Return max over the dimensions of |a - b|, (B,), infinite where it is NaN."""
     return (a - b).abs().flatten(1).amax(1).nan_to_num(nan=inf, posinf=inf)

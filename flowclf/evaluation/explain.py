@@ -1,4 +1,4 @@
-"""The suite `explain`: what only a generative classifier can say of single decisions.
+"""Suite `explain`: explanations of single predictions that need a generative classifier.
 
 After Mackowiak et al., "Generative classifiers as a basis for trustworthy image classification",
 CVPR 2021.
@@ -36,7 +36,7 @@ STEPS = 7
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What a picture shows of one decision.
+    """Explanation of one prediction, as a figure shows it.
 
     Attributes:
         x: the sample (*shape), as the data have it.
@@ -60,7 +60,7 @@ class Explanation:
 
 
 def explain_suite(subject: Subject) -> dict[str, Any]:
-    """Rows of `explain`: the test samples that the model is least sure of, see `explain_rows`."""
+    """Explain the test samples that the model is least sure of, see `explain_rows`."""
     count, log_posterior = subject.options.explained, subject.predictions.log_posterior
     return {"explain": explain_rows(subject.model, subject.test, log_posterior, count)}
 
@@ -68,7 +68,7 @@ def explain_suite(subject: Subject) -> dict[str, Any]:
 def explain_rows(
     model: GenerativeClassifier, test: Split, log_posterior: Tensor, count: int
 ) -> list[dict[str, Any]]:
-    """A row for each of the `count` samples of the smallest gap between the two likeliest classes.
+    """Explain the `count` samples of the smallest gap between the two likeliest classes.
 
     - `sample` (of the test split), `class`, `predicted`, `runner_up` and the posteriors of the two
     - `distance`, `runner_up_distance`: Mahalanobis, of z to their means, and `nearest_mean`, the
@@ -98,7 +98,7 @@ def explain_rows(
 
 
 def least_sure(log_posterior: Tensor, count: int) -> Tensor:
-    """Of (N, K) the rows of the smallest gaps between the two largest log posteriors, (count,)."""
+    """Return rows of the smallest gaps of the two largest log-posteriors: (N, K) to (count,)."""
     first, second = log_posterior.topk(2).values.unbind(1)
     return (first - second).argsort(stable=True)[:count]
 
@@ -109,7 +109,7 @@ def explanations(
     rows: Sequence[Mapping[str, Any]],
     steps: int = STEPS,
 ) -> list[Explanation]:
-    """What a picture shows of the samples in `explain_rows`.
+    """Compute what a figure shows of the samples in `explain_rows`.
 
     The path does not end at a posterior, as what convinces a model can be too little to be seen,
     but where the runner-up's training latents are on average; see `class_change_path`.
@@ -143,7 +143,7 @@ def _check_explains(model: GenerativeClassifier) -> None:
 def _rows(
     model: GenerativeClassifier, split: Split, log_posterior: Tensor, index: Tensor
 ) -> list[dict[str, Any]]:
-    """Of the samples of one batch, which are those at `index` of the test split."""
+    """Return rows of one batch, the samples at `index` of the test split."""
     device = model.mixture.device
     log_posterior = log_posterior.to(device)
     predicted, runner_up = _likeliest(log_posterior)
@@ -164,7 +164,7 @@ def _rows(
 
 
 def _likeliest(log_posterior: Tensor) -> tuple[Tensor, Tensor]:
-    """The two most probable classes, (B,) each; the first as `predict` has it."""
+    """Return the two most probable classes, (B,) each; the first as `predict` has it."""
     first = log_posterior.argmax(1)
     return first, log_posterior.scatter(1, first[:, None], -torch.inf).argmax(1)
 
@@ -198,12 +198,12 @@ def _counterfactual(
 
 
 def _at(values: Tensor, k: Tensor) -> Tensor:
-    """Of (B, K) those of the classes (B,): (B,)."""
+    """Gather from (B, K) the values of the classes (B,): (B,)."""
     return values.gather(1, k[:, None])[:, 0]
 
 
 def _listed(values: Tensor | None, count: int) -> list[Any]:
-    """Numbers for a JSON document, which knows no infinity."""
+    """Convert to numbers for JSON, which has no infinity."""
     if values is None:
         return [None] * count
     return [value if isfinite(value) else None for value in values.tolist()]
@@ -238,6 +238,6 @@ def _explained(
 def _paths(
     model: GenerativeClassifier, x: Tensor, source: Tensor, target: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Images (steps, B, *shape) and posteriors (steps, B, K) on the way to the target."""
+    """Return images (steps, B, *shape) and posteriors (steps, B, K) on the way to the target."""
     path, log_posterior = class_change_path(model, x, target, steps, None, source)
     return path.cpu(), log_posterior.exp().cpu()

@@ -1,4 +1,4 @@
-"""Which digit is which free label: decoded one-hots read by a classifier of images.
+"""Assignment of digits to free labels: decoded one-hots read by a classifier of images.
 
 Of a system that has labels for some classes only, the others find a place in some order of its
 own. Gemp, Parente, Mahadevan, "Inverting VAEs for improved generative accuracy", 2017, Sec. 3.
@@ -34,14 +34,14 @@ CLIP = 1e-6
 
 
 class ImageClassifier(Protocol):
-    """What scikit-learn's classifiers are."""
+    """Interface of scikit-learn's classifiers."""
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
-        """(N, F) to (N, K)."""
+        """Return class probabilities, (N, F) to (N, K)."""
 
 
 def fit_image_classifier(x: Tensor, y: Tensor, top: float, steps: int = 100) -> ImageClassifier:
-    """Multinomial logistic regression of images (N, *shape) with grey levels 0 … top.
+    """Fit a multinomial logistic regression to images (N, *shape) of grey levels 0 … top.
 
     scikit-learn's, with its own C = 1. It need not have converged after so many steps.
     """
@@ -57,13 +57,13 @@ def fit_image_classifier(x: Tensor, y: Tensor, top: float, steps: int = 100) -> 
 
 
 def class_probabilities(classifier: ImageClassifier, x: Tensor, top: float) -> Tensor:
-    """p(class|image) of images (N, *shape), (N, K), float64."""
+    """Compute p(class|image) of images (N, *shape), (N, K), float64."""
     return torch.from_numpy(classifier.predict_proba(_rows(x, top))).double()
 
 
 @torch.no_grad()
 def average_latent(model: Untapped, x: Tensor, y: Tensor) -> Tensor:
-    """z̄, the mean over labelled images of the centre of q(z|x,y), (D,)."""
+    """Compute z̄, the mean over labelled images of the centre of q(z|x,y), (D,)."""
     eye = torch.eye(model.classes, dtype=model.mixture.coordinates.dtype, device=model.pairs.device)
     with evaluating(model):
         centres = [
@@ -75,7 +75,7 @@ def average_latent(model: Untapped, x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def canonical_images(model: Untapped, z: Tensor) -> Tensor:
-    """What the K one-hot labels decode to at one z (D,), black or white, (K, *shape)."""
+    """Decode the K one-hot labels at one z (D,) to black or white images, (K, *shape)."""
     eye = torch.eye(model.classes, dtype=z.dtype, device=z.device)
     with evaluating(model):
         images = model.decode(torch.cat((eye, z.expand(model.classes, -1)), 1))
@@ -84,7 +84,7 @@ def canonical_images(model: Untapped, z: Tensor) -> Tensor:
 
 
 def assign_by_competition(p: Tensor) -> Tensor:
-    """The paper's rule: p (M, M) of row i being digit j to the digit of each row, (M,).
+    """Assign by the paper's rule: p (M, M) of row i being digit j to digits of rows (M,).
 
     Each row wants its most probable digit that is left. Where several want the same, the most
     probable gets it, and the others go on with what is left. Always a permutation.
@@ -100,7 +100,7 @@ def assign_by_competition(p: Tensor) -> Tensor:
 
 
 def assign_by_matching(p: Tensor) -> Tensor:
-    """The permutation with the largest sum of probabilities: (M, M) to the digit of each row."""
+    """Assign by the permutation of the largest sum of probabilities: (M, M) to (M,)."""
     from scipy.optimize import linear_sum_assignment
 
     _, digits = linear_sum_assignment(p.numpy(), maximize=True)
@@ -108,7 +108,7 @@ def assign_by_matching(p: Tensor) -> Tensor:
 
 
 def assigned_scores(log_posterior: Tensor, y: Tensor, digits: Tensor) -> dict[str, float]:
-    """Scores of labels that stand for other digits: (N, K), (N,), (K,).
+    """Score labels that stand for other digits: (N, K), (N,), (K,).
 
     Args:
         log_posterior: log q(k|x) of the system's own labels.
@@ -134,7 +134,7 @@ def assigned_scores(log_posterior: Tensor, y: Tensor, digits: Tensor) -> dict[st
 
 
 def extraction(p: Tensor, log_posterior: Tensor, y: Tensor, first: int) -> dict[str, float | int]:
-    """Scores on images of the digits from `first` on, whose labels the system never saw.
+    """Score images of the digits from `first` on, whose labels the system never saw.
 
     Args:
         p: p(digit|decoded one-hot), (K, K).

@@ -20,26 +20,26 @@ __all__ = [
 
 
 def accuracy(log_posterior: Tensor, y: Tensor) -> float:
-    """Share of samples whose most probable class is the label: (N, K), (N,)."""
+    """Return the share of samples whose most probable class is the label: (N, K), (N,)."""
     return float((log_posterior.argmax(1) == y).double().mean())
 
 
 def top_accuracy(log_posterior: Tensor, y: Tensor, count: int) -> float | None:
-    """Share of samples with the label among the `count` most probable classes; None if K <= it."""
+    """Return the share with the label among the `count` likeliest classes; None if K <= count."""
     if log_posterior.shape[1] <= count:
         return None
     return float((log_posterior.topk(count, 1).indices == y[:, None]).any(1).double().mean())
 
 
 def accuracy_per_class(log_posterior: Tensor, y: Tensor) -> list[float | None]:
-    """The same within each class; None for a class without samples."""
+    """Return the accuracy within each class; None for a class without samples."""
     correct = log_posterior.argmax(1) == y
     classes = range(log_posterior.shape[1])
     return [float(correct[y == k].double().mean()) if (y == k).any() else None for k in classes]
 
 
 def area_under_roc(log_posterior: Tensor, y: Tensor) -> float | None:
-    """Area under the ROC curve of q(y|x): (N, K), (N,); of each class against the rest, averaged.
+    """Compute the AUROC of q(y|x), of each class against the rest, averaged: (N, K), (N,).
 
     With two classes that of the second. None where a class has no sample.
     """
@@ -54,7 +54,7 @@ def area_under_roc(log_posterior: Tensor, y: Tensor) -> float | None:
 
 
 def expected_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15) -> float:
-    """Σ_b n_b/N |accuracy_b - confidence_b| over equal-width bins of the top-1 confidence.
+    """Compute Σ_b n_b/N |accuracy_b - confidence_b| over equal-width top-1 confidence bins.
 
     Guo et al., "On calibration of modern neural networks", ICML 2017, Eq. 3.
     """
@@ -68,12 +68,12 @@ def expected_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15)
 
 
 def negative_log_posterior(log_posterior: Tensor, y: Tensor) -> float:
-    """-mean log q(y|x), nats."""
+    """Compute -mean log q(y|x), nats."""
     return float(torch.nn.functional.nll_loss(log_posterior.double(), y))
 
 
 def bits_per_dim(log_prob: Tensor, dims: int) -> float:
-    """-mean log2 q(x) / d: log_prob (N,) in nats and in data units.
+    """Compute -mean log2 q(x) / d: log_prob (N,) in nats and in data units.
 
     For integer data with uniform noise of width 1 this bounds the bits that each dimension needs.
     """
@@ -81,7 +81,7 @@ def bits_per_dim(log_prob: Tensor, dims: int) -> float:
 
 
 def variance_ratio(z: Tensor, y: Tensor, means: Tensor, std: Tensor) -> float:
-    """Mean of (z_d - μ_yd)²/σ²_yd over samples and dimensions; 1 where the latents fill q(z|y).
+    """Compute the mean of (z_d - μ_yd)²/σ²_yd; 1 where the latents fill q(z|y).
 
     Latents (N, D), labels (N,), means and standard deviations (K, D) of the mixture. Near 0 the
     classes are peaks in the Gaussians that stand for them: Dhuliawala et al. 2023, Figure 1.

@@ -1,4 +1,4 @@
-"""What a Gaussian encoder's latents say of x, by its aggregate posterior on a set of samples."""
+"""Information of latents about x: aggregate posterior, importance bounds, cross-information."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOST_LATENTS = 10_000
 
 
 def aggregate_information(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> dict[str, Any]:
-    """`mi_nats` I(x; z), `md_nats` KL(q(z) ‖ p(z)) and `active_units`, of samples x (N, *shape).
+    """Compute `mi_nats` I(x; z), `md_nats` KL(q(z) ‖ p(z)), `active_units` of x (N, *shape).
 
     q(z) is the average of all N Gaussians; both are Monte-Carlo at one z for each of the first
     thousand, so that I is at most log N.
@@ -45,7 +45,7 @@ def aggregate_information(model: GenerativeClassifier, x: Tensor, seed: int = 0)
 
 @torch.no_grad()
 def gaussians(model: GenerativeClassifier, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of q(z|x), (N, D) each, in eval mode, batch by batch."""
+    """Return mean and log-variance of q(z|x), (N, D) each, in eval mode, batch by batch."""
     device = model.mixture.device
     means, log_vars = [], []
     with evaluating(model):
@@ -59,7 +59,7 @@ def gaussians(model: GenerativeClassifier, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def importance_bounds(model: Autoencoder, x: Tensor, draws: int, seed: int = 0) -> Tensor:
-    """`importance_bound` of x (N, *shape) on the model's device, (N,), nats, in eval mode."""
+    """Compute `importance_bound` of x (N, *shape) on the model's device, (N,), nats."""
     generator = generator_for(seed, "bound", device=x.device)
     with evaluating(model):
         return torch.cat([model.importance_bound(p, None, draws, generator) for p in x.split(20)])
@@ -67,7 +67,7 @@ def importance_bounds(model: Autoencoder, x: Tensor, draws: int, seed: int = 0) 
 
 @torch.no_grad()
 def cross_information(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> float | None:
-    """CI(X; Z) = -mean log q(x + ε) - h(ε) of samples x (N, *shape), nats; None without noise.
+    """Compute CI(X; Z) = -mean log q(x + ε) - h(ε) of x (N, *shape), nats; None without noise.
 
     What the latents of a flow know of x, by the noise ε that it was trained with: without end as ε
     vanishes, and never below I(X; Z). IB-INN (Ardizzone et al. 2020), Sec. 3.1 and Prop. 2.
@@ -85,7 +85,7 @@ def cross_information(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> 
 
 @torch.no_grad()
 def softmax_information(model: Autoencoder, x: Tensor, kl: float | None = None) -> dict[str, float]:
-    """I(z; x) and KL(q(z) ‖ p(z)) by the softmax of a VAE-AS over the training samples x (N, …).
+    """Compute I(z; x) and KL(q(z) ‖ p(z)) by a VAE-AS' softmax over its training samples x.
 
     `identity_nats` its cross-entropy SC at one z for each of the first 10,000; `mi_nats` = log N -
     SC, a lower bound; `md_nats` = KL + SC - log N, an upper one; `mi_entropy_nats` the paper's own.

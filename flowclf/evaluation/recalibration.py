@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def fit_temperature(log_posterior: Tensor, y: Tensor) -> float:
-    """The T in [0.001, 1000] of least mean -log softmax(log q / T)_y, by bisection in float64.
+    """Fit T in [0.001, 1000] of least mean -log softmax(log q / T)_y by bisection in float64.
 
     The loss is convex in β = 1/T, with derivative mean_n Σ_k q_nk(β) log q_nk - log q_ny, so that
     no start or step size matters. Where there is no least loss inside (every sample is classified
@@ -55,7 +55,7 @@ def fit_temperature(log_posterior: Tensor, y: Tensor) -> float:
 
 
 def scale(log_posterior: Tensor, temperature: float) -> Tensor:
-    """log softmax(log q / T), (B, K) to (B, K); the most probable class stays the same.
+    """Return log softmax(log q / T), (B, K) to (B, K); the most probable class stays the same.
 
     Raises:
         UserError: a temperature that is not positive.
@@ -66,7 +66,7 @@ def scale(log_posterior: Tensor, temperature: float) -> Tensor:
 
 
 class Recalibration(ABC):
-    """A map of log-posteriors (N, K) to better calibrated ones, once fitted; float64."""
+    """Map of log-posteriors (N, K) to better calibrated ones, once fitted; float64."""
 
     @abstractmethod
     def fit(self, log_posterior: Tensor, y: Tensor) -> Self:
@@ -79,7 +79,7 @@ class Recalibration(ABC):
 
     @abstractmethod
     def transform(self, log_posterior: Tensor) -> Tensor:
-        """Normalised log-probabilities (B, K) of log q(k|x) (B, K).
+        """Return normalised log-probabilities (B, K) of log q(k|x) (B, K).
 
         Raises:
             UserError: not fitted, or to another number of classes.
@@ -87,7 +87,7 @@ class Recalibration(ABC):
 
 
 class TemperatureScaling(Recalibration):
-    """log softmax(log q / T): Guo et al. 2017, Sec. 4.2; see `fit_temperature`.
+    """Temperature scaling log softmax(log q / T): Guo et al. 2017, Sec. 4.2.
 
     Attributes:
         temperature: T, or None before the fit.
@@ -105,7 +105,7 @@ class TemperatureScaling(Recalibration):
 
 
 class VectorScaling(Recalibration):
-    """log softmax(a_k log q_k + b_k) of least -log q(y|x), by L-BFGS from a = 1/T, b = 0.
+    """Vector scaling log softmax(a_k log q_k + b_k), by L-BFGS from a = 1/T, b = 0.
 
     Guo et al. 2017, Sec. 4.2, on normalised log-posteriors instead of logits: a constant of a
     sample does not matter. Temperature scaling is a_k = 1/T, b = 0. The loss is convex, and no
@@ -137,7 +137,7 @@ class VectorScaling(Recalibration):
 
 
 class IsotonicScaling(Recalibration):
-    """An increasing piecewise linear function of each q(k|x), fitted one class against the rest.
+    """Increasing piecewise linear function of each q(k|x), fitted one class against the rest.
 
     Zadrozny & Elkan, KDD 2002, with scikit-learn's regression; renormalised over classes. Below
     1/(2N), half of one of N samples, no share is told from zero: there the class's probability is
@@ -187,7 +187,7 @@ RECALIBRATIONS: dict[str, type[Recalibration]] = {
 
 @torch.enable_grad()
 def _fit_vector(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """a and b (K,) of least mean -log softmax(a_k s_k + b_k)_y."""
+    """Fit a and b (K,) of least mean -log softmax(a_k s_k + b_k)_y."""
     classes = scores.shape[1]
     parameters = torch.stack([torch.ones(classes), torch.zeros(classes)]).double().requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -234,13 +234,13 @@ def _check_width(log_posterior: Tensor, classes: int) -> None:
 
 
 def _derivative(scores: Tensor, y: Tensor, inverse: float) -> float:
-    """Of the mean loss in 1/T, nats."""
+    """Compute the derivative of the mean loss in 1/T, nats."""
     expected = ((inverse * scores).softmax(1) * scores).sum(1)
     return float((expected - scores.gather(1, y[:, None])[:, 0]).mean())
 
 
 def _check_samples(log_posterior: Tensor, y: Tensor, what: str) -> None:
-    """Refuse what nothing can be fitted to.
+    """Refuse samples that nothing can be fitted to.
 
     Raises:
         UserError: no samples, another number of labels than of samples, or a log q not finite.

@@ -1,4 +1,4 @@
-"""Suites on other data than those of the task: outliers, corrupted and attacked images."""
+"""Suites on other data: out-of-distribution, corrupted and attacked images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOOTSTRAPS = 100
 
 
 def ood_suite(subject: Subject) -> dict[str, Any]:
-    """Each set of outliers against the test split, by each score that the system can give.
+    """Compare each out-of-distribution set with the test split by each score of the system.
 
     Rows of `ood`: set, score, AUROC, AUPR, FPR at 95 % TPR (outliers positive) and, of scores that
     may be too low, the two-tailed AUROC, with 95 % intervals. Rows of `ood_entropy`: mean entropy
@@ -46,7 +46,7 @@ def ood_suite(subject: Subject) -> dict[str, Any]:
 
 
 def shift_suite(subject: Subject) -> dict[str, Any]:
-    """Accuracy and calibration of corrupted images, see `shift_table`; rows of `shift`.
+    """Evaluate corrupted images, see `shift_table`: rows of `shift`.
 
     With a validation split also once temperature scaled on that, clean.
     """
@@ -67,13 +67,13 @@ def shift_suite(subject: Subject) -> dict[str, Any]:
 
 
 def _temperature(subject: Subject) -> float | None:
-    """Of the validation split, where there is one."""
+    """Fit the temperature on the validation split, if there is one."""
     known = subject.held_out
     return None if known is None else fit_temperature(known.log_posterior, known.y)
 
 
 def attack_suite(subject: Subject) -> dict[str, Any]:
-    """FGSM and PGD by cross-entropy and by a margin, see `attack_curve`; rows of `attack`."""
+    """Attack by FGSM and PGD, cross-entropy and margin, see `attack_curve`: rows of `attack`."""
     split, levels = subject.images("attack")
     options, device = {"levels": levels, "seed": subject.seed}, subject.model.mixture.device
     x, y = split.x.to(device), split.y.to(device)
@@ -86,7 +86,7 @@ def attack_suite(subject: Subject) -> dict[str, Any]:
 
 
 def ensemble_rows(models: Sequence[GenerativeClassifier], subject: Subject) -> list[dict[str, Any]]:
-    """Rows of `ood` by the scores that need several runs; none where a run has no density."""
+    """Return rows of `ood` by scores of several runs; none where a run has no density."""
     if not all(model.has_elbo for model in models):
         return []
     inside = ensemble_scores(models, subject.test.x, seed=subject.seed)
@@ -98,7 +98,7 @@ def ensemble_rows(models: Sequence[GenerativeClassifier], subject: Subject) -> l
 
 
 def _rows(name: str, inside: Scores, outside: Scores) -> list[dict[str, Any]]:
-    """One for each score, of a set of outliers."""
+    """Return a row for each score of an out-of-distribution set."""
     return [
         {"set": name, "score": score, **_detection(score, inside[score], outside[score])}
         for score in outside
@@ -106,7 +106,7 @@ def _rows(name: str, inside: Scores, outside: Scores) -> list[dict[str, Any]]:
 
 
 def _detection(name: str, inside: Tensor, outside: Tensor) -> dict[str, float]:
-    """Each measure, with the ends of its 95 % interval."""
+    """Compute each measure, with the ends of its 95 % interval."""
     measures = {"auroc": auroc(inside, outside)}
     measures["aupr"] = aupr(inside, outside, draws=BOOTSTRAPS)
     measures["fpr_at_95"] = fpr_at_95(inside, outside, draws=BOOTSTRAPS)

@@ -1,4 +1,4 @@
-"""Scores of how outlying a sample is, from what a model says of it; for every system.
+"""Out-of-distribution scores from a model's densities, posteriors and latents.
 
 The energy -log Σ_k w_k q(z|k) (Liu et al., NeurIPS 2020) is -log q(z) here, since the classes'
 scores are normalised log-densities: it is not listed twice.
@@ -43,7 +43,7 @@ Needs = Literal[
 
 @dataclass(frozen=True)
 class Told:
-    """What a model says of B samples, float64; None where it says nothing.
+    """Quantities that scores are computed from, of B samples, float64; None where unknown.
 
     Attributes:
         nll_per_dim: -log q(x)/d (B,) in nats and data units; -elbo(x)/d where there is only that.
@@ -66,7 +66,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Score:
-    """One score (B,); the higher, the more outlying.
+    """Out-of-distribution score (B,); the higher, the more outlying.
 
     Attributes:
         name: its key in `SCORES`.
@@ -88,13 +88,13 @@ class Score:
     direction: Literal["higher", "both"] = "higher"
 
     def __call__(self, told: Told) -> Tensor | None:
-        """The score (B,), or None where the model does not say what it takes."""
+        """Return the score (B,), or None where a quantity that it needs is unknown."""
         values = [getattr(told, field) for field in self.uses]
         return None if any(value is None for value in values) else self.of(*values)
 
 
 def waic(nll_per_dim: Tensor) -> Tensor:
-    """mean + variance over runs of -log q(x)/d: (M, B) to (B,).
+    """Compute mean + variance over runs of -log q(x)/d: (M, B) to (B,).
 
     The variance divides by M, so that one run gives -log q(x)/d itself. In nats per dimension as in
     IB-INN's code; Choi et al. take nats a sample, where the variance weighs d times more.
@@ -105,7 +105,7 @@ def waic(nll_per_dim: Tensor) -> Tensor:
 
 
 def _unsure(log_posterior: Tensor) -> Tensor:
-    """log Σ_{k≠k*} q(k|x) = log(1 - max_k q(k|x)), without rounding to a tie at log 0."""
+    """Compute log Σ_{k≠k*} q(k|x) = log(1 - max_k q(k|x)) without rounding to log 0."""
     likeliest = log_posterior.argmax(1, keepdim=True)
     return log_posterior.scatter(1, likeliest, -torch.inf).logsumexp(1)
 
@@ -166,7 +166,7 @@ def model_scores(
     centre: float | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """All scores that one model can give of x (N, *shape): by name, (N,), float64, on the CPU.
+    """Compute all scores that one model has of x (N, *shape): by name, (N,), float64, CPU.
 
     Posterior and latents are those of the noise-free x, densities those of the uniformly
     dequantised one, as in `evaluate`. Deterministic, in eval mode, batch by batch.
@@ -190,7 +190,7 @@ def model_scores(
 def negative_log_prob_per_dim(
     model: GenerativeClassifier, x: Tensor, batch: int = BLOCK, seed: int = 0
 ) -> Tensor:
-    """-log q(x)/d, or -elbo(x)/d where a system has only that: (N, *shape) to (N,), float64, nats.
+    """Compute -log q(x)/d, or -elbo(x)/d: (N, *shape) to (N,), float64, nats.
 
     Args: as of `model_scores`.
 
@@ -217,7 +217,7 @@ def log_prob_or_elbo(model: GenerativeClassifier, x: Tensor) -> Tensor | None:
 def training_centre(
     model: GenerativeClassifier, x: Tensor, batch: int = BLOCK, seed: int = 0
 ) -> float:
-    """Mean of -log q(x)/d over training samples x (N, *shape), nats: the centre of typicality.
+    """Compute the mean of -log q(x)/d of training samples, nats: the centre of typicality.
 
     Args, errors: as of `negative_log_prob_per_dim`.
     """
@@ -227,7 +227,7 @@ def training_centre(
 def ensemble_scores(
     models: Iterable[GenerativeClassifier], x: Tensor, batch: int = BLOCK, seed: int = 0
 ) -> dict[str, Tensor]:
-    """The scores that need several runs, of x (N, *shape): by name, (N,); the models one by one.
+    """Compute the scores of several runs of x (N, *shape): by name, (N,); model by model.
 
     Args, errors: as of `negative_log_prob_per_dim`; UserError also for no model.
     """
@@ -245,7 +245,7 @@ def _scores(told: Told) -> dict[str, Tensor]:
 def _batches(
     model: GenerativeClassifier, x: Tensor, batch: int, seed: int
 ) -> Iterable[tuple[Tensor, Tensor]]:
-    """x and its dequantised self on the model's device, in batches."""
+    """Yield x and its dequantised copy on the model's device, in batches."""
     validate.samples("x", x, model.shape)
     if not len(x) or batch < 1:
         raise UserError(f"expected samples and a batch of at least 1, got {len(x)} and {batch}")

@@ -1,4 +1,4 @@
-"""Accuracy and calibration where test images are corrupted as the training images were not."""
+"""Accuracy and calibration on corrupted test images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shift_table(
     temperature: float | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """`accuracy`, `ece` and `negative_log_posterior_nats` of each family and severity.
+    """Evaluate each family and severity: `accuracy`, `ece`, `negative_log_posterior_nats`.
 
     Rows of (`family`, `severity`) in this order: ("clean", 0), the split as it is; every family at
     every severity; ("mean", s), the average over families at each severity; ("mean", None), that

@@ -1,4 +1,4 @@
-"""The suites of an evaluation: each a function of a subject to named numbers and lists of rows."""
+"""Suites of an evaluation: functions of a subject to named numbers and lists of rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MOST_COMPONENTS = 20_000
 
 
 def accuracy_suite(subject: Subject) -> dict[str, Any]:
-    """Top-1 and top-5 accuracy, the first with its 95 % interval (Wilson) and within each class.
+    """Compute top-1 (with its 95 % Wilson interval, and per class) and top-5 accuracy.
 
     `auroc` is the area under the ROC curve, of each class against the rest.
     """
@@ -67,7 +67,7 @@ def accuracy_suite(subject: Subject) -> dict[str, Any]:
 
 
 def confusion_suite(subject: Subject) -> dict[str, Any]:
-    """Rows of `confusion`: of each class, how many samples were taken for which."""
+    """Count the samples of each class by predicted class: rows of `confusion`."""
     p = subject.predictions
     classes = p.log_posterior.shape[1]
     counts = (p.y * classes + p.log_posterior.argmax(1)).bincount(minlength=classes**2)
@@ -75,7 +75,7 @@ def confusion_suite(subject: Subject) -> dict[str, Any]:
 
 
 def calibration_suite(subject: Subject) -> dict[str, Any]:
-    """Errors of the top-1 confidence in 15 bins, of all classes, proper scores; see `calibration`.
+    """Compute calibration errors of 15 bins, top-1 and class-wise, and proper scores.
 
     ECE also with 20 bins, as VC's authors have it; -log q(y|x) in nats.
     """
@@ -92,7 +92,7 @@ def calibration_suite(subject: Subject) -> dict[str, Any]:
 
 
 def calibration(p: Predictions) -> dict[str, Any]:
-    """The two ECEs and -log q(y|x), which a summary has."""
+    """Compute the two ECEs and -log q(y|x) of a run's summary."""
     return {
         "ece": metrics.expected_calibration_error(p.log_posterior, p.y),
         "ece_20_bins": metrics.expected_calibration_error(p.log_posterior, p.y, bins=20),
@@ -101,7 +101,7 @@ def calibration(p: Predictions) -> dict[str, Any]:
 
 
 def paper_calibration_suite(subject: Subject) -> dict[str, Any]:
-    """IB-INN's own calibration errors, per cent, as published and as in the draft.
+    """Compute IB-INN's own calibration errors, per cent, as published and as in the draft.
 
     Not comparable with others: all class probabilities are pooled, and a perfectly calibrated
     predictor has an ECE of about 0.5 %.
@@ -116,7 +116,7 @@ def paper_calibration_suite(subject: Subject) -> dict[str, Any]:
 
 
 def reliability_suite(subject: Subject) -> dict[str, Any]:
-    """Rows of `reliability`: the 15 bins of the ECE; None in empty ones."""
+    """List the 15 bins of the ECE, None in empty ones: rows of `reliability`."""
     p = subject.predictions
     found = reliability(p.log_posterior, p.y)
     columns = {
@@ -139,7 +139,7 @@ def reliability_suite(subject: Subject) -> dict[str, Any]:
 
 
 def recalibration_suite(subject: Subject) -> dict[str, Any]:
-    """Rows of `recalibration`: accuracy and calibration as it is, and after each kind of it.
+    """Measure calibration as it is and after each kind of recalibration: rows of `recalibration`.
 
     Fitted on the validation split: temperature, vector scaling, isotonic regression.
 
@@ -170,7 +170,7 @@ def recalibration_suite(subject: Subject) -> dict[str, Any]:
 
 
 def bound_suite(subject: Subject) -> dict[str, Any]:
-    """Bounds of log p(x) by 1 and by `draws` importance samples, of the first test samples.
+    """Bound log p(x) of the first test samples by 1 and by `draws` importance samples.
 
     Raises:
         UserError: a system that has none.
@@ -195,7 +195,7 @@ def bound_suite(subject: Subject) -> dict[str, Any]:
 
 
 def likelihood_suite(subject: Subject) -> dict[str, Any]:
-    """True bits/dim, mean log q(x) or elbo, and IB-INN's own L_X/d; None where there is none.
+    """Compute true bits/dim, mean log q(x) or elbo, and further rates; None where there is none.
 
     `density` says which it is: exact, bound, or none. Rows of `likelihood_per_class`: the same
     mean and bits of the samples of each class.
@@ -221,7 +221,7 @@ def likelihood_suite(subject: Subject) -> dict[str, Any]:
 
 
 def exactness_suite(subject: Subject) -> dict[str, Any]:
-    """Errors of rounding at the first 256 test samples, see there; None where there is no inverse.
+    """Measure rounding errors at the first 256 test samples; None where there is no inverse.
 
     `inverse_error` is the largest of their inverse errors, `inverse_error_median` the one in the
     middle; `log_det_error` and `latent_error` are the largest against float64. What is not a number
@@ -239,13 +239,13 @@ def exactness_suite(subject: Subject) -> dict[str, Any]:
 
 
 def _bits(p: Predictions, likelihood: Tensor | None) -> float | None:
-    """Bits/dim of these log q(x) or elbos (N,), where they bound bits."""
+    """Compute bits/dim of these log q(x) or elbos (N,), where they bound bits."""
     bounds = likelihood is not None and p.bounds_bits
     return metrics.bits_per_dim(likelihood, p.dims) if bounds and likelihood is not None else None
 
 
 def clustering_suite(subject: Subject) -> dict[str, Any]:
-    """Do latents fall into the classes? k-means, the mixture itself, and neighbours; see there.
+    """Compare latents with the classes by k-means, by the mixture itself, and by neighbours.
 
     Rows of `class_distances`: how far apart the classes' means are, in standard deviations (their
     geometric mean over the two classes). The nearer, the more similar the classes are to the model.
@@ -269,7 +269,7 @@ def clustering_suite(subject: Subject) -> dict[str, Any]:
 
 
 def information_suite(subject: Subject) -> dict[str, Any]:
-    """I(Y; Z) by the posterior, and what the encoder knows of x; nats, or None if that is unknown.
+    """Estimate I(Y; Z) by the posterior, and information about x; nats, or None if unknown.
 
     `label_information_nats` I(Y; Z) >= H(Y) - E[-log q(y|x)]. Of a flow `input_information_nats`
     CI(X; Z), with the Gaussian noise of `noise_sigma` (of the data's unit) and the uniform one of
@@ -313,7 +313,7 @@ SUITES: dict[str, Callable[[Subject], dict[str, Any]]] = {
 
 
 def _matrix(values: Tensor) -> list[dict[str, Any]]:
-    """A row a class: (K, K)."""
+    """Return a row per class of (K, K)."""
     return [
         {"class": k, **{str(j): value for j, value in enumerate(row)}}
         for k, row in enumerate(values.tolist())
@@ -325,5 +325,5 @@ def _mean(values: Tensor | None) -> float | None:
 
 
 def _label_entropy(y: Tensor) -> float:
-    """H(Y) of labels (N,), nats."""
+    """Compute H(Y) of labels (N,), nats."""
     return float(torch.special.entr(y.bincount().double() / len(y)).sum())
