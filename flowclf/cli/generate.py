@@ -210,14 +210,23 @@ def _between_classes(
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    from csv import DictReader
+    """Read estimates of information: text, and numbers that can be drawn."""
+    import csv
+    from math import isfinite
 
     from flowclf.support.parse import read_text
 
-    rows = list(DictReader(read_text(path).splitlines()))
-    wanted = ("estimator", "samples", "mi_nats", "md_nats")
-    if not rows or any(row.get(name) in (None, "") for row in rows for name in wanted):
-        raise UserError(f"expected --rows with the columns {', '.join(wanted)}, got {path}")
+    try:
+        rows = list(csv.DictReader(read_text(path).splitlines()))
+        sizes = [int(row["samples"]) for row in rows if row["estimator"]]
+        values = [float(row[name]) for row in rows for name in ("mi_nats", "md_nats")]
+    except (csv.Error, KeyError, TypeError, ValueError):
+        rows = []
+    if not rows or not all(0 < size < 2**53 for size in sizes) or not all(map(isfinite, values)):
+        raise UserError(
+            "expected --rows with the columns estimator, samples, mi_nats and md_nats, and numbers "
+            f"in all but the first, got {path}"
+        )
     return rows
 
 

@@ -95,6 +95,8 @@ def _extraction(source: Source) -> Figure:
     seen = torch.bincount(labelled.y, minlength=model.classes) > 0
     known = int(seen.int().cumprod(0).sum())
     # The test split alone has labels of every class.
+    if len(source.test.y.unique()) < model.classes:
+        raise UserError("expected test images of every class for --kind extraction, got fewer")
     reader = fit_image_classifier(source.test.x, source.test.y, source.levels - 1)
     z = average_latent(model, labelled.x, labelled.y)
     rows = {source.name: extracted_digits(model, z, reader, known)}

@@ -90,7 +90,7 @@ RIGHT: dict[str, Iterable[str]] = {
     **dict.fromkeys(("run", "runs"), RUNS),
     **dict.fromkeys(("system", "systems"), SYSTEMS),
     **dict.fromkeys(("sweep out", "study low-data out"), ("new", "new", "empty", "flow")),
-    **dict.fromkeys(("sample out", "interpolate out"), ("a.png", "b/a.png", "a.svg")),
+    **dict.fromkeys(("sample out", "interpolate out", "figure out"), ("a.png", "b/a.png", "a.svg")),
     **dict.fromkeys(("epochs", "updates", "pairs", "steps", "per_class", "samples"), ("2", "3")),
     "sample run": ("flow", "flow", "vae", "damaged"),
     "folders": (*RUNS, "swept"),
@@ -121,6 +121,8 @@ RIGHT: dict[str, Iterable[str]] = {
     "around": ("data", "means"),
     "between": ("images", "means", "classes"),
     "classes": ("0-1", "0-1,1-2"),
+    "kind": ("latent", "principal", "reconstructions", "landscape", "information", "extraction"),
+    "image": ("0", "1"),
     "format": ("onnx", "torch-export"),
     "tolerance": ("1e-3",),
 }

@@ -83,7 +83,7 @@ def test_a_figure_of_every_kind_or_one_line_that_says_what_it_needs(
     sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tmp_path / "rows.csv"
-    rows.write_text("estimator,samples,mi_nats,md_nats\nall,10,2.0,3.0\n", encoding="utf-8")
+    rows.write_text(f"{HEAD}all,10,2.0,3.0\n", encoding="utf-8")
     refused = {
         "trajectory": "a run on RGB images for --kind trajectory, got data of shape 1 × 8 × 8",
         "extraction": "a system with a label among its latents for --kind extraction, got ib-inn",
@@ -99,8 +99,11 @@ def test_a_figure_of_every_kind_or_one_line_that_says_what_it_needs(
         assert out.exists() == (kind not in refused)
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", ""])
-def test_rows_of_other_columns_are_refused(
+HEAD = "estimator,samples,mi_nats,md_nats\n"
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "", f"{HEAD}all,0,1,1\n", f"{HEAD}all,9,nan,x\n"])
+def test_rows_that_cannot_be_drawn_are_refused(
     text: str, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tmp_path / "rows.csv"
