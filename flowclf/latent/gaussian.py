@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from couplings.functional import MixtureDensities, mixture_log_prob
 from flowclf.support import validate
-from flowclf.support.collectives import empty_for_all_ranks, rank_shard
+from flowclf.support.collectives import normal_like
 from flowclf.support.errors import UserError
 
 __all__ = ["Around", "GaussianMixture", "equidistant_means"]
@@ -180,7 +180,7 @@ class GaussianMixture(nn.Module):
         """
         y = self._check_draw(y, temperature, around)
         centre = self.class_means(y, around)
-        noise = rank_shard(empty_for_all_ranks(centre).normal_(generator=generator))
+        noise = normal_like(centre, generator)
         return centre + temperature * (0.5 * self._log_var()[y]).exp() * noise
 
     def class_means(self, y: Tensor, around: Around = "means") -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from couplings import Invertible
 from couplings.core import Shape
 from flowclf.settings import Section, Weight
-from flowclf.support.collectives import empty_for_all_ranks, rank_shard
+from flowclf.support.collectives import normal_like
 
 __all__ = [
     "DeltaEncoder",
@@ -229,9 +229,7 @@ class GaussianEncoder(Encoder):
         log_std = log_softplus(raw + self.shift)
         z = mean
         if self.training:
-            z = mean + log_std.exp() * rank_shard(
-                empty_for_all_ranks(mean).normal_(generator=generator)
-            )
+            z = mean + log_std.exp() * normal_like(mean, generator)
         return Encoding(z, mean=mean, log_var=2 * log_std)
 
 

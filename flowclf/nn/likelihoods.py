@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from couplings.core import Shape
-from flowclf.support.collectives import empty_for_all_ranks, rank_shard
+from flowclf.support.collectives import normal_like, uniform_like
 from flowclf.support.errors import UserError
 
 __all__ = [
@@ -101,7 +101,7 @@ class Bernoulli(Likelihood):
 
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
         logits = out[:, 0]
-        uniform = rank_shard(empty_for_all_ranks(logits).uniform_(generator=generator))
+        uniform = uniform_like(logits, generator)
         if relaxed:
             return self.top * (logits + uniform.logit(torch.finfo(uniform.dtype).eps)).sigmoid()
         return self.top * (uniform < logits.sigmoid()).to(out.dtype)
@@ -145,7 +145,7 @@ class Gaussian(Likelihood):
 
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
         mean = self.mean(out)
-        noise = rank_shard(empty_for_all_ranks(mean).normal_(generator=generator))
+        noise = normal_like(mean, generator)
         return mean + self.scale * self._std() * noise
 
     def _std(self) -> Tensor:
@@ -179,7 +179,7 @@ class DiscretizedLogistic(Likelihood):
 
     def _draw(self, out: Tensor, generator: torch.Generator | None, relaxed: bool) -> Tensor:
         mean = self.mean(out)
-        uniform = rank_shard(empty_for_all_ranks(mean).uniform_(generator=generator))
+        uniform = uniform_like(mean, generator)
         noise = uniform.logit(torch.finfo(uniform.dtype).eps)
         x = mean + self._log_scale(out).exp() * noise
         return x if relaxed else x.round().clamp(0, self.top)

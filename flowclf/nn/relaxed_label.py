@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot, softplus
 from couplings import Invertible, Logistic
 from flowclf.latent.information import gaussian_log_prob
 from flowclf.nn.encoders import Encoder, Encoding
-from flowclf.support.collectives import empty_for_all_ranks, rank_shard
+from flowclf.support.collectives import empty_for_all_ranks, normal_like, rank_shard, uniform_like
 
 __all__ = [
     "LatentPart",
@@ -81,7 +81,7 @@ class SquashedGaussian:
 
     def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw z (B, D); return it with its log-density (B,) in nats."""
-        return self.at(rank_shard(empty_for_all_ranks(self.mean).normal_(generator=generator)))
+        return self.at(normal_like(self.mean, generator))
 
     def at(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return z of standard normal noise (B, D) or (1, D), and its log-density (B,) in nats."""
@@ -190,11 +190,10 @@ class TwoPartEncoder(Encoder):
 
     def prior_sample(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw z ~ p(z), (B, D), one for each row of `like` (B, …)."""
-        z = empty_for_all_ranks(like.new_empty(len(like), self.dims))
+        rows = like.new_empty(len(like), self.dims)
         if self.box is None:
-            return rank_shard(z.normal_(generator=generator))
-        z = rank_shard(z.uniform_(generator=generator))
-        return self.box * (2 * z.clamp(MARGIN, 1 - MARGIN) - 1)
+            return normal_like(rows, generator)
+        return self.box * (2 * uniform_like(rows, generator).clamp(MARGIN, 1 - MARGIN) - 1)
 
 
 def relaxed_label(y: Tensor, classes: int, otherwise: Tensor) -> Tensor:

@@ -26,7 +26,9 @@ __all__ = [
     "all_reduce_mean",
     "as_rank",
     "empty_for_all_ranks",
+    "normal_like",
     "rank_shard",
+    "uniform_like",
     "world_size",
 ]
 
@@ -64,6 +66,16 @@ def empty_for_all_ranks(rows: Tensor) -> Tensor:
     if _world == 1:
         return torch.empty_like(rows, requires_grad=False)
     return rows.new_empty(_world * len(rows), *rows.shape[1:])
+
+
+def normal_like(rows: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw N(0, 1) for this rank's rows (B, …), as a single process would for the whole batch."""
+    return rank_shard(empty_for_all_ranks(rows).normal_(generator=generator))
+
+
+def uniform_like(rows: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw U[0, 1) for this rank's rows (B, …), as a single process would for the whole batch."""
+    return rank_shard(empty_for_all_ranks(rows).uniform_(generator=generator))
 
 
 def all_reduce_mean(value: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ from flowclf.objectives import (
     reverse_bound,
 )
 from flowclf.settings import Positive, Section, Weight
-from flowclf.support.collectives import empty_for_all_ranks, rank_shard, world_size
+from flowclf.support.collectives import normal_like, rank_shard, world_size
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 from flowclf.systems.assemble import Blueprint, FeedForwardSettings, feed_forward_parts
@@ -274,8 +274,8 @@ class Untapped(LatentVariableModel):
         if not rows.any():
             return logits.new_zeros(())
         x, logits = batch.x[rows], logits[rows]
-        noise = empty_for_all_ranks(logits.new_empty(*logits.shape, self.encoder.dims))
-        noise = rank_shard(noise.normal_(generator=batch.generator)).flatten(0, 1)
+        rows = logits.new_empty(*logits.shape, self.encoder.dims)
+        noise = normal_like(rows, batch.generator).flatten(0, 1)
         bounds = self._bounds(x, noise)
         return marginal_bound(bounds, logits.log_softmax(1)).mean()
 
