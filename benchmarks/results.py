@@ -27,8 +27,7 @@ def append_rows(path: Path | None, rows: Sequence[Row]) -> None:
     """Append rows with their circumstances at the end; without a path nothing is recorded.
 
     Raises:
-        OSError: the file cannot be written.
-        ValueError: it has other columns.
+        OSError: the file cannot be written, or has other columns.
     """
     facts = circumstances("torch", "flowclf", machine=platform.machine())
     append(path, [row | facts for row in rows])
@@ -57,11 +56,12 @@ def check_columns(path: Path, columns: Sequence[str]) -> None:
     """Refuse a file to which these columns cannot be appended.
 
     Raises:
-        ValueError: it has others.
+        UnsupportedOperation: it has others; an OSError and a ValueError.
     """
     header = next(iter(_lines(path)), None)
     if header is not None and header != list(columns):
-        raise ValueError(f"{path} has other columns; move it away, or choose another --out")
+        message = f"{path} has other columns; move it away, or choose another --out"
+        raise io.UnsupportedOperation(message)
 
 
 def read(path: Path | None) -> list[dict[str, str]]:

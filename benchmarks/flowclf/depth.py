@@ -7,8 +7,7 @@ Gradients are clipped to a norm of 8, the default of train.clip_norm, or not at 
 results/depth.csv.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from typing import Any
@@ -28,20 +27,15 @@ BLOCKS, HIDDEN, STEPS, RATE, BATCH, ROWS = 30, 64, 60, 1e-2, 128, 256
 SEEDS = (0, 1, 2)
 
 
-@dataclass(frozen=True)
-class Flow:
-    """Both directions as functions, and what is trained."""
-
-    forward: Callable[[Tensor], tuple[Tensor, Tensor]]
-    inverse: Callable[[Tensor], tuple[Tensor, Tensor]]
-    parameters: Iterable[nn.Parameter]
+# The map, and its inverse.
+Flow = tuple[nn.Module, Callable[[Tensor], tuple[Tensor, Tensor]]]
 
 
 def ours(univariate: Univariate, dims: int, seed: int) -> Flow:
     """Make an `mlp_network` with that map."""
     generator = torch.Generator().manual_seed(seed)
     chain = mlp_network((dims,), generator, blocks=BLOCKS, hidden=(HIDDEN,), univariate=univariate)
-    return Flow(chain, chain.inverse, chain.parameters())
+    return chain, chain.inverse
 
 
 def theirs(kind: str, dims: int, seed: int) -> Flow:
@@ -53,7 +47,7 @@ def theirs(kind: str, dims: int, seed: int) -> Flow:
             inn.append(getattr(freia, kind), subnet_constructor=_subnet)
             if kind == "GLOWCouplingBlock":
                 inn.append(freia.PermuteRandom, seed=number)
-    return Flow(inn, partial(inn, rev=True), list(inn.parameters()))
+    return inn, partial(inn, rev=True)
 
 
 FLOWS: dict[str, Callable[[int, int], Flow]] = {
@@ -73,10 +67,10 @@ def survey(case: str, seed: int) -> dict[str, Any]:
     make, norm = FLOWS[name], inf if case == name else 8.0
     x = torch.from_numpy(load_breast_cancer(return_X_y=True)[0]).float()
     x = (x - x.mean(0)) / x.std(0)
-    flow = make(x.shape[1], seed)
+    flow, inverse = make(x.shape[1], seed)
     loss = _train(flow, x, norm, torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        errors = (flow.inverse(flow.forward(x[:ROWS])[0])[0] - x[:ROWS]).abs().amax(1)
+        errors = (inverse(flow(x[:ROWS])[0])[0] - x[:ROWS]).abs().amax(1)
     # A sample that is no number is off by infinity.
     errors = errors.nan_to_num(nan=inf)
     return {
@@ -92,13 +86,13 @@ def survey(case: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _train(flow: Flow, x: Tensor, norm: float, generator: torch.Generator) -> float:
+def _train(flow: nn.Module, x: Tensor, norm: float, generator: torch.Generator) -> float:
     """Return -log p(x)/d without its constant, at the last step."""
-    parameters = list(flow.parameters)
+    parameters = list(flow.parameters())
     optimizer = torch.optim.Adam(parameters, RATE)
     loss = x.new_zeros(())
     for _ in range(STEPS):
-        z, log_det = flow.forward(x[torch.randint(len(x), (BATCH,), generator=generator)])
+        z, log_det = flow(x[torch.randint(len(x), (BATCH,), generator=generator)])
         loss = (0.5 * z.square().sum(1) - log_det).mean() / x.shape[1]
         optimizer.zero_grad()
         loss.backward()

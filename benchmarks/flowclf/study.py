@@ -112,7 +112,8 @@ def run_study(
     With a folder `runs` each run that is not recorded yet becomes a run folder in it, or goes on
     from the checkpoint that is there.
     """
-    known = {(row["variant"], row["seed"], row["settings"]): row for row in read(record)}
+    keys = ("variant", "seed", "settings")
+    known = {tuple(map(row.get, keys)): row for row in read(record)}
     waiting = []
     for seed in seeds:
         for variant in study.variants:

@@ -94,7 +94,9 @@ def test_quick_is_tiny_and_records_nothing(
         assert {"couplings", "broadcast"} <= {row["provider"] for row in rows}
 
 
-def test_rows_go_where_out_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_go_where_out_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     shortened = {"data": {"train_size": 100, "test_size": 50}, "train": {"epochs": 1}}
     short = replace(TINY, settings=TINY.settings | shortened)
     monkeypatch.setattr(study, "read_study", lambda name: short)
@@ -103,6 +105,10 @@ def test_rows_go_where_out_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert run(["bench", "bvae", "--seeds", "1", "--runs", "runs", "--out", str(out)]) == 0
     assert [row["seed"] for row in results.read(out)] == ["1"]
     assert sorted(path.name for path in folder.iterdir()) == ["own.csv", "runs"]
+    out.write_text("a,b\n1,2\n")
+    assert run(["bench", "bvae", "--seeds", "1", "--out", str(out)]) == 1
+    assert capsys.readouterr().err.endswith("move it away, or choose another --out\n")
+    assert out.read_text() == "a,b\n1,2\n"
 
 
 def test_an_installed_package_says_where_the_benches_are(
