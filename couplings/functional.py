@@ -1,4 +1,4 @@
-"""The maps as pure functions of tensors, which choose between an operator and its definition.
+"""Maps as pure functions of tensors, which choose between an operator and its definition.
 
 Eager mode runs the custom operators of `couplings.ops`; under torch.compile, torch.export and
 torch.func the plain formulas of `couplings.ops.reference` run instead (see `ops.dispatch`).

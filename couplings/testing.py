@@ -92,7 +92,8 @@ def assert_as_exact(
     Raises:
         ContractError: what differs, and by how much.
     """
-    truth = _results(reference, [_upcast(tensor) for tensor in inputs])
+    wide = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
+    truth = _results(reference, wide)
     ours, plain = _results(operator, inputs), _results(reference, inputs)
     for position, (exact, got, expected) in enumerate(zip(truth, ours, plain, strict=True)):
         name = f"result {position} of {len(truth)}"
@@ -116,10 +117,6 @@ def _results(function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
     ]
     gradients = torch.autograd.grad(outputs, wanted, upstream) if wanted else ()
     return [tensor.detach() for tensor in (*outputs, *gradients)]
-
-
-def _upcast(tensor: Tensor) -> Tensor:
-    return tensor.detach().double().requires_grad_(tensor.requires_grad)
 
 
 def _check_form(name: str, value: Tensor, log_det: Tensor, shape: tuple[int, ...]) -> None:

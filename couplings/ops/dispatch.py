@@ -1,4 +1,4 @@
-"""How operators are defined, when their plain definition runs instead, and where they write."""
+"""Registration of operators, choice of their plain definition, layout of their results."""
 
 from __future__ import annotations
 

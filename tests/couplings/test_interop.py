@@ -30,7 +30,7 @@ from couplings.testing import assert_invertible, randomize
 
 
 def plain_net(inputs: int, outputs: int) -> nn.Module:
-    """Weights from torch's global generator, as users of FrEIA write it."""
+    """Build a network from torch's global generator, as users of FrEIA do."""
     return nn.Sequential(nn.Linear(inputs, 8), nn.ReLU(), nn.Linear(8, outputs))
 
 
@@ -43,7 +43,7 @@ def coupling(shape: tuple[int, ...] = (4,), context_features: int = 0) -> Coupli
 
 
 class Scaling(InvertibleModule):
-    """z = 2 x with the log-determinant in a form of one's choice."""
+    """Scaling z = 2 x, with the log-determinant in a given form."""
 
     def __init__(self, form: Any) -> None:
         super().__init__([(3,)])

@@ -1,4 +1,4 @@
-"""A chain that does not keep its activations: same gradients, statistics, masks; less memory."""
+"""Chains that do not keep their activations: same gradients, statistics, masks; less memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that compiles for a GPU that is not there what the launchers would launch.
+"""Program that compiles what the launchers would launch, for a GPU that is not there.
 
 The interpreter runs kernels that no compiler takes: with variables that change their type in a
 loop, or more shared memory than there is. Fails for the first of them; prints how many it compiled.
@@ -37,7 +37,7 @@ TYPES = {
 
 
 class Compiled:
-    """In a kernel's place: compiles instead of launching."""
+    """Stand-in for a kernel that compiles instead of launching."""
 
     count = 0
 
@@ -67,7 +67,7 @@ class Compiled:
 
 
 def launches(dtype: torch.dtype) -> Iterator[None]:
-    """Every launch once in this dtype; both clamps, both directions."""
+    """Launch each kernel in this dtype: both clamps, both directions."""
     wide = torch.promote_types(dtype, torch.float32)
     x, twice = torch.ones(3, 4, 8, 8).to(dtype), torch.ones(3, 8, 8, 8).to(dtype)
     log_det = torch.ones(3, dtype=wide)

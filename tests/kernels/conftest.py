@@ -19,5 +19,5 @@ if find_spec("triton") is None or not (INTERPRETED or torch.cuda.is_available())
 
 @pytest.fixture
 def device() -> torch.device:
-    """Where the kernels run."""
+    """Return the device on which the kernels run."""
     return torch.device("cpu" if INTERPRETED else "cuda")

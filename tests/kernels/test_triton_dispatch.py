@@ -1,4 +1,4 @@
-"""How CUDA tensors reach the kernels: the loader, without the dispatcher."""
+"""Loader that CUDA tensors reach the kernels by, without the dispatcher."""
 
 from __future__ import annotations
 

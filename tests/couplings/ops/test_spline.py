@@ -97,7 +97,7 @@ def test_as_exact_as_the_definition(
 @both_ways
 @pytest.mark.parametrize("bins", [5, 8])
 def test_typical_errors_are_those_of_the_definition(bins: int, inverse: bool) -> None:
-    """Over 20000 numbers, a sample each: no single unlucky one decides."""
+    """Compare quantiles over 20000 numbers, so that no single unlucky one decides."""
     tensors = draw((20_000, 1), dtype=torch.float32, bins=bins)
 
     def results(function: Function, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -145,7 +145,7 @@ def test_zeros_are_the_identity() -> None:
 
 
 def test_the_root_is_stable_at_its_hardest() -> None:
-    """Slopes up to 10¹² times apart, shares at both ends: θ or its share is right to a few ulps."""
+    """Check θ or its share to a few ulps: slopes up to 10¹² times apart, shares at both ends."""
     generator = torch.Generator().manual_seed(0)
     a, b = (10 ** (12 * torch.rand(2, 10_000, generator=generator) - 6)).unbind()
     share = torch.rand(10_000, generator=generator)
@@ -202,7 +202,7 @@ def at_the_edges(raw: Tensor, size: int) -> Tensor:
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
 def test_float32_is_stable_for_extreme_parameters(scale: float, seed: int) -> None:
-    """nflows fails an assertion here: its inverse's discriminant comes out negative."""
+    """Invert where nflows fails an assertion: its discriminant comes out negative."""
     _, raw = draw((64, 3), dtype=torch.float32, seed=seed)
     raw = scale * raw.detach()
     for points in at_the_edges(raw, 3).unbind(1):
