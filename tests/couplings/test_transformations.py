@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from couplings import (
     MLP,
@@ -25,6 +25,18 @@ from couplings import (
 from couplings.testing import randomize
 
 MAPS: dict[str, Univariate | None] = {"affine": None, "spline": RationalQuadratic(4, 2.0)}
+
+
+class BothWays(nn.Module):
+    """Chain that also maps half its latent back, so that inverses are transformed, too."""
+
+    def __init__(self, chain: Chain) -> None:
+        super().__init__()
+        self.chain = chain
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        z, log_det = self.chain(x)
+        return z, log_det, *self.chain.inverse(z / 2)
 
 
 def network(univariate: Univariate | None, seed: int = 0, short: bool = False) -> Chain:
@@ -61,11 +73,11 @@ def images(batch: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def test_vmap_over_an_ensemble(univariate: Univariate | None) -> None:
-    ensemble = [network(univariate, seed).double() for seed in range(3)]
+    ensemble = [BothWays(network(univariate, seed)).double() for seed in range(3)]
     # Rotations are part of the state here: every member has its own.
     state, x = torch.func.stack_module_state(ensemble), images(5)
 
-    def call(state: tuple[dict[str, Tensor], ...], x: Tensor) -> tuple[Tensor, Tensor]:
+    def call(state: tuple[dict[str, Tensor], ...], x: Tensor) -> tuple[Tensor, ...]:
         return torch.func.functional_call(ensemble[0], state, (x,))
 
     together = torch.vmap(call, in_dims=(0, None))(state, x)
@@ -75,11 +87,11 @@ def test_vmap_over_an_ensemble(univariate: Univariate | None) -> None:
 
 
 def scalar_of(chain: Chain) -> Callable[[Tensor], Tensor]:
-    """Make a scalar function of a batch, or of one sample, in which both results count."""
+    """Make a scalar function of a batch, or of one sample, in which all results count."""
+    both = BothWays(chain)
 
     def call(x: Tensor) -> Tensor:
-        z, log_det = chain(x.view(-1, 1, 4, 4))
-        return z.square().sum() + log_det.sum()
+        return torch.stack([out.square().sum() for out in both(x.view(-1, 1, 4, 4))]).sum()
 
     return call
 
@@ -109,9 +121,9 @@ def test_export_with_any_batch_size(univariate: Univariate | None) -> None:
 
 
 def test_compiled_as_one_graph(univariate: Univariate | None) -> None:
-    chain, x = network(univariate, short=True).double(), images(3)
-    compiled = torch.compile(chain, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), chain(x))
+    both, x = BothWays(network(univariate, short=True)).double(), images(3)
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), both(x))
 
 
 def test_autocast_rounds_the_networks_alone(univariate: Univariate | None) -> None:

@@ -103,29 +103,6 @@ def test_autocast_keeps_the_log_det_in_float32() -> None:
     assert (y.dtype, wide.dtype, log_det.dtype) == (torch.bfloat16, torch.float32, torch.float32)
 
 
-def there_and_back(x: Tensor, parameters: Tensor) -> Tensor:
-    """Map one sample through the functional layer, and back with other parameters."""
-    y, log_det = affine_couple(x[None], parameters[None], SoftClamp())
-    back, _ = affine_uncouple(y, parameters[None] / 2, SoftClamp())
-    return back.sum() + log_det.sum()
-
-
-def test_torch_func_goes_through_the_definition() -> None:
-    x, parameters = (t.detach() for t in draw((3, 2, 4)))
-    expected = torch.stack([there_and_back(a, p) for a, p in zip(x, parameters, strict=True)])
-    torch.testing.assert_close(torch.vmap(there_and_back)(x, parameters), expected)
-    _, slope = torch.func.jvp(lambda v: there_and_back(v, parameters[0]), (x[0],), (x[1],))
-    gradient = torch.func.jacrev(there_and_back)(x[0], parameters[0])
-    torch.testing.assert_close(slope, (gradient * x[1]).sum())
-
-
-def test_one_graph_under_compile() -> None:
-    tensors = [t.detach() for t in draw((3, 2, 4))]
-    compiled = torch.compile(affine_couple, fullgraph=True, backend="aot_eager")
-    expected = affine_couple(*tensors, SoftClamp())
-    torch.testing.assert_close(compiled(*tensors, SoftClamp()), expected)
-
-
 def test_the_operator_itself_compiles() -> None:
     tensors = draw((3, 2, 4))
     call = bound(OPERATOR, False, 0.7, 0.8, False, False)

@@ -64,14 +64,3 @@ def test_no_autocast_rounds_it(inverse: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(OPERATOR(x, 1.0, inverse), expected)
         torch.testing.assert_close(reference.haar(x, 1.0, inverse), expected)
-
-
-def test_transformations_and_compile() -> None:
-    x = draw((3, 2, 4, 4)).detach()
-    expected = haar(x, 0.3)
-    mapped = torch.vmap(lambda v: haar(v[None], 0.3)[0])(x)
-    torch.testing.assert_close(mapped, expected)
-    _, slope = torch.func.jvp(lambda v: haar(v, 0.3), (x,), (x,))
-    torch.testing.assert_close(slope, expected)
-    compiled = torch.compile(haar, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, 0.3), expected)

@@ -76,17 +76,3 @@ def test_autocast_does_not_round() -> None:
     expected = rotate(x, rotation, scale, offset)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(rotate(x, rotation, scale, offset), expected)
-
-
-def test_transformations_go_through_the_definition() -> None:
-    (x, scale, offset), rotation = draw((3, 4, 2))
-    expected, _ = rotate(x, rotation, scale, offset)
-
-    def single(sample: Tensor) -> Tensor:
-        return rotate(sample[None], rotation, scale, offset)[0][0]
-
-    torch.testing.assert_close(torch.vmap(single)(x), expected)
-    _, slope = torch.func.jvp(single, (x[0],), (x[1],))
-    torch.testing.assert_close(slope, single(x[1]) - single(torch.zeros_like(x[1])))
-    compiled = torch.compile(rotate, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, rotation, scale, offset)[0], expected)

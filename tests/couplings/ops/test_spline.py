@@ -235,21 +235,6 @@ def test_monotone_in_float32(scale: float) -> None:
     assert bool((y.diff(dim=0) >= -1e-6).all())
 
 
-def there_and_back(x: Tensor, raw: Tensor) -> Tensor:
-    """Map one sample through the functional layer, and back with other parameters."""
-    y, log_det = spline_couple(x[None], raw[None], BINS, BOUND)
-    back, _ = spline_uncouple(y, raw[None] / 2, BINS, BOUND)
-    return back.sum() + log_det.sum()
-
-
-def test_torch_func_goes_through_the_definition() -> None:
-    x, raw = (t.detach() for t in draw((3, 2)))
-    expected = torch.stack([there_and_back(a, p) for a, p in zip(x, raw, strict=True)])
-    torch.testing.assert_close(torch.vmap(there_and_back)(x, raw), expected)
-    _, slope = torch.func.jvp(lambda v: there_and_back(v, raw[0]), (x[0],), (x[1],))
-    torch.testing.assert_close(slope, torch.func.jacrev(there_and_back)(x[0], raw[0]) @ x[1])
-
-
 @both_ways
 def test_one_graph_under_compile_and_export(inverse: bool) -> None:
     x, raw = (t.detach() for t in draw((3, 2, 4)))
