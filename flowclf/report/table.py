@@ -193,7 +193,7 @@ def _class_accuracy(entry: Entry) -> Table | None:
     if not isinstance(found, list) or len(found) != len(names):
         return None
     cells = [_percent(value) for value in found]
-    columns = [Column("class", numeric=False), Column("accuracy in %")]
+    columns = [Column("class", numeric=False), Column(find_metric("accuracy").heading)]
     return Table(columns, [[Cell(n, n), c] for n, c in zip(names, cells, strict=True)])
 
 

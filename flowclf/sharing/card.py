@@ -7,21 +7,16 @@ from typing import Any
 
 import yaml
 
+from flowclf.catalogue import find_metric
 from flowclf.settings import ModelInfo
 
 __all__ = ["model_card"]
 
-# Of all that is measured: title, format, factor.
-METRICS = {
-    "accuracy": ("accuracy", "{:.2f} %", 100),
-    "ece": ("expected calibration error, 15 bins", "{:.4f}", 1),
-    "negative_log_posterior_nats": ("−log q(y given x), nats", "{:.4f}", 1),
-    "brier": ("Brier score", "{:.4f}", 1),
-    "auroc": ("AUROC, one class against the others", "{:.4f}", 1),
-    "bits_per_dim": ("bits/dim, a bound on grey levels", "{:.3f}", 1),
-    "log_prob_nats": ("log q(x), nats", "{:.2f}", 1),
-    "elbo_nats": ("bound of log q(x), nats", "{:.2f}", 1),
-}
+# Metrics of the card, out of all that is measured.
+SHOWN = (
+    "accuracy", "ece", "negative_log_posterior_nats", "brier", "auroc", "bits_per_dim",
+    "log_prob_nats", "elbo_nats",
+)  # fmt: skip
 CALLS = {
     "log_posterior": "model.log_posterior(x)   # log q(y|x), (B, {classes})",
     "log_prob": "model.log_prob(x)        # log q(x), (B,), nats, in the units of x",
@@ -120,7 +115,7 @@ def _front_matter(info: ModelInfo, calls: Sequence[str]) -> dict[str, Any]:
 
 
 def _shown(info: ModelInfo) -> dict[str, float]:
-    return {name: info.metrics[name] for name in METRICS if name in info.metrics}
+    return {name: info.metrics[name] for name in SHOWN if name in info.metrics}
 
 
 def _results(info: ModelInfo) -> str:
@@ -129,8 +124,9 @@ def _results(info: ModelInfo) -> str:
         return "None were recorded."
     rows = ["| metric | value |", "|---|---|"]
     for name, value in shown.items():
-        title, form, factor = METRICS[name]
-        rows.append(f"| {title} | {form.format(factor * value)} |")
+        metric = find_metric(name)
+        label = metric.column.replace("|", "\\|")
+        rows.append(f"| {label} | {metric.written(value)} |")
     return "\n".join(rows)
 
 

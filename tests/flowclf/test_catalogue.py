@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from small_systems import small
 
+import flowclf
 from flowclf import build
 from flowclf.catalogue import ENDS, METRICS, find_metric
 from flowclf.data import Split
 from flowclf.data.outliers import Outliers
 from flowclf.evaluation import SUITES, Options, evaluate
-from flowclf.many import rows, table
+from flowclf.many.run import FIRST
+from flowclf.many.table import COLUMNS
 from flowclf.support.errors import UserError
 from flowclf.systems import SYSTEMS
 
@@ -61,7 +65,7 @@ def test_every_key_of_every_suite_is_known(name: str, generator: torch.Generator
 
 
 def test_every_column_of_results_is_known() -> None:
-    assert {*table.FIRST, *rows.COLUMNS} <= METRICS.keys()
+    assert {*FIRST, *COLUMNS} <= METRICS.keys()
 
 
 def test_definitions_are_one_line_and_directions_have_arrows() -> None:
@@ -93,3 +97,18 @@ def test_values_for_people(name: str, value: float | str, heading: str, written:
 
 def test_errors_are_scaled_too() -> None:
     assert find_metric("accuracy").text(0.5, 0.01) == "50.00 ± 1.00"
+
+
+def test_labels_are_written_in_the_catalogue_alone() -> None:
+    """Look for labels with a symbol or a unit, which plain prose does not contain."""
+    known = {metric.label for metric in METRICS.values()} | {m.heading for m in METRICS.values()}
+    marked = {label for label in known if any(mark in label for mark in "(%−") or " in " in label}
+    root = Path(flowclf.__file__).parent
+    written = {
+        f"{path.relative_to(root)}: {node.value}"
+        for path in root.rglob("*.py")
+        if path.name != "catalogue.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in marked
+    }
+    assert not written
