@@ -65,8 +65,7 @@ def test_inexact_pictures_are_refused_unless_allowed(
 def test_evaluate_says_how_exact_a_run_is(
     sound: Path, broken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = ["--device", "cpu", "--no-baselines"]
-    errors = []
+    plain, errors = ["--device", "cpu", "--no-baselines"], []
     for folder in (sound, broken):
         capsys.readouterr()
         assert run(["evaluate", str(folder), *plain, "--json"]) == 0
