@@ -111,7 +111,7 @@ def low_data(
 
 
 def _run(plan: Plan) -> list[Outcome]:
-    """What became of all jobs, each with a line as it ends."""
+    """Run all jobs, with a line as each ends."""
     from flowclf.many import run_low_data
     from flowclf.training import Interrupted
 
@@ -182,7 +182,7 @@ def _seeds(plan: Plan) -> str:
 
 
 def _print_table(title: str, means: Sequence[dict[str, Any]], metric: str) -> None:
-    """A row a system, a column a size; a dash where there is nothing."""
+    """Print a row for each system and a column for each size; a dash: no result."""
     sizes = sorted({row["train_size"] for row in means})
     cells: dict[str, dict[int, str]] = {}
     shown = find_metric(metric)

@@ -80,19 +80,23 @@ def sweep(
     (--retry-failed). A second command on the same folder shares the work.
     """
     from flowclf.many import read_plan, states
-    from flowclf.many.engines import find_engine
+    from flowclf.many.run import Engine, run_here
 
     folder = _folder(what, out)
     if status:
         found = states(read_plan(folder))
         _print_states(found, as_json)
         return 0
-    worker = find_engine(engine, folder, address)
+    runner: Engine = run_here
+    if engine != "local" or address is not None:
+        from flowclf.many.engines import find_engine
+
+        runner = find_engine(engine, folder, address)
     asked = _request(what, folder, betas, grid, seeds, data, epochs, preset, assignments, data_dir)
     plan = read_plan(folder) if asked is None else asked
     for notice in plan.notices:
         message(f"note: {notice}")
-    outcomes = _run(plan, workers, device.value, retry_failed, worker)
+    outcomes = _run(plan, workers, device.value, retry_failed, runner)
     _report(plan, outcomes, as_json)
     return 1 if any(outcome.failure for outcome in outcomes) else 0
 
@@ -119,7 +123,7 @@ def _request(
     assignments: list[str] | None,
     data_dir: Path | None,
 ) -> Plan | None:
-    """The plan of what is asked for; None where a folder goes on as it is."""
+    """Return the plan of the request; None: the folder goes on as it is."""
     from flowclf.config import merge, parse_assignments
     from flowclf.many import Sweep, parse_betas, parse_grid, plan_sweep
 
@@ -148,7 +152,7 @@ def _request(
 
 
 def _run(plan: Plan, workers: int, device: str, retry_failed: bool, engine: Any) -> list[Outcome]:
-    """What became of all runs; a live table on a terminal, else a line as each ends."""
+    """Run the sweep, with a live table on a terminal, else a line as each run ends."""
     from flowclf.figures.run import run_figures
     from flowclf.many import run_sweep
     from flowclf.training import Interrupted
@@ -172,7 +176,7 @@ def _run(plan: Plan, workers: int, device: str, retry_failed: bool, engine: Any)
 
 @contextmanager
 def _live(plan: Plan) -> Iterator[bool]:
-    """A table that follows the runs, where standard error is a terminal."""
+    """Show a table that follows the runs, if standard error is a terminal."""
     from rich.console import Console
     from rich.live import Live
 

@@ -99,7 +99,7 @@ def kill_writers(start: Start, folder: Path, seconds: float, rng: random.Random)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """Of results.csv, without how long they took."""
+    """Return the rows of results.csv, without their seconds."""
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 

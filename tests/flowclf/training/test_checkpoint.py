@@ -55,7 +55,7 @@ def configure(table: Dataset, system: str = "ce", **sections: Any) -> RunConfig:
 
 @dataclass
 class Halves:
-    """A finished run, and a copy of it as it was in the middle, after a save."""
+    """Finished run, and a copy of it from the middle, after a save."""
 
     config: RunConfig
     whole: Run
@@ -80,7 +80,7 @@ def halves(table: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Halves:
 
 @pytest.fixture
 def half(halves: Halves, tmp_path: Path) -> Run:
-    """Of its own for each test."""
+    """Return a copy for each test."""
     return Run(shutil.copytree(halves.half.folder, tmp_path / "half"))
 
 
@@ -143,7 +143,7 @@ def test_killed_between_the_renames_of_a_save_it_goes_on_from_the_one_before(
 
 
 def flips(content: bytes, count: int) -> list[tuple[int, int]]:
-    """Bytes and bits: half of them of the header."""
+    """Draw bytes and bits, half of them in the header."""
     rng, header = random.Random(0), 8 + int.from_bytes(content[:8], "little")
     ends = (header if number % 2 else len(content) for number in range(count))
     return [(rng.randrange(end), rng.randrange(8)) for end in ends]
@@ -177,7 +177,7 @@ def test_every_flipped_bit_of_the_weights_is_found(half: Run, fresh: Saved, halv
 
 
 def pickled(content: bytes, folder: Path) -> bytes:
-    """What makes a folder `pwned` where it is unpickled."""
+    """Return a pickle that makes a folder `pwned` when it is loaded."""
 
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -355,7 +355,7 @@ def fill(model: GenerativeClassifier, number: int) -> None:
 
 
 def fails(run: Run, saved: Saved, step: int, faults: Faults) -> bool:
-    """Whether a save does, and says so."""
+    """Return True if a save fails with the expected message."""
     with pytest.MonkeyPatch.context() as patched:
         faults.patch(patched)
         try:
@@ -422,7 +422,7 @@ def test_a_save_that_fails_ends_the_command_with_one_line(
 
 
 def assert_failed(status: int, run: Run, capsys: pytest.CaptureFixture[str]) -> str:
-    """With status 1 and one line, besides those of progress."""
+    """Assert status 1 and one line besides those of progress, and return it."""
     *lines, last = capsys.readouterr().err.splitlines()
     assert status == 1
     assert last.startswith(f"flowclf: cannot write {run.folder}")

@@ -43,7 +43,7 @@ Start = Callable[[Run], int]
 
 
 def start_fork(config: RunConfig, digits: Dataset, run: Run) -> int:
-    """In a copy of this process, which has everything imported."""
+    """Train in a fork of this process, which has everything imported."""
     process = os.fork()
     if process:
         return process
@@ -57,7 +57,7 @@ def start_fork(config: RunConfig, digits: Dataset, run: Run) -> int:
 
 
 def start_cli(run: Run) -> int:
-    """The command line in an interpreter of its own."""
+    """Train by the command line in a new interpreter."""
     task = ["--resume", str(run.folder)]
     if not run.has_checkpoint:
         # Killed before its first checkpoint: --out asks for a new folder.
@@ -84,7 +84,7 @@ def kill_after(process: int, run: Run, seconds: float) -> bool:
 
 
 def signs(run: Run) -> list[int]:
-    """Of life: when its files were written."""
+    """Return when the files of a run were written."""
     times = []
     for file in (run.folder / ".lock", run.metrics_file, run.checkpoint_file):
         with suppress(FileNotFoundError):
@@ -93,7 +93,7 @@ def signs(run: Run) -> list[int]:
 
 
 def half_saved(run: Run) -> bool:
-    """Whether there is half a checkpoint, or only the one before."""
+    """Return True if there is half a checkpoint, or only the previous one."""
     between = run.previous_checkpoint_file.exists() and not run.checkpoint_file.exists()
     return between or any(run.checkpoint_file.parent.glob(".*.part.*"))
 

@@ -100,7 +100,7 @@ def learn(case: str, data: dict[bool, Dataset], world: int) -> tuple[Losses, dic
 
 @dataclass(frozen=True)
 class Rank:
-    """A process, and what it says."""
+    """Process and its output."""
 
     process: int
     file: Path
@@ -143,7 +143,7 @@ def become(work: Callable[[], object], file: Path) -> None:
 
 
 def statuses(ranks: list[Rank], seconds: float = 60.0) -> list[int]:
-    """Of all of them, which must end by themselves; minus the signal of those that did by one."""
+    """Return the exit codes of processes, all of which must end by themselves."""
     end = time.monotonic() + seconds
     found: dict[Rank, int] = {}
     while len(found) < len(ranks) and time.monotonic() < end:
@@ -170,7 +170,7 @@ def train_all_cases(data: dict[bool, Dataset], folder: Path, rank: int) -> None:
 
 @pytest.fixture(scope="module")
 def pair(data: dict[bool, Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with what two processes have learned of all cases."""
+    """Return the folder of losses and weights of two processes, for all cases."""
     folder = tmp_path_factory.mktemp("pair")
     ranks = start(2, partial(train_all_cases, data, folder), folder)
     assert statuses(ranks) == [0, 0], ranks[0].said + ranks[1].said
@@ -220,7 +220,7 @@ def record(
 
 @pytest.fixture(scope="module")
 def halved(data: dict[bool, Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with a run of two processes, `whole`, and what it was in the middle, `half`."""
+    """Return the folder of a run of two processes, `whole`, and its copy half-way, `half`."""
     folder = tmp_path_factory.mktemp("halved")
     config = configure(data[True], "ib-inn", merge([{"network": CONV}, LONGER]))
     work = partial(record, config, data[True], Run(folder / "whole"), 2, False)
@@ -249,7 +249,7 @@ def test_what_two_processes_saved_any_number_goes_on_with(
 
 
 def command(dataset: Dataset, out: Path, *options: str) -> list[str]:
-    """Of a run that goes on and on."""
+    """Return the command of an endless run."""
     small = "train={epochs: 100000, batch_size: 16, checkpoint_minutes: 1.0e-9, norm_passes: 0}"
     return [
         "train", "vib", "--data", dataset.name, "--out", str(out), "--device", "cpu",
@@ -262,7 +262,7 @@ def call(*arguments: str) -> Callable[[int], int]:
 
 
 def told(ranks: list[Rank]) -> list[str]:
-    """All lines of all processes, but those of the progress."""
+    """Return all lines of all processes except progress."""
     lines = [line for rank in ranks for line in rank.said.splitlines()]
     return [line for line in lines if " s  step " not in line]
 

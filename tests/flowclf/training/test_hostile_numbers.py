@@ -70,7 +70,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def samples(case: str, kind: str) -> Split:
-    """Of the digits 0, 1 and 2, (36, 1, 8, 8) grey levels or rows of a table (36, 64)."""
+    """Return digits 0, 1 and 2 as grey levels (36, 1, 8, 8) or rows of a table (36, 64)."""
     digits = load_dataset("digits").train
     rows = torch.cat([(digits.y == k).nonzero()[:12, 0] for k in range(K)])
     if case == "one row a class":
@@ -106,7 +106,7 @@ def not_finite(tensors: dict[str, Tensor]) -> Iterator[str]:
 
 
 def spoilt(folder: Path) -> list[str]:
-    """What in the files of a run is not finite."""
+    """Return everything in the files of a run that is not finite."""
     found = []
     for file in folder.rglob("*"):
         if file.suffix == ".safetensors":
@@ -334,7 +334,7 @@ def print_outcomes(tiny: bool) -> None:
 
 
 def print_named() -> None:
-    """Of all parameters of all systems, how many are named that hold NaN."""
+    """Print how many of all parameters of all systems are named when they hold NaN."""
     named = total = 0
     for kind in ("image", "table"):
         for system in SYSTEMS:
@@ -349,7 +349,7 @@ def print_named() -> None:
 
 
 def name_of_nan(model: Model, name: str, split: Split) -> str:
-    """What a trace names where the first number of a parameter is NaN; put back afterwards."""
+    """Return the name that a trace gives while the first number of a parameter is NaN."""
     x = model.perturb(split.x, torch.Generator().manual_seed(0))
     parameter, trace = model.get_parameter(name), Trace(model)
     before = parameter.detach().clone()

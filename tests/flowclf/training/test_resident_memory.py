@@ -28,7 +28,7 @@ WARM = 500
 
 
 def slope(system: str, steps: int) -> float:
-    """Of the resident memory by least squares, MiB per 1,000 steps."""
+    """Return the least-squares slope of the resident memory, MiB per 1,000 steps."""
     found: list[float] = []
     page = os.sysconf("SC_PAGE_SIZE") / 2**20
 
