@@ -1,4 +1,4 @@
-"""A trained model as one program for other runtimes: ONNX, or torch's own exported program.
+"""Export of a trained model as one program: ONNX, or torch's own exported program.
 
 Its input is x (batch, *shape), float32, in the units of the data, with any batch size; its outputs
 are those of the model, in nats:
@@ -64,12 +64,12 @@ METADATA_FILE = "flowclf.json"
 
 
 class ExportFailed(RuntimeError):
-    """The exported program does not say what the model says."""
+    """Exported program whose results differ from the model's."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the exported program is from the model.
+    """Largest differences between exported program and model.
 
     Attributes:
         output: its name.
@@ -86,7 +86,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Exported file and its comparison with the model.
 
     Attributes:
         path: the file.
@@ -102,14 +102,14 @@ class Exported:
 
 
 class Scores(nn.Module):
-    """x (B, *shape), floating, to the named outputs of a model, in one pass through its encoder."""
+    """Module from floating x (B, *shape) to a model's named outputs, in one pass of its encoder."""
 
     def __init__(self, model: GenerativeClassifier) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor) -> Outputs:
-        """`log_posterior`, and `log_prob` or `elbo` where the system has it."""
+        """Compute `log_posterior`, and `log_prob` or `elbo` if the system has it."""
         model = self.model
         if model.has_density:
             encoding = model.encode(x)
@@ -130,7 +130,7 @@ def export_model(
     tolerance: float = TOLERANCE,
     report: Callable[[str], None] = lambda _: None,
 ) -> Exported:
-    """Write the model as one program, once that has been read again and compared with the model.
+    """Write the model as one program that was read again and compared with the model.
 
     Args:
         model: trained, on the CPU.
@@ -193,7 +193,7 @@ def _import_all(packages: tuple[str, ...]) -> None:
 
 
 def _metadata(model: GenerativeClassifier) -> dict[str, Any]:
-    """What a reader of the file must know."""
+    """Return the metadata that a reader of the file needs."""
     facts = {"flowclf": version("flowclf"), "shape": list(model.shape)}
     if model.info is not None:
         facts |= model.info.model_dump(mode="json", include={"system", "class_names", "levels"})
@@ -202,7 +202,7 @@ def _metadata(model: GenerativeClassifier) -> dict[str, Any]:
 
 @contextmanager
 def _exporting(model: GenerativeClassifier) -> Iterator[None]:
-    """Eval mode, no gradients, draws as a buffer, and no word of what torch finds on its way."""
+    """Switch to eval mode without gradients, draws as a buffer, and without torch's warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     # Exporting warns of its own deprecations, and that torchvision is not there.
@@ -218,7 +218,7 @@ def _exporting(model: GenerativeClassifier) -> Iterator[None]:
 
 
 def _as_input(model: GenerativeClassifier, x: Tensor) -> Tensor:
-    """What the program is given for x."""
+    """Return x as the program takes it."""
     return x.float() if x.is_floating_point() else x.float() + model.noise.level_middle
 
 
@@ -252,7 +252,7 @@ def _write_onnx(
 
 
 def _log_sigmoid(x: Any) -> Any:
-    """-log(1 + e^-x): ONNX's own way, log σ(x), is -infinity below -88."""
+    """Compute -log(1 + e^-x): ONNX's own form, log σ(x), is -infinity below -88."""
     from onnxscript import opset18
 
     return opset18.Neg(opset18.Softplus(opset18.Neg(x)))
@@ -296,7 +296,7 @@ READERS: dict[Format, Callable[[Path, tuple[str, ...]], Callable[[Tensor], Outpu
 def _compare(
     program: Callable[[Tensor], Outputs], model: GenerativeClassifier, x: Tensor
 ) -> Iterator[Difference]:
-    """With what the model itself says, at each batch size."""
+    """Compare with the model's own results, at each batch size."""
     for size in BATCH_SIZES:
         batch = x[torch.arange(size) % len(x)]
         for name, got in program(_as_input(model, batch)).items():

@@ -1,4 +1,4 @@
-"""Reads chosen members of a `.tar.gz` into memory; nothing is ever written to disk."""
+"""Reader of chosen members of a `.tar.gz`, in memory; nothing is ever written to disk."""
 
 import gzip
 import io
@@ -19,7 +19,7 @@ _AT_ONCE = 2**16
 
 
 def read_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of each regular file in the archive whose full name is `wanted`.
+    """Yield (name, content) of each regular file whose full name is `wanted`.
 
     Raises:
         UserError: the archive is damaged, a wanted member is there twice or is not a file, or they
@@ -44,7 +44,7 @@ def read_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, byt
 
 
 class _Bounded(gzip.GzipFile):
-    """Gives little at a time, and not without end: headers alone may claim gigabytes."""
+    """Gzip stream with bounds on each read and on the total: headers alone may claim gigabytes."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _AT_ONCE or self.tell() > _MOST_IN_ALL:

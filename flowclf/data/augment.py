@@ -1,4 +1,4 @@
-"""Random changes of a batch of images that leave its classes as they are.
+"""Random augmentations of a batch of images that preserve its classes.
 
 Every kind returns whole grey levels, as the files hold them: likelihoods rely on one noise
 distribution between the levels.
@@ -23,7 +23,7 @@ KINDS = ("none", "shift", "flip-crop", "rotate", "paper-cifar")
 
 
 def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> Augmentation | None:
-    """A function of grey levels (B, C, H, W), any dtype, and a generator; None for `none`.
+    """Return a function of grey levels (B, C, H, W) and a generator; None for `none`.
 
     It returns float32 grey levels (B, C, H, W) within 0..levels-1, each sample changed by its own
     random parameters, all drawn from the generator (whose device need not be the batch's).
@@ -97,7 +97,7 @@ def _random_flip(x: Tensor, generator: Generator) -> Tensor:
 
 
 def _random_crop(x: Tensor, slack: int, generator: Generator) -> Tensor:
-    """(B, C, H - slack, W - slack) at offsets 0..slack, both included."""
+    """Crop to (B, C, H - slack, W - slack) at random offsets in 0..slack."""
     top, left = torch.randint(
         slack + 1, (2, len(x)), generator=generator, device=generator.device
     ).to(x.device)

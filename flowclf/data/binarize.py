@@ -15,12 +15,12 @@ Binarization = Literal["none", "threshold", "sampled", "resampled"]
 
 
 def threshold(x: Tensor, levels: int) -> Tensor:
-    """White where x is at least levels/2; dtype and shape of x."""
+    """Return white where x is at least levels/2; dtype and shape of x."""
     return _black_or_white(x >= levels / 2, x, levels)
 
 
 def draw_binary(x: Tensor, levels: int, generator: Generator) -> Tensor:
-    """White with probability x/(levels - 1), pixel by pixel, of whole x; dtype and shape of x."""
+    """Draw white with probability x/(levels - 1) for each pixel; dtype and shape of x."""
     drawn = torch.randint(
         levels - 1, x.shape, generator=generator, device=generator.device, dtype=torch.uint8
     )
@@ -28,7 +28,7 @@ def draw_binary(x: Tensor, levels: int, generator: Generator) -> Tensor:
 
 
 def binarize(x: Tensor, kind: Binarization, levels: int | None, generator: Generator) -> Tensor:
-    """One binary copy of grey levels (N, C, H, W), drawn unless by threshold; x itself for none.
+    """Binarize grey levels (N, C, H, W), by draws or by threshold; x itself for none.
 
     Raises:
         UserError: a table.
@@ -47,7 +47,7 @@ def binarize(x: Tensor, kind: Binarization, levels: int | None, generator: Gener
 def ending_binary(
     augment: Augmentation | None, kind: Binarization, levels: int | None
 ) -> Augmentation | None:
-    """`augment` (None: nothing is changed) and binary images after it.
+    """Compose `augment` (None: the identity) with binarization.
 
     `resampled` takes grey levels and draws after it; the others take binary images, which a
     threshold makes binary again.

@@ -9,7 +9,6 @@ import torch
 
 from flowclf.data.archive import MOST_BYTES, read_members
 from flowclf.data.catalog import FILES, OfficialFile
-from flowclf.data.class_names import CIFAR10, CIFAR100
 from flowclf.data.dataset import Dataset, Split, check_labels, validate
 from flowclf.data.pickled import read_pickled_batch
 from flowclf.data.source import DataSource, find_in
@@ -18,6 +17,24 @@ from flowclf.support.errors import UserError
 __all__ = ["find_cifar10", "find_cifar100", "load_cifar10", "load_cifar100", "read_records"]
 
 _PIXELS = 3 * 32 * 32
+# Class names in the order of their labels.
+CIFAR10_NAMES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CIFAR100_NAMES = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle",
+    "bottle", "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle",
+    "caterpillar", "cattle", "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch",
+    "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish", "forest", "fox",
+    "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion",
+    "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom",
+    "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree",
+    "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road",
+    "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake",
+    "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank",
+    "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle",
+    "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,30 +87,30 @@ _CIFAR100 = (
 
 
 def load_cifar10(source: DataSource) -> Dataset:
-    """CIFAR-10: 50,000 and 10,000 images (3, 32, 32); a part of the train batches is accepted."""
-    return _load("cifar10", _CIFAR10, CIFAR10, source)
+    """Load CIFAR-10: 50,000 and 10,000 images (3, 32, 32); some train batches may be missing."""
+    return _load("cifar10", _CIFAR10, CIFAR10_NAMES, source)
 
 
 def load_cifar100(source: DataSource) -> Dataset:
-    """CIFAR-100 with its 100 fine labels: 50,000 and 10,000 images (3, 32, 32)."""
-    return _load("cifar100", _CIFAR100, CIFAR100, source)
+    """Load CIFAR-100 with its 100 fine labels: 50,000 and 10,000 images (3, 32, 32)."""
+    return _load("cifar100", _CIFAR100, CIFAR100_NAMES, source)
 
 
 def find_cifar10(source: DataSource) -> Path | None:
-    """The folder or archive that `load_cifar10` would read, or None."""
+    """Return the folder or archive that `load_cifar10` would read, or None."""
     place = _find(_CIFAR10, source)
     return place.path if place else None
 
 
 def find_cifar100(source: DataSource) -> Path | None:
-    """The folder or archive that `load_cifar100` would read, or None."""
+    """Return the folder or archive that `load_cifar100` would read, or None."""
     place = _find(_CIFAR100, source)
     return place.path if place else None
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where one form was found: a folder of batches, or an archive."""
+    """Location of one form: a folder of batches, or an archive."""
 
     form: _Form
     path: Path
@@ -175,7 +192,7 @@ def _check_size(path: Path) -> None:
 
 
 def read_records(content: bytes, label_bytes: int, where: str) -> Split:
-    """Records of `label_bytes` labels (the last counts) and 3072 bytes of RGB planes.
+    """Read records of `label_bytes` labels (the last counts) and 3072 bytes of RGB planes.
 
     Raises:
         UserError: the content is not a whole, positive number of records.

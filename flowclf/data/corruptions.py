@@ -47,7 +47,7 @@ WHERE = "https://zenodo.org/records/2535967"
 
 
 def corrupt(x: Tensor, family: str, severity: int, seed: int, levels: int = 256) -> Tensor:
-    """Corrupted images (N, C, H, W) of whole grey levels 0..levels-1, uint8 as x.
+    """Corrupt images (N, C, H, W) of integer grey levels 0..levels-1, uint8 as x.
 
     What is drawn (noise, directions, where drops lie) depends on seed, family and the image's
     place in x, and is the same at every severity.
@@ -79,7 +79,7 @@ def corrupt(x: Tensor, family: str, severity: int, seed: int, levels: int = 256)
 def _check_family(
     family: str, severity: int, known: dict[str, Corruption] | tuple[str, ...]
 ) -> None:
-    """Refuse what is not there, in one line.
+    """Raise a UserError for an unknown family or severity.
 
     Raises:
         UserError: an unknown family, or a severity that is none of 1 to 5.
@@ -91,7 +91,7 @@ def _check_family(
 
 
 def load_official(folder: Path | str, family: str, severity: int, classes: int = 100) -> Split:
-    """The 10,000 corrupted test images (3, 32, 32) of CIFAR-10-C or CIFAR-100-C, with labels.
+    """Load the 10,000 corrupted test images of CIFAR-10-C or CIFAR-100-C, with labels.
 
     Args:
         folder: CIFAR-10-C with `gaussian_noise.npy` (50000, 32, 32, 3), five severities of 10,000,
@@ -117,7 +117,7 @@ def load_official(folder: Path | str, family: str, severity: int, classes: int =
 
 
 def find_official(dataset: str, roots: Iterable[Path]) -> Path | None:
-    """The folder of a data set's official corrupted images in the first root that has one."""
+    """Return the first root's folder of a data set's official corrupted images."""
     name = OFFICIAL_FOLDERS.get(dataset)
     places = (root / name for root in roots if name)
     return next((place for place in places if (place / "labels.npy").is_file()), None)
@@ -126,7 +126,7 @@ def find_official(dataset: str, roots: Iterable[Path]) -> Path | None:
 def _official(
     path: Path, kind: type[np.uint8 | np.int64], shape: tuple[int, ...] = ()
 ) -> np.ndarray:
-    """The five blocks of an official file, left on disk until they are sliced."""
+    """Map the five severities of an official file; they stay on disk until sliced."""
     if not path.is_file():
         raise UserError(f"expected {path}, found no such file; unpack CIFAR-10-C.tar of {WHERE}")
     try:
@@ -149,25 +149,25 @@ def _official(
 
 
 def _gaussian_noise(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """u + σ n."""
+    """Return u + σ n."""
     return u + _of(severity, 0.04, 0.06, 0.09, 0.12, 0.15) * _normal(u.shape, generator)
 
 
 def _shot_noise(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """Poisson(λ u)/λ: λ photons make white."""
+    """Return Poisson(λ u)/λ: λ photons make white."""
     photons = _of(severity, 200, 100, 55, 32, 20)
     return torch.poisson(u * photons, generator=generator) / photons
 
 
 def _impulse_noise(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """A share of the values becomes black or white."""
+    """Turn a share of the values black or white."""
     drawn = torch.rand(u.shape, generator=generator)
     share = _of(severity, 0.02, 0.04, 0.07, 0.12, 0.18)
     return torch.where(drawn < share / 2, 0.0, torch.where(drawn > 1 - share / 2, 1.0, u))
 
 
 def _speckle_noise(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """u (1 + σ n)."""
+    """Return u (1 + σ n)."""
     return u * (1 + _of(severity, 0.1, 0.17, 0.25, 0.35, 0.5) * _normal(u.shape, generator))
 
 
@@ -179,7 +179,7 @@ def _gaussian_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
 
 
 def _defocus_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """The average over a disk, its edge anti-aliased."""
+    """Average over a disk with an anti-aliased edge."""
     radius = _of(severity, 0.9, 1.2, 1.6, 2.1, 2.7) * _scale(u)
     margin = int(radius + 1)
     across = torch.arange(-margin, margin + 1).float()
@@ -188,20 +188,20 @@ def _defocus_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
 
 
 def _glass_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """Every pixel is seen through a bump of its own: taken from beside its place, then smoothed."""
+    """Displace every pixel at random, then smooth."""
     bumps = _normal((len(u), 2, *u.shape[2:]), generator)
     spread = _of(severity, 0.4, 0.6, 0.8, 1.05, 1.4) * _scale(u)
     return _smooth(_displaced(u, spread * bumps), 0.4 * _scale(u))
 
 
 def _motion_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """The average along a straight line, in any direction."""
+    """Average along a straight line of random direction."""
     length = _of(severity, 2.5, 3.5, 5.0, 6.5, 8.0) * _scale(u)
     return _streaked(u, length, torch.pi * torch.rand(len(u), generator=generator))
 
 
 def _zoom_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """The average over growing enlargements about the centre."""
+    """Average over growing enlargements about the centre."""
     strongest = _of(severity, 1.1, 1.16, 1.24, 1.34, 1.46)
     zooms = torch.linspace(1, strongest, TAPS).tolist()
     shown = [_sampled(u, _plain_grid(u) / zoom) for zoom in zooms]
@@ -212,7 +212,7 @@ def _zoom_blur(u: Tensor, severity: int, generator: Generator) -> Tensor:
 
 
 def _snow(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """Flakes that fall in streaks, over an image that is paler than it was."""
+    """Add flakes that fall in streaks to a paler image."""
     share = _of(severity, 0.01, 0.018, 0.027, 0.037, 0.05)
     pale = _of(severity, 0.12, 0.2, 0.27, 0.34, 0.42)
     drawn = torch.rand(len(u), 1, *u.shape[2:], generator=generator)
@@ -224,14 +224,14 @@ def _snow(u: Tensor, severity: int, generator: Generator) -> Tensor:
 
 
 def _fog(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """Light scattered by a mist of all scales, (u + a m)/(1 + a) up to the image's own white."""
+    """Scatter light by a mist m of all scales: (u + a m)/(1 + a), up to the image's own white."""
     amount = _of(severity, 0.3, 0.55, 0.85, 1.2, 1.7)
     white = u.amax((1, 2, 3), keepdim=True)
     return (u + amount * _mist(u, generator)) * white / (white + amount).clamp_min(1e-6)
 
 
 def _spatter(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """Drops of mud hide a share of the image."""
+    """Hide a share of the image by drops of mud."""
     share = _of(severity, 0.05, 0.09, 0.14, 0.2, 0.28)
     drops = _unit_variance(_smooth(_normal((len(u), 1, *u.shape[2:]), generator), 1.3 * _scale(u)))
     edge = drops.flatten(1).quantile(1 - share, dim=1)[:, None, None, None]
@@ -246,14 +246,14 @@ def _spatter(u: Tensor, severity: int, generator: Generator) -> Tensor:
 
 
 def _brightness(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """V + b for the value V of HSV, its hue and saturation as they were."""
+    """Add b to the value V of HSV; hue and saturation are kept."""
     value = u.amax(1, keepdim=True)
     brighter = (value + _of(severity, 0.08, 0.15, 0.23, 0.31, 0.4)).clamp_max(1)
     return torch.where(value > 0, u * brighter / value.clamp_min(1e-6), brighter)
 
 
 def _contrast(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """m + c (u - m), with m the average of each channel."""
+    """Return m + c (u - m), with m the average of each channel."""
     mean = u.mean((2, 3), keepdim=True)
     return mean.lerp(u, _of(severity, 0.7, 0.5, 0.36, 0.24, 0.14))
 
@@ -262,14 +262,14 @@ def _contrast(u: Tensor, severity: int, generator: Generator) -> Tensor:
 
 
 def _elastic_transform(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """Stretched and pressed by a smooth random field."""
+    """Displace by a smooth random field."""
     noise = _normal((len(u), 2, *u.shape[2:]), generator)
     field = _unit_variance(_smooth(noise, 3.0 * _scale(u)))
     return _displaced(u, _of(severity, 0.6, 0.9, 1.25, 1.65, 2.1) * _scale(u) * field)
 
 
 def _pixelate(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """Averages of fewer, larger pixels."""
+    """Average to fewer, larger pixels."""
     height, width = u.shape[2:]
     kept = _of(severity, 0.75, 0.6, 0.48, 0.38, 0.3)
     small = F.adaptive_avg_pool2d(u, (max(1, round(kept * height)), max(1, round(kept * width))))
@@ -277,7 +277,7 @@ def _pixelate(u: Tensor, severity: int, generator: Generator) -> Tensor:
 
 
 def _jpeg_compression(u: Tensor, severity: int, generator: Generator) -> Tensor:
-    """Written and read again as JPEG, by Pillow."""
+    """Compress and decompress as JPEG, by Pillow."""
     quality = int(_of(severity, 70, 50, 35, 22, 12))
     images = (255 * u).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     decoded = np.stack([_through_jpeg(image, quality) for image in images])
@@ -285,7 +285,7 @@ def _jpeg_compression(u: Tensor, severity: int, generator: Generator) -> Tensor:
 
 
 def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """(H, W, C) uint8 to the same."""
+    """Compress one image (H, W, C), uint8."""
     from PIL import Image
 
     file = BytesIO()
@@ -329,7 +329,7 @@ def _of(severity: int, *values: float) -> float:
 
 
 def _scale(u: Tensor) -> float:
-    """What a length grows by with the image."""
+    """Return the factor by which lengths grow with the image."""
     return max(min(u.shape[2:]) / SIDE, 0.5)
 
 
@@ -338,7 +338,7 @@ def _normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
 
 
 def _smooth(u: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur; edge values continue outside."""
+    """Blur by a Gaussian; edge values continue outside."""
     radius = int(3 * sigma + 1)
     weights = (-0.5 * (torch.arange(-radius, radius + 1) / sigma).square()).exp()
     weights = weights / weights.sum()
@@ -346,7 +346,7 @@ def _smooth(u: Tensor, sigma: float) -> Tensor:
 
 
 def _filtered(u: Tensor, kernel: Tensor) -> Tensor:
-    """Each channel filtered by a kernel (h, w) of odd sides; edge values continue outside."""
+    """Filter each channel by a kernel (h, w) of odd sides; edge values continue outside."""
     rows, columns = (side // 2 for side in kernel.shape)
     padded = F.pad(u, (columns, columns, rows, rows), mode="replicate")
     channels = padded.flatten(0, 1)[:, None]
@@ -354,25 +354,25 @@ def _filtered(u: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _plain_grid(u: Tensor) -> Tensor:
-    """Where each pixel is, (1, H, W, 2): x and y in units of half the width and height."""
+    """Return the pixels' places (1, H, W, 2): x and y in units of half the width and height."""
     identity = torch.eye(2, 3)[None]
     return F.affine_grid(identity, [1, 1, *u.shape[2:]], align_corners=False)
 
 
 def _sampled(u: Tensor, grid: Tensor) -> Tensor:
-    """Bilinear; edge values continue outside."""
+    """Sample bilinearly at a grid; edge values continue outside."""
     grid = grid.expand(len(u), -1, -1, -1)
     return F.grid_sample(u, grid, padding_mode="border", align_corners=False)
 
 
 def _displaced(u: Tensor, field: Tensor) -> Tensor:
-    """Every pixel taken from beside its place: a field (B, 2, H, W) of x and y, in pixels."""
+    """Displace every pixel by a field (B, 2, H, W) of x and y, in pixels."""
     units = torch.tensor([u.shape[3], u.shape[2]]) / 2
     return _sampled(u, _plain_grid(u) + field.permute(0, 2, 3, 1) / units)
 
 
 def _streaked(u: Tensor, length: float, angle: Tensor) -> Tensor:
-    """The average along a line of that length in pixels, at angles (B,)."""
+    """Average along a line of that length in pixels, at angles (B,)."""
     direction = torch.stack((angle.cos(), angle.sin()), dim=1)[:, :, None, None]
     field = direction.expand(-1, -1, *u.shape[2:])
     places = torch.linspace(-length / 2, length / 2, TAPS).tolist()
@@ -380,12 +380,12 @@ def _streaked(u: Tensor, length: float, angle: Tensor) -> Tensor:
 
 
 def _unit_variance(field: Tensor) -> Tensor:
-    """Each sample's field (B, C, H, W) divided by its root mean square."""
+    """Divide each sample's field (B, C, H, W) by its root mean square."""
     return field / field.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6)
 
 
 def _mist(u: Tensor, generator: Generator) -> Tensor:
-    """Noise of half the amplitude at twice the frequency, from 0.4 to 1: (B, 1, H, W)."""
+    """Draw noise of half the amplitude at twice the frequency, from 0.4 to 1: (B, 1, H, W)."""
     mist, size, amplitude = torch.zeros(len(u), 1, *u.shape[2:]), 2, 1.0
     while size <= min(u.shape[2:]):
         noise = torch.rand(len(u), 1, size, size, generator=generator)

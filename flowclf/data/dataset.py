@@ -1,4 +1,4 @@
-"""What a data set is: two labelled splits, and what must hold for any of them."""
+"""Data sets: two labelled splits, their validation, and how rows are drawn from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ class Split:
         return len(self.y)
 
     def take(self, indices: Tensor | slice) -> Self:
-        """The rows at `indices` (int64 or bool tensor, or a slice), in that order."""
+        """Return the rows at `indices` (int64 or bool tensor, or a slice), in that order."""
         x = self.x.part(indices) if isinstance(self.x, Shards) else self.x[indices]
         return type(self)(x, self.y[indices])
 
@@ -64,7 +64,7 @@ class Split:
         return self.y == _NO_LABEL
 
     def labelled(self) -> Self:
-        """The rows with a label, in their old order; itself if that is all of them."""
+        """Return the rows with a label, in their old order; itself if that is all of them."""
         unlabelled = self.unlabelled
         return self.take(~unlabelled) if unlabelled.any() else self
 
@@ -106,7 +106,7 @@ class Dataset:
 
 
 def validate(data: Dataset, path: Path | None = None) -> Dataset:
-    """`data` itself, once everything that training relies on has been checked.
+    """Return `data` after checking everything that training relies on.
 
     Args:
         data: what was read.
@@ -134,7 +134,7 @@ def validate(data: Dataset, path: Path | None = None) -> Dataset:
 
 
 def check_labels(y: Tensor, classes: int, where: str) -> None:
-    """Do nothing while all labels, of what is known to have so many classes, are 0..K-1.
+    """Check that all labels of a data set with K known classes are 0..K-1.
 
     Raises:
         UserError: naming the first that is not.
@@ -255,7 +255,7 @@ def stratified(split: Split, n: int, seed: int) -> tuple[Split, Split]:
 
 
 def keep_labels(split: Split, n: int, seed: int) -> Split:
-    """All rows, with the labels of exactly `n`, in proportion to the classes; -1 for the others.
+    """Keep the labels of exactly `n` rows, in proportion to the classes; -1 for the others.
 
     Drawn as by `stratified`, with its errors.
     """
@@ -264,7 +264,7 @@ def keep_labels(split: Split, n: int, seed: int) -> Split:
 
 
 def _drawn(split: Split, n: int, seed: int) -> Tensor:
-    """Bool mask (N,) of `n` labelled rows."""
+    """Return a bool mask (N,) of `n` labelled rows."""
     classes = _rows_by_class(split)
     sizes = torch.tensor([len(rows) for rows in classes], dtype=torch.int64)
     if not len(classes) <= n <= sizes.sum():
@@ -280,7 +280,7 @@ def _drawn(split: Split, n: int, seed: int) -> Tensor:
 
 
 def _shares(sizes: Tensor, n: int) -> Tensor:
-    """`n` seats in proportion to `sizes` (K,), one at least to each, in whole numbers only."""
+    """Apportion `n` seats to `sizes` (K,), at least one to each, in integer arithmetic."""
     total = sizes.sum()
     shares = (n * sizes // total.clamp_min(1)).clamp_min(1)
     while shares.sum() < n:
@@ -292,7 +292,7 @@ def _shares(sizes: Tensor, n: int) -> Tensor:
 
 
 def subset(split: Split, n: int) -> Split:
-    """The first `n` rows (all of them if there are fewer).
+    """Return the first `n` rows (all of them if there are fewer).
 
     Raises:
         UserError: `n` is below 1.

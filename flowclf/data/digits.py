@@ -15,7 +15,7 @@ _SPLIT_SEED = 1797
 
 
 def load_digits(source: DataSource) -> Dataset:
-    """The 1,797 handwritten digits (1, 8, 8) with 17 grey levels, 75 % of each class to train on.
+    """Load 1,797 handwritten digits (1, 8, 8) of 17 grey levels, 75 % of each class for training.
 
     The data come with scikit-learn, so that `source` is not asked.
     """
@@ -29,6 +29,6 @@ def load_digits(source: DataSource) -> Dataset:
 
 
 def find_digits(source: DataSource) -> Path | None:
-    """scikit-learn's folder of data, found without importing scikit-learn."""
+    """Return scikit-learn's folder of data, without importing scikit-learn."""
     spec = find_spec("sklearn")
     return Path(spec.origin).parent / "datasets" / "data" if spec and spec.origin else None

@@ -20,7 +20,7 @@ _Pixels = npt.NDArray[np.uint8]
 
 
 def load_folder(path: Path) -> Dataset:
-    """A data set from PNG, JPEG or BMP files; the class names are the folders' names, sorted.
+    """Load PNG, JPEG or BMP files; the class names are the folders' names, sorted.
 
     All pictures must have one size, and all be grey (images (1, H, W)) or all coloured
     (images (3, H, W)). Hidden files are ignored.
@@ -66,7 +66,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a name's ending is that of a picture, and it is not hidden."""
+    """Return True if a name ends as a picture's does, and is not hidden."""
     return path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
 
 
@@ -109,7 +109,7 @@ def _matching(path: Path, first: Path, model: _Pixels) -> _Pixels:
 
 
 def read_picture(path: Path) -> _Pixels:
-    """(C, H, W), uint8.
+    """Read one picture: (C, H, W), uint8.
 
     Raises:
         UserError: a damaged picture.

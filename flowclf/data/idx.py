@@ -40,17 +40,17 @@ _ROTATED_AT_ONCE = 5000
 
 
 def load_mnist(source: DataSource) -> Dataset:
-    """MNIST: 60,000 and 10,000 images (1, 28, 28)."""
+    """Load MNIST: 60,000 and 10,000 images (1, 28, 28)."""
     return _load("mnist", tuple("0123456789"), source)
 
 
 def load_fashion_mnist(source: DataSource) -> Dataset:
-    """Fashion-MNIST: 60,000 and 10,000 images (1, 28, 28)."""
+    """Load Fashion-MNIST: 60,000 and 10,000 images (1, 28, 28)."""
     return _load("fashion-mnist", _FASHION_NAMES, source)
 
 
 def load_rotated_mnist(source: DataSource) -> Dataset:
-    """MNIST, each image rotated by an angle of its own, uniform in [0, 360) degrees.
+    """Load MNIST, each image rotated by a random angle, uniform in [0, 360) degrees.
 
     Always the same angles: those of torch's CPU generator, seeded with 360 for the training and
     361 for the test split.
@@ -76,7 +76,7 @@ def _load(name: str, class_names: tuple[str, ...], source: DataSource) -> Datase
 
 
 def _digits(images: Path, labels: Path) -> Split:
-    """Those of 28×28 pixels and ten classes, as both data sets are."""
+    """Load 28×28 images of ten classes, the form of both data sets."""
     split = read_labelled(images, labels)
     height, width = split.x.shape[2:]
     if (height, width) != (_SIDE, _SIDE):
@@ -89,7 +89,7 @@ def _digits(images: Path, labels: Path) -> Split:
 
 
 def read_labelled(images: Path, labels: Path) -> Split:
-    """Images (N, 1, H, W) with their labels (N,), from two idx files.
+    """Read images (N, 1, H, W) and labels (N,) from two idx files.
 
     Raises:
         UserError: a file is damaged, or the two differ in length.
@@ -104,7 +104,7 @@ def read_labelled(images: Path, labels: Path) -> Split:
 
 
 def read_idx(path: Path, ndim: int) -> Tensor:
-    """The uint8 array of `ndim` dimensions in an idx file, gzipped if its name ends in `.gz`.
+    """Read a uint8 array of `ndim` dimensions from an idx file, gzipped if it ends in `.gz`.
 
     Raises:
         UserError: anything but exactly one intact array of unsigned bytes.

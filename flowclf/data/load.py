@@ -23,7 +23,7 @@ __all__ = ["DATASETS", "DatasetInfo", "load_dataset", "locate"]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is loaded.
+    """Facts of a known data set, and how it is loaded.
 
     Args:
         name: its key in `DATASETS`, and what `--data` takes.
@@ -95,7 +95,7 @@ def load_dataset(
     download: bool = True,
     text: TextOptions | None = None,
 ) -> Dataset:
-    """A known data set, or the user's own: an `.npz` or `.csv` file, or a folder.
+    """Load a known data set, or the user's own: an `.npz` or `.csv` file, or a folder.
 
     A known name goes before a path of the same spelling; write `./mnist` for a folder mnist.
     A folder holds pictures (`load_folder`), or what `write_shards` wrote. Files are looked for in
@@ -118,7 +118,7 @@ def load_dataset(
 
 
 def locate(name: str, data_dir: Path | None = None) -> Path | None:
-    """The folder (or archive) where a known data set lies complete enough to load, or None.
+    """Return the folder (or archive) with all that loading a known data set needs, or None.
 
     Never downloads, and does not read the data.
 

@@ -1,4 +1,4 @@
-"""The user's own arrays, from one `.npz` file."""
+"""Arrays of the user's own from one `.npz` file, and headers of `.npy` files, without trust."""
 
 import math
 import warnings
@@ -13,21 +13,25 @@ import torch
 from torch import Tensor
 
 from flowclf.data.dataset import Dataset, Split, validate
-from flowclf.data.npy import read_header
 from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
-__all__ = ["load_npz"]
+__all__ = ["load_npz", "read_header"]
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _MEDMNIST_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 _MOST_CHANNELS = 4
 
 _Array = npt.NDArray[np.generic]
+# A third version has but names of fields that are not Latin.
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def load_npz(path: Path) -> Dataset:
-    """A data set from `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names for them).
+    """Load `x_train`, `y_train`, `x_test`, `y_test` (or MedMNIST's names for them).
 
     `x` is N×H×W or N×H×W×C in uint8 (images), or N×F in any real or integer type (a table, which
     becomes float32); `y` is N or N×1 in integers 0..K-1, in train also -1 for a row without a
@@ -102,7 +106,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, path: Pa
 
 
 def _declared_size(stream: IO[bytes], where: str) -> int:
-    """How many bytes should follow an .npy file's header, which is read."""
+    """Read an .npy header; return the number of bytes that should follow it."""
     shape, _, dtype = read_header(stream, where, _SAVE)
     return math.prod(shape) * dtype.itemsize
 
@@ -170,3 +174,26 @@ def _labels(y: _Array, where: str) -> Tensor:
 
 def _shape(array: _Array) -> str:
     return "×".join(str(size) for size in array.shape) or "a single number"
+
+
+def read_header(
+    stream: IO[bytes], where: str, remedy: str
+) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Read shape, Fortran order and dtype; the stream is left at the numbers.
+
+    Raises:
+        UserError: no such header, or one of Python objects.
+    """
+    try:
+        shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
+    # numpy's parser fails in ways of its own.
+    except Exception as error:
+        raise UserError(
+            f"{where}: expected an array in numpy's format, got {type(error).__name__}; {remedy}"
+        ) from error
+    if dtype.hasobject:
+        raise UserError(
+            f"{where}: expected an array of numbers, got Python objects; convert it with "
+            "numpy.asarray(…, dtype=…)"
+        )
+    return shape, fortran, dtype

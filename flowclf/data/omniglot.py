@@ -49,7 +49,7 @@ class Drawing:
 
 
 def load_omniglot(source: DataSource) -> Dataset:
-    """24,345 and 8,115 images (1, 28, 28) of 50 alphabets, sorted by name.
+    """Load 24,345 and 8,115 images (1, 28, 28) of 50 alphabets, sorted by name.
 
     Raises:
         UserError: a zip is missing or damaged, or together they lack an alphabet.
@@ -80,7 +80,7 @@ def _to_split(drawings: Iterable[Drawing], names: tuple[str, ...]) -> Split:
 
 
 def read_drawings(path: Path) -> Iterator[Drawing]:
-    """The drawings in a zip, in the order of their names; other members are ignored.
+    """Read the drawings in a zip, in the order of their names; other members are ignored.
 
     Raises:
         UserError: the zip or a picture in it is damaged, too large, there twice, not 105×105, or

@@ -1,4 +1,4 @@
-"""Images that a model was not trained on, made from its own test images or taken from elsewhere.
+"""Out-of-distribution images: made from the test images, or other data.
 
 Each set is uint8 images (N, C, H, W) of the shape and the grey levels of the data it is to be
 compared with, and the same for the same seed.
@@ -47,7 +47,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, eq=False)
 class Outliers:
-    """A set of outliers.
+    """Set of out-of-distribution images.
 
     Attributes:
         name: how messages and result files call it.
@@ -62,7 +62,7 @@ class Outliers:
 
 @dataclass(frozen=True)
 class Request:
-    """What a kind of outliers is made from.
+    """Input of a kind of out-of-distribution images.
 
     Attributes:
         like: the data set to differ from; its test images are what is changed.
@@ -80,13 +80,13 @@ class Request:
 
     @property
     def x(self) -> Tensor:
-        """The test images (N, C, H, W), uint8."""
+        """Test images (N, C, H, W), uint8."""
         return self.like.test.x
 
 
 @dataclass(frozen=True)
 class OutlierKind:
-    """A line of `OUTLIERS`.
+    """One kind of out-of-distribution images, an entry of `OUTLIERS`.
 
     Attributes:
         summary: one line for a table.
@@ -102,7 +102,7 @@ class OutlierKind:
 
 
 def rotation_matrix(alpha: float) -> Tensor:
-    """R = Rx(0.2π α^0.7) Ry(π α^1.2), (3, 3), float64: a rotation of the RGB cube."""
+    """Return R = Rx(0.2π α^0.7) Ry(π α^1.2), (3, 3), float64: a rotation of the RGB cube."""
     a, b = 0.2 * pi * alpha**0.7, pi * alpha**1.2
     about_red = [[1.0, 0.0, 0.0], [0.0, cos(a), -sin(a)], [0.0, sin(a), cos(a)]]
     about_green = [[cos(b), 0.0, sin(b)], [0.0, 1.0, 0.0], [-sin(b), 0.0, cos(b)]]
@@ -112,7 +112,7 @@ def rotation_matrix(alpha: float) -> Tensor:
 
 
 def rgb_rotation(x: Tensor, levels: int, alpha: float = 0.35) -> Tensor:
-    """Each pixel's colour turned about mid-grey, cut at black and white: (N, 3, H, W), uint8.
+    """Rotate each pixel's colour about mid-grey, clipped to 0..255: (N, 3, H, W), uint8.
 
         x' = clamp(R (x - ½) + ½),  x in [0, 1]
 
@@ -132,18 +132,18 @@ def rgb_rotation(x: Tensor, levels: int, alpha: float = 0.35) -> Tensor:
 
 
 def add_noise(x: Tensor, levels: int, sigma: float, generator: Generator) -> Tensor:
-    """x plus N(0, σ²) in units of the range of grey levels, cut at both ends; as x, uint8."""
+    """Add N(0, σ²) in units of the range of grey levels, clipped; as x, uint8."""
     noise = torch.randn(x.shape, generator=generator)
     return _to_levels(x + sigma * (levels - 1) * noise, levels)
 
 
 def uniform_images(x: Tensor, levels: int, generator: Generator) -> Tensor:
-    """Every grey level equally probable in every pixel; as x, uint8."""
+    """Draw uniform grey levels; shape of x, uint8."""
     return torch.randint(levels, x.shape, generator=generator, dtype=torch.uint8)
 
 
 def gaussian_images(x: Tensor, levels: int, generator: Generator) -> Tensor:
-    """Independent Gaussian pixels of each channel's mean and standard deviation; as x, uint8."""
+    """Draw independent Gaussian pixels of each channel's mean and deviation; as x, uint8."""
     std, mean = torch.std_mean(x.float(), (0, 2, 3), correction=0, keepdim=True)
     return _to_levels(mean + std * torch.randn(x.shape, generator=generator), levels)
 
@@ -151,7 +151,7 @@ def gaussian_images(x: Tensor, levels: int, generator: Generator) -> Tensor:
 def coloured_drawings(
     drawings: Tensor, shape: tuple[int, ...], levels: int, generator: Generator
 ) -> Tensor:
-    """Drawings (N, 1, h, w), white on black of 256 levels, as images (N, *shape), uint8.
+    """Colour drawings (N, 1, h, w), white on black of 256 levels: (N, *shape), uint8.
 
         RGB:  x' = 1 - colour · x,  colour = 0.3 + 0.7 U(0, 1) of each image and channel
         grey: x' = x
@@ -167,7 +167,7 @@ def coloured_drawings(
 
 
 def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Images (N, c, h, w) made (N, *shape), uint8: as much of the centre as has the proportions.
+    """Fit images (N, c, h, w) to (N, *shape), uint8, by the largest central crop and resizing.
 
     Resized by bilinear interpolation with antialiasing; grey is repeated, colour weighed by BT.601.
 
@@ -185,7 +185,7 @@ def load_outliers(
     data_dir: Path | None = None,
     resize: bool = True,
 ) -> Outliers:
-    """The outliers that `spec` names, in the shape and the grey levels of `like`.
+    """Load the out-of-distribution images that `spec` names, in shape and levels of `like`.
 
     Args:
         spec: a kind of `OUTLIERS`, with its amount behind a colon or without ("rgb-rotation:0.35");
@@ -341,7 +341,7 @@ def _folder_notices(changed: list[str], ignored: int) -> tuple[str, ...]:
 def _change(
     what: str, found: tuple[int, ...], wanted: tuple[int, ...], resize: bool
 ) -> tuple[str, ...]:
-    """The notice of what is done to `found`, if anything is."""
+    """Return a notice of how `found` is changed, if it is."""
     if found == wanted:
         return ()
     before, after = _size(found), _size(wanted)
@@ -386,7 +386,7 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _padded_or_fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """x (N, 1, h, w) in the size (H, W) of `shape`."""
+    """Pad or fit x (N, 1, h, w) to the size (H, W) of `shape`."""
     missing = [wanted - found for wanted, found in zip(shape[1:], x.shape[2:], strict=True)]
     if not all(0 <= each <= MOST_PADDING for each in missing):
         return fitted(x, (1, *shape[1:]))

@@ -14,7 +14,7 @@ __all__ = ["read_pickled_batch"]
 
 
 class _Array:
-    """Stands in for numpy's array: it keeps the state and gives numpy no chance to act on it."""
+    """Stand-in for numpy's array: it keeps the state and gives numpy no chance to act on it."""
 
     def __init__(self, *args: object) -> None:
         self.state: tuple[Any, ...] = ()
@@ -32,7 +32,7 @@ class _Array:
 
 
 class _Dtype:
-    """Stands in for numpy's dtype, whose real state could make it read arbitrary memory."""
+    """Stand-in for numpy's dtype, whose real state could make it read arbitrary memory."""
 
     def __init__(self, code: str, *flags: object) -> None:
         self.code = code
@@ -42,7 +42,7 @@ class _Dtype:
 
 
 class _Latin1(bytes):
-    """Stands in for a function, whose attributes a pickle could set."""
+    """Stand-in for a function, whose attributes a pickle could set."""
 
     def __new__(cls, text: str, encoding: str) -> "_Latin1":
         return super().__new__(cls, text.encode("latin1"))
@@ -61,7 +61,7 @@ _ALLOWED: dict[tuple[str, str], object] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own: the one in C reserves memory for whatever place in its memo is named."""
+    """Python's own unpickler: the one in C reserves memory for any memo index that is named."""
 
     # Nor must a length that is claimed reserve any.
     dispatch = {
@@ -78,13 +78,13 @@ class _Unpickler(pickle._Unpickler):
 
 
 class _Refused(Exception):
-    """The pickle asks for something that no CIFAR batch needs."""
+    """Request of a pickle that no CIFAR batch needs."""
 
 
 def read_pickled_batch(
     content: bytes, where: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Pixels (N, 3072) and labels (N,) of a pickled batch; the fine labels of CIFAR-100.
+    """Read pixels (N, 3072) and labels (N,) of a pickled batch; the fine labels of CIFAR-100.
 
     Raises:
         UserError: it is damaged, not a CIFAR batch, or asks for any other Python object.

@@ -1,4 +1,4 @@
-"""Decodes one untrusted picture file to 8-bit grey or RGB."""
+"""Decoder of one untrusted picture file to 8-bit grey or RGB."""
 
 import warnings
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def decode(
     most_pixels: int = MOST_PIXELS,
     convert: Callable[["Image"], "Image"] | None = None,
 ) -> "Image":
-    """The picture, by default in mode L or RGB.
+    """Decode a picture, by default to mode L or RGB.
 
     1-bit, 16-bit and grey-with-alpha pictures become L (16 bits lose the lower 8); all others
     become RGB, without their alpha channel.

@@ -8,7 +8,7 @@ __all__ = ["random_angles", "rotated"]
 
 
 def rotated(x: Tensor, degrees: Tensor) -> Tensor:
-    """Images (B, C, H, W) of any dtype, turned counter-clockwise by `degrees` (B,): float32.
+    """Rotate images (B, C, H, W) of any dtype counter-clockwise by `degrees` (B,): float32.
 
     About the centre and bilinear, 0 moving in from outside, rounded to whole grey levels: exact
     for multiples of 90 degrees of square images.
@@ -24,5 +24,5 @@ def rotated(x: Tensor, degrees: Tensor) -> Tensor:
 
 
 def random_angles(count: int, generator: Generator) -> Tensor:
-    """Degrees, uniform in [0, 360): (count,), on the generator's device."""
+    """Draw degrees, uniform in [0, 360): (count,), on the generator's device."""
     return 360 * torch.rand(count, generator=generator, device=generator.device)

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from flowclf.data.dataset import Dataset, Split, validate
-from flowclf.data.npy import read_header
+from flowclf.data.npz import read_header
 from flowclf.data.streamed import Reader, Shard, Shards
 from flowclf.settings import Positive, Section
 from flowclf.support.atomic_files import check_new, write_json, write_whole
@@ -30,7 +30,7 @@ Chunks = Iterable[tuple[Array, Array]]
 
 
 class Index(Section):
-    """What shards.json says: the names of the files follow from their number."""
+    """Content of shards.json: the names of the files follow from their number."""
 
     version: Literal[1] = 1
     shape: tuple[Positive, Positive, Positive]
@@ -90,12 +90,12 @@ def write_shards(
 
 
 def is_sharded(folder: Path) -> bool:
-    """Whether `write_shards` wrote it, to its end."""
+    """Return True if `write_shards` wrote the folder to its end."""
     return (folder / INDEX).is_file()
 
 
 def load_shards(folder: Path) -> Dataset:
-    """A data set whose images stay in their files where there are many, see `Shards`.
+    """Load a data set whose images stay in their files if there are many, see `Shards`.
 
     Raises:
         UserError: an index that is damaged, a file that is missing or not as the index says, or
@@ -128,7 +128,7 @@ def _files(folder: Path, number: int) -> tuple[Path, Path]:
 
 
 def _offset(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    """Where its numbers begin, of an intact file of that shape and type."""
+    """Return the offset of the numbers in an intact file of that shape and type."""
     if not path.is_file():
         raise UserError(f"{path}: expected a file, as {INDEX} says, got none; {REMEDY}")
     with path.open("rb") as stream:
@@ -146,7 +146,7 @@ def _offset(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 
 
 def _checked(x: Tensor, y: Tensor, shapes: set[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-    """Contiguous pixels and int64 labels, of the shape of those before, which is noted."""
+    """Return contiguous pixels and int64 labels; the first shape binds the others."""
     shapes.add(tuple(x.shape[1:]))
     if x.dtype != torch.uint8 or x.ndim != 4 or len(shapes) > 1 or x.numel() == 0:
         raise UserError(

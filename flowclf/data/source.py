@@ -1,4 +1,4 @@
-"""Where files come from: the user's folders first, then the cache, then the network."""
+"""Source of files: the user's folders first, then the cache, then the network."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ _ENV = "FLOWCLF_DATA"
 
 
 def user_cache() -> Path:
-    """The user's cache folder, where downloads are kept (it need not exist yet)."""
+    """Return the user's cache folder, where downloads are kept (it need not exist yet)."""
     import pooch
 
     return Path(pooch.os_cache("flowclf"))
@@ -24,7 +24,7 @@ def user_cache() -> Path:
 
 @dataclass(frozen=True)
 class Found:
-    """A file on disk, and whether its checksum is the published one."""
+    """File on disk, and True if its checksum is the published one."""
 
     path: Path
     official: bool
@@ -38,7 +38,7 @@ class Found:
 
 @dataclass(frozen=True)
 class DataSource:
-    """Looks for files in `data_dir`, $FLOWCLF_DATA and the user's cache, then downloads.
+    """Search in `data_dir`, $FLOWCLF_DATA and the user's cache, then download.
 
     Inside a root a file may lie at `<root>/<folder>/<name>` or `<root>/<name>`, and without
     its `.gz`.
@@ -48,7 +48,7 @@ class DataSource:
     download: bool = True
 
     def roots(self) -> Iterator[Path]:
-        """The existing roots in the order of search.
+        """Return the existing roots in the order of search.
 
         Raises:
             UserError: `data_dir` or $FLOWCLF_DATA names no folder.
@@ -62,12 +62,12 @@ class DataSource:
             yield cache
 
     def find(self, folder: str, file: OfficialFile) -> Found | None:
-        """The first acceptable copy of `file`, or None; never downloads."""
+        """Return the first acceptable copy of `file`, or None; never downloads."""
         finds = (find_in(root, folder, file) for root in self.roots())
         return next((found for found in finds if found), None)
 
     def fetch(self, folder: str, file: OfficialFile) -> Found:
-        """A copy of `file`, downloaded into the cache if there is none.
+        """Return a copy of `file`, downloaded into the cache if there is none.
 
         Raises:
             UserError: it is not there and could not, or must not, be downloaded.
@@ -101,7 +101,7 @@ class DataSource:
 
 
 def find_in(root: Path, folder: str, file: OfficialFile) -> Found | None:
-    """The first acceptable copy of `file` below `root`, or None."""
+    """Return the first acceptable copy of `file` below `root`, or None."""
     for path in _places(root, folder, file):
         if path.is_file() and (found := _recognise(path, folder, file)):
             return found
@@ -122,7 +122,7 @@ def _places(root: Path, folder: str, file: OfficialFile) -> Iterator[Path]:
 
 
 def _recognise(path: Path, folder: str, file: OfficialFile) -> Found | None:
-    """None for another data set's file: MNIST and Fashion-MNIST use the same names."""
+    """Return None for another data set's file: MNIST and Fashion-MNIST use the same names."""
     digest = _md5(path)
     for owner, files in FILES.items():
         if any(digest in (other.md5, other.unpacked_md5) for other in files):

@@ -1,4 +1,4 @@
-"""Images that do not fit into memory: they stay in their files, and are read a block at a time."""
+"""Images that do not fit into memory: they stay in files that are read a block at a time."""
 
 import math
 from bisect import bisect_right
@@ -29,7 +29,7 @@ SMALL = 2**27
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of uint8 images, one behind the other.
+    """File of uint8 images, one after the other.
 
     Args:
         path: the file.
@@ -43,7 +43,7 @@ class Shard:
 
 
 class Shards(Tensor):
-    """Grey levels (N, C, H, W) in uint8 that stand in for a tensor, and are read where rows are.
+    """Grey levels (N, C, H, W) in uint8 that stand in for a tensor; rows are read on access.
 
     `x[rows]`, in the order asked for, and the parts of `x.split(n)` are plain tensors; `flatten(1)`
     and `to(device)` change what these will be, `part(rows)` which there are. All else, which would
@@ -75,35 +75,35 @@ class Shards(Tensor):
 
     @property
     def block(self) -> int:
-        """Rows that are read at once."""
+        """Number of rows that are read at once."""
         return self._reader.per_block
 
     def __getitem__(self, index: Any) -> Tensor:
-        """Rows by number, slice, int64 or bool tensor, read now; of a number one row."""
+        """Read rows by number, slice, int64 or bool tensor; of a number one row."""
         if isinstance(index, int):
             return self[torch.tensor([index])][0]
         rows = self._numbers(index)
         return self._reader.read(rows).view(len(rows), *self.shape[1:]).to(self.device)
 
     def part(self, index: Any) -> Tensor:
-        """Rows as of x[index]; `Shards` again where they are large."""
+        """Return rows as x[index] does; `Shards` again if they are large."""
         rows = self._numbers(index)
         if len(rows) * math.prod(self.shape[1:]) <= SMALL:
             return self._reader.read(rows).view(len(rows), *self.shape[1:]).to(self.device)
         return type(self)(self._reader, rows, tuple(self.shape[1:]), self.device)
 
     def split(self, split_size: int, dim: int = 0) -> Sequence[Tensor]:  # type: ignore[override]
-        """Parts of so many rows, each read when it is asked for."""
+        """Yield parts of so many rows, each read when it is asked for."""
         assert dim == 0, "the images lie one behind the other"
         return _Parts(self, split_size)
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-        """Rows as vectors, (N, C·H·W)."""
+        """Return rows as vectors, (N, C·H·W)."""
         assert (start_dim, end_dim) == (1, -1), "the rows remain"
         return type(self)(self._reader, self._rows, (math.prod(self.shape[1:]),), self.device)
 
     def to(self, device: torch.device | str) -> Tensor:  # type: ignore[override]
-        """The same, rows of which go to the device."""
+        """Return the same images, with rows read to the device."""
         return type(self)(self._reader, self._rows, tuple(self.shape[1:]), device)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -116,7 +116,7 @@ class Shards(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """What no method above does.
+        """Refuse every operation that no method above serves.
 
         Raises:
             UserError: always.
@@ -128,7 +128,7 @@ class Shards(Tensor):
         )
 
     def _numbers(self, index: Any) -> Tensor:
-        """Of the reader's rows, int64."""
+        """Return the numbers of the reader's rows, int64."""
         if isinstance(index, slice):
             rows = torch.arange(*index.indices(len(self)))
         else:
@@ -151,7 +151,7 @@ class _Parts(Sequence[Tensor]):
 
 
 class Reader:
-    """Rows of files, by number; the latest blocks are kept.
+    """Reader of rows by number, with a cache of the latest blocks.
 
     Args:
         shards: the files, in order.
@@ -170,7 +170,7 @@ class Reader:
         return self._starts[-1]
 
     def read(self, rows: Tensor) -> Tensor:
-        """Rows (n,) int64, (n, bytes); the disk is read in its own order.
+        """Read rows (n,) int64 to (n, bytes), in the order of the disk.
 
         Raises:
             IndexError: a row that is not there.
@@ -195,7 +195,7 @@ class Reader:
         return self._kept[number]
 
     def _from_disk(self, first: int, end: int) -> Tensor:
-        """Rows first … end-1, over the files that they are in."""
+        """Read rows first … end-1, over the files that hold them."""
         out = torch.empty(end - first, self.row_bytes, dtype=torch.uint8)
         done = 0
         while first + done < end:
@@ -225,7 +225,7 @@ class Reader:
 
 
 def shuffled(count: int, generator: torch.Generator, block: int | None = None) -> Tensor:
-    """The numbers 0..count-1 in random order (count,).
+    """Return the numbers 0..count-1 in random order (count,).
 
     With a `block` in an order that a disk can follow: blocks of so many rows in random order, and
     rows in random order within each `GROUP` of them.

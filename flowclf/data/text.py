@@ -26,7 +26,7 @@ _Row = list[str]
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How to read texts and their labels.
+    """Options for reading texts and their labels.
 
     Args:
         text: the column of the texts, or several joined by commas; empty for "text".
@@ -58,7 +58,7 @@ class TextOptions:
 
 
 def load_text(path: Path, options: TextOptions) -> Dataset:
-    """A data set from a UTF-8 `.csv` file of texts with any strings as labels.
+    """Load a UTF-8 `.csv` file of texts with any strings as labels.
 
     A row (F,) holds how often each word of the vocabulary occurs, divided by their sum: a linear
     layer on it is an averaged embedding. The vocabulary is that of the train split, without
@@ -130,7 +130,7 @@ def _check_row(row: _Row, width: int, where: str) -> None:
 
 
 def _columns(path: Path, rows: list[_Row], options: TextOptions) -> tuple[_Row, _Row]:
-    """Each row's text and label."""
+    """Read each row's text and label."""
     wanted = [*options.text_columns, options.label.strip()]
     if wanted[-1] in wanted[:-1]:
         raise UserError(
@@ -174,7 +174,7 @@ def _numbers(labels: list[str], names: tuple[str, ...]) -> Tensor:
 
 
 def _split(path: Path, y: Tensor, classes: int, options: TextOptions) -> tuple[Split, Split]:
-    """Train and test, with the numbers of their rows as x."""
+    """Return train and test split, with row numbers as x."""
     labelled = int((y >= 0).sum())
     size = options.train_size
     if size is None:
@@ -188,7 +188,7 @@ def _split(path: Path, y: Tensor, classes: int, options: TextOptions) -> tuple[S
 
 
 def word_frequencies(texts: Sequence[str], vocabulary: Sequence[str]) -> Tensor:
-    """How often each word of the vocabulary occurs in each text, divided by their sum: (N, F).
+    """Count each word of the vocabulary in each text, divided by their sum: (N, F).
 
     For new texts use the vocabulary that a run has kept: `Run(folder).read_vocabulary()`.
     """
@@ -200,7 +200,7 @@ def word_frequencies(texts: Sequence[str], vocabulary: Sequence[str]) -> Tensor:
 
 
 def _vocabulary(path: Path, texts: list[str], size: int) -> tuple[str, ...]:
-    """The most frequent words but English stop words, in alphabetical order."""
+    """Return the most frequent words but English stop words, in alphabetical order."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     counter = CountVectorizer(stop_words="english", dtype=np.float32)

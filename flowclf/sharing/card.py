@@ -1,4 +1,4 @@
-"""The model card, README.md: what the model is, how good it is, how to load it."""
+"""Model card, README.md: what the model is, how good it is, how to load it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def model_card(
     calls: Sequence[str],
     name: str,
 ) -> str:
-    """Markdown with the front matter that the Hub reads.
+    """Return Markdown with the front matter that the Hub reads.
 
     Args:
         info: where the model comes from.

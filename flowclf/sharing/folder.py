@@ -1,4 +1,4 @@
-"""Writing and reading the folder of a saved model."""
+"""Folder of a saved model: written and read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder is written from.
+    """Content of a saved model's folder.
 
     Attributes:
         info: where the model comes from.
@@ -45,7 +45,7 @@ class Contents:
 
 
 class Saved(Section):
-    """config.json.
+    """Content of config.json.
 
     Attributes:
         flowclf: the version that wrote it.
@@ -61,13 +61,13 @@ class Saved(Section):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """`dtype`, as torch knows it."""
+        """The torch dtype that `dtype` names."""
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
 
 def write_folder(folder: Path, contents: Contents, name: str | None = None) -> None:
-    """model.safetensors, README.md and, at last, config.json.
+    """Write model.safetensors, README.md and, at last, config.json.
 
     Args:
         folder: new or empty.
@@ -93,12 +93,12 @@ def write_folder(folder: Path, contents: Contents, name: str | None = None) -> N
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `write_folder` wrote it."""
+    """Return True if `write_folder` wrote the folder."""
     return (folder / CONFIG).is_file()
 
 
 def read_folder(folder: Path) -> tuple[Saved, Path]:
-    """config.json, and where the weights are.
+    """Read config.json; return it with the path of the weights.
 
     Raises:
         UserError: a damaged config.json, one of something else, or no weights.
@@ -119,12 +119,12 @@ def read_folder(folder: Path) -> tuple[Saved, Path]:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """model.safetensors, written whole, with a digest that `load_weights` checks."""
+    """Write model.safetensors whole, with a digest that `load_weights` checks."""
     write_tensors(path, model.state_dict())
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no infinity; pydantic reads the string as the number."""
+    """Spell infinity as a string, which JSON lacks and pydantic reads as the number."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""To and from the Hugging Face Hub, with the functions of huggingface_hub (`flowclf[hub]`).
+"""Exchange with the Hugging Face Hub, by huggingface_hub (`flowclf[hub]`).
 
 Not its PyTorchModelHubMixin: that records the arguments of a constructor and calls it again, but
 models are built by name from settings; and it would be imported with every model. What lies in a
@@ -24,13 +24,13 @@ HUB_ID = re.compile(f"{PART}/{PART}")
 
 
 def is_hub_id(source: str | Path) -> bool:
-    """Whether it can only be meant as OWNER/NAME: a string of that form, and no file or folder."""
+    """Return True for a string of the form OWNER/NAME that is no file or folder."""
     is_id = isinstance(source, str) and HUB_ID.fullmatch(source) is not None
     return is_id and not Path(source).exists()
 
 
 def download(repo_id: str, revision: str | None = None) -> Path:
-    """The folder, in the cache of huggingface_hub, of config.json and weights; nothing else.
+    """Download config.json and weights alone; return their folder in huggingface_hub's cache.
 
     Raises:
         UserError: no huggingface_hub, no such model, or no network.
@@ -45,7 +45,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
 
 
 def push(repo_id: str, contents: Contents, *, private: bool = False) -> str:
-    """Write the folder and upload it, with the login of `hf auth login`; the address.
+    """Write the folder and upload it, with the login of `hf auth login`; return the address.
 
     Raises:
         UserError: not OWNER/NAME, no huggingface_hub, no permission, or no network.
@@ -76,7 +76,7 @@ def _import_hub(purpose: str) -> Any:
 
 @contextmanager
 def _explained(repo_id: str) -> Iterator[None]:
-    """What goes wrong between here and the Hub, in one line."""
+    """Turn errors between here and the Hub into one line."""
     from huggingface_hub import errors
 
     try:

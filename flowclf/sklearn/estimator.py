@@ -150,24 +150,24 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         return self._adopt(trained.model, config, facts_of(data, len(trained.training)))
 
     def predict(self, X: Any) -> Array:
-        """The most probable label of each row, (N,)."""
+        """Predict the most probable label of each row, (N,)."""
         probabilities = self.predict_proba(X)
         labels: Array = self.classes_[probabilities.argmax(1)]
         return labels
 
     def predict_proba(self, X: Any) -> Array:
-        """q(y|x), (N, K), in the order of `classes_`."""
+        """Compute q(y|x), (N, K), in the order of `classes_`."""
         probabilities: Array = np.exp(self.predict_log_proba(X))
         return probabilities
 
     def predict_log_proba(self, X: Any) -> Array:
-        """log q(y|x), (N, K), in the order of `classes_`; nats."""
+        """Compute log q(y|x), (N, K), in the order of `classes_`; nats."""
         # Normalised again: float32 sums are 1e-7 off, of which scikit-learn's metrics would warn.
         return self._each(X, lambda model, x: model.log_posterior(x).double().log_softmax(1))
 
     @_able("has_elbo")
     def score_samples(self, X: Any) -> Array:
-        """log q(x), (N,), nats, in the units of X; of a grey level at the middle of its interval.
+        """Compute log q(x), (N,), nats, in units of X; grey levels at the middle of their interval.
 
         Of systems that have but a bound of it (vae and its kin) this is their `elbo`. Systems with
         neither do not have the method once they are fitted.
@@ -177,7 +177,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         )
 
     def transform(self, X: Any) -> Array:
-        """Latents z, (N, D), without noise; of a Gaussian encoder their mean."""
+        """Compute latents z, (N, D), without noise; the mean of a Gaussian encoder."""
         return self._each(X, lambda model, x: model.encode(x).z)
 
     @_able("can_sample")
@@ -189,7 +189,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         temperature: float = 1.0,
         random_state: int | np.random.RandomState | None = None,
     ) -> tuple[Array, Array]:
-        """New rows X (n, F) and their labels (n,); images as rows of grey levels.
+        """Draw new rows X (n, F) and their labels (n,); images as rows of grey levels.
 
         Args:
             n_samples: how many. Their labels are drawn by the model's class weights and come in
@@ -237,7 +237,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None) -> Self:
-        """The fitted estimator that `save` wrote; on the same machine its predictions bit for bit.
+        """Load the fitted estimator that `save` wrote; its predictions are the same, bit for bit.
 
         Args:
             path: the folder.
@@ -287,13 +287,13 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         )
 
     def _fixed_state(self) -> int | None:
-        """`random_state` as YAML can have it."""
+        """Return `random_state` in a form that YAML can hold."""
         if isinstance(self.random_state, np.random.RandomState):
             return self.config_.seed
         return None if self.random_state is None else int(self.random_state)
 
     def _adopt(self, model: Model, config: RunConfig, facts: DataFacts) -> Self:
-        """Become fitted."""
+        """Take over a trained model and its classes."""
         table_on_cpu = facts.levels is None and model.mixture.device.type == "cpu"
         self.model_ = model.double() if table_on_cpu else model
         self.config_, self._facts = config, facts
@@ -302,7 +302,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         return self
 
     def _each(self, X: Any, function: Callable[[Model, Tensor], Tensor]) -> Array:
-        """`function` of the model and x, batch by batch."""
+        """Apply `function` to the model and x, by batches."""
         check_is_fitted(self)
         rows = validate_data(self, as_rows(X, self.shape_), dtype=np.float32, reset=False)
         device = self.model_.mixture.device
@@ -313,7 +313,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         return values
 
     def _labels(self, n_samples: int, y: Any, random: np.random.RandomState) -> Array:
-        """Class numbers (n,), int64."""
+        """Return class numbers (n,), int64."""
         validate.at_least("n_samples", n_samples, 1)
         if y is None:
             weights = self.model_.mixture.log_weights.detach().double().cpu().softmax(0)
@@ -334,7 +334,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
 
 @contextmanager
 def _computing(model: Model) -> Iterator[None]:
-    """Eval mode, no gradients, and no draw from torch's global generator."""
+    """Switch to eval mode without gradients or draws from torch's global generator."""
     with torch.no_grad(), classifier.evaluating(model), private_rng(0, model.mixture.device):
         yield
 

@@ -18,7 +18,7 @@ SEEDS = np.iinfo(np.int32).max
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
-    """An integer is the seed itself; otherwise drawn, as scikit-learn's estimators draw.
+    """Return an integer itself as the seed; otherwise draw it as scikit-learn's estimators do.
 
     Raises:
         ValueError: neither an integer from 0 to 2³² - 1, nor a RandomState, nor None.
@@ -30,7 +30,7 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
 
 
 def plain(value: Any) -> Any:
-    """numpy's numbers, which searches put into parameters, and containers as Python's own."""
+    """Convert numpy's numbers and containers, which searches use as parameters, to Python's own."""
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -50,7 +50,7 @@ def sections(settings: Any) -> dict[str, Any]:
 
 
 def plain_labels(classes: npt.NDArray[Any]) -> list[Any]:
-    """Labels (K,) for YAML.
+    """Convert labels (K,) for YAML.
 
     Raises:
         UserError: labels that are neither strings nor numbers.

@@ -21,7 +21,7 @@ MOST_CHANNELS = 4
 
 
 def image_shape(X: Any, shape: Sequence[int] | None) -> Shape | None:
-    """(C, H, W): the one asked for, or that of an array of images; None: X is a table.
+    """Return (C, H, W) as asked for, or of an array of images; None if X is a table.
 
     Raises:
         UserError: another number of sizes, or channels that do not come first.
@@ -41,7 +41,7 @@ def image_shape(X: Any, shape: Sequence[int] | None) -> Shape | None:
 
 
 def as_rows(X: Any, shape: Shape | None) -> Any:
-    """An array of images as rows (N, C·H·W); anything else as it is, for scikit-learn to judge.
+    """Flatten an array of images to rows (N, C·H·W); anything else is scikit-learn's to judge.
 
     Raises:
         UserError: images of another shape.
@@ -56,7 +56,7 @@ def as_rows(X: Any, shape: Shape | None) -> Any:
 
 
 def grey_levels(shape: Shape | None, levels: int | None) -> int | None:
-    """How many images have; None for a table.
+    """Return the number of grey levels; None for a table.
 
     Raises:
         UserError: levels of a table, or a number out of range.
@@ -69,7 +69,7 @@ def grey_levels(shape: Shape | None, levels: int | None) -> int | None:
 
 
 def to_tensor(rows: npt.NDArray[np.float32], shape: Shape, levels: int | None) -> Tensor:
-    """Rows (N, F) as float32 (N, F), or with levels as uint8 images (N, C, H, W).
+    """Convert rows (N, F) to float32, or with levels to uint8 images (N, C, H, W).
 
     Raises:
         UserError: rows of another length, or numbers that are not grey levels.

@@ -10,8 +10,14 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from flowclf.data.cifar import find_cifar10, load_cifar10, load_cifar100, read_records
-from flowclf.data.class_names import CIFAR10, CIFAR100
+from flowclf.data.cifar import (
+    CIFAR10_NAMES,
+    CIFAR100_NAMES,
+    find_cifar10,
+    load_cifar10,
+    load_cifar100,
+    read_records,
+)
 from flowclf.data.source import DataSource
 from flowclf.support.errors import UserError
 
@@ -145,8 +151,8 @@ def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_class_names() -> None:
-    assert (len(CIFAR10), len(set(CIFAR100))) == (10, 100)
-    assert list(CIFAR100) == sorted(CIFAR100)
+    assert (len(CIFAR10_NAMES), len(set(CIFAR100_NAMES))) == (10, 100)
+    assert list(CIFAR100_NAMES) == sorted(CIFAR100_NAMES)
 
 
 def test_cifar10(real: Path) -> None:
