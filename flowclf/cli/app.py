@@ -12,8 +12,6 @@ import typer
 from flowclf.cli import bench, evaluate, export, generate, listing, report, study, sweep, train
 from flowclf.support.errors import UserError, first_line, printable
 
-__all__ = ["app", "main"]
-
 USER_MISTAKE, FAILURE = 2, 1
 
 app = typer.Typer(

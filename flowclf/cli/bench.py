@@ -13,8 +13,6 @@ import typer
 from flowclf.cli.output import AsJson, Device, message, print_json, print_table, whole_numbers
 from flowclf.support.errors import UserError
 
-__all__ = ["bench"]
-
 MAPS = ("couplings", "networks", "mixture")
 
 

@@ -15,8 +15,6 @@ from flowclf.cli.output import AsJson, DataDir, RunFolder, message, print_json, 
 if TYPE_CHECKING:
     from flowclf.export import Exported
 
-__all__ = ["export"]
-
 
 class Format(StrEnum):
     """Format of the file."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from flowclf.figures.style import Figure
     from flowclf.training.task import Task
 
-__all__ = ["figure", "interpolate", "sample"]
-
 Seed = Annotated[int, typer.Option(help="Seed of the draws.", min=0)]
 Out = Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")]
 Pairs = Annotated[int, typer.Option(help="Rows: pairs of images or of classes.", min=1, max=256)]

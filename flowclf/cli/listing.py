@@ -6,8 +6,6 @@ from typing import Any
 
 from flowclf.cli.output import AsJson, DataDir, print_json, print_table
 
-__all__ = ["datasets", "systems"]
-
 
 def systems(as_json: AsJson = False) -> None:
     """List the systems that can be trained."""

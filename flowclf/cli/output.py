@@ -17,19 +17,6 @@ import typer
 
 from flowclf.support.errors import UserError
 
-__all__ = [
-    "AsJson",
-    "DataDir",
-    "Device",
-    "RunFolder",
-    "Where",
-    "message",
-    "print_json",
-    "print_table",
-    "status",
-    "whole_numbers",
-]
-
 
 class Device(StrEnum):
     """Device to compute on."""

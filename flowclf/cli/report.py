@@ -9,8 +9,6 @@ import typer
 
 from flowclf.cli.output import AsJson, print_json
 
-__all__ = ["report"]
-
 
 def report(
     folders: Annotated[

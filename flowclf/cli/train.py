@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from flowclf.runs import Run
     from flowclf.training import Trained
 
-__all__ = ["train"]
-
 MAIN = ("accuracy", "ece", "bits_per_dim", "seconds")
 
 

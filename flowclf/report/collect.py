@@ -21,8 +21,6 @@ from flowclf.support.errors import UserError
 from flowclf.support.parse import read_text
 from flowclf.systems import SYSTEMS
 
-__all__ = ["Collection", "Entry", "Unfinished", "collect", "public_name"]
-
 Nested = dict[str, Any]
 # Levels of folders within the one that is named.
 DEPTH = 3

@@ -20,16 +20,6 @@ from flowclf.report.rows import Row, by_task, ranked
 from flowclf.report.settings import written
 from flowclf.support.errors import UserError
 
-__all__ = [
-    "Picture",
-    "beta_curves",
-    "embed_file",
-    "embed_figure",
-    "folder_pictures",
-    "pictured_runs",
-    "task_name",
-]
-
 # Bytes of base64 in the page, of runs and of folders; curves and tables take less than a megabyte.
 BUDGET, FOLDER_BUDGET = 3_000_000, 1_000_000
 MOST_RUNS = 8

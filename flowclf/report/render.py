@@ -31,8 +31,6 @@ from flowclf.report.table import (
 from flowclf.support.atomic_files import write_text
 from flowclf.support.errors import UserError
 
-__all__ = ["render", "write_report"]
-
 MOST_NAMED = 4
 
 

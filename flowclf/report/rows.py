@@ -11,17 +11,6 @@ from flowclf.report.collect import Collection, Entry, is_scalar
 from flowclf.report.settings import differing
 from flowclf.systems import find_system
 
-__all__ = [
-    "MAIN",
-    "Row",
-    "best_rows",
-    "by_task",
-    "make_rows",
-    "measured_names",
-    "ranked",
-    "varied_settings",
-]
-
 # Metrics that come first and are averaged over seeds.
 MAIN = ("accuracy", "ece", "negative_log_posterior_nats", "bits_per_dim", "seconds")
 MOST_VARIED = 8

@@ -12,13 +12,6 @@ from couplings.core import Shape
 from flowclf.config import NAMES, RunConfig, default_preset, flatten, make_config, nested
 from flowclf.systems import find_system
 
-__all__ = [
-    "common_settings",
-    "differing",
-    "train_command",
-    "written",
-]
-
 Nested = dict[str, Any]
 Flat = Mapping[str, Any]
 _ABSENT = object()

@@ -13,19 +13,6 @@ from flowclf.report.rows import MAIN, Row, best_rows, measured_names
 from flowclf.report.settings import differing, train_command, written
 from flowclf.support.averages import mean_and_error
 
-__all__ = [
-    "Cell",
-    "Column",
-    "Details",
-    "Table",
-    "comparison_table",
-    "environment_table",
-    "fixed",
-    "run_details",
-    "seeds_table",
-    "settings_table",
-]
-
 Writer = Callable[[float], str]
 DASH = "–"
 IDENTITY = ("run", "system", "data", "seed", "beta")
