@@ -21,7 +21,7 @@ ENDS = ("_low", "_high")
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown to people.
+    """One metric as it is shown to people.
 
     Attributes:
         label: name, without the unit.

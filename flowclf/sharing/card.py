@@ -39,7 +39,7 @@ the system `{system}`.
 | classes y | {classes} |
 | trained on | {data} |
 | parameters | {parameters:,} |
-| β̃ (weight of the decision) | {beta} |
+| β̃ (weight of the cross-entropy) | {beta} |
 
 ## Test results
 

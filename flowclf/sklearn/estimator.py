@@ -75,7 +75,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
 
     Args:
         system: a name of `flowclf systems`.
-        beta: β̃, the weight of the decision; None: the preset's.
+        beta: β̃, the weight of the cross-entropy; None: the preset's.
         epochs, batch_size: of the training; None: the preset's.
         preset: None: "mlp" for tables, "image" for images.
         settings: all others, nested or dotted: {"network": {"blocks": 2}, "train.lr": 1e-3}.
