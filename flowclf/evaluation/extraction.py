@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from flowclf.classifier import evaluating
+from flowclf.nn.relaxed_label import TwoPartEncoder
 from flowclf.support.errors import UserError
-from flowclf.systems.untapped import Untapped
+from flowclf.systems.autoencoder import LatentVariableModel
 
 __all__ = [
     "ImageClassifier",
@@ -62,19 +63,21 @@ def class_probabilities(classifier: ImageClassifier, x: Tensor, top: float) -> T
 
 
 @torch.no_grad()
-def average_latent(model: Untapped, x: Tensor, y: Tensor) -> Tensor:
+def average_latent(model: LatentVariableModel, x: Tensor, y: Tensor) -> Tensor:
     """Compute z̄, the mean over labelled images of the centre of q(z|x,y), (D,)."""
-    eye = torch.eye(model.classes, dtype=model.mixture.coordinates.dtype, device=model.pairs.device)
+    encoder, mixture = model.encoder, model.mixture
+    assert isinstance(encoder, TwoPartEncoder), "asked of encoder_kind relaxed-label alone"
+    eye = torch.eye(model.classes, dtype=mixture.coordinates.dtype, device=mixture.device)
     with evaluating(model):
         centres = [
-            model.encoder.given(xs.to(eye), eye[ys.to(eye.device)]).centre
+            encoder.given(xs.to(eye), eye[ys.to(eye.device)]).centre
             for xs, ys in zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True)
         ]
     return torch.cat(centres).mean(0)
 
 
 @torch.no_grad()
-def canonical_images(model: Untapped, z: Tensor) -> Tensor:
+def canonical_images(model: LatentVariableModel, z: Tensor) -> Tensor:
     """Decode the K one-hot labels at one z (D,) to black or white images, (K, *shape)."""
     eye = torch.eye(model.classes, dtype=z.dtype, device=z.device)
     with evaluating(model):

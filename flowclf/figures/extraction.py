@@ -19,7 +19,7 @@ from flowclf.evaluation.extraction import (
 from flowclf.figures.images import draw_images, frame_image
 from flowclf.figures.style import BLUE, RED, Figure, new_figure
 from flowclf.support.errors import UserError
-from flowclf.systems.untapped import Untapped
+from flowclf.systems.autoencoder import LatentVariableModel
 
 __all__ = ["Extracted", "extracted_digits", "extraction_figure"]
 
@@ -42,7 +42,9 @@ class Extracted:
 
 
 @torch.no_grad()
-def extracted_digits(model: Untapped, z: Tensor, reader: ImageClassifier, known: int) -> Extracted:
+def extracted_digits(
+    model: LatentVariableModel, z: Tensor, reader: ImageClassifier, known: int
+) -> Extracted:
     """Decode the one-hot labels at z (D,), and assign classes to them.
 
     The first `known` labels keep their classes, the others compete for the rest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -20,9 +19,7 @@ from flowclf.figures.run import PER_CLASS, TEMPERATURE, class_samples, draw_late
 from flowclf.figures.style import Figure, Rows
 from flowclf.figures.trajectory import rotation_trajectory, trajectory_figure
 from flowclf.support.errors import UserError
-
-if TYPE_CHECKING:
-    from flowclf.systems.untapped import Untapped
+from flowclf.systems.autoencoder import LatentVariableModel
 
 __all__ = ["KINDS", "Kind", "Source", "draw_kind"]
 
@@ -91,7 +88,9 @@ def _trajectory(source: Source) -> Figure:
 
 def _extraction(source: Source) -> Figure:
     """Draw what the labels stand for; known are the first classes with labelled training data."""
-    model, labelled = cast("Untapped", source.model), source.training.labelled()
+    model, labelled = source.model, source.training.labelled()
+    if not isinstance(model, LatentVariableModel):
+        raise UserError(f"expected a likelihood p(x|z) for --kind extraction, got {source.name}")
     seen = torch.bincount(labelled.y, minlength=model.classes) > 0
     known = int(seen.int().cumprod(0).sum())
     # The test split alone has labels of every class.

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,6 @@ QUICK = (
     "--set", "data.train_size=1200", "--set", "data.test_size=60", "--epochs", "1",
 )  # fmt: skip
 
-Arrays = dict[str, np.ndarray]
-
 
 @pytest.fixture(autouse=True)
 def in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,13 +33,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "run"
     assert run(["train", "ib-inn", "--out", str(folder), *QUICK, "--device", "cpu"]) == 0
     return folder
-
-
-def table_arrays() -> Arrays:
-    rng = np.random.default_rng(0)
-    y = np.arange(120) % 3
-    x = rng.normal(size=(120, 4)) + 3 * np.eye(4)[y]
-    return {"x_train": x[:90], "y_train": y[:90], "x_test": x[90:], "y_test": y[90:]}
 
 
 def stderr_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -133,7 +124,9 @@ def test_listings(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_table_of_the_users_own(capsys: pytest.CaptureFixture[str]) -> None:
-    np.savez("own.npz", **table_arrays())
+    y = np.arange(120) % 3
+    x = np.random.default_rng(0).normal(size=(120, 4)) + 3 * np.eye(4)[y]
+    np.savez("own.npz", x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
     options = ["--epochs", "20", "--set", "network.hidden=16"]
     assert run(["train", "ib-inn", "--data", "own.npz", *options, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -153,7 +146,12 @@ def test_a_table_of_one_column(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_folder_of_images(capsys: pytest.CaptureFixture[str]) -> None:
-    image_folder(Path("own"), classes=3)
+    rng = np.random.default_rng(0)
+    for split, k in product(("train", "test"), range(3)):
+        (Path("own") / split / f"c{k}").mkdir(parents=True)
+        for n in range(4):
+            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"own/{split}/c{k}/{n}.png")
     assert run(["train", "ib-inn", "--data", "own", "--epochs", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["preset"] == "image"
 
@@ -165,94 +163,6 @@ def test_a_config_file_and_a_runs_own_config_can_be_trained_again(
     assert run(["train", "ib-inn", *options, "--device", "cpu"]) == 0
     again = json.loads(capsys.readouterr().out)["test"]
     assert again == json.loads((trained / "summary.json").read_text())["test"]
-
-
-def image_folder(root: Path, classes: int, empty: str | None = None) -> None:
-    rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for k in range(classes):
-            folder = root / split / f"c{k}"
-            folder.mkdir(parents=True)
-            for n in range(0 if folder.name == empty and split == "train" else 4):
-                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{n}.png")
-
-
-def broken_table(change: Callable[[Arrays], object]) -> Callable[[], str]:
-    def make() -> str:
-        arrays = table_arrays()
-        change(arrays)
-        np.savez("bad.npz", **arrays)
-        return "bad.npz"
-
-    return make
-
-
-def corrupt_mnist() -> str:
-    folder = Path("data/mnist")
-    folder.mkdir(parents=True)
-    for name in ("train", "t10k"):
-        (folder / f"{name}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03\0\0\0\x05")
-        (folder / f"{name}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x05\0\0\0\0\0")
-    return "mnist"
-
-
-def empty_class() -> str:
-    image_folder(Path("own"), classes=3, empty="c1")
-    return "own"
-
-
-BAD_DATA: dict[str, tuple[Callable[[], str], str]] = {
-    "no such name": (lambda: "mnits", "mnist"),
-    "corrupt idx": (corrupt_mnist, "idx3"),
-    "an empty class": (empty_class, "c1"),
-    "labels with a gap": (broken_table(lambda a: a.update(y_train=2 * a["y_train"])), "labels"),
-    "float labels": (broken_table(lambda a: a.update(y_train=a["y_train"] + 0.5)), "label"),
-    "NaN": (broken_table(lambda a: a["x_train"].__setitem__((5, 2), np.nan)), "NaN"),
-    "a missing array": (broken_table(lambda a: a.pop("y_test")), "y_test"),
-    "pickled objects": (broken_table(lambda a: a.update(x_train=np.array([{}], object))), "npz"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_DATA)
-def test_bad_data_gets_one_line_and_leaves_nothing(
-    case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make, word = BAD_DATA[case]
-    data = make()
-    monkeypatch.delenv("FLOWCLF_DATA", raising=False)
-    Path("data").mkdir(exist_ok=True)
-    assert run(["train", "ib-inn", "--data", data, "--data-dir", "data", "--out", "out"]) == 2
-    assert word in stderr_line(capsys)
-    assert not Path("out").exists()
-    assert not Path("runs").exists()
-
-
-def test_bad_use_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_folder = str(trained)
-    cases = [
-        (["evaluate", run_folder, "--suite", "accuracy,magic"], "magic"),
-        (["sample", run_folder, "--out", "a.bmp"], ".png"),
-        (["interpolate", run_folder, "--pairs", "900", "--out", "a.png"], "pairs"),
-        (["train", "ib-inn", "--out", run_folder], "--resume"),
-        (["train", "--resume", run_folder, "--epochs", "7"], "other settings"),
-        (["train", "--resume", run_folder, "--data", "mnist"], "other settings"),
-        (["train", "--resume", run_folder, "--out", "elsewhere"], "other settings"),
-    ]
-    walks = {
-        "sample --temperature warm": "expected --temperature of at least 0",
-        "sample --temperature -1": "expected --temperature of at least 0",
-        "interpolate --classes 4,9": "expected --classes like 4-9,3-5",
-        "interpolate --between means --classes 4-99": "99",
-        "interpolate . --between means": "expected one run for --between means",
-    }
-    for text, word in walks.items():
-        verb, *options = text.split()
-        cases.append(([verb, run_folder, *options, "--out", "walk.png"], word))
-    for arguments, word in cases:
-        assert run(arguments) == 2
-        assert word in stderr_line(capsys)
-        assert list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize(

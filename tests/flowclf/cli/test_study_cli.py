@@ -73,33 +73,6 @@ def test_an_interruption_says_how_to_go_on(
     assert capsys.readouterr().err == line
 
 
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        (["--sizes", "50,many"], "--sizes"),
-        (["--sizes", ""], "--sizes"),
-        (["--sizes", "5.5"], "--sizes"),
-        (["--sizes", "-5"], "expected sizes from 10"),
-        (["--sizes", "5000"], "1,347"),
-        (["--seeds", "a"], "--seeds"),
-        (["--updates", "0"], "--updates"),
-        (["--workers", "0"], "--workers"),
-        (["--updates", "5", "--epochs", "5"], "leave one out"),
-        (["--preset", "huge"], "huge"),
-        (["gmm"], "'gmm' is not a system"),
-    ],
-)
-def test_mistakes_get_one_line_and_leave_nothing(
-    options: list[str], word: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run([*STUDY, *options]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert word in shown.err
-    assert shown.err.count("\n") == 1
-    assert list(Path().iterdir()) == []
-
-
 def test_a_folder_of_other_settings_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     few = [*QUICK, "--no-baselines", "--seeds", "0", "--sizes", "30"]
     assert run([*STUDY, *few]) == 0

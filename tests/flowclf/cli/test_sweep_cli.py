@@ -57,35 +57,6 @@ def test_evaluations_join_the_results(swept: Path, capsys: pytest.CaptureFixture
     ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["ib-inn", "--betas", "1,2"], "expected --out DIR"),
-        (["ib-inn", "--betas", "2:1:3", "--out", "new"], "expected --betas FIRST:LAST:COUNT"),
-        (["ib-inn", "--grid", "lr", "--out", "new"], "expected --grid key=value,value"),
-        (["ib-inn", "--grid", "train.lrr=1", "--out", "new"], "did you mean train.lr?"),
-        (["gm", "--betas", "1,2", "--out", "new"], "gm has no information-bottleneck beta"),
-        (["nothing", "--out", "new"], "'nothing' is not a system"),
-        (["ib-inn", "--engine", "cloud", "--out", "new"], "out of local, ray, slurm"),
-        (["ib-inn", "--status", "--out", "new"], "a sweep's folder with a sweep.yaml"),
-    ],
-)
-def test_mistakes_are_one_line_and_leave_nothing(
-    arguments: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(["sweep", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert message in captured.err
-    assert len(captured.err.splitlines()) == 1
-    assert not (tmp_path / "new").exists()
-
-
 def test_a_sweep_takes_no_new_settings_by_its_folder(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

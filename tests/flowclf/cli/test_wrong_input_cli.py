@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from flowclf.cli.app import run
 
@@ -17,6 +19,7 @@ QUICK = (
     "--set", "data.train_size=100", "--set", "data.test_size=20", "--epochs", "1",
     "--device", "cpu",
 )  # fmt: skip
+IDX = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +42,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "one": {"y_train": 0 * y, "y_test": 0 * y},
         "none": {"x_train": x[:0], "y_train": y[:0]},
         "negative": {"y_train": y - 5},
+        "gap": {"y_train": 2 * y},
+        "halves": {"y_train": y + 0.5},
+        "nan": {"x_train": np.where(x > 2, np.nan, x)},
+        "objects": {"x_train": np.array([{}], object)},
     }.items():
         np.savez(folder / f"{name}.npz", **{**right, **wrong})
+    np.savez(folder / "missing.npz", **{name: right[name] for name in right if name != "y_test"})
+    (folder / "idx" / "mnist").mkdir(parents=True)
+    for name in ("train", "t10k"):
+        images, labels = (folder / "idx" / "mnist" / f"{name}-{of}" for of in IDX)
+        images.write_bytes(b"\0\0\x08\x03\0\0\0\x05")
+        labels.write_bytes(b"\0\0\x08\x01\0\0\0\x05\0\0\0\0\0")
+    for split, name in product(("train", "test"), ("c0", "c1", "c2")):
+        (folder / "images" / split / name).mkdir(parents=True)
+        for number in range(0 if (split, name) == ("train", "c1") else 4):
+            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / split / name / f"{number}.png")
     (folder / "file").write_text("x")
     (folder / "list.yaml").write_text("- 1\n")
     (folder / "empty").mkdir()
@@ -62,6 +80,10 @@ PICTURE = ["--out", "a.png"]
 TRAIN = ["train", "ib-inn", *NEW]
 SWEEP = ["sweep", "ib-inn", *NEW]
 STUDY = ["study", "low-data", "ce", *NEW]
+DIGITS = [*STUDY, "--data", "digits"]
+SAMPLE = ["sample", "flow", *PICTURE]
+WALK = ["interpolate", "flow", *PICTURE]
+RESUME = ["train", "--resume", "flow"]
 CASES = {
     "unknown system": (["train", "ib-in"], "ib-inn"),
     "no system": (["train"], "flowclf systems"),
@@ -117,6 +139,18 @@ CASES = {
     "one class": ([*TRAIN, "--data", "one.npz"], "at least 2 classes, got 1"),
     "no samples": ([*TRAIN, "--data", "none.npz"], r"at least one row .*, got \(0, 4\)"),
     "negative labels": ([*TRAIN, "--data", "negative.npz"], "labels 0..2, .*got -5"),
+    "no such data": ([*TRAIN, "--data", "mnits"], "mnist"),
+    "corrupt idx": ([*TRAIN, "--data", "mnist", "--data-dir", "idx"], "idx3"),
+    "an empty class": ([*TRAIN, "--data", "images"], "c1"),
+    "labels with a gap": ([*TRAIN, "--data", "gap.npz"], "labels"),
+    "float labels": ([*TRAIN, "--data", "halves.npz"], "label"),
+    "NaN": ([*TRAIN, "--data", "nan.npz"], "NaN"),
+    "a missing array": ([*TRAIN, "--data", "missing.npz"], "y_test"),
+    "pickled objects": ([*TRAIN, "--data", "objects.npz"], "npz"),
+    "a run for a new one": (["train", "ib-inn", "--out", "flow"], "--resume"),
+    "other passes": ([*RESUME, "--epochs", "7"], "other settings"),
+    "other data": ([*RESUME, "--data", "mnist"], "other settings"),
+    "another folder": ([*RESUME, "--out", "elsewhere"], "other settings"),
     "a file for a folder": (["train", "ib-inn", "--out", "file"], "file is not empty"),
     "no run": (["evaluate"], "folder of a trained run, got none"),
     "a file for a run": (["evaluate", "file"], "expected a run folder .*, got file"),
@@ -129,26 +163,35 @@ CASES = {
         ["evaluate", "flow", "--suite", "ood", "--outliers", "noise:warm"], "got 'warm'"
     ),
     "β̃ of a run for one": (["evaluate", "flow", "--betas", ""], "network.condition=beta"),
-    "no images": (["sample", "flow", *PICTURE, "--per-class", "0"], "--per-class.*equal to 1"),
-    "endless images": (["sample", "flow", *PICTURE, "--per-class", "999"], "-class.*equal to 256"),
+    "unknown suite": (["evaluate", "flow", "--suite", "accuracy,magic"], "magic"),
+    "a bitmap": (["sample", "flow", "--out", "a.bmp"], r"\.png"),
+    "warm": ([*SAMPLE, "--temperature", "warm"], "expected --temperature of at least 0"),
+    "below zero": ([*SAMPLE, "--temperature", "-1"], "expected --temperature of at least 0"),
+    "too many pairs": ([*WALK, "--pairs", "900"], "pairs"),
+    "no pair": ([*WALK, "--classes", "4,9"], "expected --classes like 4-9,3-5"),
+    "two runs between means": (
+        [*WALK, "flow", "--between", "means"], "expected one run for --between means"
+    ),
+    "no images": ([*SAMPLE, "--per-class", "0"], "--per-class.*equal to 1"),
+    "endless images": ([*SAMPLE, "--per-class", "999"], "-class.*equal to 256"),
     "endless workers": ([*SWEEP, "--betas", "1", "--workers", "9999"], "--workers.*equal to 1024"),
-    "NaN for a temperature": (["sample", "flow", *PICTURE, "--temperature", "nan"], "got 'nan'"),
-    "boiling": (["sample", "flow", *PICTURE, "--temperature", "inf"], "temperature .*, got inf"),
-    "too hot": (["sample", "flow", *PICTURE, "--temperature", "1e38"], "expected (z|decoded x) "),
+    "NaN for a temperature": ([*SAMPLE, "--temperature", "nan"], "got 'nan'"),
+    "boiling": ([*SAMPLE, "--temperature", "inf"], "temperature .*, got inf"),
+    "too hot": ([*SAMPLE, "--temperature", "1e38"], "expected (z|decoded x) "),
     "cannot generate": (["sample", "plain", *PICTURE], "a system that can generate, got"),
-    "negative seed of draws": (["sample", "flow", *PICTURE, "--seed", "-1"], "--seed.*equal to 0"),
-    "around nothing": (["sample", "flow", *PICTURE, "--around", "mode"], "'mode' is not one of"),
-    "one image": (["interpolate", "flow", *PICTURE, "--steps", "1"], "--steps.*equal to 2"),
+    "negative seed of draws": ([*SAMPLE, "--seed", "-1"], "--seed.*equal to 0"),
+    "around nothing": ([*SAMPLE, "--around", "mode"], "'mode' is not one of"),
+    "one image": ([*WALK, "--steps", "1"], "--steps.*equal to 2"),
     "an unknown class": (
-        ["interpolate", "flow", *PICTURE, "--between", "means", "--classes", "4-99"],
+        [*WALK, "--between", "means", "--classes", "4-99"],
         r"classes from 0 to 9, got \[\(4, 99\)\]",
     ),
     "a class and itself": (
-        ["interpolate", "flow", *PICTURE, "--between", "means", "--classes", "4-4"],
+        [*WALK, "--between", "means", "--classes", "4-4"],
         "--classes like 4-9,3-5, got '4-4'",
     ),
     "classes of images": (
-        ["interpolate", "flow", *PICTURE, "--classes", "4-9"], "--between means or classes .*images"
+        [*WALK, "--classes", "4-9"], "--between means or classes .*images"
     ),
     "no β̃": ([*SWEEP, "--betas", ""], "expected --betas .*, got ''"),
     "endless β̃": ([*SWEEP, "--betas", "1:2:99999"], "a COUNT from 2 to 10,000, .*'1:2:99999'"),
@@ -158,6 +201,16 @@ CASES = {
     "no seeds": ([*SWEEP, "--betas", "1", "--seeds", ""], "expected --seeds .*, got ''"),
     "negative seeds": ([*SWEEP, "--betas", "1", "--seeds", "-1"], "seed: .*got -1"),
     "no value": ([*SWEEP, "--grid", "train.lr="], "expected --grid .*, got 'train.lr='"),
+    "no folder of a sweep": (["sweep", "ib-inn", "--betas", "1,2"], "expected --out DIR"),
+    "β̃ that go down": ([*SWEEP, "--betas", "2:1:3"], "expected --betas FIRST:LAST:COUNT"),
+    "a grid without values": ([*SWEEP, "--grid", "lr"], "expected --grid key=value,value"),
+    "unknown key of a grid": ([*SWEEP, "--grid", "train.lrr=1"], r"did you mean train\.lr\?"),
+    "a system without β̃": (
+        ["sweep", "gm", "--betas", "1,2", *NEW], "gm has no information-bottleneck beta"
+    ),
+    "unknown system of a sweep": (["sweep", "nothing", *NEW], "'nothing' is not a system"),
+    "unknown engine": ([*SWEEP, "--engine", "cloud"], "out of local, ray, slurm"),
+    "no such sweep": ([*SWEEP, "--status"], "a sweep's folder with a sweep.yaml"),
     "a file for a sweep": (
         ["sweep", "ib-inn", "--betas", "1", "--out", "file"], "a folder .*, but file is a file"
     ),
@@ -165,7 +218,18 @@ CASES = {
     "no page": (["report", "flow", "--out", "a.txt"], "ending in .html, got a.txt"),
     "NaN for a tolerance": (["export", "flow", "--tolerance", "nan"], "--tolerance.*equal to 0"),
     "no format": (["export", "flow", "--format", "x"], "'x' is not one of"),
-    "no sizes": ([*STUDY, "--data", "digits", "--sizes", "0"], "expected sizes from 10.*, got 0"),
+    "no sizes": ([*DIGITS, "--sizes", "0"], "expected sizes from 10.*, got 0"),
+    "a size that is a word": ([*DIGITS, "--sizes", "50,many"], "--sizes"),
+    "sizes of nothing": ([*DIGITS, "--sizes", ""], "--sizes"),
+    "half a sample": ([*DIGITS, "--sizes", "5.5"], "--sizes"),
+    "a negative size": ([*DIGITS, "--sizes", "-5"], "expected sizes from 10"),
+    "more than there are": ([*DIGITS, "--sizes", "5000"], "1,347"),
+    "seeds of a study": ([*DIGITS, "--seeds", "a"], "--seeds"),
+    "no updates": ([*DIGITS, "--updates", "0"], "--updates"),
+    "no workers": ([*DIGITS, "--workers", "0"], "--workers"),
+    "updates and passes": ([*DIGITS, "--updates", "5", "--epochs", "5"], "leave one out"),
+    "unknown preset of a study": ([*DIGITS, "--preset", "huge"], "huge"),
+    "unknown system of a study": ([*DIGITS, "gmm"], "'gmm' is not a system"),
     "no data": ([*STUDY, "--data", ""], "expected a known data set .*, got ''"),
     "no bench": (["bench", "x"], "unknown bench 'x'"),
     "seeds that are none": (["bench", "digits", "--seeds", "x"], "expected --seeds .*, got 'x'"),
