@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from flowclf.cli.app import run
 from flowclf.figures.kinds import KINDS
 
-QUICK = (
-    "--set", "network={kind: mlp, blocks: 4, hidden: [16]}", "--device", "cpu",
-    "--set", "data.train_size=200", "--set", "data.test_size=40", "--epochs", "1",
-)  # fmt: skip
-PICTURES = {
-    "sample": ["--per-class", "2"],
-    "sample, two temperatures": ["--temperature", "0.3,0.7", "--per-class", "2"],
-    "interpolate": ["--pairs", "2", "--steps", "3"],
-    "interpolate, means": ["--between", "means", "--pairs", "2", "--steps", "3"],
-    "interpolate, classes": ["--between", "classes", "--pairs", "2", "--steps", "3"],
-}
+PICTURES = (
+    "sample RUN --per-class 2",
+    "sample RUN --temperature 0.4,1 --per-class 2",
+    "interpolate RUN --pairs 3 --steps 4",
+    "interpolate RUN RUN --pairs 2 --steps 3",  # two runs side by side
+    "interpolate RUN --between means --pairs 2 --steps 3",
+    "interpolate RUN --between classes --classes 4-9,3-5 --steps 3",
+    "interpolate RUN --between classes --pairs 2 --steps 3",
+)
+HEAD = "estimator,samples,mi_nats,md_nats\n"
 LARGER = 25  # times the layers of the couplings
+Command = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generate") / "run"
-    assert run(["train", "ib-inn", "--data", "digits", "--out", str(folder), *QUICK]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def broken(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def broken(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, its weights so large that x comes back as another x, but as numbers."""
-    folder = shutil.copytree(sound, tmp_path_factory.mktemp("broken") / "run")
+    folder = shutil.copytree(trained, tmp_path_factory.mktemp("broken") / "run")
     file = folder / "model.safetensors"
     weights = load_file(file)
     for name in (n for n in weights if ".net.layers." in n):
@@ -45,41 +40,40 @@ def broken(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_inexact_pictures_are_refused_unless_allowed(
-    name: str, sound: Path, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("words", PICTURES)
+def test_pictures_are_written_and_inexact_ones_refused_unless_allowed(
+    words: str, trained: Path, broken: Path, tmp_path: Path, refused: Command, document: Command
 ) -> None:
-    verb, options = name.partition(",")[0], [*PICTURES[name], "--out", str(tmp_path / "a.png")]
-    capsys.readouterr()
-    assert run([verb, str(broken), *options, "--device", "cpu"]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
+    file = tmp_path / "new" / "picture.png"
+    sound, inexact = (
+        [*words.replace("RUN", str(folder)).split(), "--out", file, "--device", "cpu"]
+        for folder in (trained, broken)
+    )
+    line = refused(*inexact)
     assert line.startswith("flowclf: expected an inverse that gives ")
     assert "--allow-inexact" in line
     assert not list(tmp_path.iterdir())
-    assert run([verb, str(broken), *options, "--device", "cpu", "--allow-inexact"]) == 0
-    assert run([verb, str(sound), *options, "--device", "cpu"]) == 0
+    for arguments in ([*inexact, "--allow-inexact"], sound):
+        assert document(*arguments) == {"figure": str(file)}
+    with Image.open(file) as picture:
+        assert picture.width > 100
 
 
 def test_evaluate_says_how_exact_a_run_is(
-    sound: Path, broken: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, broken: Path, document: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain, errors = ["--device", "cpu", "--no-baselines"], []
-    for folder in (sound, broken):
-        capsys.readouterr()
-        assert run(["evaluate", str(folder), *plain, "--json"]) == 0
-        errors.append(json.loads(capsys.readouterr().out))
+    plain = ["--device", "cpu", "--no-baselines"]
+    errors = [document("evaluate", folder, *plain) for folder in (trained, broken)]
     assert errors[0]["inverse_error"] < 1e-4 < 1e-3 < errors[1]["inverse_error"]
     assert errors[0]["log_det_error"] < 1e-4
-    assert run(["evaluate", str(sound), *plain]) == 0
+    assert run(["evaluate", str(trained), *plain]) == 0
     table = capsys.readouterr().out
     assert f"{errors[0]['inverse_error']:.1e}" in table
     assert f"{errors[0]['log_det_error']:.1e}" in table
 
 
 def test_a_figure_of_every_kind_or_one_line_that_says_what_it_needs(
-    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text(f"{HEAD}all,10,2.0,3.0\n", encoding="utf-8")
@@ -92,24 +86,20 @@ def test_a_figure_of_every_kind_or_one_line_that_says_what_it_needs(
         out = tmp_path / f"{kind}.png"
         arguments = ["--kind", kind, "--rows", str(rows), "--out", str(out), "--device", "cpu"]
         capsys.readouterr()
-        assert run(["figure", str(sound), *arguments]) == (2 if kind in refused else 0)
+        assert run(["figure", str(trained), *arguments]) == (2 if kind in refused else 0)
         message = f"flowclf: expected {refused[kind]}" if kind in refused else ""
         assert capsys.readouterr().err.startswith(message)
         assert out.exists() == (kind not in refused)
 
 
-HEAD = "estimator,samples,mi_nats,md_nats\n"
-
-
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "", f"{HEAD}all,0,1,1\n", f"{HEAD}all,9,nan,x\n"])
 def test_rows_that_cannot_be_drawn_are_refused(
-    text: str, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str, trained: Path, tmp_path: Path, refused: Command
 ) -> None:
-    rows = tmp_path / "rows.csv"
-    rows.write_text(text, encoding="utf-8")
-    arguments = ["--kind", "information", "--device", "cpu", "--rows", str(rows)]
-    assert run(["figure", str(sound), *arguments]) == 2
-    assert "expected --rows with the columns estimator, samples" in capsys.readouterr().err
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
+    arguments = ["--kind", "information", "--device", "cpu", "--rows", tmp_path / "rows.csv"]
+    line = refused("figure", trained, *arguments)
+    assert "expected --rows with the columns estimator, samples" in line
 
 
 def test_the_help_of_a_figure_names_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
