@@ -18,9 +18,12 @@ import flowclf
 from flowclf.data import load_outliers
 from flowclf.evaluation import Options, Subject, evaluate_subject
 from flowclf.evaluation.baselines import baseline_rows
-from flowclf.evaluation.calibration import bootstrap_interval, reliability
+from flowclf.evaluation.calibration import (
+    bootstrap_interval,
+    expected_calibration_error,
+    reliability,
+)
 from flowclf.evaluation.explain import explanations
-from flowclf.evaluation.metrics import expected_calibration_error
 from flowclf.figures import (
     block_figure,
     class_samples,

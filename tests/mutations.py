@@ -329,10 +329,10 @@ FAULTS = (
     ),
     flowclf(
         "ECE: sums of magnitudes for magnitudes of sums",
-        "evaluation/metrics.py",
-        "summed.index_add_(0, torch.bucketize(confidence, edges), excess)",
-        "summed.index_add_(0, torch.bucketize(confidence, edges), excess.abs())",
-        "evaluation/test_metrics.py",
+        "evaluation/calibration.py",
+        ".bincount(hit - confidence, bins)",
+        ".bincount((hit - confidence).abs(), bins)",
+        "evaluation/test_calibration.py",
     ),
     flowclf(
         "calibration: bins that are not weighed",

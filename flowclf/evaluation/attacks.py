@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.evaluation import metrics
+from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.scores import log_prob_or_elbo
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
@@ -231,7 +232,7 @@ def _row(epsilon: float, y: Tensor, clean: _Seen, attacked: _Seen) -> dict[str, 
     return {
         "epsilon": float(epsilon),
         "accuracy": metrics.accuracy(attacked.log_posterior, y),
-        "ece": metrics.expected_calibration_error(attacked.log_posterior, y),
+        "ece": expected_calibration_error(attacked.log_posterior, y),
         "log_prob_change_nats": change,
         "auroc": auroc,
     }

@@ -17,6 +17,7 @@ from torch import Tensor
 from flowclf.data import Split, hold_out
 from flowclf.data.streamed import Shards
 from flowclf.evaluation import metrics
+from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.recalibration import fit_temperature, scale
 from flowclf.support.seeding import generator_for
 
@@ -97,7 +98,7 @@ def _timed(name: str, task: _Task, fit: Callable[[_Task], Fit]) -> dict[str, Any
     return {
         "system": name,
         "accuracy": metrics.accuracy(log_posterior, task.test.y),
-        "ece": metrics.expected_calibration_error(log_posterior, task.test.y),
+        "ece": expected_calibration_error(log_posterior, task.test.y),
         "bits_per_dim": bits,
         "seconds": seconds,
         "samples": len(task.training),

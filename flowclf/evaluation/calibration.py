@@ -1,4 +1,4 @@
-"""Calibration beyond the ECE: pure functions of log-posteriors (N, K) and labels (N,)."""
+"""Calibration: pure functions of log-posteriors (N, K) and labels (N,)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ __all__ = [
     "bootstrap_interval",
     "brier_score",
     "classwise_calibration_error",
-    "equal_mass_calibration_error",
-    "maximum_calibration_error",
+    "expected_calibration_error",
     "overconfidence",
     "paper_calibration",
     "reliability",
@@ -59,7 +58,7 @@ class Reliability:
 
     @property
     def maximum_error(self) -> float:
-        """max_b |accuracy_b - confidence_b|."""
+        """max_b |accuracy_b - confidence_b|, often the emptiest bin's: Guo et al. 2017, Eq. 5."""
         return float(self.gap.max())
 
 
@@ -82,21 +81,21 @@ def reliability(
     return _reliability(confidence, hit, _edges(confidence, bins, equal_mass))
 
 
-def equal_mass_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15) -> float:
-    """Compute Σ_b n_b/N |accuracy_b - confidence_b| over top-1 bins of equally many samples.
+def expected_calibration_error(
+    log_posterior: Tensor, y: Tensor, bins: int = 15, equal_mass: bool = False
+) -> float:
+    """Compute Σ_b n_b/N |accuracy_b - confidence_b| over top-1 bins, those of `reliability`.
 
-    "AdaECE": Mukhoti et al. 2020 after Nguyen & O'Connor 2015, who have the root of the mean
-    square.
+    Equal widths: Guo et al., "On calibration of modern neural networks", ICML 2017, Eq. 3. Equal
+    masses, "AdaECE": Mukhoti et al. 2020 after Nguyen & O'Connor 2015, who have the root of the
+    mean square.
     """
-    return reliability(log_posterior, y, bins, equal_mass=True).expected_error
-
-
-def maximum_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15) -> float:
-    """Compute max_b |accuracy_b - confidence_b| over top-1 bins: Guo et al. 2017, Eq. 5.
-
-    It is that of the emptiest bin, more often than not.
-    """
-    return reliability(log_posterior, y, bins).maximum_error
+    if equal_mass:
+        return reliability(log_posterior, y, bins, equal_mass).expected_error
+    # Sums instead of means: equal up to rounding, and the rounding of recorded results.
+    confidence, hit = _top(log_posterior, y)
+    excess = _bin(confidence, _edges(confidence, bins, equal_mass)).bincount(hit - confidence, bins)
+    return float(excess.abs().sum() / len(y))
 
 
 def classwise_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15) -> float:

@@ -12,7 +12,6 @@ __all__ = [
     "accuracy_per_class",
     "area_under_roc",
     "bits_per_dim",
-    "expected_calibration_error",
     "negative_log_posterior",
     "top_accuracy",
     "variance_ratio",
@@ -51,20 +50,6 @@ def area_under_roc(log_posterior: Tensor, y: Tensor) -> float | None:
     probabilities = log_posterior.double().exp()
     scores = probabilities[:, 1] if classes == 2 else probabilities
     return float(roc_auc_score(y.numpy(), scores.numpy(), multi_class="ovr"))
-
-
-def expected_calibration_error(log_posterior: Tensor, y: Tensor, bins: int = 15) -> float:
-    """Compute Σ_b n_b/N |accuracy_b - confidence_b| over equal-width top-1 confidence bins.
-
-    Guo et al., "On calibration of modern neural networks", ICML 2017, Eq. 3.
-    """
-    # Float64: a confidence of one must not round into another bin. Bins are closed on the right.
-    confidence, predicted = log_posterior.double().exp().max(1)
-    edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype)[1:-1]
-    excess = (predicted == y).double() - confidence
-    summed = torch.zeros(bins, dtype=confidence.dtype)
-    summed.index_add_(0, torch.bucketize(confidence, edges), excess)
-    return float(summed.abs().sum() / len(y))
 
 
 def negative_log_posterior(log_posterior: Tensor, y: Tensor) -> float:

@@ -11,6 +11,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
 from flowclf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, load_official
 from flowclf.evaluation import metrics
+from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.context import predict_split
 from flowclf.evaluation.recalibration import scale
 from flowclf.support.errors import UserError
@@ -79,10 +80,10 @@ def _measured(
     scaled = {}
     if temperature is not None:
         log_posterior = scale(p.log_posterior, temperature)
-        scaled["ece_scaled"] = metrics.expected_calibration_error(log_posterior, p.y)
+        scaled["ece_scaled"] = expected_calibration_error(log_posterior, p.y)
     values = (
         metrics.accuracy(p.log_posterior, p.y),
-        metrics.expected_calibration_error(p.log_posterior, p.y),
+        expected_calibration_error(p.log_posterior, p.y),
         metrics.negative_log_posterior(p.log_posterior, p.y),
     )
     return dict(zip(METRICS, values, strict=True)) | scaled

@@ -15,8 +15,7 @@ from flowclf.evaluation import metrics
 from flowclf.evaluation.calibration import (
     brier_score,
     classwise_calibration_error,
-    equal_mass_calibration_error,
-    maximum_calibration_error,
+    expected_calibration_error,
     overconfidence,
     paper_calibration,
     reliability,
@@ -83,8 +82,8 @@ def calibration_suite(subject: Subject) -> dict[str, Any]:
     log_posterior, y = p.log_posterior, p.y
     return {
         **calibration(p),
-        "ece_equal_mass": equal_mass_calibration_error(log_posterior, y),
-        "mce": maximum_calibration_error(log_posterior, y),
+        "ece_equal_mass": expected_calibration_error(log_posterior, y, equal_mass=True),
+        "mce": reliability(log_posterior, y).maximum_error,
         "ece_classwise": classwise_calibration_error(log_posterior, y),
         "brier": brier_score(log_posterior, y),
         "overconfidence": overconfidence(log_posterior, y),
@@ -94,8 +93,8 @@ def calibration_suite(subject: Subject) -> dict[str, Any]:
 def calibration(p: Predictions) -> dict[str, Any]:
     """Compute the two ECEs and -log q(y|x) of a run's summary."""
     return {
-        "ece": metrics.expected_calibration_error(p.log_posterior, p.y),
-        "ece_20_bins": metrics.expected_calibration_error(p.log_posterior, p.y, bins=20),
+        "ece": expected_calibration_error(p.log_posterior, p.y),
+        "ece_20_bins": expected_calibration_error(p.log_posterior, p.y, bins=20),
         "negative_log_posterior_nats": metrics.negative_log_posterior(p.log_posterior, p.y),
     }
 

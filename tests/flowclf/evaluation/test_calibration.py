@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import log, sqrt
 
 import numpy as np
@@ -19,30 +20,24 @@ from flowclf.evaluation.calibration import (
     bootstrap_interval,
     brier_score,
     classwise_calibration_error,
-    equal_mass_calibration_error,
-    maximum_calibration_error,
+    expected_calibration_error,
     overconfidence,
     paper_calibration,
     reliability,
     wilson_interval,
 )
-from flowclf.evaluation.metrics import accuracy, expected_calibration_error
+from flowclf.evaluation.metrics import accuracy
 from flowclf.support.errors import UserError
 
 Sample = tuple[Tensor, Tensor]
-
-
-def simulate(generator: torch.Generator, count: int, classes: int, sharpness: float) -> Sample:
-    """Posteriors, and labels drawn from them: a perfectly calibrated predictor."""
-    logits = sharpness * torch.randn(count, classes, generator=generator, dtype=torch.float64)
-    log_posterior = logits.log_softmax(1)
-    return log_posterior, torch.multinomial(log_posterior.exp(), 1, generator=generator)[:, 0]
+Simulate = Callable[..., Sample]
+equal_mass_error = partial(expected_calibration_error, equal_mass=True)
 
 
 @pytest.fixture
-def random_logits(generator: torch.Generator) -> Sample:
+def random_logits(simulate: Simulate, generator: torch.Generator) -> Sample:
     """Posteriors that know nothing of their labels."""
-    log_posterior, _ = simulate(generator, 500, 4, 2.0)
+    log_posterior, _ = simulate(500, 4, 2.0)
     return log_posterior, torch.randint(0, 4, (500,), generator=generator)
 
 
@@ -56,6 +51,45 @@ def looped(p: np.ndarray, hit: np.ndarray, edges: np.ndarray) -> list[tuple[floa
     return found
 
 
+@pytest.mark.parametrize("bins", [15, 7])
+@pytest.mark.parametrize("sharpness", [0.5, 2.0, 20.0])
+def test_ece_is_that_of_guo(
+    sharpness: float, bins: int, simulate: Simulate, generator: torch.Generator
+) -> None:
+    """Guo et al. 2017, Eqs. 2 and 3: the bin m holds confidences in ((m-1)/M, m/M]."""
+    log_posterior, _ = simulate(400, 5, sharpness)
+    y = torch.randint(0, 5, (400,), generator=generator)
+    confidence, predicted = log_posterior.exp().max(1)
+    edges = np.linspace(0, 1, bins + 1)
+    binned = looped(confidence.numpy(), (predicted == y).numpy(), edges)
+    got = expected_calibration_error(log_posterior, y, bins)
+    assert got == pytest.approx(sum(share * gap for share, gap in binned), abs=1e-12)
+    assert got > 0.05
+
+
+def test_ece_by_hand() -> None:
+    """Two of three right at confidence 0.9, one of one at 0.6: (3·|2/3-0.9| + |1-0.6|)/4."""
+    log_posterior = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.4, 0.6]]).log()
+    y = torch.tensor([0, 1, 1, 1])
+    expected = (3 * (0.9 - 2 / 3) + 0.4) / 4
+    assert expected_calibration_error(log_posterior, y) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_confidence_of_one_shares_the_bin_of_those_just_below() -> None:
+    """Over- and underconfidence cancel within a bin: 1.0 wrong half the time, 0.95 always right."""
+    log_posterior = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.95, 0.05], [0.95, 0.05]]).log()
+    y = torch.tensor([0, 1, 0, 0])
+    expected = abs(3 / 4 - (1 + 1 + 0.95 + 0.95) / 4)
+    assert expected_calibration_error(log_posterior, y) == pytest.approx(expected, abs=1e-6)
+
+
+def test_bins_are_closed_on_the_right() -> None:
+    """Of two bins the lower one holds 0.5: a right guess there and a wrong one at 0.75 add up."""
+    log_posterior = torch.tensor([[0.5, 0.5], [0.75, 0.25]], dtype=torch.float64).log()
+    y = torch.tensor([0, 1])
+    assert expected_calibration_error(log_posterior, y, bins=2) == pytest.approx((0.5 + 0.75) / 2)
+
+
 @pytest.mark.parametrize("bins", [5, 15])
 def test_equal_widths_are_those_of_torchmetrics(random_logits: Sample, bins: int) -> None:
     log_posterior, y = random_logits
@@ -67,7 +101,7 @@ def test_equal_widths_are_those_of_torchmetrics(random_logits: Sample, bins: int
         assert got == pytest.approx(float(metric(log_posterior.exp(), y)), abs=1e-6)
     same = expected_calibration_error(log_posterior, y, bins)
     assert binned.expected_error == pytest.approx(same, abs=1e-12)
-    assert maximum_calibration_error(log_posterior, y, bins) == binned.maximum_error > 0.3
+    assert binned.maximum_error > 0.3
     assert int(binned.count.sum()) == 500
 
 
@@ -87,7 +121,7 @@ def test_bins_are_those_of_scikit_learn(random_logits: Sample, equal_mass: bool)
 def test_equal_masses_are_equal(random_logits: Sample) -> None:
     binned = reliability(*random_logits, bins=7, equal_mass=True)
     assert int(binned.count.max() - binned.count.min()) <= 1
-    assert equal_mass_calibration_error(*random_logits, bins=7) == binned.expected_error
+    assert equal_mass_error(*random_logits, bins=7) == binned.expected_error
 
 
 def test_equal_confidences_share_a_bin() -> None:
@@ -96,7 +130,7 @@ def test_equal_confidences_share_a_bin() -> None:
     y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     binned = reliability(log_posterior, y, bins=4, equal_mass=True)
     assert sorted(binned.count.tolist()) == [0, 0, 0, 8]
-    assert equal_mass_calibration_error(log_posterior, y, bins=4) == pytest.approx(0.4)
+    assert equal_mass_error(log_posterior, y, bins=4) == pytest.approx(0.4)
 
 
 def test_the_classwise_error_is_that_of_a_loop(random_logits: Sample) -> None:
@@ -132,19 +166,19 @@ def test_no_ece_falls_below_overconfidence(random_logits: Sample) -> None:
 
 @pytest.mark.parametrize("classes", [2, 10])
 def test_a_calibrated_predictor_has_no_error_by_any_standard_measure(
-    classes: int, generator: torch.Generator
+    classes: int, simulate: Simulate
 ) -> None:
-    log_posterior, y = simulate(generator, 60_000, classes, 1.5)
-    measures: dict[Callable[..., float], float] = {
-        expected_calibration_error: 0.008,
-        equal_mass_calibration_error: 0.008,
-        classwise_calibration_error: 0.004,
-        overconfidence: 0.004,
-    }
+    log_posterior, y = simulate(100_000, classes, 1.5)
+    measures: list[tuple[Callable[..., float], float, float]] = [
+        (expected_calibration_error, 0.006, 0.05),
+        (equal_mass_error, 0.008, 0.032),
+        (classwise_calibration_error, 0.004, 0.016),
+        (overconfidence, 0.004, 0.016),
+    ]
     sharper = (3 * log_posterior).log_softmax(1)
-    for measure, most in measures.items():
+    for measure, most, least in measures:
         assert abs(measure(log_posterior, y)) < most
-        assert measure(sharper, y) > 4 * most
+        assert measure(sharper, y) > least
     assert reliability(log_posterior, y, equal_mass=True).maximum_error < 0.025
 
 
@@ -158,9 +192,9 @@ def test_a_calibrated_predictor_has_no_error_by_any_standard_measure(
     ],
 )
 def test_the_papers_error_of_a_calibrated_predictor_is_its_bin_centres(
-    version: str, classes: int, artefact: float, generator: torch.Generator
+    version: str, classes: int, artefact: float, simulate: Simulate
 ) -> None:
-    log_posterior, y = simulate(generator, 20_000, classes, 4.0)
+    log_posterior, y = simulate(20_000, classes, 4.0)
     scores = paper_calibration(log_posterior, y, version)
     assert scores["ece_percent"] == pytest.approx(artefact, abs=0.06)
 
@@ -181,9 +215,9 @@ def looped_paper(log_posterior: Tensor, y: Tensor, edges: np.ndarray) -> list[np
     ("version", "outer", "middle", "bins"), [("published", 5, 10, 17), ("draft", 16, 22, 51)]
 )
 def test_the_papers_scores_are_those_of_a_loop(
-    version: str, outer: int, middle: int, bins: int, generator: torch.Generator
+    version: str, outer: int, middle: int, bins: int, simulate: Simulate
 ) -> None:
-    log_posterior, y = simulate(generator, 700, 5, 4.0)
+    log_posterior, y = simulate(700, 5, 4.0)
     log_posterior = (2 * log_posterior).log_softmax(1)
     low = np.linspace(-1e-6, 0.05, outer)
     edges = np.concatenate([low, np.linspace(0.05, 0.95, middle)[1:-1], (1 - low)[::-1]])
@@ -256,7 +290,7 @@ def test_float32_and_extremes_are_taken() -> None:
     log_posterior = torch.tensor([[1e-7, -float("inf")], [-float("inf"), 0.0]])
     y = torch.tensor([0, 0])
     assert reliability(log_posterior, y).count[-1] == 2
-    assert equal_mass_calibration_error(log_posterior, y) == pytest.approx(0.5, abs=1e-6)
+    assert equal_mass_error(log_posterior, y) == pytest.approx(0.5, abs=1e-6)
     assert brier_score(log_posterior, y) == pytest.approx(1, abs=1e-6)
 
 

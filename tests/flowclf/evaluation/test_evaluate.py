@@ -20,8 +20,8 @@ from flowclf.data import Split, hold_out
 from flowclf.data.outliers import Outliers
 from flowclf.evaluation import SUITES, Options, Subject, evaluate, metrics, predict_split
 from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows
+from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.clustering import class_distances
-from flowclf.evaluation.metrics import expected_calibration_error
 from flowclf.evaluation.recalibration import TemperatureScaling
 from flowclf.evaluation.robustness import ensemble_rows
 from flowclf.evaluation.scores import SCORES
