@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +27,6 @@ __all__ = [
     "typicality",
 ]
 
-Positive = Literal["outside", "inside"]
 
 DRAWS = 500
 RATE = 0.95
@@ -66,57 +64,36 @@ def auroc(inside: Tensor, outside: Tensor) -> Estimate:
     return Estimate(value, max(0.0, value - half), min(1.0, value + half))
 
 
-def aupr(
-    inside: Tensor,
-    outside: Tensor,
-    positive: Positive = "outside",
-    draws: int = DRAWS,
-    generator: torch.Generator | None = None,
-) -> Estimate:
+def aupr(inside: Tensor, outside: Tensor, draws: int = DRAWS) -> Estimate:
     """Compute average precision Σ_t (recall_t - recall_t-1) precision_t: (N,), (M,).
 
-    "AUPR-Out" with `outside` as the positive class, "AUPR-In" with `inside` (and low scores as its
-    sign): Liang et al., ICLR 2018. Pure chance has the positives' share. The interval is that of
-    the bootstrap, each set drawn by itself.
+    "AUPR-Out", with `outside` as the positive class: Liang et al., ICLR 2018. Pure chance has the
+    positives' share. The interval is that of the bootstrap, each set drawn by itself.
 
     Args:
         inside, outside: scores.
-        positive: the class to be found.
-        draws: of the bootstrap.
-        generator: of these draws, on the CPU; always the same where there is none.
+        draws: of the bootstrap, always the same.
 
     Raises:
         UserError: no scores, or NaN.
     """
-    ranks = _ranks(*_oriented(inside, outside, positive))
-    return _bootstrapped(_average_precision, *ranks, draws, generator)
+    ranks = _ranks(*checked_scores(inside, outside))
+    return _bootstrapped(_average_precision, *ranks, draws)
 
 
-def fpr_at_95(
-    inside: Tensor,
-    outside: Tensor,
-    positive: Positive = "outside",
-    draws: int = DRAWS,
-    generator: torch.Generator | None = None,
-) -> Estimate:
-    """Compute the false positive rate at the strictest threshold that 95 % of positives reach.
+def fpr_at_95(inside: Tensor, outside: Tensor, draws: int = DRAWS) -> Estimate:
+    """Compute the false positive rate at the strictest threshold that 95 % of `outside` reach.
 
-    With `outside` as the positive class, false alarms where 95 % of the outliers are found
-    (Hendrycks et al., ICLR 2019); with `inside`, outliers let in where 95 % of the inside are
-    (Liang et al., ICLR 2018; Liu et al., NeurIPS 2020). The two differ: name which.
+    Hendrycks et al., ICLR 2019. Liang et al., ICLR 2018, and Liu et al., NeurIPS 2020, have
+    `inside` as the positive class: that rate is another one.
 
     Args, errors: as of `aupr`.
     """
-    ranks = _ranks(*_oriented(inside, outside, positive))
-    return _bootstrapped(_false_positive_rate, *ranks, draws, generator)
+    ranks = _ranks(*checked_scores(inside, outside))
+    return _bootstrapped(_false_positive_rate, *ranks, draws)
 
 
-def two_tailed_auroc(
-    inside: Tensor,
-    outside: Tensor,
-    draws: int = DRAWS,
-    generator: torch.Generator | None = None,
-) -> Estimate:
+def two_tailed_auroc(inside: Tensor, outside: Tensor, draws: int = DRAWS) -> Estimate:
     """Compute the AUROC of "below q_i or above q_1-i", quantiles of the inside scores.
 
     97 i: 32 from 0, 32 from 0.1, 33 from 0.9 to 1; of the pairs that cross, all is beyond. It finds
@@ -126,7 +103,7 @@ def two_tailed_auroc(
     Args, errors: as of `aupr`.
     """
     inside, outside = checked_scores(inside, outside)
-    return _bootstrapped(_two_tailed_area, inside, outside, draws, generator)
+    return _bootstrapped(_two_tailed_area, inside, outside, draws)
 
 
 def typicality(scores: Tensor, centre: float | Tensor) -> Tensor:
@@ -169,14 +146,6 @@ def checked_scores(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
                 "leave these samples out"
             )
     return inside.detach().cpu().double(), outside.detach().cpu().double()
-
-
-def _oriented(inside: Tensor, outside: Tensor, positive: Positive) -> tuple[Tensor, Tensor]:
-    """Return negatives and positives, with high scores for the positives."""
-    if positive not in ("outside", "inside"):
-        raise UserError(f"expected positive outside or inside, got {positive!r}")
-    inside, outside = checked_scores(inside, outside)
-    return (inside, outside) if positive == "outside" else (-outside, -inside)
 
 
 def _ranks(negative: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,21 +217,15 @@ def _variance_of_mean(values: Tensor) -> float:
 
 
 def _bootstrapped(
-    statistic: Callable[[Tensor, Tensor], float],
-    first: Tensor,
-    second: Tensor,
-    draws: int,
-    generator: torch.Generator | None,
+    statistic: Callable[[Tensor, Tensor], float], first: Tensor, second: Tensor, draws: int
 ) -> Estimate:
     """Compute the statistic, and the middle 95 % of its values on resampled sets."""
-    generator = generator or generator_for(0, "bootstrap")
-    drawn = [
-        statistic(_redrawn(first, generator), _redrawn(second, generator)) for _ in range(draws)
-    ]
+    generator = generator_for(0, "bootstrap")
+
+    def redrawn(values: Tensor) -> Tensor:
+        return values[torch.randint(len(values), (len(values),), generator=generator)]
+
+    drawn = [statistic(redrawn(first), redrawn(second)) for _ in range(draws)]
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
     low, high = torch.tensor(drawn, dtype=torch.float64).quantile(ends).tolist()
     return Estimate(statistic(first, second), low, high)
-
-
-def _redrawn(values: Tensor, generator: torch.Generator) -> Tensor:
-    return values[torch.randint(len(values), (len(values),), generator=generator)]

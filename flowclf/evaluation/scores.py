@@ -15,7 +15,6 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.evaluation.detection import typicality
-from flowclf.nn.encoders import Encoding
 from flowclf.objectives import gaussian_kl
 from flowclf.support import validate
 from flowclf.support.errors import UserError
@@ -33,8 +32,8 @@ __all__ = [
     "waic",
 ]
 
-# Of what shares one draw of dequantisation noise; as in `evaluate`, so that densities are equal.
-BLOCK = 512
+# As in `evaluate`: one draw of dequantisation noise each, so that densities are equal.
+BATCH_SIZE = 512
 
 Needs = Literal[
     "density", "posterior", "latents", "Gaussian encoder", "training statistics", "several runs"
@@ -162,7 +161,6 @@ SCORES: dict[str, Score] = {score.name: score for score in _ROWS}
 def model_scores(
     model: GenerativeClassifier,
     x: Tensor,
-    batch: int = BLOCK,
     centre: float | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
@@ -174,7 +172,6 @@ def model_scores(
     Args:
         model: in any mode; it is put back.
         x: samples, on any device.
-        batch: samples at once, 512 at most; the scores do not depend on it.
         centre: `training_centre` of this model; without it there is no typicality.
         seed: of the dequantisation noise.
 
@@ -182,14 +179,12 @@ def model_scores(
         UserError: no samples, or samples of another shape.
     """
     with evaluating(model):
-        parts = [_scores(_told(model, *pair, centre)) for pair in _batches(model, x, batch, seed)]
+        parts = [_scores(_told(model, *pair, centre)) for pair in _batches(model, x, seed)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 @torch.no_grad()
-def negative_log_prob_per_dim(
-    model: GenerativeClassifier, x: Tensor, batch: int = BLOCK, seed: int = 0
-) -> Tensor:
+def negative_log_prob_per_dim(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> Tensor:
     """Compute -log q(x)/d, or -elbo(x)/d: (N, *shape) to (N,), float64, nats.
 
     Args: as of `model_scores`.
@@ -203,7 +198,7 @@ def negative_log_prob_per_dim(
             "choose a score that needs the posterior or latents alone"
         )
     with evaluating(model):
-        parts = [_nll_per_dim(model, noisy) for _, noisy in _batches(model, x, batch, seed)]
+        parts = [_nll_per_dim(model, noisy) for _, noisy in _batches(model, x, seed)]
     return torch.cat([part for part in parts if part is not None])
 
 
@@ -214,24 +209,22 @@ def log_prob_or_elbo(model: GenerativeClassifier, x: Tensor) -> Tensor | None:
     return model.log_prob(x) if model.has_density else model.elbo(x)
 
 
-def training_centre(
-    model: GenerativeClassifier, x: Tensor, batch: int = BLOCK, seed: int = 0
-) -> float:
+def training_centre(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> float:
     """Compute the mean of -log q(x)/d of training samples, nats: the centre of typicality.
 
     Args, errors: as of `negative_log_prob_per_dim`.
     """
-    return float(negative_log_prob_per_dim(model, x, batch, seed).mean())
+    return float(negative_log_prob_per_dim(model, x, seed).mean())
 
 
 def ensemble_scores(
-    models: Iterable[GenerativeClassifier], x: Tensor, batch: int = BLOCK, seed: int = 0
+    models: Iterable[GenerativeClassifier], x: Tensor, seed: int = 0
 ) -> dict[str, Tensor]:
     """Compute the scores of several runs of x (N, *shape): by name, (N,); model by model.
 
     Args, errors: as of `negative_log_prob_per_dim`; UserError also for no model.
     """
-    rows = [negative_log_prob_per_dim(model, x, batch, seed) for model in models]
+    rows = [negative_log_prob_per_dim(model, x, seed) for model in models]
     if not rows:
         raise UserError("expected at least one trained model, got none; name their runs")
     return _scores(Told(runs_nll_per_dim=torch.stack(rows)))
@@ -242,18 +235,16 @@ def _scores(told: Told) -> dict[str, Tensor]:
     return {name: values for name, values in scores.items() if values is not None}
 
 
-def _batches(
-    model: GenerativeClassifier, x: Tensor, batch: int, seed: int
-) -> Iterable[tuple[Tensor, Tensor]]:
+def _batches(model: GenerativeClassifier, x: Tensor, seed: int) -> Iterable[tuple[Tensor, Tensor]]:
     """Yield x and its dequantised copy on the model's device, in batches."""
     validate.samples("x", x, model.shape)
-    if not len(x) or batch < 1:
-        raise UserError(f"expected samples and a batch of at least 1, got {len(x)} and {batch}")
+    if not len(x):
+        raise UserError("expected samples to score, got none")
     device = model.mixture.device
-    for start in range(0, len(x), BLOCK):
-        block = x[start : start + BLOCK].to(device)
-        noisy = model.dequantize(block, generator_for(seed, "evaluate", start, device=device))
-        yield from zip(block.split(batch), noisy.split(batch), strict=True)
+    for start in range(0, len(x), BATCH_SIZE):
+        part = x[start : start + BATCH_SIZE].to(device)
+        generator = generator_for(seed, "evaluate", start, device=device)
+        yield part, model.dequantize(part, generator)
 
 
 def _told(model: GenerativeClassifier, x: Tensor, noisy: Tensor, centre: float | None) -> Told:
@@ -263,13 +254,10 @@ def _told(model: GenerativeClassifier, x: Tensor, noisy: Tensor, centre: float |
     posterior = model.densities(encoding.z).log_posterior if exact else model.log_posterior(x)
     log_posterior = posterior.cpu().double()
     told = Told(_nll_per_dim(model, noisy), log_posterior, *_latent(model, encoding.z))
-    return replace(told, rate=_rate(encoding), centre=centre)
-
-
-def _rate(encoding: Encoding) -> Tensor | None:
-    if encoding.mean is None or encoding.log_var is None:
-        return None
-    return gaussian_kl(encoding.mean, encoding.log_var).cpu().double()
+    rate = None
+    if encoding.mean is not None and encoding.log_var is not None:
+        rate = gaussian_kl(encoding.mean, encoding.log_var).cpu().double()
+    return replace(told, rate=rate, centre=centre)
 
 
 def _nll_per_dim(model: GenerativeClassifier, noisy: Tensor) -> Tensor | None:

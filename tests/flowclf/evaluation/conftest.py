@@ -1,12 +1,18 @@
-"""Simulated predictors that several tests of evaluation share."""
+"""Simulated and trained classifiers that several tests of evaluation share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+
+from flowclf.classifier import GenerativeClassifier
+from flowclf.config import make_config
+from flowclf.data import Split, load_dataset
+from flowclf.training import train
 
 
 @pytest.fixture
@@ -19,3 +25,25 @@ def simulate(generator: torch.Generator) -> Callable[..., tuple[Tensor, Tensor]]
         return log_posterior, torch.multinomial(log_posterior.exp(), 1, generator=generator)[:, 0]
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def test_split() -> Split:
+    return load_dataset("digits").test.take(slice(300))
+
+
+@pytest.fixture(scope="session")
+def classifier() -> GenerativeClassifier:
+    return _trained("ce")
+
+
+@pytest.fixture(scope="session")
+def digits_flow() -> GenerativeClassifier:
+    return _trained("ib-inn", network={"kind": "mlp", "blocks": 4, "hidden": [64]})
+
+
+def _trained(system: str, **sections: Any) -> GenerativeClassifier:
+    digits = load_dataset("digits")
+    settings = {"train": {"epochs": 12}, **sections}
+    config = make_config(system, "digits", digits.shape, preset="digits", overrides=[settings])
+    return train(config, digits, device="cpu").model.eval()

@@ -11,38 +11,13 @@ from torch.nn.functional import one_hot
 
 import flowclf
 from flowclf.classifier import GenerativeClassifier
-from flowclf.config import make_config
-from flowclf.data import Split, load_dataset
+from flowclf.data import Split
 from flowclf.evaluation import evaluate
 from flowclf.evaluation.attacks import attack_curve, attack_loss, fgsm, pgd
 from flowclf.support.errors import UserError
-from flowclf.training import train
 
 LEVELS = 17
 EPSILONS = [0.0, 0.05, 0.1, 0.2]
-
-
-def trained(system: str, epochs: int, **sections: Any) -> GenerativeClassifier:
-    digits = load_dataset("digits")
-    settings = {"train": {"epochs": epochs}, **sections}
-    config = make_config(system, "digits", digits.shape, preset="digits", overrides=[settings])
-    return train(config, digits, device="cpu").model.eval()
-
-
-@pytest.fixture(scope="module")
-def test_split() -> Split:
-    return load_dataset("digits").test.take(slice(300))
-
-
-@pytest.fixture(scope="module")
-def classifier() -> GenerativeClassifier:
-    return trained("ce", 12)
-
-
-@pytest.fixture(scope="module")
-def flow() -> GenerativeClassifier:
-    network = {"kind": "mlp", "blocks": 4, "hidden": [64]}
-    return trained("ib-inn", 12, network=network)
 
 
 class Linear(torch.nn.Module):
@@ -189,9 +164,9 @@ def test_the_seed_decides_the_start(classifier: GenerativeClassifier, test_split
     assert not torch.equal(attacked(0), attacked(1))
 
 
-def test_a_density_notices(flow: GenerativeClassifier, test_split: Split) -> None:
-    rows = attack_curve(flow, test_split.x, test_split.y, [0.0, 0.05, 0.2], levels=LEVELS)
-    assert rows[0]["accuracy"] == evaluate(flow, test_split)["accuracy"] > 0.9
+def test_a_density_notices(digits_flow: GenerativeClassifier, test_split: Split) -> None:
+    rows = attack_curve(digits_flow, test_split.x, test_split.y, [0.0, 0.05, 0.2], levels=LEVELS)
+    assert rows[0]["accuracy"] == evaluate(digits_flow, test_split)["accuracy"] > 0.9
     assert rows[0]["log_prob_change_nats"] == pytest.approx(0, abs=1e-3)
     assert rows[0]["auroc"] == pytest.approx(0.5, abs=1e-3)
     assert rows[2]["accuracy"] < rows[1]["accuracy"] < rows[0]["accuracy"]

@@ -103,23 +103,6 @@ def test_the_energy_of_the_mixture_is_its_negative_log_density(flow: GenerativeC
     close(model_scores(flow, images().x)["latent-negative-log-prob"], -logits.logsumexp(1))
 
 
-@pytest.mark.parametrize("batch", [1, 7, 10_000])
-@pytest.mark.parametrize("system", ["ib-inn", "vib", "vae"])
-def test_the_batch_size_does_not_matter(system: str, batch: int) -> None:
-    model, x = made(system), images(23).x
-    expected = model_scores(model, x, centre=0.0)
-    for name, scores in model_scores(model, x, batch, centre=0.0).items():
-        torch.testing.assert_close(scores, expected[name], rtol=1e-4, atol=1e-5)
-
-
-def test_no_more_than_a_batch_at_once(flow: GenerativeClassifier) -> None:
-    sizes: list[int] = []
-    handle = flow.encoder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-    model_scores(flow, images(23).x, 5)
-    handle.remove()
-    assert max(sizes) == 5
-
-
 def test_the_seed_is_that_of_the_dequantisation_alone(flow: GenerativeClassifier) -> None:
     first, again, other = (model_scores(flow, images().x, seed=seed) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -173,10 +156,8 @@ def test_a_system_without_a_density_says_so() -> None:
 
 
 def test_samples_are_needed(flow: GenerativeClassifier) -> None:
-    with pytest.raises(UserError, match="expected samples and a batch of at least 1, got 0"):
+    with pytest.raises(UserError, match="expected samples to score, got none"):
         model_scores(flow, images().x[:0])
-    with pytest.raises(UserError, match="got 40 and 0"):
-        model_scores(flow, images().x, batch=0)
     with pytest.raises(UserError, match="at least one trained model, got none"):
         ensemble_scores([], images().x)
 

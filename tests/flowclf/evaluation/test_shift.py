@@ -11,28 +11,13 @@ import pytest
 import torch
 
 import flowclf
-from flowclf.config import make_config
-from flowclf.data import Split, load_dataset
+from flowclf.data import Split
 from flowclf.data.corruptions import CORRUPTIONS, corrupt
 from flowclf.evaluation import evaluate
 from flowclf.evaluation.shift import METRICS, shift_table
 from flowclf.support.errors import UserError
-from flowclf.training import train
 
 FAMILIES, SEVERITIES = ["gaussian_noise", "contrast"], [1, 5]
-
-
-@pytest.fixture(scope="module")
-def classifier() -> flowclf.GenerativeClassifier:
-    digits = load_dataset("digits")
-    settings = {"train": {"epochs": 12}}
-    config = make_config("ce", "digits", digits.shape, preset="digits", overrides=[settings])
-    return train(config, digits, device="cpu").model
-
-
-@pytest.fixture(scope="module")
-def test_split() -> Split:
-    return load_dataset("digits").test
 
 
 @pytest.fixture(scope="module")
