@@ -1,15 +1,20 @@
-"""Planes of latent space: principal components, an image's way, the losses."""
+"""Planes of latent space: of class means, principal components, an image's way, the losses."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from math import pi
+from pathlib import Path
 
 import pytest
 import torch
 from drawn import small_flow, texts, titles
+from matplotlib.patches import Ellipse
 
 from flowclf import GenerativeClassifier as Model
 from flowclf.data import Split
+from flowclf.figures import latent_figure, latent_panels, sample_figure, save_figure
 from flowclf.figures.landscape import landscape_figure, loss_landscape, plane_through
 from flowclf.figures.latent import (
     Latents,
@@ -23,6 +28,54 @@ from flowclf.figures.trajectory import image_trajectory, rotation_trajectory, tr
 from flowclf.support.errors import UserError
 
 NAMES = ("zero", "one", "two")
+
+
+def test_the_plane_holds_the_means_that_span_it() -> None:
+    means = torch.randn(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    centre, basis = plane_of_means(means)
+    flat = (means - centre) @ basis.T @ basis + centre
+    torch.testing.assert_close(flat, means)
+
+
+def test_a_single_dimension_lies_on_a_line() -> None:
+    centre, basis = plane_of_means(torch.tensor([[1.0], [3.0], [8.0]]))
+    assert centre.tolist() == [4.0]
+    assert basis.abs().tolist() == [[1.0], [0.0]]
+
+
+def test_figures_are_written_whole_in_known_formats(tmp_path: Path) -> None:
+    z, y = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+    figure = latent_figure(z, y, torch.eye(4)[:2], torch.ones(2, 4), ["a", "b"])
+    for name in ("f.png", "f.svg", "f.pdf"):
+        save_figure(figure, tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pdf", "f.png", "f.svg"]
+    with pytest.raises(UserError, match=r"\.png"):
+        save_figure(sample_figure(torch.zeros(1, 1, 1, 8, 8), ["a"], 17), tmp_path / "f.gif")
+
+
+def test_a_class_is_an_ellipse_of_two_standard_deviations() -> None:
+    means, std = torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([[1.0, 3.0], [2.0, 0.5]])
+    panel = ("one", means, torch.arange(2), means, std)
+    figure = latent_panels([panel, panel], ["a", "b"])
+    assert len(figure.axes) == 2
+    for ellipse, (first, second) in zip(figure.axes[0].patches, std.tolist(), strict=True):
+        assert isinstance(ellipse, Ellipse)
+        corners = sorted((ellipse.get_width(), ellipse.get_height()))
+        assert corners == pytest.approx(sorted((4 * first, 4 * second)))
+        # The means lie on the first axis, so that the projection keeps both.
+        upright = abs(ellipse.angle) % 180 == 0
+        width = ellipse.get_width() if upright else ellipse.get_height()
+        assert width == pytest.approx(4 * first)
+
+
+def test_pyplot_is_never_loaded() -> None:
+    code = (
+        "import sys, torch; from flowclf.figures import *;"
+        "means, std = torch.eye(4)[:2], torch.ones(2, 4);"
+        "latent_figure(torch.eye(4), torch.arange(4) % 2, means, std, ['a', 'b']);"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
