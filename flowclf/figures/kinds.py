@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,10 +12,10 @@ from flowclf.data import Dataset, Split
 from flowclf.evaluation.extraction import average_latent, fit_image_classifier
 from flowclf.figures.curves import information_figure
 from flowclf.figures.extraction import extracted_digits, extraction_figure
-from flowclf.figures.images import reconstructed, reconstruction_figure, sample_figure
+from flowclf.figures.images import reconstructed, reconstruction_figure
 from flowclf.figures.landscape import landscape_figure, loss_landscape
 from flowclf.figures.latent import embedded_latents, principal_figure
-from flowclf.figures.run import PER_CLASS, TEMPERATURE, class_samples, draw_latents
+from flowclf.figures.run import draw_latents, draw_samples
 from flowclf.figures.style import Figure, Rows
 from flowclf.figures.trajectory import rotation_trajectory, trajectory_figure
 from flowclf.support.errors import UserError
@@ -50,6 +50,11 @@ class Source:
     rows: Rows = ()
 
     @property
+    def names(self) -> Sequence[str]:
+        """Names of the classes."""
+        return self.dataset.class_names
+
+    @property
     def levels(self) -> int:
         """Grey levels of images."""
         assert self.dataset.levels is not None, "asked of images alone"
@@ -63,27 +68,12 @@ def _reconstructions(source: Source) -> Figure:
     return reconstruction_figure(blocks, source.levels)
 
 
-def _samples(source: Source) -> Figure:
-    images = class_samples(source.model, PER_CLASS, TEMPERATURE, seed=0)
-    return sample_figure(images, source.dataset.class_names, source.levels)
-
-
-def _principal(source: Source) -> Figure:
-    panels = {source.name: embedded_latents(source.model, source.test)}
-    return principal_figure(panels, source.dataset.class_names)
-
-
-def _landscape(source: Source) -> Figure:
-    names = source.dataset.class_names
-    return landscape_figure(loss_landscape(source.model, *source.classes, names, beta=source.beta))
-
-
 def _trajectory(source: Source) -> Figure:
     if source.image >= len(source.test):
         raise UserError(f"expected --image below {len(source.test)}, got {source.image}")
     path = rotation_trajectory(source.model, source.test.x[source.image], source.levels)
     background = embedded_latents(source.model, source.test)
-    return trajectory_figure(path, background, source.dataset.class_names, source.levels)
+    return trajectory_figure(path, background, source.names, source.levels)
 
 
 def _extraction(source: Source) -> Figure:
@@ -99,7 +89,7 @@ def _extraction(source: Source) -> Figure:
     reader = fit_image_classifier(source.test.x, source.test.y, source.levels - 1)
     z = average_latent(model, labelled.x, labelled.y)
     rows = {source.name: extracted_digits(model, z, reader, known)}
-    return extraction_figure(rows, source.dataset.class_names, source.levels, known)
+    return extraction_figure(rows, source.names, source.levels, known)
 
 
 @dataclass(frozen=True)
@@ -121,17 +111,25 @@ class Kind:
 
 DECODES = {"can_decode": True}, "an inverse or a decoder"
 KINDS: dict[str, Kind] = {
-    "latent": Kind(lambda s: draw_latents(s.model, s.test, s.dataset.class_names)),
-    "principal": Kind(_principal),
-    "samples": Kind(_samples, {"can_sample": True}, "a model of x to draw from", (1, 3)),
+    "latent": Kind(lambda s: draw_latents(s.model, s.test, s.names)),
+    "principal": Kind(
+        lambda s: principal_figure({s.name: embedded_latents(s.model, s.test)}, s.names)
+    ),
+    "samples": Kind(
+        lambda s: draw_samples(s.model, s.names, s.levels),
+        {"can_sample": True}, "a model of x to draw from", (1, 3),
+    ),
     "reconstructions": Kind(_reconstructions, *DECODES, (1, 3)),
-    "landscape": Kind(_landscape, {"posterior_is_mixture": True}, "the posterior of its mixture"),
+    "landscape": Kind(
+        lambda s: landscape_figure(loss_landscape(s.model, *s.classes, s.names, beta=s.beta)),
+        {"posterior_is_mixture": True}, "the posterior of its mixture",
+    ),
     "trajectory": Kind(_trajectory, channels=(3,)),
     "extraction": Kind(
         _extraction, {"encoder_kind": "relaxed-label"}, "a label among its latents", (1, 3)
     ),
     "information": Kind(lambda s: information_figure(s.rows, len(s.training), s.name)),
-}
+}  # fmt: skip
 
 
 def draw_kind(name: str, source: Source) -> Figure:

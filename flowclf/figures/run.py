@@ -15,7 +15,7 @@ from flowclf.figures.style import Figure, save_figure
 from flowclf.latent.gaussian import Around
 from flowclf.support.seeding import generator_for
 
-__all__ = ["class_samples", "draw_latents", "run_figures"]
+__all__ = ["class_samples", "draw_latents", "draw_samples", "run_figures"]
 
 PER_CLASS = 10
 TEMPERATURE = 0.7
@@ -28,11 +28,15 @@ def run_figures(
     names = dataset.class_names
     figures = {"latent": draw_latents(model, test, names)}
     if dataset.levels and model.can_sample:
-        images = class_samples(model, PER_CLASS, TEMPERATURE, seed=0)
-        figures = {"samples": sample_figure(images, names, dataset.levels)} | figures
+        figures = {"samples": draw_samples(model, names, dataset.levels)} | figures
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name}.png")
     return [folder / f"{name}.png" for name in figures]
+
+
+def draw_samples(model: GenerativeClassifier, class_names: Sequence[str], levels: int) -> Figure:
+    """Draw samples of every class, the same ones each time."""
+    return sample_figure(class_samples(model, PER_CLASS, TEMPERATURE, seed=0), class_names, levels)
 
 
 def draw_latents(model: GenerativeClassifier, test: Split, class_names: Sequence[str]) -> Figure:

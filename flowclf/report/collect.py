@@ -35,9 +35,6 @@ class Entry:
     Attributes:
         name: of its folder, as short as it is unique.
         folder: its path; never shown.
-        config: its settings.
-        facts: of its data.
-        summary: summary.json.
         evaluation: evaluation.json; empty where there is none.
         versions: of the packages it was trained with.
         commit: of the checkout, if it was one.
@@ -85,7 +82,6 @@ class Collection:
     Attributes:
         entries: runs, by data, system, β̃ and name.
         baselines: rows of a study's results.csv without a run folder.
-        unfinished: runs that are left out.
         pictures: .png files of the folders as a whole.
     """
 
@@ -191,17 +187,12 @@ def _with_reasons(begun: Sequence[Unfinished], parents: Sequence[Path]) -> list[
         for point in read_plan(folder).points:
             run = Run(folder / point.name)
             if not run.summary_file.is_file():
-                reason = run.read_failure()
-                words = f"failed: {_without(folder, reason)}" if reason else "not finished"
-                found[point.name] = Unfinished(point.name, words)
+                failure = run.read_failure() or ""
+                for path in (folder.resolve(), folder):
+                    failure = failure.replace(f"{path}/", "")
+                reason = f"failed: {failure}" if failure else "not finished"
+                found[point.name] = Unfinished(point.name, reason)
     return list(found.values())
-
-
-def _without(folder: Path, text: str) -> str:
-    """Return a message without the path of the folder."""
-    for path in (folder.resolve(), folder):
-        text = text.replace(f"{path}/", "")
-    return text
 
 
 def _baselines(folder: Path) -> Iterator[Nested]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,7 @@ SCORE_CAPTIONS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """Image for the page.
-
-    Attributes:
-        uri: data:, the image itself.
-        caption: what it shows, in a sentence.
-        width: in CSS pixels.
-        height: in CSS pixels.
-    """
+    """Image as a data: URI, a sentence on what it shows, and its size in CSS pixels."""
 
     uri: str
     caption: str
@@ -79,18 +72,9 @@ def pictured_runs(rows: Sequence[Row]) -> dict[str, list[Picture]]:
     Raises:
         UserError: a picture that is damaged.
     """
-    found: dict[str, list[Picture]] = {}
-    left = BUDGET
-    for entry in _by_merit(rows):
-        files = sorted((entry.folder / "figures").glob("*.png"))
-        if not files or len(found) == MOST_RUNS:
-            continue
-        pictures = [embed_file(file) for file in files]
-        size = sum(len(picture.uri) for picture in pictures)
-        if size <= left:
-            found[entry.name] = pictures
-            left -= size
-    return found
+    entries = _by_merit(rows)
+    files = {e.name: sorted((e.folder / "figures").glob("*.png")) for e in entries}
+    return _embed_all({name: paths for name, paths in files.items() if paths}, BUDGET, MOST_RUNS)
 
 
 def folder_pictures(files: Sequence[Path]) -> list[Picture]:
@@ -99,12 +83,23 @@ def folder_pictures(files: Sequence[Path]) -> list[Picture]:
     Raises:
         UserError: a picture that is damaged.
     """
-    found: list[Picture] = []
-    left = FOLDER_BUDGET
-    for picture in map(embed_file, files):
-        if len(picture.uri) <= left:
-            found.append(picture)
-            left -= len(picture.uri)
+    found = _embed_all({str(file): [file] for file in files}, FOLDER_BUDGET, len(files))
+    return [picture for pictures in found.values() for picture in pictures]
+
+
+def _embed_all(
+    groups: Mapping[str, Sequence[Path]], budget: int, most: int
+) -> dict[str, list[Picture]]:
+    """Embed groups of pictures in order, those that still fit into so many bytes."""
+    found: dict[str, list[Picture]] = {}
+    for name, files in groups.items():
+        if len(found) == most:
+            break
+        pictures = [embed_file(file) for file in files]
+        size = sum(len(picture.uri) for picture in pictures)
+        if size <= budget:
+            found[name] = pictures
+            budget -= size
     return found
 
 

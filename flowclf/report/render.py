@@ -27,6 +27,7 @@ from flowclf.report.table import (
     run_details,
     seeds_table,
     settings_table,
+    short,
 )
 from flowclf.support.atomic_files import write_text
 from flowclf.support.errors import UserError
@@ -53,7 +54,8 @@ def render(found: Collection) -> str:
     All that comes from files is escaped, and the page's policy lets only its own style and script
     run and nothing load.
     """
-    style, script = (_source(name) for name in ("style.css", "report.js"))
+    folder = resources.files("flowclf.report")
+    style, script = ((folder / name).read_text("utf-8") for name in ("style.css", "report.js"))
     environment = Environment(
         loader=PackageLoader("flowclf.report", ""),
         autoescape=True,
@@ -82,7 +84,7 @@ def _content(found: Collection) -> dict[str, Any]:
     return {
         "title": title(entries),
         "sentences": sentences(found),
-        "tasks": task_summaries(rows),
+        "tasks": [(task_name(*task), _bests(group)) for task, group in by_task(rows).items()],
         "anchors": anchors,
         "unfinished": found.unfinished,
         "comparison": comparison_table(rows, varied, anchors),
@@ -112,10 +114,6 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _source(name: str) -> str:
-    return (resources.files("flowclf.report") / name).read_text("utf-8")
-
-
 @dataclass(frozen=True)
 class Best:
     """Best row of a task by one number, with a note."""
@@ -124,14 +122,6 @@ class Best:
     value: str
     row: Row
     note: str = ""
-
-
-@dataclass(frozen=True)
-class TaskSummary:
-    """Best rows of a task."""
-
-    name: str
-    best: Sequence[Best]
 
 
 def title(entries: Sequence[Entry]) -> str:
@@ -149,12 +139,6 @@ def sentences(found: Collection) -> list[str]:
     return [_sentence(data, entries) for data, entries in groups.items()]
 
 
-def task_summaries(rows: Sequence[Row]) -> list[TaskSummary]:
-    """Return the best of each task by error, ECE and bits/dim, where there are such numbers."""
-    groups = by_task(rows)
-    return [TaskSummary(task_name(*task), _bests(group)) for task, group in groups.items()]
-
-
 def _sentence(data: str, entries: Sequence[Entry]) -> str:
     facts = entries[0].facts
     systems = _named([entry.config.system for entry in entries], "systems")
@@ -164,12 +148,9 @@ def _sentence(data: str, entries: Sequence[Entry]) -> str:
     samples = {entry.facts.samples for entry in entries} - {None}
     size = f", {_range(samples)} training samples" if samples else ""
     what = f"{runs} of {systems} on {data} ({kind}, {len(facts.class_names)} classes{size})"
-    return f"{what}, {_seeds(entries)}{_betas(entries)}."
-
-
-def _seeds(entries: Iterable[Entry]) -> str:
     seeds = sorted({entry.config.seed for entry in entries})
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    counted = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    return f"{what}, {counted}{_betas(entries)}."
 
 
 def _betas(entries: Iterable[Entry]) -> str:
@@ -181,6 +162,7 @@ def _betas(entries: Iterable[Entry]) -> str:
 
 
 def _bests(rows: Sequence[Row]) -> list[Best]:
+    """Return the best of a task by error, ECE and bits/dim, where there are such numbers."""
     error, ece, bits = (ranked(rows, name) for name in ("accuracy", "ece", "bits_per_dim"))
     several = len(rows) > 1
     found = [_best_error(error, several)] if error else []
@@ -225,11 +207,4 @@ def _named(names: Iterable[str], what: str) -> str:
 
 def _range(values: Iterable[float | None]) -> str:
     known = sorted(value for value in values if value is not None)
-    ends = [_written(value) for value in dict.fromkeys((known[0], known[-1]))]
-    return " to ".join(ends)
-
-
-def _written(value: float) -> str:
-    if value == float("inf"):
-        return "∞"
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return " to ".join(map(short, dict.fromkeys((known[0], known[-1]))))

@@ -74,17 +74,8 @@ def _changes(config: RunConfig, shape: Shape) -> Nested:
 
 
 def _preset_settings(config: RunConfig, shape: Shape, changes: Flat) -> Nested:
-    preset, overrides = config.preset, [nested(changes)]
-    return _settings(
-        make_config(
-            config.system,
-            config.dataset,
-            shape,
-            preset=preset,
-            seed=config.seed,
-            overrides=overrides,
-        )  # fmt: skip
-    )
+    options: Nested = {"preset": config.preset, "seed": config.seed, "overrides": [nested(changes)]}
+    return _settings(make_config(config.system, config.dataset, shape, **options))
 
 
 def _settings(config: RunConfig) -> Nested:

@@ -18,6 +18,8 @@ DASH = "–"
 IDENTITY = ("run", "system", "data", "seed", "beta")
 WORDS = ("run", "system", "data")
 HEADLINE = ("accuracy", "ece", "bits_per_dim")
+WITHIN = "Accuracy within each class"
+DETECTION = "AUROC against the test split in %, by score and out-of-distribution set"
 CUSTOM = "With a network of your own this is done in Python: flowclf.train(…, backbone=…)."
 
 
@@ -36,7 +38,6 @@ class Cell:
     """Cell of a table.
 
     Attributes:
-        text: as shown.
         sort: key of the order; None: missing, always last.
         note: smaller, behind the text: an interval.
         best: true of the best of its column.
@@ -59,20 +60,18 @@ class Table:
 
 
 def comparison_table(rows: Sequence[Row], varied: Sequence[str], anchors: dict[str, str]) -> Table:
-    """Return a row a run: its identity, what varies, and all that was measured.
+    """Return a row a run: its identity, the settings that vary, and all that was measured.
 
-    Args:
-        rows: runs and baselines.
-        varied: names of settings.
-        anchors: names of runs to the ids of their sections.
+    `anchors` has the ids of the runs' sections by their names.
     """
     names = [*IDENTITY, *varied]
     columns = [_heading(name, rows) for name in names]
     cells = [[_plain_cell(row, name, anchors) for name in names] for row in rows]
     for name in measured_names(rows):
         columns.append(_measured_heading(name, rows))
-        for line, cell in zip(cells, _measured_cells(rows, name), strict=True):
-            line.append(cell)
+        best, write = best_rows(rows, name), _writer(rows, name)
+        for line, row in zip(cells, rows, strict=True):
+            line.append(_measured_cell(row, name, write, row in best))
     return Table(columns, cells)
 
 
@@ -122,16 +121,11 @@ def environment_table(entries: Sequence[Entry]) -> Table:
 
 @dataclass(frozen=True)
 class Details:
-    """Section of a run.
+    """Section of a run: its main numbers, its figures, tables of an evaluation with their captions.
 
     Attributes:
-        anchor: id.
-        name: of the run.
-        headline: its main numbers.
-        pictures: its figures; none where they were left out.
-        tables: caption and table, of what an evaluation lists.
-        command: that trains it again.
-        note: on the command.
+        pictures: none where they were left out.
+        command: that trains it again, with a note.
         has_figures: true if there are any in its folder.
     """
 
@@ -147,13 +141,7 @@ class Details:
 
 def run_details(entry: Entry, anchor: str, pictures: Sequence[Picture]) -> Details:
     """Return the section of one run."""
-    tables = (
-        ("Accuracy within each class", _class_accuracy(entry)),
-        (
-            "AUROC against the test split in %, by score and out-of-distribution set",
-            _detection(entry),
-        ),
-    )
+    tables = ((WITHIN, _class_accuracy(entry)), (DETECTION, _detection(entry)))
     custom = entry.settings.get("network.kind") == "custom"
     return Details(
         anchor,
@@ -228,13 +216,13 @@ def _plain_cell(row: Row, name: str, anchors: dict[str, str]) -> Cell:
         return Cell()
     link = anchors.get(str(value), "") if name == "run" else ""
     if _is_number(value):
-        return Cell(_short(value), _key(value), link=link)
+        return Cell(short(value), _key(value), link=link)
     text = value if name in WORDS else written(value)
     return Cell(text, text, link=link)
 
 
 def _setting(value: Any) -> Cell:
-    text = "none" if value is None else _short(value) if _is_number(value) else written(value)
+    text = "none" if value is None else short(value) if _is_number(value) else written(value)
     return Cell(text, _key(value) if _is_number(value) else text)
 
 
@@ -244,14 +232,8 @@ def _measured_heading(name: str, rows: Sequence[Row]) -> Column:
     return Column(shown.heading, shown.arrow, numeric=not words)
 
 
-def _measured_cells(rows: Sequence[Row], name: str) -> list[Cell]:
-    scale, best = find_metric(name).scale, best_rows(rows, name)
-    write = _writer(rows, name)
-    return [_measured_cell(row, name, scale, write, row in best) for row in rows]
-
-
-def _measured_cell(row: Row, name: str, scale: float, write: Writer, best: bool) -> Cell:
-    value, number = row.values.get(name), row.number(name)
+def _measured_cell(row: Row, name: str, write: Writer, best: bool) -> Cell:
+    value, number, scale = row.values.get(name), row.number(name), find_metric(name).scale
     if number is None:
         return Cell(value, value) if isinstance(value, str) else Cell()
     ends = [row.number(f"{name}{end}") for end in ENDS]
@@ -295,7 +277,7 @@ def _key(value: float) -> str:
     return repr(value).replace("inf", "Infinity")
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Write six digits at most, as the folders of a sweep have them."""
     if value == float("inf"):
         return "∞"
