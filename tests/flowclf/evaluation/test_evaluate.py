@@ -40,7 +40,13 @@ def images(generator: torch.Generator, count: int = 30) -> Split:
     return Split(x, torch.arange(count) % K)
 
 
-def image_model(split: Split) -> GenerativeClassifier:
+@pytest.fixture
+def split(generator: torch.Generator) -> Split:
+    return images(generator)
+
+
+@pytest.fixture
+def model(split: Split) -> GenerativeClassifier:
     model = build("ib-inn", shape=(1, 4, 4), classes=K, network=NETWORK)
     model.fit_statistics(split.x, split.y)
     return model
@@ -63,9 +69,10 @@ def test_results_are_those_of_the_model(generator: torch.Generator) -> None:
     torch.testing.assert_close(predict_split(model, split).log_prob, log_prob.float())
 
 
-def test_integers_get_noise_of_one_grey_level(generator: torch.Generator) -> None:
-    split = images(generator)
-    model = image_model(split).eval()
+def test_integers_get_noise_of_one_grey_level(
+    model: GenerativeClassifier, split: Split, generator: torch.Generator
+) -> None:
+    model.eval()
     got = torch.tensor([evaluate(model, split, seed=s)["log_prob_nats"] for s in range(30)])
 
     def own_draw() -> float:
@@ -78,9 +85,7 @@ def test_integers_get_noise_of_one_grey_level(generator: torch.Generator) -> Non
     assert abs(float(got.mean() - expected.mean())) < 5 * error
 
 
-def test_the_seed_decides_the_noise(generator: torch.Generator) -> None:
-    split = images(generator)
-    model = image_model(split)
+def test_the_seed_decides_the_noise(model: GenerativeClassifier, split: Split) -> None:
     first, again, other = (evaluate(model, split, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first["bits_per_dim"] != other["bits_per_dim"]
@@ -89,9 +94,8 @@ def test_the_seed_decides_the_noise(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_put_back(training: bool, generator: torch.Generator) -> None:
-    split = images(generator)
-    model = image_model(split).train(training)
+def test_the_mode_is_put_back(training: bool, model: GenerativeClassifier, split: Split) -> None:
+    model.train(training)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     results = evaluate(model, split)
     assert {module.training for module in model.modules()} == {training}
@@ -99,16 +103,14 @@ def test_the_mode_is_put_back(training: bool, generator: torch.Generator) -> Non
     assert results == evaluate(model.eval(), split)
 
 
-def test_the_mode_is_put_back_after_an_error(generator: torch.Generator) -> None:
-    model = image_model(images(generator)).train()
+def test_the_mode_is_put_back_after_an_error(model: GenerativeClassifier) -> None:
+    model.train()
     with pytest.raises(UserError, match="expected x of shape"):
         evaluate(model, Split(torch.zeros(2, 1, 5, 5, dtype=torch.uint8), torch.tensor([0, 1])))
     assert model.training
 
 
-def test_suites_can_be_picked(generator: torch.Generator) -> None:
-    split = images(generator)
-    model = image_model(split)
+def test_suites_can_be_picked(model: GenerativeClassifier, split: Split) -> None:
     names = {"ece", "ece_20_bins", "negative_log_posterior_nats"}
     assert names < evaluate(model, split, ["calibration"]).keys()
     plain = [name for name in SUITES if name not in OTHERS]
@@ -126,9 +128,8 @@ def test_suites_can_be_picked(generator: torch.Generator) -> None:
         evaluate(model, split, ["accuracy", "colour"])
 
 
-def test_outliers_shifts_and_attacks_are_rows(generator: torch.Generator) -> None:
-    split = images(generator)
-    model, strange = image_model(split), Outliers("strange", 255 - split.x)
+def test_outliers_shifts_and_attacks_are_rows(model: GenerativeClassifier, split: Split) -> None:
+    strange = Outliers("strange", 255 - split.x)
     options = Options((strange,), ("brightness",), (1, 3), epsilons=(0.1,), samples=8)
     suites = ["ood", "shift", "attack"]
     found = evaluate(model, split, suites, training=split, options=options)
@@ -145,10 +146,9 @@ def test_outliers_shifts_and_attacks_are_rows(generator: torch.Generator) -> Non
         evaluate(model, split, ["attack"], options=table)
 
 
-def test_an_empty_split_is_refused(generator: torch.Generator) -> None:
-    split = images(generator)
+def test_an_empty_split_is_refused(model: GenerativeClassifier, split: Split) -> None:
     with pytest.raises(UserError, match="at least one sample to evaluate, got none"):
-        evaluate(image_model(split), split.take(slice(0)))
+        evaluate(model, split.take(slice(0)))
 
 
 class Told(Softmax):
@@ -169,18 +169,16 @@ def labelled_rows(count: int = 3000) -> Split:
     return Split(torch.stack((y.float(), torch.zeros(count)), dim=1), y)
 
 
-def test_an_oracle_is_perfect_and_a_wrong_one_perfectly_wrong() -> None:
-    def sure(shift: int) -> Told:
-        return Told(lambda x: 100.0 * torch.eye(K)[(x[:, 0].long() + shift) % K])
-
-    right, wrong = (evaluate(sure(shift), labelled_rows()) for shift in (0, 1))
-    assert right["accuracy"] == 1
-    assert right["accuracy_per_class"] == [1, 1, 1]
-    assert right["ece"] == pytest.approx(0, abs=1e-9)
-    assert right["negative_log_posterior_nats"] == pytest.approx(0, abs=1e-9)
-    assert wrong["accuracy"] == 0
-    assert wrong["ece"] == pytest.approx(1, abs=1e-9)
-    assert wrong["negative_log_posterior_nats"] == pytest.approx(100)
+@pytest.mark.parametrize(("shift", "accuracy", "nll"), [(0, 1, 0), (1, 0, 100)])
+def test_an_oracle_is_perfect_and_a_wrong_one_perfectly_wrong(
+    shift: int, accuracy: float, nll: float
+) -> None:
+    oracle = Told(lambda x: 100.0 * torch.eye(K)[(x[:, 0].long() + shift) % K])
+    found = evaluate(oracle, labelled_rows())
+    assert found["accuracy"] == accuracy
+    assert found["accuracy_per_class"] == [accuracy] * 3
+    assert found["ece"] == pytest.approx(1 - accuracy, abs=1e-9)
+    assert found["negative_log_posterior_nats"] == pytest.approx(nll, abs=1e-9)
 
 
 def test_random_logits_are_right_one_time_in_k(generator: torch.Generator) -> None:
@@ -199,9 +197,9 @@ def test_without_a_density_there_are_no_bits() -> None:
     assert results["negative_log_posterior_nats"] == pytest.approx(log(K))
 
 
-def test_weights_that_are_not_numbers_are_refused(generator: torch.Generator) -> None:
-    split = images(generator)
-    model = image_model(split)
+def test_weights_that_are_not_numbers_are_refused(
+    model: GenerativeClassifier, split: Split
+) -> None:
     with torch.no_grad():
         model.mixture.means[0, 0] = torch.nan
     with pytest.raises(UserError, match="log_posterior that is a number, got NaN for 30 of 30"):
@@ -215,9 +213,8 @@ def test_the_right_class_is_among_the_likeliest() -> None:
     assert metrics.top_accuracy(log_posterior[:, :5], torch.arange(5), 5) is None
 
 
-def test_the_likelihood_of_each_class(generator: torch.Generator) -> None:
-    split = images(generator)
-    found = evaluate(image_model(split), split, ["likelihood"])
+def test_the_likelihood_of_each_class(model: GenerativeClassifier, split: Split) -> None:
+    found = evaluate(model, split, ["likelihood"])
     rows = found["likelihood_per_class"]
     assert [(row["class"], row["samples"]) for row in rows] == [(0, 10), (1, 10), (2, 10)]
     for name in ("log_prob_nats", "bits_per_dim"):
@@ -229,11 +226,11 @@ def test_the_likelihood_of_each_class(generator: torch.Generator) -> None:
 
 
 def test_the_information_of_a_flow_is_its_bits_and_grows_as_noise_shrinks(
-    generator: torch.Generator,
+    model: GenerativeClassifier, generator: torch.Generator
 ) -> None:
     """With uniform noise of one grey level h(ε) = 0: CI(X; Z) is -E log q(x)."""
     split = images(generator, 3000)
-    model = image_model(split)
+    model.fit_statistics(split.x, split.y)
     model.noise.uniform, model.noise.sigma = 1.0, 0.0
     found = evaluate(model, split, ["information", "likelihood"])
     assert found["noise_sigma"] == 0
@@ -245,8 +242,7 @@ def test_the_information_of_a_flow_is_its_bits_and_grows_as_noise_shrinks(
     assert evaluate(model, split, ["information"])["input_information_nats"] is None
 
 
-def test_the_information_of_vae_as_is_also_its_softmaxes(generator: torch.Generator) -> None:
-    split = images(generator)
+def test_the_information_of_vae_as_is_also_its_softmaxes(split: Split) -> None:
     settings = {"network": {"kind": "mlp", "hidden": [8]}, "identity": {"hidden": []}}
     model = build("vae-as", shape=(1, 4, 4), classes=K, samples=len(split), **settings)
     found = evaluate(model, split, ["information"], training=split)
@@ -259,9 +255,9 @@ def test_the_information_of_vae_as_is_also_its_softmaxes(generator: torch.Genera
     assert found["input_information_nats"] is None
 
 
-def test_distances_of_classes_are_those_of_their_means(generator: torch.Generator) -> None:
-    split = images(generator)
-    model = image_model(split)
+def test_distances_of_classes_are_those_of_their_means(
+    model: GenerativeClassifier, split: Split
+) -> None:
     rows = evaluate(model, split, ["clustering"], training=split)["class_distances"]
     distances = torch.tensor([[row[str(k)] for k in range(K)] for row in rows])
     expected = torch.cdist(model.mixture.means, model.mixture.means).detach()
@@ -328,11 +324,8 @@ def test_qda_of_a_table_is_that_of_scipy_in_the_units_of_the_data(
 def test_qda_of_images_counts_in_grey_levels(generator: torch.Generator) -> None:
     def draw(count: int) -> Split:
         y = torch.arange(count) % K
-        x = (
-            100
-            + 40 * y[:, None, None, None]
-            + 20 * torch.randn(count, 1, 2, 2, generator=generator)
-        )
+        noise = 20 * torch.randn(count, 1, 2, 2, generator=generator)
+        x = 100 + 40 * y[:, None, None, None] + noise
         return Split(x.clamp(0, 255).to(torch.uint8), y)
 
     train, test = draw(120), draw(60)
@@ -360,14 +353,9 @@ def test_qda_needs_a_few_samples(generator: torch.Generator) -> None:
 
 
 def test_qda_of_many_dimensions_gets_components(generator: torch.Generator) -> None:
-    train, test = (
-        Split(
-            torch.randn(n, 50, generator=generator) + 2.0 * (torch.arange(n) % K)[:, None],
-            torch.arange(n) % K,
-        )
-        for n in (90, 60)
-    )
-    qda, _ = baseline_rows(train, test, None)
+    y = torch.arange(150) % K
+    split = Split(torch.randn(150, 50, generator=generator) + 2.0 * y[:, None], y)
+    qda, _ = baseline_rows(split.take(slice(90)), split.take(slice(90, None)), None)
     assert qda["system"] == "QDA of 14 components"
     assert qda["bits_per_dim"] is None
     assert qda["accuracy"] > 0.9
@@ -391,9 +379,11 @@ def test_baselines_see_every_class_of_a_large_sorted_set(
     assert [row["samples"] for row in rows] == [60, 60]
 
 
-def test_recalibration_is_fitted_on_what_was_held_out(generator: torch.Generator) -> None:
+def test_recalibration_is_fitted_on_what_was_held_out(
+    model: GenerativeClassifier, generator: torch.Generator
+) -> None:
     test, validation = images(generator, 90), images(generator, 90)
-    model = image_model(test)
+    model.fit_statistics(test.x, test.y)
     rows = evaluate(model, test, ["recalibration"], validation=validation)["recalibration"]
     assert [row["method"] for row in rows] == ["none", "temperature", "vector", "isotonic"]
     assert rows[0]["ece"] == evaluate(model, test, ["calibration"])["ece"]
@@ -403,27 +393,24 @@ def test_recalibration_is_fitted_on_what_was_held_out(generator: torch.Generator
             evaluate(model, test, ["recalibration"], validation=nothing)
 
 
-def test_more_importance_samples_are_a_tighter_bound(generator: torch.Generator) -> None:
-    split = images(generator)
-    model = build("vae", shape=(1, 4, 4), classes=K, likelihood="logistic")
+def test_more_importance_samples_are_a_tighter_bound(
+    model: GenerativeClassifier, split: Split
+) -> None:
+    vae = build("vae", shape=(1, 4, 4), classes=K, likelihood="logistic")
     options = Options(samples=30, draws=300)
-    one, many = evaluate(model, split, ["bound"], options=options)["bound"]
+    one, many = evaluate(vae, split, ["bound"], options=options)["bound"]
     assert one["log_prob_nats"] < many["log_prob_nats"] < 0
     assert (one["draws"], many["draws"]) == (1, 300)
     with pytest.raises(UserError, match="'bound' needs an encoder of Gaussians"):
-        evaluate(image_model(split), split, ["bound"])
+        evaluate(model, split, ["bound"])
 
 
-def test_several_runs_have_a_score_of_their_own(generator: torch.Generator) -> None:
-    split = images(generator)
+def test_several_runs_have_a_score_of_their_own(model: GenerativeClassifier, split: Split) -> None:
     options = Options((Outliers("strange", 255 - split.x),))
-    subject = Subject(image_model(split), split, options=options)
-    (row,) = ensemble_rows([subject.model] * 2, subject)
-    (single,) = (
-        row
-        for row in evaluate(subject.model, split, ["ood"], training=split, options=options)["ood"]
-        if row["score"] == "negative-log-prob"
-    )
+    subject = Subject(model, split, options=options)
+    (row,) = ensemble_rows([model] * 2, subject)
+    rows = evaluate(model, split, ["ood"], training=split, options=options)["ood"]
+    (single,) = (row for row in rows if row["score"] == "negative-log-prob")
     assert row["score"] == "waic"
     assert row["auroc"] == pytest.approx(single["auroc"])
     assert ensemble_rows([Told(lambda x: x)], subject) == []
