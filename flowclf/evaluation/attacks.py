@@ -228,7 +228,11 @@ def _row(epsilon: float, y: Tensor, clean: _Seen, attacked: _Seen) -> dict[str, 
     change = auroc = None
     if clean.density is not None and attacked.density is not None:
         change = float((attacked.density - clean.density).double().mean())
-        auroc = _noticed(-clean.density, -attacked.density)
+        # What is not finite ranks as attacked.
+        most = torch.finfo(torch.float64).max
+        scores = -torch.cat((clean.density, attacked.density)).double()
+        truth = torch.arange(2).repeat_interleave(len(y))
+        auroc = metrics.area_under_roc(scores.nan_to_num(nan=most, posinf=most), truth)
     return {
         "epsilon": float(epsilon),
         "accuracy": metrics.accuracy(attacked.log_posterior, y),
@@ -236,17 +240,6 @@ def _row(epsilon: float, y: Tensor, clean: _Seen, attacked: _Seen) -> dict[str, 
         "log_prob_change_nats": change,
         "auroc": auroc,
     }
-
-
-def _noticed(clean: Tensor, attacked: Tensor) -> float:
-    """Compute the AUROC of scores (N,) and (N,); those not finite rank as attacked."""
-    from sklearn.metrics import roc_auc_score
-
-    scores = torch.cat((clean, attacked)).double()
-    most = torch.finfo(scores.dtype).max
-    scores = scores.nan_to_num(nan=most, posinf=most)
-    truth = torch.cat((torch.zeros(len(clean)), torch.ones(len(attacked))))
-    return float(roc_auc_score(truth.numpy(), scores.numpy()))
 
 
 def _gradient(

@@ -15,6 +15,7 @@ __all__ = [
     "Reliability",
     "bootstrap_interval",
     "brier_score",
+    "check_samples",
     "classwise_calibration_error",
     "expected_calibration_error",
     "overconfidence",
@@ -161,7 +162,11 @@ def paper_calibration(
     ece, mce = float((count * gap).sum() / count.sum()), float(gap.max())
     ice = float(torch.trapezoid(gap, centres))
     draft = version == "draft"
-    ovc = _draft_ovc(share) if draft else _published_ovc(log_posterior, y)
+    ovc = (
+        float(1 - share[-2:].mean()) / (1 - PAPER_LAST_EDGE)
+        if draft
+        else _published_ovc(log_posterior, y)
+    )
     third = max(1.0, ovc) if draft and ovc is not None else ice
     return {
         "ece_percent": ece,
@@ -193,7 +198,7 @@ def bootstrap_interval(
         draws: bootstrap samples of N each.
         level: share of draws within, half of the others on either side.
     """
-    _check(log_posterior, y)
+    check_samples(log_posterior, y)
     _check_level(level)
     if draws < 1:
         raise UserError(f"expected draws >= 1, got {draws}")
@@ -218,16 +223,29 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def check_samples(log_posterior: Tensor, y: Tensor) -> None:
+    """Refuse log-posteriors and labels of no samples, or of shapes that do not match.
+
+    Raises:
+        UserError: they do not.
+    """
+    if log_posterior.ndim != 2 or y.shape != log_posterior.shape[:1] or not y.numel():
+        raise UserError(
+            "expected log-posteriors (N, K) and labels (N,) with N > 0, "
+            f"got {tuple(log_posterior.shape)} and {tuple(y.shape)}"
+        )
+
+
 def _top(log_posterior: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return confidence and correctness, (N,) each."""
-    _check(log_posterior, y)
+    check_samples(log_posterior, y)
     confidence, predicted = log_posterior.double().exp().max(1)
     return confidence, (predicted == y).double()
 
 
 def _each_class(log_posterior: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return probabilities and one-hot labels, (N, K) each."""
-    _check(log_posterior, y)
+    check_samples(log_posterior, y)
     outcomes = torch.nn.functional.one_hot(y, log_posterior.shape[1])
     return log_posterior.double().exp(), outcomes.double()
 
@@ -258,22 +276,10 @@ def _reliability(p: Tensor, o: Tensor, edges: Tensor) -> Reliability:
     return Reliability(confidence, accuracy, count, edges)
 
 
-def _draft_ovc(share: Tensor) -> float:
-    return float(1 - share[-2:].mean()) / (1 - PAPER_LAST_EDGE)
-
-
 def _published_ovc(log_posterior: Tensor, y: Tensor) -> float | None:
     confidence, hit = _top(log_posterior, y)
     wrong = 1 - hit[confidence > 1 - PAPER_THRESHOLD]
     return float(wrong.mean()) / PAPER_THRESHOLD if len(wrong) else None
-
-
-def _check(log_posterior: Tensor, y: Tensor) -> None:
-    if log_posterior.ndim != 2 or y.shape != log_posterior.shape[:1] or not y.numel():
-        raise UserError(
-            "expected log-posteriors (N, K) and labels (N,) with N > 0, "
-            f"got {tuple(log_posterior.shape)} and {tuple(y.shape)}"
-        )
 
 
 def _check_level(level: float) -> None:

@@ -37,19 +37,18 @@ def accuracy_per_class(log_posterior: Tensor, y: Tensor) -> list[float | None]:
     return [float(correct[y == k].double().mean()) if (y == k).any() else None for k in classes]
 
 
-def area_under_roc(log_posterior: Tensor, y: Tensor) -> float | None:
-    """Compute the AUROC of q(y|x), of each class against the rest, averaged: (N, K), (N,).
+def area_under_roc(scores: Tensor, y: Tensor) -> float | None:
+    """Compute the AUROC of scores (N,) of class 1, or of q(k|x) (N, K) one against the rest.
 
-    With two classes that of the second. None where a class has no sample.
+    The mean over classes; with two classes that of the second. None where a class has no sample.
     """
     from sklearn.metrics import roc_auc_score
 
-    classes = log_posterior.shape[1]
+    classes = scores.shape[1] if scores.ndim == 2 else 2
     if len(y.unique()) < classes:
         return None
-    probabilities = log_posterior.double().exp()
-    scores = probabilities[:, 1] if classes == 2 else probabilities
-    return float(roc_auc_score(y.numpy(), scores.numpy(), multi_class="ovr"))
+    of_class = scores[:, 1] if scores.ndim == classes == 2 else scores
+    return float(roc_auc_score(y.numpy(), of_class.double().numpy(), multi_class="ovr"))
 
 
 def negative_log_posterior(log_posterior: Tensor, y: Tensor) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from flowclf.evaluation.calibration import check_samples
 from flowclf.support.errors import UserError
 
 __all__ = [
@@ -43,11 +44,13 @@ def fit_temperature(log_posterior: Tensor, y: Tensor) -> float:
     Raises:
         UserError: no samples, another number of labels than of samples, or a log q not finite.
     """
-    _check_samples(log_posterior, y, "a temperature")
+    _check_finite(log_posterior, y)
     scores = log_posterior.double().log_softmax(1)
+    given = scores.gather(1, y[:, None])[:, 0]
     low, high = log(1 / LARGEST), log(1 / LEAST)
     while low < (middle := (low + high) / 2) < high:
-        if _derivative(scores, y, exp(middle)) > 0:
+        expected = ((exp(middle) * scores).softmax(1) * scores).sum(1)
+        if float((expected - given).mean()) > 0:  # the derivative in β
             high = middle
         else:
             low = middle
@@ -155,7 +158,7 @@ class IsotonicScaling(Recalibration):
     def fit(self, log_posterior: Tensor, y: Tensor) -> Self:
         from sklearn.isotonic import IsotonicRegression
 
-        _check_samples(log_posterior, y, "a recalibration")
+        _check_finite(log_posterior, y)
         _check_classes(log_posterior, y)
         p = log_posterior.double().softmax(1)
         self.floor = 1 / (2 * len(y))
@@ -233,22 +236,7 @@ def _check_width(log_posterior: Tensor, classes: int) -> None:
         )
 
 
-def _derivative(scores: Tensor, y: Tensor, inverse: float) -> float:
-    """Compute the derivative of the mean loss in 1/T, nats."""
-    expected = ((inverse * scores).softmax(1) * scores).sum(1)
-    return float((expected - scores.gather(1, y[:, None])[:, 0]).mean())
-
-
-def _check_samples(log_posterior: Tensor, y: Tensor, what: str) -> None:
-    """Refuse samples that nothing can be fitted to.
-
-    Raises:
-        UserError: no samples, another number of labels than of samples, or a log q not finite.
-    """
-    if log_posterior.ndim != 2 or y.shape != log_posterior.shape[:1] or not y.numel():
-        raise UserError(
-            f"expected {what} to be fitted to (N, K) and (N,) with N > 0, "
-            f"got {tuple(log_posterior.shape)} and {tuple(y.shape)}"
-        )
+def _check_finite(log_posterior: Tensor, y: Tensor) -> None:
+    check_samples(log_posterior, y)
     if not bool(torch.isfinite(log_posterior).all()):
         raise UserError("expected finite log-posteriors, got others")

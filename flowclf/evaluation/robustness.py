@@ -50,8 +50,8 @@ def shift_suite(subject: Subject) -> dict[str, Any]:
 
     With a validation split also once temperature scaled on that, clean.
     """
-    split, levels = subject.images("shift")
-    options = subject.options
+    (split, levels), known, options = subject.images("shift"), subject.held_out, subject.options
+    temperature = None if known is None else fit_temperature(known.log_posterior, known.y)
     table = shift_table(
         subject.model,
         split,
@@ -60,16 +60,10 @@ def shift_suite(subject: Subject) -> dict[str, Any]:
         subject.seed,
         levels=levels,
         official=options.official,
-        temperature=_temperature(subject),
+        temperature=temperature,
         report=subject.report,
     )
     return {"shift": table}
-
-
-def _temperature(subject: Subject) -> float | None:
-    """Fit the temperature on the validation split, if there is one."""
-    known = subject.held_out
-    return None if known is None else fit_temperature(known.log_posterior, known.y)
 
 
 def attack_suite(subject: Subject) -> dict[str, Any]:
@@ -107,11 +101,13 @@ def _rows(name: str, inside: Scores, outside: Scores) -> list[dict[str, Any]]:
 
 def _detection(name: str, inside: Tensor, outside: Tensor) -> dict[str, float]:
     """Compute each measure, with the ends of its 95 % interval."""
-    measures = {"auroc": auroc(inside, outside)}
-    measures["aupr"] = aupr(inside, outside, draws=BOOTSTRAPS)
-    measures["fpr_at_95"] = fpr_at_95(inside, outside, draws=BOOTSTRAPS)
+    measures = {
+        "auroc": auroc(inside, outside),
+        "aupr": aupr(inside, outside, BOOTSTRAPS),
+        "fpr_at_95": fpr_at_95(inside, outside, BOOTSTRAPS),
+    }
     if SCORES[name].direction == "both":
-        measures["two_tailed_auroc"] = two_tailed_auroc(inside, outside, draws=BOOTSTRAPS)
+        measures["two_tailed_auroc"] = two_tailed_auroc(inside, outside, BOOTSTRAPS)
     return {
         f"{measure}{end}": value
         for measure, found in measures.items()

@@ -60,7 +60,7 @@ def accuracy_suite(subject: Subject) -> dict[str, Any]:
         "accuracy_low": low,
         "accuracy_high": high,
         "top_5_accuracy": metrics.top_accuracy(p.log_posterior, p.y, 5),
-        "auroc": metrics.area_under_roc(p.log_posterior, p.y),
+        "auroc": metrics.area_under_roc(p.log_posterior.double().exp(), p.y),
         "accuracy_per_class": metrics.accuracy_per_class(p.log_posterior, p.y),
     }
 
@@ -126,15 +126,8 @@ def reliability_suite(subject: Subject) -> dict[str, Any]:
         "accuracy": found.accuracy,
     }
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
-    return {
-        "reliability": [
-            {
-                name: None if isnan(value) else value
-                for name, value in zip(columns, row, strict=True)
-            }
-            for row in rows
-        ]
-    }
+    known = ([None if isnan(value) else value for value in row] for row in rows)
+    return {"reliability": [dict(zip(columns, row, strict=True)) for row in known]}
 
 
 def recalibration_suite(subject: Subject) -> dict[str, Any]:
@@ -277,7 +270,8 @@ def information_suite(subject: Subject) -> dict[str, Any]:
     first thousand; of vae-as both also by its softmax (`softmax_…`).
     """
     p, model = subject.predictions, subject.model
-    about_y = _label_entropy(p.y) - metrics.negative_log_posterior(p.log_posterior, p.y)
+    label_entropy = float(torch.special.entr(p.y.bincount().double() / len(p.y)).sum())
+    about_y = label_entropy - metrics.negative_log_posterior(p.log_posterior, p.y)
     names = "input_information_nats", "noise_sigma", "mi_nats", "md_nats", "active_units"
     about_x: dict[str, Any] = dict.fromkeys(names)
     if model.has_density:
@@ -321,8 +315,3 @@ def _matrix(values: Tensor) -> list[dict[str, Any]]:
 
 def _mean(values: Tensor | None) -> float | None:
     return None if values is None else float(values.double().mean())
-
-
-def _label_entropy(y: Tensor) -> float:
-    """Compute H(Y) of labels (N,), nats."""
-    return float(torch.special.entr(y.bincount().double() / len(y)).sum())

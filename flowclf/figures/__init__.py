@@ -1,9 +1,9 @@
 """Figures, each a function from results or tensors to a matplotlib Figure."""
 
+from flowclf.figures.canonical_images import extracted_digits, extraction_figure
 from flowclf.figures.curves import information_figure
 from flowclf.figures.evaluation import reliability_figure, roc_figure, score_histograms
 from flowclf.figures.explain import explain_figure
-from flowclf.figures.extraction import extracted_digits, extraction_figure
 from flowclf.figures.images import (
     block_figure,
     image_grid,

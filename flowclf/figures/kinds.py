@@ -10,8 +10,8 @@ import torch
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Dataset, Split
 from flowclf.evaluation.extraction import average_latent, fit_image_classifier
+from flowclf.figures.canonical_images import extracted_digits, extraction_figure
 from flowclf.figures.curves import information_figure
-from flowclf.figures.extraction import extracted_digits, extraction_figure
 from flowclf.figures.images import reconstructed, reconstruction_figure
 from flowclf.figures.landscape import landscape_figure, loss_landscape
 from flowclf.figures.latent import embedded_latents, principal_figure

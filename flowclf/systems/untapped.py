@@ -360,7 +360,7 @@ def _start_at_black(
 
     Where black is -1 the background is most of what q(y|x) sees, and M2 finds hardly any of the
     digits that have no labels: accuracy 0.08 instead of 0.59 on 5-9 (two seeds of
-    benchmarks.flowclf.extraction with 300 updates of 400 + 400 images, 5000 of each).
+    benchmarks.flowclf.unlabelled_digits with 300 updates of 400 + 400 images, 5000 of each).
     """
     in_range = blueprint.levels and settings.preprocess.per == "range"
     if in_range and isinstance(preprocess, ElementwiseAffine):

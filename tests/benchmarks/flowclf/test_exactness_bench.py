@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 
-from benchmarks.flowclf import depth, exactness
+from benchmarks.flowclf import depth, trained_exactness
 from benchmarks.results import FOLDER
 from flowclf.evaluation.exactness import TOLERANCE
 
@@ -16,7 +16,7 @@ def columns(name: str) -> list[str]:
 
 
 def test_a_preset_is_exact_after_500_steps() -> None:
-    row = exactness.measure_preset("ib-inn", "mlp")
+    row = trained_exactness.measure_preset("ib-inn", "mlp")
     assert row["steps"] >= 500
     assert 0 < row["inverse_error_before"] < 1e-4
     assert 0 < row["inverse_error"] < TOLERANCE

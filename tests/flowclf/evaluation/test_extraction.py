@@ -13,8 +13,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from benchmarks import results
-from benchmarks.flowclf import extraction as bench
-from benchmarks.flowclf.extraction import Experiment, paired_difference, pooled, run_experiment
+from benchmarks.flowclf import unlabelled_digits as bench
+from benchmarks.flowclf.unlabelled_digits import (
+    Experiment,
+    paired_difference,
+    pooled,
+    run_experiment,
+)
 from flowclf import build
 from flowclf.data import load_dataset
 from flowclf.evaluation.extraction import (

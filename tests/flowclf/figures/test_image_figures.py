@@ -22,7 +22,7 @@ from flowclf.figures import (
     sample_figure,
     temperature_figure,
 )
-from flowclf.figures.extraction import Extracted, extracted_digits, extraction_figure
+from flowclf.figures.canonical_images import Extracted, extracted_digits, extraction_figure
 from flowclf.figures.run import class_samples, run_figures
 from flowclf.figures.style import BLUE, RED
 from flowclf.figures.walks import (

@@ -1,6 +1,6 @@
 """Error of an inverse before and after training.
 
-    python -m benchmarks.flowclf.exactness [SYSTEM/PRESET[:KEY=VALUE] …]
+    python -m benchmarks.flowclf.trained_exactness [SYSTEM/PRESET[:KEY=VALUE] …]
 
 Every preset of the systems with an inverse takes 500 steps at its own learning rate, held constant
 (no warm-up, no decay: harder than its own schedule). A row has the errors of 256 test samples, see

@@ -1,4 +1,4 @@
-"""Digits without a name: python -m benchmarks.flowclf.extraction --seeds 0-9
+"""Digits without a name: python -m benchmarks.flowclf.unlabelled_digits --seeds 0-9
 
 The experiment of Gemp, Parente, Mahadevan, "Inverting VAEs for improved generative accuracy", 2017,
 Sec. 3: of the 70,000 digits of MNIST 0-4 have labels, 20,000 images drawn from all have none, and
@@ -221,7 +221,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def _arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.flowclf.extraction")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flowclf.unlabelled_digits")
     add = parser.add_argument
     add("--seeds", type=_seeds, default=[*range(10)], help="0-9 or 0,3,5")
     add("--variants", nargs="+", choices=VARIANTS, default=[*VARIANTS])
