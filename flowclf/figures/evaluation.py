@@ -60,10 +60,14 @@ def evaluation_figures(
         class_names: of the data.
         scores: `Subject.outlier_scores`.
     """
+
+    def attack(row: Mapping[str, Any]) -> str:
+        return f"{row['kind']}, {row['loss']}"
+
     draw: dict[str, Callable[[Rows], Figure]] = {
         "reliability": lambda rows: reliability_figure({name: _reliability(rows)}),
         "shift": lambda rows: corruption_figure({name: rows}),
-        "attack": lambda rows: attack_figure(_attacks(rows)),
+        "attack": lambda rows: attack_figure({k: list(v) for k, v in groupby(rows, attack)}),
         "confusion": lambda rows: confusion_figure(_matrix(rows), class_names),
         "class_distances": lambda rows: distance_figure(_matrix(rows), class_names),
     }
@@ -84,12 +88,6 @@ def evaluation_figures(
 def _matrix(rows: Rows) -> Tensor:
     """Convert rows with the classes' numbers as keys to (K, K)."""
     return torch.tensor([[row[str(k)] for k in range(len(rows))] for row in rows])
-
-
-def _attacks(rows: Rows) -> dict[str, Rows]:
-    """Group rows by the kind of attack and its loss."""
-    groups = groupby(rows, key=lambda row: f"{row['kind']}, {row['loss']}")
-    return {attack: list(group) for attack, group in groups}
 
 
 def _reliability(rows: Rows) -> Reliability:

@@ -94,7 +94,9 @@ def block_figure(
             )
     columns = min(columns or len(blocks), len(blocks))
     lines = -(-len(blocks) // columns)
-    widths = [_heights_wide(images) for images in blocks.values()]
+    # Of a row of images in heights of one.
+    sizes = [(len(images[0]), *images.shape[-2:]) for images in blocks.values()]
+    widths = [(count * (w + GAP) - GAP) / (h + GAP) for count, h, w in sizes]
     # A formula between $ counts as one letter.
     letters = max(len(re.sub(r"\$[^$]*\$", "x", label)) for label in labels)
     margin = 0.25 + LETTER * letters
@@ -133,12 +135,6 @@ def frame_image(axes: Axes, images: Tensor, row: int, column: int, **style: Any)
     corner = (width + GAP) * column - 1, (height + GAP) * row - 1
     common = {"fill": False, "linewidth": 1.4, "clip_on": False}
     axes.add_patch(Rectangle(corner, width + 1, height + 1, **common | style))
-
-
-def _heights_wide(images: Tensor) -> float:
-    """Return the width of a row of images (R, n, channels, H, W) over their height."""
-    _, count, _, height, width = images.shape
-    return (count * (width + GAP) - GAP) / (height + GAP)
 
 
 @torch.no_grad()

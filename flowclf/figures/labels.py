@@ -54,17 +54,12 @@ def place_labels(figure: Figure) -> None:
     # Only a layout says where the points come to lie.
     figure.draw_without_rendering()
     for axes, own in labels.items():
-        points, taken = _line_points(axes), list[Bbox]()
+        lines = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
+        pieces = [np.asarray(line.interpolated(FINE).vertices) for line in lines]
+        points, taken = np.concatenate((np.empty((0, 2)), *pieces)), list[Bbox]()
         for label in own:
             covered = [_covered(_moved(label, place), axes, points, taken) for place in PLACES]
             taken.append(_moved(label, PLACES[covered.index(min(covered))]))
-
-
-def _line_points(axes: Axes) -> npt.NDArray[np.float64]:
-    """Return points (N, 2) along all lines, in pixels."""
-    paths = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
-    pieces = [np.asarray(path.interpolated(FINE).vertices) for path in paths]
-    return np.concatenate((np.empty((0, 2)), *pieces))
 
 
 def _moved(label: Annotation, place: Place) -> Bbox:

@@ -102,7 +102,10 @@ def loss_landscape(
         corner, name = third.to(means), "z"
     origin, basis = plane_through(means[y], means[other], corner)
     places = (torch.stack((means[y], means[other], corner)) - origin) @ basis.T
-    across, up = _grid(places, points)
+    low, high = places.min(0).values, places.max(0).values
+    half = 0.9 * float((high - low).max())
+    steps = torch.linspace(-half, half, points, dtype=torch.float64, device=places.device)
+    across, up = (middle + steps for middle in (low + high) / 2)
     plane = origin + torch.cartesian_prod(up, across).flip(1).to(basis) @ basis
     names = [class_names[y], class_names[other], name]
     marks = {name: (x, h) for name, (x, h) in zip(names, places.tolist(), strict=True)}
@@ -142,14 +145,6 @@ def _nearest_class(means: Tensor, y: int, other: int) -> int:
     distances = (means - means[y]).norm(dim=1) + (means - means[other]).norm(dim=1)
     distances[[y, other]] = torch.inf
     return int(distances.argmin())
-
-
-def _grid(places: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """Return coordinates (points,) twice of a square around the places (3, 2), with a margin."""
-    low, high = places.min(0).values, places.max(0).values
-    middle, half = (low + high) / 2, 0.9 * float((high - low).max())
-    steps = torch.linspace(-half, half, points, dtype=torch.float64, device=places.device)
-    return middle[0] + steps, middle[1] + steps
 
 
 def _losses(

@@ -232,19 +232,15 @@ def _styles(rows: Rows, names: Sequence[str], dotted: Collection[str]) -> dict[s
 
 def _legend(figure: Figure, styles: Mapping[str, dict[str, Any]], title: str | None = None) -> None:
     lines = [Line2D([], [], label=name, **style) for name, style in styles.items()]
-    columns = _legend_columns(styles, figure.get_figwidth())
+    # Four, or as many as fit wherever the longest names come to stand.
+    widths = sorted((LEGEND_KEY + LEGEND_LETTER * len(name) for name in styles), reverse=True)
+    counts = range(2, 1 + min(4, len(widths)))
+    columns = max((k for k in counts if sum(widths[:k]) <= figure.get_figwidth()), default=1)
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE * ((len(lines) - 1) // columns))
     figure.legend(
         handles=lines, loc="outside lower center", ncols=columns, fontsize=9, frameon=False,
         title=title, title_fontsize=8,
     )  # fmt: skip
-
-
-def _legend_columns(names: Collection[str], inches: float) -> int:
-    """Return four, or as many as fit wherever the longest names come to stand."""
-    widths = sorted((LEGEND_KEY + LEGEND_LETTER * len(name) for name in names), reverse=True)
-    fitting = [k for k in range(2, 1 + min(4, len(widths))) if sum(widths[:k]) <= inches]
-    return max(fitting, default=1)
 
 
 def _has(row: Mapping[str, Any], name: str) -> bool:

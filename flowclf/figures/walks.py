@@ -70,8 +70,8 @@ def interpolation_strips(
 
 def _draw_pairs(y: Tensor, pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw two tensors of row numbers, each row once, of different classes where possible."""
-    first, *rest = torch.randperm(len(y), generator=generator).split([pairs, len(y) - pairs])
-    free = rest[0].tolist()
+    order = torch.randperm(len(y), generator=generator)
+    first, free = order[:pairs], order[pairs:].tolist()
     second = []
     for row in first.tolist():
         other = next((r for r in free if y[r] != y[row]), free[0])
@@ -210,8 +210,11 @@ def ambiguous_walk(
         points = (steps - 1) * FINE + 1
         path = ROUTES[route](z[0], means, points)
         shown = path[::FINE]
-        images = model.decode(shown) if gallery is None else _nearest(model, shown, gallery)
-        if gallery is not None:
+        if gallery is None:
+            images = model.decode(shown)
+        else:
+            nearest = torch.cdist(shown, latents(model, gallery)).argmin(1)
+            images = gallery[nearest.to(gallery.device)]
             images[steps // 2] = x
         posterior = model.densities(path).log_posterior.exp()
     return AmbiguousWalk(images.cpu(), posterior.cpu(), pair)
@@ -260,12 +263,6 @@ ROUTES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "parallel": _parallel_path,
     "means": _path_of_means,
 }
-
-
-def _nearest(model: GenerativeClassifier, points: Tensor, gallery: Tensor) -> Tensor:
-    """Return the gallery's images with the latents nearest to the points (S, D)."""
-    rows = torch.cdist(points, latents(model, gallery)).argmin(1)
-    return gallery[rows.to(gallery.device)]
 
 
 def _draw_posterior(axes: Axes, walk: AmbiguousWalk, class_names: Sequence[str]) -> None:

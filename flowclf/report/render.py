@@ -68,7 +68,9 @@ def render(found: Collection) -> str:
         **_content(found),
         style=Markup(style),
         script=Markup(script),
-        policy=_policy(style, script),
+        # Pictures inside the page, this style and this script alone.
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
+        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
     )
 
 
@@ -99,14 +101,6 @@ def _content(found: Collection) -> dict[str, Any]:
         "common": yaml.safe_dump(nested(common), sort_keys=False, allow_unicode=True),
         "environment": environment_table(entries),
     }
-
-
-def _policy(style: str, script: str) -> str:
-    """Return the Content-Security-Policy: pictures inside the page, this style and script alone."""
-    return (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
-    )
 
 
 def _hash(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,12 @@ def seeds_table(rows: Sequence[Row], varied: Sequence[str]) -> Table | None:
     columns = [_heading(name, rows) for name in names]
     columns += [Column("seeds"), *(_measured_heading(name, rows) for name in metrics)]
     writers = {name: _writer(rows, name) for name in metrics}
-    return Table(columns, [_seeds_row(group, names, writers) for group in groups.values()])
+    lines = []
+    for group in groups.values():
+        own, seeds = [_plain_cell(group[0], name, {}) for name in names], str(len(group))
+        means = [_mean(group, *each) for each in writers.items()]
+        lines.append([*own, Cell(seeds, seeds), *means])
+    return Table(columns, lines)
 
 
 def settings_table(entries: Sequence[Entry]) -> Table | None:
@@ -142,23 +147,19 @@ class Details:
 def run_details(entry: Entry, anchor: str, pictures: Sequence[Picture]) -> Details:
     """Return the section of one run."""
     tables = ((WITHIN, _class_accuracy(entry)), (DETECTION, _detection(entry)))
+    found = {n: entry.measured[n] for n in HEADLINE if _is_number(entry.measured.get(n))}
+    main = [(find_metric(name), value) for name, value in found.items()]
     custom = entry.settings.get("network.kind") == "custom"
     return Details(
         anchor,
         entry.name,
-        _headline(entry),
+        ", ".join(f"{metric.label} {metric.written(value)}" for metric, value in main),
         pictures,
         [(caption, table) for caption, table in tables if table],
         train_command(entry.config, entry.facts.shape, entry.data),
         CUSTOM if custom else "",
         any((entry.folder / "figures").glob("*.png")),
     )
-
-
-def _headline(entry: Entry) -> str:
-    found = {n: entry.measured[n] for n in HEADLINE if _is_number(entry.measured.get(n))}
-    metrics = [(find_metric(name), value) for name, value in found.items()]
-    return ", ".join(f"{metric.label} {metric.written(value)}" for metric, value in metrics)
 
 
 def _class_accuracy(entry: Entry) -> Table | None:
@@ -240,14 +241,6 @@ def _measured_cell(row: Row, name: str, write: Writer, best: bool) -> Cell:
     known = [write(scale * end) for end in ends if end is not None]
     note = f"{known[0]} to {known[1]}" if len(known) == 2 else ""
     return Cell(write(scale * number), repr(number), note, best)
-
-
-def _seeds_row(
-    group: Sequence[Row], names: Sequence[str], writers: Mapping[str, Writer]
-) -> list[Cell]:
-    cells = [_plain_cell(group[0], name, {}) for name in names]
-    seeds = str(len(group))
-    return [*cells, Cell(seeds, seeds), *(_mean(group, *each) for each in writers.items())]
 
 
 def _mean(group: Sequence[Row], name: str, write: Writer) -> Cell:
