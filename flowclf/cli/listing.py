@@ -29,19 +29,18 @@ def datasets(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the data sets known by name, and where they were found."""
     from flowclf.data import DATASETS, locate
 
-    rows = []
-    for name, info in DATASETS.items():
-        found = locate(name, data_dir)
-        row = {
+    rows = [
+        {
             "data": name,
             "summary": info.summary,
             "shape": list(info.shape),
             "classes": info.classes,
             "train": info.train_size,
             "test": info.test_size,
-            "found": str(found) if found else None,
+            "found": str(found) if (found := locate(name, data_dir)) else None,
         }
-        rows.append(row)
+        for name, info in DATASETS.items()
+    ]
     _print("data sets", rows, as_json, summary="what it is")
 
 

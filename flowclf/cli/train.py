@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from flowclf.catalogue import find_metric
-from flowclf.cli.output import (
-    AsJson,
-    DataDir,
-    Device,
-    Where,
-    message,
-    print_json,
-    print_table,
-)
+from flowclf.cli.output import AsJson, DataDir, Device, Where, message, print_json, print_table
 from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -224,9 +216,8 @@ def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: 
     except ConnectionError as error:
         raise type(error)(f"{error}; the last checkpoint is in {run.checkpoint_file}") from None
     except TrainingDiverged as error:
-        raise TrainingDiverged(
-            f"{error}\nthe last good checkpoint is in {run.checkpoint_file}"
-        ) from None
+        kept = f"the last good checkpoint is in {run.checkpoint_file}"
+        raise TrainingDiverged(f"{error}\n{kept}") from None
 
 
 def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_json: bool) -> None:
@@ -244,9 +235,8 @@ def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_js
     for row in (own, *others):
         samples = row.get("samples", len(fitted))
         few = "" if samples == len(fitted) else f" ({samples:,} samples)"
-        table.append(
-            [row["system"] + few, *(find_metric(name).written(row[name]) for name in MAIN)]
-        )
+        numbers = [find_metric(name).written(row[name]) for name in MAIN]
+        table.append([row["system"] + few, *numbers])
     columns = ("system", *(find_metric(name).column for name in MAIN))
     print_table(f"{dataset.name}: {len(test)} test samples", columns, table)
     print(f"model    {summary['parameters']:,} parameters")

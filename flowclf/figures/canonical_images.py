@@ -48,13 +48,8 @@ def extracted_digits(
     """Decode the one-hot labels at z (D,), and assign classes to them.
 
     The first `known` labels keep their classes, the others compete for the rest
-    (`assign_by_competition`, by p(class|image) of the image in black and white).
-
-    Args:
-        model: in any mode; it is put back.
-        z: e.g. `average_latent` of labelled samples.
-        reader: of `fit_image_classifier`.
-        known: classes with labels.
+    (`assign_by_competition`, by p(class|image) of the image in black and white). For example with
+    z of `average_latent` and a reader of `fit_image_classifier`; the model may be in any mode.
 
     Raises:
         UserError: fewer classes than known ones.

@@ -9,15 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from flowclf.catalogue import find_metric
-from flowclf.figures.style import (
-    GREY,
-    Figure,
-    Rows,
-    averages,
-    draw_curve,
-    line_style,
-    new_figure,
-)
+from flowclf.figures.style import GREY, Figure, Rows, averages, draw_curve, line_style, new_figure
 from flowclf.support.errors import UserError
 
 __all__ = ["attack_figure", "corruption_figure", "information_figure", "low_data_figure"]

@@ -51,14 +51,7 @@ def evaluation_figures(
     """Write a .png for each of the results that has a figure; return their paths.
 
     reliability, shift, attack, confusion, class_distances, and with scores of out-of-distribution
-    data roc-SCORE and scores-SCORE of the `DRAWN_SCORES` there are.
-
-    Args:
-        name: of the system.
-        results: of `evaluate`.
-        folder: where they go.
-        class_names: of the data.
-        scores: `Subject.outlier_scores`.
+    data (`Subject.outlier_scores`) roc-SCORE and scores-SCORE of the `DRAWN_SCORES` there are.
     """
 
     def attack(row: Mapping[str, Any]) -> str:

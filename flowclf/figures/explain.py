@@ -57,14 +57,9 @@ def explain_figure(
     """Draw for each prediction x, its contributions in nats, the path to the runner-up, posteriors.
 
     Blue is the predicted class, red the runner-up: contributions to the one and the other on one
-    scale for all, symmetric about 0, and the two posteriors along the path. Of a table the largest
-    contributions as bars, with the feature's value in x and at the end of the path.
-
-    Args:
-        explained: of `explanations`, at least one.
-        class_names: K names.
-        levels: grey levels of images, None for a table.
-        feature_names: of a table's F columns; none: their numbers.
+    scale for all, symmetric about 0, and the two posteriors along the path. Of a table (`levels` is
+    None) the largest contributions as bars, with the feature's name or else its number, and its
+    value in x and at the end of the path.
 
     Raises:
         UserError: another number of feature names.

@@ -73,13 +73,9 @@ def temperature_figure(
 def block_figure(
     blocks: Mapping[str, Tensor], labels: Sequence[str], levels: int, columns: int | None = None
 ) -> Figure:
-    """Draw titled blocks of images (R, n, channels, H, W); each line of blocks has R row labels.
+    """Draw titled blocks of images (R, n, channels, H, W), so many columns of blocks in a line.
 
-    Args:
-        blocks: at least one; all with as many rows.
-        labels: R of them.
-        levels: grey levels.
-        columns: blocks in a line; None: all.
+    Each line of blocks has R row labels; without `columns` all blocks stand in one line.
 
     Raises:
         UserError: no block, or one with another number of rows than labels.
@@ -156,12 +152,8 @@ def reconstructed(models: Mapping[str, GenerativeClassifier], x: Tensor) -> dict
 def reconstruction_figure(blocks: Mapping[str, Mapping[str, Tensor]], levels: int) -> Figure:
     """Draw blocks side by side, by the data's names; in each a row of x and one of each model.
 
-    Training images that look better than test images were memorized. VAE-AS (Li 2019),
-    Figures 4 and 5.
-
-    Args:
-        blocks: of `reconstructed`, (n, C, H, W) each, with the same models.
-        levels: grey levels.
+    Blocks are of `reconstructed`, rows (n, C, H, W). Training images that look better than test
+    images were memorized. VAE-AS (Li 2019), Figures 4 and 5.
 
     Raises:
         UserError: no block, blocks of different models, or rows of different shapes.

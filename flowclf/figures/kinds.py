@@ -32,7 +32,6 @@ class Source:
 
     Attributes:
         name: of the system.
-        model, dataset, training, test: of the run.
         beta: its β̃; None where there is none.
         classes: the sample's class and another one.
         image: row of the test split.

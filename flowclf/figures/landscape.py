@@ -80,8 +80,7 @@ def loss_landscape(
 
     Args:
         model: in any mode; it is put back.
-        y: the sample's class.
-        other: the other class.
+        y, other: the sample's class, and another one.
         class_names: K names.
         third: a latent (D,) in the plane; None: the mean of the class nearest to these two.
         beta: of the last loss; None: without it.

@@ -81,13 +81,8 @@ def trajectory_figure(
     """Draw the path in the plane of the class means, over the test set; beneath its images.
 
     The numbers on the path are those of the images; under each stands the change and -log q(z),
-    which also measures what leaves the plane. IB-INN (Ardizzone et al. 2020), Figure 11.
-
-    Args:
-        trajectory: of `rotation_trajectory` or `image_trajectory`.
-        background: of `embedded_latents` on the test set.
-        class_names: K names.
-        levels: grey levels.
+    which also measures what leaves the plane. `background` is of `embedded_latents` on the test
+    set. IB-INN (Ardizzone et al. 2020), Figure 11.
     """
     steps = len(trajectory.images)
     per_line = min(steps, 8)

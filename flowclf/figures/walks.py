@@ -125,11 +125,8 @@ def mean_walks(
 
         z = (1 - t) m_a + t m_b,  t = 0 … 1
 
-    Args:
-        model: one with a decoder, in any mode.
-        pairs: classes (a, b), P of them.
-        steps: images in a walk.
-        around: m are the means of the mixture, or the averages of the training latents.
+    of P pairs of classes (a, b); m are the means of the mixture, or the averages of the training
+    latents.
 
     Raises:
         UserError: a class out of range, fewer than two steps, or a system without a decoder.

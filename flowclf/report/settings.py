@@ -39,12 +39,8 @@ def written(value: Any) -> str:
 def train_command(config: RunConfig, shape: Shape, dataset: str) -> str:
     """Return the `flowclf train` of this configuration, for a POSIX shell.
 
-    Settings of the preset are left out.
-
-    Args:
-        config: of the run.
-        shape: of one sample, by which a preset is chosen.
-        dataset: what `--data` is to be.
+    Settings of the preset, which is chosen by the shape of one sample, are left out; `dataset` is
+    what `--data` is to be.
     """
     arguments = ["flowclf", "train", config.system, "--data", dataset]
     if config.preset != default_preset(config.system, dataset, shape):
