@@ -1,8 +1,11 @@
-"""Small networks for every system, by what its settings allow."""
+"""Small networks for every system, and checks of what their losses teach."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from flowclf.systems import SYSTEMS
 from flowclf.systems.assemble import InvertibleSettings
@@ -31,3 +34,31 @@ def small(system: str, *, image: bool = False, hidden: int = 8, **flow: Any) -> 
     elif is_flow(system):
         network = {**network, "blocks": 1, **flow}
     return {"network": network} | ({"decoder": decoder} if "decoder" in fields else {})
+
+
+def check_gradients(model: nn.Module, total: Tensor) -> None:
+    """Check that the loss gives every trained parameter a finite gradient."""
+    assert bool(total.isfinite())
+    total.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.numel():
+            assert parameter.grad is not None, f"{name} has no gradient"
+            assert bool(parameter.grad.isfinite().all()), f"{name} has an infinite gradient"
+
+
+def check_all_grouped(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> None:
+    """Check that the groups hold every trained parameter and no other."""
+    grouped = {id(p) for group in groups.values() for p in group}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == grouped
+
+
+def group_gradients(term: Tensor, groups: dict[str, list[nn.Parameter]]) -> dict[str, list[Tensor]]:
+    """Compute the gradients of each group that the term reaches, zeros where it does not."""
+    found = {}
+    for name, group in groups.items():
+        if not group:
+            continue
+        got = torch.autograd.grad(term, group, retain_graph=True, allow_unused=True)
+        if any(bool(gradient.any()) for gradient in got if gradient is not None):
+            found[name] = [torch.zeros(()) if g is None else g for g in got]
+    return found

@@ -63,20 +63,28 @@ def test_equal_covariances_make_an_affine_softmax(
     assert_close(mixture.log_posterior(z), affine, **EXACT)
     got = loss_and_gradient(mixture.log_posterior(z), z)
     assert_close(got, loss_and_gradient(affine, z), **EXACT)
+    layer = mixture.to_linear()
+    assert_close(layer(z).log_softmax(1), affine, **EXACT)
+    again = GaussianMixture.from_linear(layer)
+    assert_close(again.log_posterior(z), affine, **EXACT)
 
 
-def make_linear(generator: torch.Generator, bias: bool = True) -> nn.Linear:
+@pytest.mark.parametrize("bias", [True, False])
+def test_any_softmax_layer_is_a_mixture_and_learns_as_one(
+    bias: bool, generator: torch.Generator
+) -> None:
+    """I1b: μ_y = w_y, log π_y = b_y + ½|w_y|² up to a constant; with weights "affine"."""
     layer = nn.utils.skip_init(nn.Linear, D, K, bias=bias).double()
     for parameter in layer.parameters():
         parameter.data.normal_(generator=generator)
-    return layer
-
-
-def test_any_softmax_layer_is_a_mixture_and_learns_as_one(generator: torch.Generator) -> None:
-    """I1b: μ_y = w_y, log π_y = b_y + ½|w_y|² up to a constant; with weights "affine"."""
-    layer, z = make_linear(generator), normal(generator, B, D).requires_grad_()
+    z = normal(generator, B, D).requires_grad_()
     mixture = GaussianMixture.from_linear(layer)
     assert_close(mixture.log_posterior(z), layer(z).log_softmax(1), **EXACT)
+    if not bias:
+        return
+    back = mixture.to_linear()
+    assert_close(back.weight, layer.weight, **EXACT)
+    assert_close(back.bias.log_softmax(0), layer.bias.log_softmax(0), **EXACT)
     expected = cross_entropy(layer(z), y)
     got = nll_loss(mixture.log_posterior(z), y)
     assert_close(got, expected, **EXACT)
@@ -87,31 +95,6 @@ def test_any_softmax_layer_is_a_mixture_and_learns_as_one(generator: torch.Gener
         torch.autograd.grad(expected, [z, layer.weight, layer.bias]),
         **EXACT,
     )
-
-
-def test_a_layer_without_bias_is_a_mixture_too(generator: torch.Generator) -> None:
-    layer, z = make_linear(generator, bias=False), normal(generator, B, D)
-    mixture = GaussianMixture.from_linear(layer)
-    assert_close(mixture.log_posterior(z), layer(z).log_softmax(1), **EXACT)
-
-
-def test_a_layer_survives_the_way_to_a_mixture_and_back(generator: torch.Generator) -> None:
-    layer = make_linear(generator)
-    back = GaussianMixture.from_linear(layer).to_linear()
-    assert_close(back.weight, layer.weight, **EXACT)
-    assert_close(back.bias.log_softmax(0), layer.bias.log_softmax(0), **EXACT)
-
-
-@pytest.mark.parametrize("weights", ["uniform", "learned", "affine"])
-@pytest.mark.parametrize("covariance", ["unit", "shared"])
-def test_a_mixture_survives_the_way_to_a_layer_and_back(
-    covariance: str, weights: str, generator: torch.Generator
-) -> None:
-    mixture, z = make_mixture(covariance, weights), normal(generator, B, D)
-    layer = mixture.to_linear()
-    assert_close(layer(z).log_softmax(1), mixture.log_posterior(z), **EXACT)
-    again = GaussianMixture.from_linear(layer)
-    assert_close(again.log_posterior(z), mixture.log_posterior(z), **EXACT)
 
 
 def test_affine_scores_of_several_covariances_are_refused() -> None:
@@ -276,10 +259,7 @@ def best_ratio(latents: Latents, mixture: GaussianMixture, kind: Any) -> Density
     return ratio
 
 
-SPREADS = pytest.mark.parametrize("same_std", [True, False], ids=["same-std", "other-std"])
-
-
-@SPREADS
+@pytest.mark.parametrize("same_std", [True, False], ids=["same-std", "other-std"])
 @pytest.mark.parametrize("covariance", ["unit", "shared", "per-class"])
 @torch.no_grad()
 def test_quadratic_ratios_are_exact_and_affine_ones_with_equal_covariances(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_systems import is_flow
+from small_systems import check_gradients, is_flow
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.testing import assert_close
@@ -35,9 +36,10 @@ FEED_FORWARD = [system for system in SYSTEMS if not is_flow(system)]
 SEMI_SUPERVISED = systems_with("accepts_unlabelled")
 # What the published systems can; any other system is told by its models alone.
 PUBLISHED = {
-    "ib-inn": "has_density has_elbo can_sample can_decode accepts_unlabelled posterior_is_mixture",
-    "class-nll": "has_density has_elbo can_sample can_decode accepts_unlabelled"
-    " posterior_is_mixture",
+    **dict.fromkeys(
+        ("ib-inn", "class-nll"),
+        "has_density has_elbo can_sample can_decode accepts_unlabelled posterior_is_mixture",
+    ),
     "i-revnet": "can_decode posterior_is_mixture",
     "vib": "accepts_unlabelled posterior_is_mixture",
     **dict.fromkeys(("resnet", "ce", "gm", "vc"), "posterior_is_mixture"),
@@ -50,6 +52,7 @@ CAPABILITIES = sorted({word for words in PUBLISHED.values() for word in words.sp
 
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 every_data = pytest.mark.parametrize("data", DATA)
+every_case = pytest.mark.parametrize(("system", "data"), list(product(SYSTEMS, DATA)))
 
 
 def make_model(system: str, data: str, seed: int = 0, **settings: Any) -> GenerativeClassifier:
@@ -85,22 +88,13 @@ def trained(model: GenerativeClassifier) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
 
 
-def check_gradients(model: GenerativeClassifier, total: Tensor) -> None:
-    assert bool(total.isfinite())
-    total.backward()
-    for name, parameter in trained(model).items():
-        assert parameter.grad is not None, f"{name} has no gradient"
-        assert bool(parameter.grad.isfinite().all()), f"{name} has an infinite gradient"
-
-
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_what_the_published_systems_can(capability: str) -> None:
     expected = {system for system, words in PUBLISHED.items() if capability in words.split()}
     assert expected == set(systems_with(capability)) & PUBLISHED.keys()
 
 
-@every_data
-@every_system
+@every_case
 def test_weights_come_from_the_seed_alone(system: str, data: str) -> None:
     before = torch.get_rng_state()
     first, again, other = (make_model(system, data, seed).state_dict() for seed in (0, 0, 1))
@@ -109,8 +103,7 @@ def test_weights_come_from_the_seed_alone(system: str, data: str) -> None:
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
 
 
-@every_data
-@every_system
+@every_case
 def test_every_trained_parameter_gets_a_finite_gradient(system: str, data: str) -> None:
     model = fitted(system, data)
     terms = loss(model, *draw(data))
@@ -120,8 +113,7 @@ def test_every_trained_parameter_gets_a_finite_gradient(system: str, data: str) 
     check_gradients(model, terms["total"])
 
 
-@every_data
-@every_system
+@every_case
 def test_a_few_steps_lower_the_loss(system: str, data: str) -> None:
     model, (x, y) = fitted(system, data).eval(), draw(data)
     optimizer = torch.optim.Adam(trained(model).values(), lr=1e-3)
@@ -133,8 +125,7 @@ def test_a_few_steps_lower_the_loss(system: str, data: str) -> None:
     assert float(loss(model, x, y)["total"].detach()) < first
 
 
-@every_data
-@every_system
+@every_case
 @torch.no_grad()
 def test_weights_survive_a_file(system: str, data: str, tmp_path: Path) -> None:
     model, (x, _) = randomized(fitted(system, data)), draw(data)
@@ -147,8 +138,7 @@ def test_weights_survive_a_file(system: str, data: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-@every_data
-@every_system
+@every_case
 @torch.no_grad()
 def test_posteriors_are_normalised_and_predictions_theirs(system: str, data: str) -> None:
     model, (x, _) = randomized(fitted(system, data)), draw(data)
@@ -158,8 +148,7 @@ def test_posteriors_are_normalised_and_predictions_theirs(system: str, data: str
     assert torch.equal(model.log_posterior(x), log_posterior)
 
 
-@every_data
-@every_system
+@every_case
 @torch.no_grad()
 def test_densities_are_exact_or_refused(system: str, data: str) -> None:
     model, (x, y) = randomized(fitted(system, data)), draw(data)
@@ -180,8 +169,7 @@ def test_densities_are_exact_or_refused(system: str, data: str) -> None:
             model.log_prob(*arguments)
 
 
-@every_data
-@every_system
+@every_case
 def test_samples_have_the_shape_of_the_data_or_are_refused(system: str, data: str) -> None:
     model, y = randomized(fitted(system, data)), torch.tensor([2, 0])
     if model.can_sample:
@@ -193,8 +181,7 @@ def test_samples_have_the_shape_of_the_data_or_are_refused(system: str, data: st
         model.sample(y)
 
 
-@every_data
-@every_system
+@every_case
 @torch.no_grad()
 def test_what_has_an_inverse_or_a_decoder_decodes(system: str, data: str) -> None:
     model, (x, _) = randomized(fitted(system, data)), draw(data)
