@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize("assignment", MISTAKES)
 def test_a_mistake_is_told_in_one_line(assignment: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=rf"\A{re.escape(MISTAKES[assignment])}.*\Z"):
         configure(assignment)
-    assert str(caught.value).startswith(MISTAKES[assignment])
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -119,34 +118,23 @@ def test_assignments_nest_and_read_yaml() -> None:
     assert parse_assignments(["train.epochs=5", "train.epochs=6"]) == {"train": {"epochs": 6}}
 
 
-@pytest.mark.parametrize("text", ["6,6", "[6, 6]", "'6,6'"])
-def test_a_list_may_be_typed_with_commas(text: str) -> None:
-    config = configure("network.kind=conv", f"network.blocks={text}")
-    assert config.model.network.blocks == (6, 6)
-
-
-def test_a_lone_number_is_a_list_of_one() -> None:
-    assert configure("network.hidden=32").model.network.hidden == (32,)
-    assert configure("train.milestones=0.5,0.75").train.milestones == (0.5, 0.75)
-
-
-def test_numbers_as_people_write_them() -> None:
-    config = configure("train.lr=1e-3", "objective.beta=.inf")
-    assert config.train.lr == 1e-3
-    assert config.model.objective.beta == inf
+def test_lists_and_numbers_as_people_write_them() -> None:
+    for text in ("6,6", "[6, 6]", "'6,6'"):
+        config = configure("network.kind=conv", f"network.blocks={text}")
+        assert config.model.network.blocks == (6, 6)
+    config = configure("network.hidden=32", "train.milestones=0.5,0.75", "train.lr=1e-3")
+    assert config.model.network.hidden == (32,)
+    assert (config.train.milestones, config.train.lr) == ((0.5, 0.75), 1e-3)
 
 
 @pytest.mark.parametrize("assignments", [["kind=conv", "blocks=2,2"], ["blocks=2,2", "kind=conv"]])
-def test_another_kind_of_network_drops_the_fields_of_the_old_kind(assignments: list[str]) -> None:
+def test_only_another_kind_of_network_drops_the_fields_of_the_old(
+    assignments: list[str],
+) -> None:
     assert configure().model.network.kind == "mlp"
     assert configure().model.network.hidden == (256,)
     network = configure(*(f"network.{text}" for text in assignments)).model.network
-    assert network.kind == "conv"
-    assert network.blocks == (2, 2)
-    assert network.dropout == 0.0  # 0.3 below, for the other kind
-
-
-def test_the_same_kind_keeps_them() -> None:
+    assert (network.kind, network.blocks, network.dropout) == ("conv", (2, 2), 0.0)
     network = configure("network.kind=mlp", "network.blocks=2").model.network
     assert (network.blocks, network.hidden, network.dropout) == (2, (256,), 0.3)
 
@@ -159,6 +147,7 @@ def test_later_layers_win_key_by_key() -> None:
 
 def test_beta_wins_over_all_layers() -> None:
     assert configure("objective.beta=2").model.objective.beta == 2
+    assert configure("objective.beta=.inf").model.objective.beta == inf
     assert configure("objective.beta=2", beta=5.0).model.objective.beta == 5
     assert configure(beta=inf).model.objective.beta == inf
 
@@ -246,9 +235,8 @@ def test_a_file_that_is_no_mapping_is_refused(
     path = tmp_path / "config.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=rf"\A.*{message}.*\Z"):
         read_settings(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_system_keeps_its_own_defaults_where_a_section_is_set_in_part() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_systems import small
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -21,8 +22,7 @@ from flowclf.training import train
 
 SHAPE = (1, 4, 4)
 NETWORKS: dict[str, Any] = {
-    "network": {"kind": "mlp", "hidden": [12]},
-    "decoder": {"kind": "mlp", "hidden": [12]},
+    **small("vae", hidden=12),
     "branch": {"hidden": [8]},
     "latent": 3,
 }
