@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,22 @@ from flowclf.sharing import (
     is_hub_id,
     is_saved,
     read_folder,
-    save_weights,
 )
 from flowclf.support.devices import machine_memory
 from flowclf.support.errors import UserError
-from flowclf.support.safetensors import DamagedFile, read_tensors
+from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors
 from flowclf.systems import SYSTEMS, Blueprint, find_system
 
-__all__ = ["assemble", "build", "info_of", "load", "load_weights", "save_weights", "systems_with"]
+__all__ = [
+    "assemble",
+    "build",
+    "info_of",
+    "load",
+    "load_weights",
+    "save_weights",
+    "systems_with",
+    "with_metrics",
+]
 
 IMAGE_LEVELS = 256
 # Of a parameter: it, its gradient, and the two averages that an optimiser keeps.
@@ -198,7 +206,7 @@ def _load_run(folder: Path, backbone: nn.Module | None) -> GenerativeClassifier:
     run = Run(folder)
     config, facts = run.read_config()
     results = run.read_summary().get("test", {}) | run.read_evaluation()
-    info = info_of(config, facts, run.read_vocabulary()).with_metrics(results)
+    info = with_metrics(info_of(config, facts, run.read_vocabulary()), results)
     model = assemble(info, config.model, backbone)
     load_weights(model, run.weights_file)
     return model.eval()
@@ -211,6 +219,18 @@ def _load_saved(folder: Path, backbone: nn.Module | None) -> GenerativeClassifie
     model = assemble(info, settings, backbone).to(saved.torch_dtype)
     load_weights(model, weights)
     return model.eval()
+
+
+def with_metrics(info: ModelInfo, results: Mapping[str, Any]) -> ModelInfo:
+    """Return a copy that records the finite numbers among test results."""
+    numbers = {k: float(v) for k, v in results.items() if isinstance(v, int | float)}
+    finite = {name: value for name, value in numbers.items() if isfinite(value)}
+    return info.model_copy(update={"metrics": finite})
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write model.safetensors whole, with a digest that `load_weights` checks."""
+    write_tensors(path, model.state_dict())
 
 
 def load_weights(model: GenerativeClassifier, path: Path) -> None:

@@ -225,6 +225,8 @@ class Run:
 def load_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
     """Load the data of a run's settings, which say how a file of texts is read."""
     data = config.data
+    if Path(config.dataset).suffix.lower() != ".csv":
+        return load_dataset(config.dataset, data_dir)
     text = TextOptions(data.text, data.label, data.vocabulary, data.train_size, config.seed)
     return load_dataset(config.dataset, data_dir, text=text)
 

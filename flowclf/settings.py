@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -61,12 +60,6 @@ class ModelInfo(DataFacts):
     data: str | None = None  # name of the training data
     vocabulary: tuple[str, ...] = ()  # the words that the inputs of a model of texts stand for
     metrics: dict[str, float] = {}  # on the test set, named as in summary.json and evaluation.json
-
-    def with_metrics(self, results: dict[str, Any]) -> Self:
-        """Return a copy with the finite numbers among test results."""
-        numbers = {k: float(v) for k, v in results.items() if isinstance(v, int | float)}
-        finite = {name: value for name, value in numbers.items() if isfinite(value)}
-        return self.model_copy(update={"metrics": finite})
 
     @property
     def title(self) -> str:

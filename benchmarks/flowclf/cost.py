@@ -19,7 +19,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.models import build
 from flowclf.settings import TrainSettings
 from flowclf.support.seeding import generator_for
-from flowclf.training.optimizer import make_optimizer
+from flowclf.training.setup import make_optimizer
 
 
 @dataclass(frozen=True)

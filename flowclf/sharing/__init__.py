@@ -10,7 +10,6 @@ from flowclf.sharing.folder import (
     Saved,
     is_saved,
     read_folder,
-    save_weights,
     write_folder,
 )
 from flowclf.sharing.hub import download, is_hub_id, push
@@ -24,6 +23,5 @@ __all__ = [
     "is_saved",
     "push",
     "read_folder",
-    "save_weights",
     "write_folder",
 ]

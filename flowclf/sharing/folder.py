@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowclf.settings import ModelInfo, Section
 from flowclf.sharing.card import model_card
@@ -20,7 +20,7 @@ from flowclf.support.errors import UserError
 from flowclf.support.parse import read_json
 from flowclf.support.safetensors import write_tensors
 
-__all__ = ["Contents", "Saved", "is_saved", "read_folder", "save_weights", "write_folder"]
+__all__ = ["Contents", "Saved", "is_saved", "read_folder", "write_folder"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -116,11 +116,6 @@ def read_folder(folder: Path) -> tuple[Saved, Path]:
     if not weights.is_file():
         raise UserError(f"{folder} has no {WEIGHTS}: it is not complete; save the model again")
     return saved, weights
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write model.safetensors whole, with a digest that `load_weights` checks."""
-    write_tensors(path, model.state_dict())
 
 
 def _plain(value: Any) -> Any:

@@ -108,7 +108,7 @@ class ConditionedIBInn(IBInn):
         self.trade_off.move(beta)
         # What is saved now is at this β̃, too, and was not measured there.
         if self.info is not None and beta != self.settings.objective.beta:
-            self.info = self.info.with_metrics({})
+            self.info = self.info.model_copy(update={"metrics": {}})
         objective = self.settings.objective.model_copy(update={"beta": beta})
         self.settings = self.settings.model_copy(update={"objective": objective})
 

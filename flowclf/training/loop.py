@@ -18,7 +18,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split
 from flowclf.evaluation import evaluate, evaluate_scaled
-from flowclf.models import save_weights
+from flowclf.models import save_weights, with_metrics
 from flowclf.runs import Run, facts_of
 from flowclf.settings import TrainSettings
 from flowclf.support.atomic_files import locked
@@ -30,13 +30,13 @@ from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import Clock, Position, load_checkpoint, save_checkpoint
 from flowclf.training.guard import check_results, check_state, raise_diverged
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
-from flowclf.training.optimizer import make_optimizer
 from flowclf.training.progress import Report
 from flowclf.training.setup import (
     cpu_threads,
     fresh_model,
     launch_fabric,
     make_batches,
+    make_optimizer,
     quiet,
     splits,
 )
@@ -129,7 +129,7 @@ def train(
         summary = summarise(config, model, validation, test, seconds)
         check_results(summary["test"], loop.steps)
         assert model.info is not None
-        model.info = model.info.with_metrics(summary["test"])
+        model.info = with_metrics(model.info, summary["test"])
         if run:
             save_weights(model, run.weights_file)
             run.append_metrics(

@@ -23,6 +23,7 @@ from torch import nn
 import flowclf
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Dataset, Split
+from flowclf.models import with_metrics
 from flowclf.runs import Run
 from flowclf.sharing import ModelInfo
 from flowclf.support.errors import UserError
@@ -97,7 +98,7 @@ def test_a_model_for_every_beta_is_saved_where_it_is(tmp_path: Path) -> None:
     model = made(network={**FLOW, "condition": "beta"})
     assert isinstance(model, ConditionedIBInn)
     assert model.info is not None
-    model.info = model.info.with_metrics({"accuracy": 0.5})
+    model.info = with_metrics(model.info, {"accuracy": 0.5})
     model.move_to(10.0)
     model.save(tmp_path)
     loaded = flowclf.load(tmp_path)
@@ -353,4 +354,4 @@ def test_models_need_neither_the_hub_nor_onnx() -> None:
 def test_info_keeps_single_finite_numbers_alone() -> None:
     info = ModelInfo(system="ce", shape=(4,), class_names=("a", "b"))
     results = {"accuracy": 1, "bits_per_dim": inf, "name": "x", "rows": [1.0], "none": None}
-    assert info.with_metrics(results).metrics == {"accuracy": 1.0}
+    assert with_metrics(info, results).metrics == {"accuracy": 1.0}

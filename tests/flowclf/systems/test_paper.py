@@ -13,7 +13,7 @@ from flowclf.config import make_config
 from flowclf.data import Dataset, load_dataset
 from flowclf.support.seeding import generator_for, private_rng
 from flowclf.systems.ib_inn import IBInn
-from flowclf.training.optimizer import make_optimizer
+from flowclf.training.setup import make_optimizer
 
 PRESET = "paper-cifar10"
 
