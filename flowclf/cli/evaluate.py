@@ -140,26 +140,31 @@ def _official(task: Task, data_dir: Path | None) -> Path | None:
     return found
 
 
+def _results(
+    label: str, task: Task, suites: Sequence[str], options: Options
+) -> tuple[Subject, dict[str, Any]]:
+    """Run the suites on a task's test split, with their progress behind the label."""
+    from flowclf.evaluation import Subject, evaluate_subject
+
+    splits = task.test, task.training, task.validation
+    with status(f"{label}: ") as report:
+        subject = Subject(task.model, *splits, task.config.seed, options, report)
+        return subject, evaluate_subject(subject, suites)
+
+
 def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options) -> dict[str, Any]:
     """Evaluate a run, write results and figures to its folder, return what is printed."""
-    from flowclf.evaluation import Subject, evaluate_subject
     from flowclf.figures.evaluation import evaluation_figures
     from flowclf.runs import Run
 
-    config, others = task.config, (task.training, task.validation)
-    with status(f"{folder}: ") as report:
-        subject = Subject(task.model, task.test, *others, config.seed, options, report)
-        results = evaluate_subject(subject, suites)
-    run = Run(folder)
+    subject, results = _results(str(folder), task, suites, options)
+    config, run, names = task.config, Run(folder), task.dataset.class_names
     run.write_evaluation(results)
     scores = subject.outlier_scores if "ood" in results else None
-    names = task.dataset.class_names
     for path in evaluation_figures(config.system, results, run.figures, names, scores):
         message(f"figure   {path}")
-    for path in _draw_decisions(
-        subject, results.get("explain", ()), names, run.figures, task.dataset.vocabulary
-    ):
-        message(f"figure   {path}")
+    if results.get("explain"):
+        _draw_decisions(subject, results["explain"], task, run.figures)
     return {"run": str(folder), "system": config.system, "data": config.dataset, **results}
 
 
@@ -167,7 +172,6 @@ def _along(
     folder: Path, task: Task, suites: Sequence[str], options: Options, betas: str
 ) -> list[dict[str, Any]]:
     """Evaluate a run at each β̃, write `betas` to its folder, return what is printed."""
-    from flowclf.evaluation import Subject, evaluate_subject
     from flowclf.many import parse_betas
     from flowclf.runs import Run
     from flowclf.systems.ib_inn import ConditionedIBInn
@@ -178,33 +182,27 @@ def _along(
     found = []
     for beta in parse_betas(betas):
         model.move_to(beta)
-        with status(f"{folder} at β̃ = {beta:g}: ") as report:
-            others = task.training, task.validation
-            subject = Subject(model, task.test, *others, config.seed, options, report)
-            found.append({"beta": beta, **evaluate_subject(subject, suites)})
+        _, results = _results(f"{folder} at β̃ = {beta:g}", task, suites, options)
+        found.append({"beta": beta, **results})
     Run(folder).write_evaluation({"betas": found})
     names = {"system": config.system, "data": config.dataset}
     return [{"run": f"β̃ = {row['beta']:g}", **names, **row} for row in found]
 
 
 def _draw_decisions(
-    subject: Subject,
-    rows: Sequence[dict[str, Any]],
-    class_names: Sequence[str],
-    folder: Path,
-    feature_names: Sequence[str],
-) -> list[Path]:
+    subject: Subject, rows: Sequence[dict[str, Any]], task: Task, folder: Path
+) -> None:
     """Draw explain.png, or print why not."""
     from flowclf.figures.explain import explanation_figures
 
-    if not rows:
-        return []
-    model, test, levels = subject.model, subject.test, subject.options.levels
+    data, split = task.dataset, (subject.model, subject.test)
     try:
-        return explanation_figures(model, test, rows, class_names, levels, folder, feature_names)
+        for path in explanation_figures(
+            *split, rows, data.class_names, subject.options.levels, folder, data.vocabulary
+        ):
+            message(f"figure   {path}")
     except UserError as error:
         message(f"note: no figure of explained predictions: {error}")
-        return []
 
 
 def _baselines(task: Task) -> list[dict[str, Any]]:

@@ -79,8 +79,8 @@ class _Task:
     def dims(self) -> int:
         return self.training.x[0].numel()
 
-    def arrays(self, noise: bool) -> tuple[Any, Any]:
-        return self.array(self.training, noise), self.array(self.test, noise)
+    def noisy(self) -> tuple[Any, Any]:
+        return self.array(self.training, noise=True), self.array(self.test, noise=True)
 
     def array(self, split: Split, noise: bool = False) -> Any:
         x = split.x.flatten(1).double()
@@ -94,12 +94,11 @@ def _timed(name: str, task: _Task, fit: Callable[[_Task], Fit]) -> dict[str, Any
     start = time.perf_counter()
     log_posterior, log_prob = fit(task)
     seconds = time.perf_counter() - start
-    bits = None if log_prob is None else metrics.bits_per_dim(log_prob, task.dims)
     return {
         "system": name,
         "accuracy": metrics.accuracy(log_posterior, task.test.y),
         "ece": expected_calibration_error(log_posterior, task.test.y),
-        "bits_per_dim": bits,
+        "bits_per_dim": None if log_prob is None else metrics.bits_per_dim(log_prob, task.dims),
         "seconds": seconds,
         "samples": len(task.training),
     }
@@ -111,7 +110,7 @@ def _qda(task: _Task) -> Fit:
     The joint densities are put together from the fitted parameters: scikit-learn gives only
     posteriors, and for two classes only their log-odds.
     """
-    scores = _joint_densities(*task.arrays(noise=True), task.training.y)
+    scores = _joint_densities(*task.noisy(), task.training.y)
     log_det = float(np.log(np.broadcast_to(task.span, task.dims)).sum())
     return scores.log_softmax(1), scores.logsumexp(1) - log_det
 
@@ -119,7 +118,7 @@ def _qda(task: _Task) -> Fit:
 def _qda_of_components(components: int, task: _Task) -> Fit:
     from sklearn.decomposition import PCA
 
-    x, test = task.arrays(noise=True)
+    x, test = task.noisy()
     pca = PCA(components, random_state=0).fit(x)
     scores = _joint_densities(pca.transform(x), pca.transform(test), task.training.y)
     return scores.log_softmax(1), None

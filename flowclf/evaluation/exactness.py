@@ -72,12 +72,7 @@ def latent_errors(model: GenerativeClassifier, z: Tensor) -> Tensor:
     Neither does alone. Where decoding amplifies rounding, encoding shrinks it again, and z is as it
     was; where decoding takes many z to one x, that x is as it was.
 
-    Args:
-        model: as for `inverse_errors`.
-        z: latents (B, D), in the model's dtype and on its device.
-
-    Raises:
-        UserError: the system has no inverse.
+    Args, errors: as of `inverse_errors`; latents z (B, D) in place of x.
     """
     encoder = _invertible(model)
     with evaluating(model):
@@ -91,11 +86,7 @@ def precision_errors(model: GenerativeClassifier, x: Tensor) -> tuple[Tensor, Te
 
         |log_det - log_det64| / max(1, |log_det64|)   and   max over the dimensions of |z - z64|
 
-    Args:
-        model, x: as for `inverse_errors`.
-
-    Raises:
-        UserError: the system has no inverse.
+    Args, errors: as of `inverse_errors`.
     """
     encoder = _invertible(model)
     with evaluating(model):
@@ -133,8 +124,7 @@ def check_exact(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> None:
 def check_exact_walks(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> None:
     """Apply `check_exact`, also to class means and points halfway between latents of these x.
 
-    Raises:
-        InexactInverse: one of them does not come back, see `latent_errors`.
+    Args, errors: as of `check_exact`; see `latent_errors`.
     """
     check_exact(model, x, seed)
     if has_inverse(model):

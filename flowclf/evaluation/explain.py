@@ -217,9 +217,10 @@ def _explained(
         torch.tensor([row[name] for row in rows]) for name in ("sample", "predicted", "runner_up")
     )
     x, pair = test.x[index], torch.stack((predicted, runner_up), 1)
-    inputs = x.to(device), predicted.to(device), runner_up.to(device)
-    contributions = decision_contributions(model, *inputs).cpu()
-    path, path_posterior = _paths(model, *inputs, steps)
+    at, source, target = x.to(device), predicted.to(device), runner_up.to(device)
+    contributions = decision_contributions(model, at, source, target).cpu()
+    path, log_posterior = class_change_path(model, at, target, steps, None, source)
+    path, path_posterior = path.cpu(), log_posterior.exp().cpu()
     return [
         Explanation(
             x[i],
@@ -233,11 +234,3 @@ def _explained(
         )
         for i, row in enumerate(rows)
     ]
-
-
-def _paths(
-    model: GenerativeClassifier, x: Tensor, source: Tensor, target: Tensor, steps: int
-) -> tuple[Tensor, Tensor]:
-    """Return images (steps, B, *shape) and posteriors (steps, B, K) on the way to the target."""
-    path, log_posterior = class_change_path(model, x, target, steps, None, source)
-    return path.cpu(), log_posterior.exp().cpu()
