@@ -27,8 +27,7 @@ def export(
     run: RunFolder,
     format: Annotated[Format, typer.Option(help="Format of the file.")] = Format.onnx,
     out: Annotated[
-        Path | None,
-        typer.Option(help="File to write; default RUN/export/model.onnx or model.pt2."),
+        Path | None, typer.Option(help="File to write; default RUN/export/model.onnx or model.pt2.")
     ] = None,
     tolerance: Annotated[
         float | None,

@@ -99,8 +99,7 @@ def block_figure(
     inches = min(INCHES, (PAGE - margin - BETWEEN * (columns - 1)) / (columns * max(widths)))
     title = 0.36 if any(blocks) else 0.1
     figure = new_figure(
-        margin + columns * (inches * max(widths) + BETWEEN),
-        lines * (title + inches * len(labels)),
+        margin + columns * (inches * max(widths) + BETWEEN), lines * (title + inches * len(labels))
     )
     grid = figure.subplots(lines, columns, squeeze=False, width_ratios=widths[:columns])
     for axes in grid.flat[len(blocks) :]:
