@@ -51,7 +51,7 @@ def binned(generator: torch.Generator) -> Reliability:
     return reliability((2 * log_posterior).log_softmax(1), y)
 
 
-def test_bars_are_accuracies_and_shares(binned: Reliability) -> None:
+def test_bars_are_accuracies_and_shares(binned: Reliability, tmp_path: Path) -> None:
     figure = reliability_figure({"one": binned, "two": binned})
     assert len(figure.axes) == 4
     upper, lower = figure.axes[0], figure.axes[2]
@@ -66,12 +66,9 @@ def test_bars_are_accuracies_and_shares(binned: Reliability) -> None:
     assert dots[:, 0].tolist() == pytest.approx(binned.confidence[filled].tolist())
     assert upper.get_title().startswith("one\n")
     assert f"{100 * binned.expected_error:.1f} %" in upper.get_title()
-
-
-@pytest.mark.parametrize("systems", [1, 4])
-def test_reliability_is_written(systems: int, binned: Reliability, tmp_path: Path) -> None:
-    found = {f"system {i}": binned for i in range(systems)}
-    assert_written(reliability_figure(found), tmp_path / "reliability.png")
+    for systems in (1, 4):
+        found = {f"system {i}": binned for i in range(systems)}
+        assert_written(reliability_figure(found), tmp_path / f"{systems}.png")
     with pytest.raises(UserError, match="one system or more"):
         reliability_figure({})
 

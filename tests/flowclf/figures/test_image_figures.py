@@ -55,7 +55,7 @@ def test_split() -> Split:
     return load_dataset("digits").test
 
 
-def test_a_grid_puts_row_and_column_where_they_belong() -> None:
+def test_a_grid_puts_row_column_and_channel_where_they_belong() -> None:
     images = torch.zeros(2, 3, 1, 4, 5)
     images[1, 2, 0, 3, 4] = 255.9  # the last grey level, somewhere within it
     images[0, 0] = 999.0
@@ -65,12 +65,9 @@ def test_a_grid_puts_row_and_column_where_they_belong() -> None:
     assert grid[7, 16].tolist() == [0, 0, 0]
     assert grid[:4, :5].min() == 1
     assert grid[4].min() == 1  # the gap between the rows
-
-
-def test_a_colour_grid_keeps_its_channels() -> None:
-    images = torch.zeros(1, 1, 3, 2, 2)
-    images[0, 0, 2] = 16
-    assert image_grid(images, 17)[0, 0].tolist() == [0, 0, 1]
+    coloured = torch.zeros(1, 1, 3, 2, 2)
+    coloured[0, 0, 2] = 16
+    assert image_grid(coloured, 17)[0, 0].tolist() == [0, 0, 1]
 
 
 def test_interpolations_join_test_images_of_different_classes(
@@ -117,18 +114,15 @@ def test_a_block_a_temperature_and_a_row_a_class() -> None:
     assert high[0, 0].tolist() == [1] * 3
     labels = [texts(axes.get_yticklabels()) for axes in figure.axes]
     assert labels == [list(NAMES), []]
+    for wrong in ({}, {1.0: torch.zeros(3, 2, 1, 5, 5)}, {1.0: torch.zeros(4, 1, 5, 5)}):
+        with pytest.raises(UserError, match="expected"):
+            temperature_figure(wrong, NAMES, 17)
 
 
 def test_blocks_fit_on_a_page() -> None:
     wide = {name: torch.zeros(1, 20, 1, 8, 8) for name in "abc"}
     assert block_figure(wide, ["row"], 17).get_figwidth() < 8
     assert block_figure(wide, [r"$\tilde{\beta}$"], 17, columns=2).axes[2].get_title() == "c"
-
-
-@pytest.mark.parametrize("shape", [None, (3, 2, 1, 5, 5), (4, 1, 5, 5)])
-def test_blocks_without_rows_for_the_labels_are_refused(shape: tuple[int, ...] | None) -> None:
-    with pytest.raises(UserError, match="expected"):
-        temperature_figure({1.0: torch.zeros(shape)} if shape else {}, NAMES, 17)
 
 
 @pytest.fixture(scope="module")
@@ -157,15 +151,11 @@ def test_a_block_a_data_set_and_a_row_a_model(x: torch.Tensor) -> None:
     assert titles(figure) == ["test set", "training set"]
     assert figure.axes[1].images[0].get_array().shape == (3 * 6 - 1, 3 * 5 - 1, 3)
     assert texts(figure.axes[0].get_yticklabels()) == list(rows)
-
-
-def test_blocks_of_different_models_are_refused(x: torch.Tensor) -> None:
     one = {"x": x[:3], "vae": x[:3]}
-    for other in ({"x": x[:3]}, {"x": x[:2], "vae": x[:2]}):
+    others: tuple[Any, ...] = ({"x": x[:3]}, {"x": x[:2], "vae": x[:2]})
+    for wrong in ({}, *({"test set": one, "training set": other} for other in others)):
         with pytest.raises(UserError, match="blocks of the same models"):
-            reconstruction_figure({"test set": one, "training set": other}, 17)
-    with pytest.raises(UserError, match="blocks of the same models"):
-        reconstruction_figure({}, 17)
+            reconstruction_figure(wrong, 17)
 
 
 class Reader:
@@ -259,14 +249,9 @@ def test_a_block_a_pair_and_a_row_a_model() -> None:
         assert axes.images[0].get_array().shape == (2 * 7 - 1, 4 * 5 - 1, 3)
     labels = [texts(axes.get_yticklabels()) for axes in figure.axes]
     assert labels == [["one", "two"], [], ["one", "two"]]
-
-
-@pytest.mark.parametrize(
-    "strips", [{}, {"one": torch.zeros(1, 3, *SHAPE), "two": torch.zeros(1, 4, *SHAPE)}]
-)
-def test_strips_of_different_shapes_are_refused(strips: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(UserError, match="strips of one shape"):
-        model_interpolation_figure(strips, 17)
+    for wrong in ({}, {"one": torch.zeros(1, 3, *SHAPE), "two": torch.zeros(1, 4, *SHAPE)}):
+        with pytest.raises(UserError, match="strips of one shape"):
+            model_interpolation_figure(wrong, 17)
 
 
 def test_mean_walks_begin_and_end_at_the_means(model: Model) -> None:
@@ -334,15 +319,15 @@ def test_a_gallery_stands_in_for_a_decoder() -> None:
         ambiguous_walk(plain, x[7], (0, 1))
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_only_odd_walks_have_a_middle(model: Model, steps: int) -> None:
-    with pytest.raises(UserError, match="odd number of steps"):
-        ambiguous_walk(model, images(1)[0], (0, 1), steps)
-
-
-def test_a_class_is_no_pair(model: Model) -> None:
-    with pytest.raises(UserError, match="lie apart"):
-        ambiguous_walk(model, images(1)[0], (1, 1))
+@pytest.mark.parametrize(
+    ("pair", "steps", "message"),
+    [((0, 1), 1, "odd number of steps"), ((0, 1), 4, "odd number"), ((1, 1), 9, "lie apart")],
+)
+def test_a_walk_needs_a_middle_and_two_classes(
+    model: Model, pair: tuple[int, int], steps: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        ambiguous_walk(model, images(1)[0], pair, steps)
 
 
 def test_curves_stand_beneath_the_framed_strip() -> None:

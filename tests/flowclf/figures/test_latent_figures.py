@@ -35,9 +35,7 @@ def test_the_plane_holds_the_means_that_span_it() -> None:
     centre, basis = plane_of_means(means)
     flat = (means - centre) @ basis.T @ basis + centre
     torch.testing.assert_close(flat, means)
-
-
-def test_a_single_dimension_lies_on_a_line() -> None:
+    # A single dimension lies on a line.
     centre, basis = plane_of_means(torch.tensor([[1.0], [3.0], [8.0]]))
     assert centre.tolist() == [4.0]
     assert basis.abs().tolist() == [[1.0], [0.0]]
@@ -111,12 +109,9 @@ def test_a_single_dimension_has_no_second_component() -> None:
     _, basis, shares = principal_plane(torch.tensor([[1.0], [3.0]]))
     assert basis.tolist() == [[1], [0]]
     assert shares.tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("z", [torch.zeros(1, 3), torch.zeros(4)])
-def test_one_latent_has_no_components(z: torch.Tensor) -> None:
-    with pytest.raises(UserError, match="at least 2 latents"):
-        principal_plane(z)
+    for wrong in (torch.zeros(1, 3), torch.zeros(4)):
+        with pytest.raises(UserError, match="at least 2 latents"):
+            principal_plane(wrong)
 
 
 def test_contours_hold_their_share_of_the_class() -> None:
@@ -268,12 +263,9 @@ def test_a_third_point_may_be_any_latent(model: Model) -> None:
     assert list(loss_landscape(model, 1, 0, NAMES, third, points=5).marks) == ["one", "zero", "z"]
 
 
-@pytest.mark.parametrize(("y", "other"), [(1, 1), (0, 3), (-1, 0)])
-def test_a_landscape_needs_two_classes(model: Model, y: int, other: int) -> None:
-    with pytest.raises(UserError, match="two classes from 0 to 2"):
-        loss_landscape(model, y, other, NAMES)
-
-
-def test_two_classes_need_a_third_point() -> None:
+def test_a_landscape_needs_two_classes_and_a_third_point(model: Model) -> None:
+    for y, other in ((1, 1), (0, 3), (-1, 0)):
+        with pytest.raises(UserError, match="two classes from 0 to 2"):
+            loss_landscape(model, y, other, NAMES)
     with pytest.raises(UserError, match="give third"):
         loss_landscape(small_flow((4,), 2), 0, 1, NAMES)
