@@ -20,7 +20,7 @@ from flowclf.nn.encoders import Encoder, EncoderKind, Encoding, Noise, NoiseSett
 from flowclf.nn.preprocessing import PreprocessSettings, fit_preprocess
 from flowclf.objectives import Batch
 from flowclf.settings import ModelInfo, Section
-from flowclf.sharing import Contents, push, write_folder
+from flowclf.sharing import push, write_folder
 from flowclf.support import validate
 from flowclf.support.collectives import all_reduce_count
 from flowclf.support.errors import NoExactDensity, UserError
@@ -376,7 +376,7 @@ class GenerativeClassifier(nn.Module):
             UserError: a folder that holds something, or a model whose system and settings are not
                 known.
         """
-        write_folder(Path(path), _contents(self))
+        write_folder(Path(path), self)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload what `save` writes to "owner/name" on the Hugging Face Hub; return the address.
@@ -387,7 +387,7 @@ class GenerativeClassifier(nn.Module):
         Raises:
             UserError: no huggingface_hub, no permission, no network, or a model as in `save`.
         """
-        return push(repo_id, _contents(self), private=private)
+        return push(repo_id, self, private=private)
 
     # For the systems: arguments are validated as they enter, results as they leave.
 
@@ -470,24 +470,6 @@ class GenerativeClassifier(nn.Module):
             f"expected a system that can {what}, got {type(self).__name__}, which {reason}; "
             f"train one of: {able}"
         )
-
-
-def _contents(model: GenerativeClassifier) -> Contents:
-    """Return what a saved model consists of."""
-    if model.info is None:
-        raise UserError(
-            f"expected a model of flowclf.build, train or load, got a {type(model).__name__} "
-            "made by hand; give it an `info`, a flowclf.sharing.ModelInfo"
-        )
-    able = {
-        "log_posterior": True,
-        "log_prob": model.has_density,
-        "elbo": model.has_elbo and not model.has_density,
-        "sample": model.can_sample,
-    }
-    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    calls = tuple(name for name, there in able.items() if there)
-    return Contents(model.info, model.settings, model.state_dict(), learned, calls)
 
 
 @torch.no_grad()

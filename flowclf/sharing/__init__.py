@@ -5,17 +5,10 @@ and loaded from there.
 """
 
 from flowclf.settings import ModelInfo
-from flowclf.sharing.folder import (
-    Contents,
-    Saved,
-    is_saved,
-    read_folder,
-    write_folder,
-)
+from flowclf.sharing.folder import Saved, is_saved, read_folder, write_folder
 from flowclf.sharing.hub import download, is_hub_id, push
 
 __all__ = [
-    "Contents",
     "ModelInfo",
     "Saved",
     "download",

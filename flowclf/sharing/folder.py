@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from flowclf.settings import ModelInfo, Section
 from flowclf.sharing.card import model_card
@@ -20,28 +17,9 @@ from flowclf.support.errors import UserError
 from flowclf.support.parse import read_json
 from flowclf.support.safetensors import write_tensors
 
-__all__ = ["Contents", "Saved", "is_saved", "read_folder", "write_folder"]
+__all__ = ["Saved", "is_saved", "read_folder", "write_folder"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-
-
-@dataclass(frozen=True)
-class Contents:
-    """Content of a saved model's folder.
-
-    Attributes:
-        info: where the model comes from.
-        settings: of the system.
-        weights: the state of the model.
-        parameters: how many numbers are learned.
-        calls: the methods, of those in the card, that the model has.
-    """
-
-    info: ModelInfo
-    settings: Section
-    weights: Mapping[str, Tensor]
-    parameters: int
-    calls: tuple[str, ...]
 
 
 class Saved(Section):
@@ -66,28 +44,39 @@ class Saved(Section):
         return dtype
 
 
-def write_folder(folder: Path, contents: Contents, name: str | None = None) -> None:
+def write_folder(folder: Path, model: Any, name: str | None = None) -> None:
     """Write model.safetensors, README.md and, at last, config.json.
 
     Args:
         folder: new or empty.
-        contents: what is written.
+        model: a GenerativeClassifier, which is above this module.
         name: what the card loads the model by; None: the folder's.
 
     Raises:
-        UserError: the folder holds something.
+        UserError: the folder holds something, or the model has no `info`.
     """
+    if model.info is None:
+        raise UserError(
+            f"expected a model of flowclf.build, train or load, got a {type(model).__name__} "
+            "made by hand; give it an `info`, a flowclf.sharing.ModelInfo"
+        )
     check_new(folder)
-    dtype = str(contents.weights["mixture.means"].dtype).removeprefix("torch.")
     document = {
         "flowclf": version("flowclf"),
-        "dtype": dtype,
-        "info": contents.info.model_dump(mode="json"),
-        "settings": _plain(contents.settings.model_dump(mode="json")),
+        "dtype": str(model.mixture.means.dtype).removeprefix("torch."),
+        "info": model.info.model_dump(mode="json"),
+        "settings": _plain(model.settings.model_dump(mode="json")),
     }
-    name, calls = name or folder.name, contents.calls
-    card = model_card(contents.info, document["settings"], contents.parameters, calls, name)
-    write_tensors(folder / WEIGHTS, contents.weights)
+    able = {
+        "log_posterior": True,
+        "log_prob": model.has_density,
+        "elbo": model.has_elbo and not model.has_density,
+        "sample": model.can_sample,
+    }
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    calls = tuple(name for name, there in able.items() if there)
+    card = model_card(model.info, document["settings"], learned, calls, name or folder.name)
+    write_tensors(folder / WEIGHTS, model.state_dict())
     write_text(folder / CARD, card)
     write_json(folder / CONFIG, document)
 

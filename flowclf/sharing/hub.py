@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flowclf.sharing.folder import CARD, CONFIG, WEIGHTS, Contents, write_folder
+from flowclf.sharing.folder import CARD, CONFIG, WEIGHTS, write_folder
 from flowclf.support.errors import UserError, first_line
 
 __all__ = ["download", "is_hub_id", "push"]
@@ -44,7 +44,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
     return folder
 
 
-def push(repo_id: str, contents: Contents, *, private: bool = False) -> str:
+def push(repo_id: str, model: Any, *, private: bool = False) -> str:
     """Write the folder and upload it, with the login of `hf auth login`; return the address.
 
     Raises:
@@ -54,14 +54,14 @@ def push(repo_id: str, contents: Contents, *, private: bool = False) -> str:
         raise UserError(f"expected OWNER/NAME of a model on the Hub, got {repo_id!r}")
     hub = _import_hub("to push a model to the Hub")
     with TemporaryDirectory() as folder, _explained(repo_id):
-        write_folder(Path(folder), contents, repo_id)
+        write_folder(Path(folder), model, repo_id)
         api = hub.HfApi()
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             allow_patterns=[CONFIG, WEIGHTS, CARD],
-            commit_message=f"Save {contents.info.title}",
+            commit_message=f"Save {model.info.title}",
         )
     return str(url)
 
