@@ -29,20 +29,23 @@ import flowclf
 from flowclf.many import Sweep, plan_sweep, run_sweep
 from flowclf.systems import SYSTEMS
 from hybrid import HYBRID
+from small_systems import small
 
 SYSTEMS["hybrid"] = HYBRID  # as the tests' conftest.py has it
 data = flowclf.load_dataset("digits")
-small = {"data": {"train_size": 60, "test_size": 20}, "train": {"epochs": 1, "batch_size": 20}}
+short = {"data": {"train_size": 60, "test_size": 20}, "train": {"epochs": 1, "batch_size": 20}}
 digests = {}
 for system in SYSTEMS:
-    config = flowclf.make_config(system, "digits", data.shape, seed=7, overrides=[small])
+    overrides = [short, small(system, image=True)]
+    config = flowclf.make_config(system, "digits", data.shape, seed=7, overrides=overrides)
     model = flowclf.train(config, data).model
     digest = hashlib.sha256(repr(flowclf.evaluate(model, data.test)).encode())
     for value in model.state_dict().values():
         digest.update(value.detach().contiguous().numpy().tobytes())
     digests[system] = digest.hexdigest()
 with tempfile.TemporaryDirectory() as folder:
-    sweep = Sweep("ib-inn", "digits", Path(folder) / "out", (1.0,), overrides=small)
+    short |= small("ib-inn", image=True)
+    sweep = Sweep("ib-inn", "digits", Path(folder) / "out", (1.0,), overrides=short)
     list(run_sweep(plan_sweep(sweep), workers=1))
 assert states() == before, "somebody drew from a global generator"
 print(json.dumps(digests))
