@@ -84,7 +84,7 @@ def test_a_confidence_of_one_shares_the_bin_of_those_just_below() -> None:
 
 
 def test_bins_are_closed_on_the_right() -> None:
-    """Of two bins the lower one holds 0.5: a right guess there and a wrong one at 0.75 add up."""
+    """The lower of two bins holds 0.5: a right guess there and a wrong one at 0.75 add up."""
     log_posterior = torch.tensor([[0.5, 0.5], [0.75, 0.25]], dtype=torch.float64).log()
     y = torch.tensor([0, 1])
     assert expected_calibration_error(log_posterior, y, bins=2) == pytest.approx((0.5 + 0.75) / 2)
@@ -125,7 +125,7 @@ def test_equal_masses_are_equal(random_logits: Sample) -> None:
 
 
 def test_equal_confidences_share_a_bin() -> None:
-    """However the samples are ordered: half of those of confidence 0.9 are right."""
+    """Half of the samples of confidence 0.9 are right, in an order that must not matter."""
     log_posterior = torch.tensor([[0.9, 0.1]] * 8).double().log()
     y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     binned = reliability(log_posterior, y, bins=4, equal_mass=True)

@@ -31,7 +31,7 @@ def normal(count: int, mean: float, generator: torch.Generator, spread: float = 
 
 
 def pair(kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Inside and outside of unlike sizes; with ties, or as large as log-likelihoods are."""
+    """Draw inside and outside of unlike sizes; with ties, or as large as log-likelihoods are."""
     inside, outside = normal(211, 0, generator), normal(97, 1, generator)
     match kind:
         case "ties":
@@ -43,7 +43,9 @@ def pair(kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return inside, outside
 
 
-KINDS = pytest.mark.parametrize("kind", ["plain", "ties", "large", "tiny set"])
+@pytest.fixture(params=["plain", "ties", "large", "tiny set"])
+def sets(request: pytest.FixtureRequest, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    return pair(request.param, generator)
 
 
 def labelled(negative: Tensor, positive: Tensor) -> tuple[list[int], list[float]]:
@@ -51,11 +53,8 @@ def labelled(negative: Tensor, positive: Tensor) -> tuple[list[int], list[float]
     return labels, torch.cat((negative, positive)).tolist()
 
 
-@KINDS
-def test_the_area_is_that_of_sklearn_and_of_counting_pairs(
-    kind: str, generator: torch.Generator
-) -> None:
-    inside, outside = pair(kind, generator)
+def test_the_area_is_that_of_sklearn_and_of_counting_pairs(sets: tuple[Tensor, Tensor]) -> None:
+    inside, outside = sets
     got = auroc(inside, outside)
     differences = outside[:, None] - inside
     counted = ((differences > 0).double() + 0.5 * (differences == 0).double()).mean()
@@ -64,9 +63,8 @@ def test_the_area_is_that_of_sklearn_and_of_counting_pairs(
     assert 0 <= got.low <= got.value <= got.high <= 1
 
 
-@KINDS
-def test_average_precision_is_that_of_sklearn(kind: str, generator: torch.Generator) -> None:
-    inside, outside = pair(kind, generator)
+def test_average_precision_is_that_of_sklearn(sets: tuple[Tensor, Tensor]) -> None:
+    inside, outside = sets
     found = aupr(inside, outside, draws=FEW).value
     assert found == pytest.approx(average_precision_score(*labelled(inside, outside)), abs=1e-12)
 
@@ -78,11 +76,8 @@ def naive_fpr(negative: Tensor, positive: Tensor) -> float:
     raise AssertionError
 
 
-@KINDS
-def test_false_alarms_at_95_percent_are_those_of_a_loop(
-    kind: str, generator: torch.Generator
-) -> None:
-    inside, outside = pair(kind, generator)
+def test_false_alarms_at_95_percent_are_those_of_a_loop(sets: tuple[Tensor, Tensor]) -> None:
+    inside, outside = sets
     assert fpr_at_95(inside, outside, draws=FEW).value == naive_fpr(inside, outside)
 
 
@@ -92,9 +87,8 @@ def test_exactly_95_percent_is_enough() -> None:
     assert fpr_at_95(inside, outside, draws=FEW).value == 0.25
 
 
-@pytest.mark.parametrize("kind", ["plain", "ties"])
-def test_the_curve_is_that_of_sklearn(kind: str, generator: torch.Generator) -> None:
-    inside, outside = pair(kind, generator)
+def test_the_curve_is_that_of_sklearn(sets: tuple[Tensor, Tensor]) -> None:
+    inside, outside = sets
     expected = roc_curve(*labelled(inside, outside), drop_intermediate=False)[:2]
     for got, wanted in zip(roc_points(inside, outside), expected, strict=True):
         torch.testing.assert_close(got, torch.from_numpy(wanted))
@@ -102,9 +96,8 @@ def test_the_curve_is_that_of_sklearn(kind: str, generator: torch.Generator) -> 
 
 def test_unbounded_scores_are_not_squashed(generator: torch.Generator) -> None:
     inside, outside = normal(300, 0, generator), normal(300, 1, generator)
-    for function in ALL:
-        large = function(1e5 + 1e3 * inside, 1e5 + 1e3 * outside)
-        assert large.value == function(inside, outside).value
+    large = 1e5 + 1e3 * inside, 1e5 + 1e3 * outside
+    assert all(function(*large).value == function(inside, outside).value for function in ALL)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Shrunk(Invertible):
 
 
 class Deaf(Invertible):
-    """Decodes all z to one x, which does come back."""
+    """Identity that decodes all z to one x, which does come back."""
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return x, constant_log_det(x, 0.0)
@@ -51,10 +51,8 @@ class Deaf(Invertible):
 
 
 def model_with(network: Invertible | None = None, system: str = "ib-inn") -> GenerativeClassifier:
-    """Of a table; its own small network by default."""
-    if network is not None:
-        return build(system, shape=(FEATURES,), classes=CLASSES, backbone=network)
-    return build(system, shape=(FEATURES,), classes=CLASSES)
+    """Build a model of a table; its own small network by default."""
+    return build(system, shape=(FEATURES,), classes=CLASSES, backbone=network)
 
 
 def rows(generator: torch.Generator, count: int = 40) -> Tensor:

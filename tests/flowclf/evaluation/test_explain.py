@@ -1,4 +1,4 @@
-"""What is told of single decisions, and by which systems."""
+"""Explanations of single predictions, and the systems that give them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
 from flowclf.evaluation import Options, Subject, predict_split
 from flowclf.evaluation.counterfactuals import counterfactual, distances_to_means, even_odds
-from flowclf.evaluation.explain import (
-    explain_rows,
-    explain_suite,
-    explanations,
-    least_sure,
-)
+from flowclf.evaluation.explain import explain_rows, explain_suite, explanations, least_sure
 from flowclf.models import systems_with
 from flowclf.support.errors import UserError
 from flowclf.systems import SYSTEMS
@@ -43,7 +38,7 @@ def images(count: int = 30) -> Split:
 
 
 def made(system: str, **settings: Any) -> GenerativeClassifier:
-    """Untrained, with weights that are not zero, as couplings and branches start."""
+    """Build an untrained model of weights that are not zero, as couplings and branches start."""
     sections = small(system, hidden=16) | settings
     model = build(system, shape=SHAPE, classes=K, samples=30, **sections)
     model.fit_statistics(images().x, images().y)
@@ -101,7 +96,7 @@ def test_rows_are_what_the_functions_say() -> None:
 
 @pytest.mark.parametrize("system", INVERTIBLE)
 def test_the_counterfactual_has_its_posterior(system: str) -> None:
-    """Of x that is decoded and seen again, in float64."""
+    """Posterior of the decoded x, in float64."""
     model, x = made(system).double().eval(), images().x
     posterior, source = model.log_posterior(x).sort(descending=True)
     assert bool((posterior[:, 1] < log(0.9)).all())
@@ -114,7 +109,7 @@ def test_the_counterfactual_has_its_posterior(system: str) -> None:
 
 @pytest.mark.parametrize("system", ["ib-inn", "i-revnet", "bvae", "m2"])
 def test_contributions_add_up_to_log_odds_above_the_reference(system: str) -> None:
-    """Of an untrained network no point between the classes need have even odds."""
+    """Even odds need not exist between the classes of an untrained network."""
     model = made(system).double().eval()
     rows = rows_of(model, 3)
     x = images().x[[row["sample"] for row in rows]]

@@ -31,7 +31,7 @@ from flowclf.evaluation.recalibration import (
 from flowclf.support.errors import UserError
 from flowclf.training import train
 
-N, K, MANY = 6000, 4, 20_000
+N, K = 6000, 4
 SCALES = torch.tensor([0.4, 0.8, 1.0, 1.6], dtype=torch.float64)
 BIASES = torch.tensor([1.0, -0.5, 0.5, -1.0], dtype=torch.float64)
 Sample = tuple[Tensor, Tensor]
@@ -42,13 +42,8 @@ def calibrated(simulate: Callable[..., Sample]) -> Sample:
     return simulate(N, K, 2.0)
 
 
-@pytest.fixture
-def many(simulate: Callable[..., Sample]) -> Sample:
-    return simulate(MANY, 5, 2.0)
-
-
 def skew(generator: torch.Generator, count: int, size: float = 1) -> Sample:
-    """Posteriors of which log softmax(a/size log q + b) is right, for `SCALES` and `BIASES`."""
+    """Draw q for which softmax(a/size log q + b) is calibrated, of `SCALES` and `BIASES`."""
     logits = 3 * size * torch.randn(count, K, generator=generator, dtype=torch.float64)
     wrong = logits.log_softmax(1)
     right = (SCALES / size * wrong + BIASES).softmax(1)
@@ -154,7 +149,7 @@ def test_temperature_scaling_is_a_special_case_of_vectors(calibrated: Sample) ->
 
 @pytest.mark.parametrize("size", [1, 300])
 def test_the_gradient_is_zero_at_the_optimum(size: int, generator: torch.Generator) -> None:
-    """Also for log-posteriors of a thousand nats."""
+    """Optimum for log-posteriors of a few nats, and of a thousand."""
     wrong, y = skew(generator, N, size)
     step = VectorScaling().fit(wrong, y)
     assert step.scale is not None
@@ -248,26 +243,26 @@ def test_impossible_samples_are_refused(
 
 
 @pytest.mark.parametrize("factor", [0.2, 1.0, 3.0, 40.0])
-def test_the_temperature_of_a_multiplied_posterior(factor: float, many: Sample) -> None:
-    log_posterior, y = many
+def test_the_temperature_of_a_multiplied_posterior(factor: float, calibrated: Sample) -> None:
+    log_posterior, y = calibrated
     fitted = fit_temperature(factor * log_posterior, y)
     assert fitted == pytest.approx(factor, rel=0.03)
     assert fitted == pytest.approx(factor * fit_temperature(log_posterior, y), rel=1e-9)
 
 
-def test_scaling_calibrates_and_keeps_the_predictions(many: Sample) -> None:
-    log_posterior, y = many
+def test_scaling_calibrates_and_keeps_the_predictions(calibrated: Sample) -> None:
+    log_posterior, y = calibrated
     confident = (3 * log_posterior).log_softmax(1)
     scaled = scale(confident, fit_temperature(confident, y))
     assert accuracy(scaled, y) == accuracy(confident, y)
     assert torch.equal(scaled.argsort(1), confident.argsort(1))
     assert expected_calibration_error(confident, y) > 0.1
     assert expected_calibration_error(scaled, y) < 0.02
-    assert_close(scaled.exp().sum(1), torch.ones(MANY, dtype=torch.float64))
+    assert_close(scaled.exp().sum(1), torch.ones(N, dtype=torch.float64))
 
 
-def test_the_derivative_in_the_temperature_is_zero(many: Sample) -> None:
-    log_posterior, y = many
+def test_the_derivative_in_the_temperature_is_zero(calibrated: Sample) -> None:
+    log_posterior, y = calibrated
     temperature = torch.tensor(
         fit_temperature(3 * log_posterior, y), dtype=torch.float64, requires_grad=True
     )
@@ -277,8 +272,8 @@ def test_the_derivative_in_the_temperature_is_zero(many: Sample) -> None:
     assert abs(temperature.grad.item()) < 1e-13
 
 
-def test_the_temperature_is_that_of_scipy(many: Sample) -> None:
-    log_posterior, y = (tensor[:500] for tensor in many)
+def test_the_temperature_is_that_of_scipy(calibrated: Sample) -> None:
+    log_posterior, y = (tensor[:500] for tensor in calibrated)
     found = scipy.optimize.minimize_scalar(
         lambda t: negative_log_posterior(scale(log_posterior, exp(t)), y), tol=1e-12
     )
@@ -286,9 +281,9 @@ def test_the_temperature_is_that_of_scipy(many: Sample) -> None:
     assert fit_temperature(log_posterior, y) == pytest.approx(exp(found.x), rel=1e-6)
 
 
-def test_constants_of_a_sample_do_not_matter(many: Sample) -> None:
-    log_posterior, y = many
-    shifted = log_posterior + torch.linspace(-50, 50, MANY, dtype=torch.float64)[:, None]
+def test_constants_of_a_sample_do_not_matter(calibrated: Sample) -> None:
+    log_posterior, y = calibrated
+    shifted = log_posterior + torch.linspace(-50, 50, N, dtype=torch.float64)[:, None]
     expected = fit_temperature(log_posterior, y)
     assert fit_temperature(shifted, y) == pytest.approx(expected, rel=1e-9)
     assert fit_temperature(log_posterior.float(), y) == pytest.approx(expected, rel=1e-6)

@@ -83,6 +83,8 @@ def test_scores_are_those_computed_directly(flow: GenerativeClassifier) -> None:
     z, mixture = flow.encode(x).z, flow.mixture
     close(scores["typicality"], (scores["negative-log-prob"] - 3).abs())
     close(scores["latent-negative-log-prob"], -mixture.log_prob(z))
+    energy = -(mixture.log_prob_given_class(z) + mixture.log_weights).logsumexp(1)
+    close(scores["latent-negative-log-prob"], energy)
     close(scores["latent-distance"], torch.cdist(z, mixture.means).min(1).values, rtol=1e-3)
     close(scores["entropy"], -(posterior * posterior.log()).nan_to_num().sum(1))
     close(scores["max-probability"].exp(), 1 - posterior.max(1).values)
@@ -95,12 +97,6 @@ def test_the_distance_is_in_standard_deviations() -> None:
     z, mixture = model.encode(x).z, model.mixture
     expected = ((z[:, None] - mixture.means) / mixture.std()).norm(dim=2).min(1).values
     close(model_scores(model, x)["latent-distance"], expected, rtol=1e-3)
-
-
-def test_the_energy_of_the_mixture_is_its_negative_log_density(flow: GenerativeClassifier) -> None:
-    z = flow.eval().encode(images().x).z
-    logits = flow.mixture.log_prob_given_class(z) + flow.mixture.log_weights
-    close(model_scores(flow, images().x)["latent-negative-log-prob"], -logits.logsumexp(1))
 
 
 def test_the_seed_is_that_of_the_dequantisation_alone(flow: GenerativeClassifier) -> None:
@@ -150,16 +146,13 @@ def test_directions_have_no_distance() -> None:
     assert scores.keys() == {"latent-negative-log-prob", "max-probability", "entropy"}
 
 
-def test_a_system_without_a_density_says_so() -> None:
-    with pytest.raises(UserError, match="expected a system with a density or a bound of it, got"):
-        training_centre(made("resnet"), images().x)
-
-
-def test_samples_are_needed(flow: GenerativeClassifier) -> None:
+def test_samples_models_and_a_density_are_needed(flow: GenerativeClassifier) -> None:
     with pytest.raises(UserError, match="expected samples to score, got none"):
         model_scores(flow, images().x[:0])
     with pytest.raises(UserError, match="at least one trained model, got none"):
         ensemble_scores([], images().x)
+    with pytest.raises(UserError, match="expected a system with a density or a bound of it, got"):
+        training_centre(made("resnet"), images().x)
 
 
 def test_the_centre_is_the_mean_over_training(flow: GenerativeClassifier) -> None:
