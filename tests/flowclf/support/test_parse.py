@@ -30,9 +30,9 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(
 )
 
 
-def refused(read: Callable[[], object], message: str) -> None:
+def refused(message: str, read: Callable[..., object], *given: Any) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        read()
+        read(*given)
     assert str(caught.value).isprintable()
 
 
@@ -59,7 +59,7 @@ def test_damaged_yaml(tmp_path: Path, case: str) -> None:
     text, message = BAD_YAML[case]
     (tmp_path / "x.yaml").write_text(text)
     expected = f"x.yaml is damaged: expected a YAML mapping, got .*{message.removeprefix('got ')}"
-    refused(lambda: read_yaml(tmp_path / "x.yaml"), expected)
+    refused(expected, read_yaml, tmp_path / "x.yaml")
 
 
 def test_aliases_and_merges_in_measure_are_read() -> None:
@@ -71,8 +71,8 @@ def test_aliases_and_merges_in_measure_are_read() -> None:
 
 @pytest.mark.parametrize("text", ["a=2020-13-45", "a=[", "a=" + "[" * 400])
 def test_values_of_options_are_as_careful(text: str) -> None:
-    refused(lambda: parse_assignments([text]), "--set a: expected a YAML value, got")
-    refused(lambda: parse_grid([text]), "expected --grid key=value,value, got")
+    refused("--set a: expected a YAML value, got", parse_assignments, [text])
+    refused("expected --grid key=value,value, got", parse_grid, [text])
 
 
 BAD_JSON = {
@@ -91,17 +91,15 @@ BAD_JSON = {
 def test_damaged_json(tmp_path: Path, case: str) -> None:
     text, message = BAD_JSON[case]
     (tmp_path / "x.json").write_text(text)
-    refused(
-        lambda: read_json(tmp_path / "x.json"),
-        f"x.json is damaged: expected a JSON object, got .*{message}",
-    )
+    expected = f"x.json is damaged: expected a JSON object, got .*{message}"
+    refused(expected, read_json, tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to(path.name)])
 def test_no_files(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "x.yaml")
     for read in (read_yaml, read_json, read_settings):
-        refused(lambda read=read: read(tmp_path / "x.yaml"), "cannot read .*x.yaml: ")
+        refused("cannot read .*x.yaml: ", read, tmp_path / "x.yaml")
 
 
 # A sweep with one run, as it is left: nothing was trained.
@@ -192,21 +190,20 @@ def test_a_whole_folder_is_read(sweep: Path) -> None:
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", "..", "", 3])
 def test_no_run_of_a_sweep_lies_elsewhere(sweep: Path, name: Any) -> None:
     change(sweep / "sweep.yaml", points__0__name=name)
-    refused(lambda: read_plan(sweep), "sweep.yaml is damaged .*is no name of a run")
+    refused("sweep.yaml is damaged .*is no name of a run", read_plan, sweep)
 
 
 def test_progress_metrics_and_words(sweep: Path) -> None:
     run = Run(sweep / RUN)
     run.summary_file.unlink()
-    run.progress_file.write_text('{"step": "all"}')
-    refused(lambda: states(read_plan(sweep)), "progress.json is damaged: expected step and steps")
-    run.progress_file.write_text('{"step": 1, "steps": 0, "epoch": 0, "seconds": 1}')
-    refused(lambda: states(read_plan(sweep)), "progress.json is damaged: expected step and steps")
+    for text in ('{"step": "all"}', '{"step": 1, "steps": 0, "epoch": 0, "seconds": 1}'):
+        run.progress_file.write_text(text)
+        refused("progress.json is damaged: expected step and steps", states, read_plan(sweep))
     for line in ("3", "{}", '{"step": "x"}', "{"):
         run.metrics_file.write_text(f'{{"step": 1, "loss": Infinity}}\n{line}\n')
-        refused(lambda: list(run.read_metrics()), "metrics.jsonl is damaged: expected a JSON ob")
+        refused("metrics.jsonl is damaged: expected a JSON ob", list, run.read_metrics())
     run.vocabulary_file.write_bytes(b"caf\xe9\n")
-    refused(run.read_vocabulary, "vocabulary.txt is damaged: expected UTF-8, got byte 0xe9")
+    refused("vocabulary.txt is damaged: expected UTF-8, got byte 0xe9", run.read_vocabulary)
 
 
 @pytest.mark.parametrize(
@@ -223,12 +220,13 @@ def test_baselines_of_a_study(tmp_path: Path, row: Any) -> None:
     changed = whole | numbers | row if isinstance(row, dict) and len(row) == 1 else row
     if row != {"system": "QDA"}:
         file.write_text(json.dumps({"rows": [changed]}))
-        refused(lambda: list(recorded_rows(tmp_path)), "baselines-50-0.json is damaged: expected")
+        expected = "baselines-50-0.json is damaged: expected"
+        refused(expected, list, recorded_rows(tmp_path))
 
 
 def test_pictures_that_the_report_does_not_open(tmp_path: Path) -> None:
     """Pillow would hand PostScript to an interpreter; and 80 million pixels are too many."""
     (tmp_path / "x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    refused(lambda: embed_file(tmp_path / "x.png"), "x.png: expected a readable PNG")
+    refused("x.png: expected a readable PNG", embed_file, tmp_path / "x.png")
     Image.new("1", (10_000, 8_000)).save(tmp_path / "x.png")
-    refused(lambda: embed_file(tmp_path / "x.png"), "at most 67,108,864 pixels, got 10000×8000")
+    refused("at most 67,108,864 pixels, got 10000×8000", embed_file, tmp_path / "x.png")
