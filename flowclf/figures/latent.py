@@ -178,10 +178,9 @@ def principal_figure(panels: Mapping[str, Latents], class_names: Sequence[str]) 
         points, means = ((v.double() - centre) @ basis.T for v in (found.z, found.means))
         _draw_densities(axes, points, found.y, means, class_names)
         axes.set_title(name, fontsize=9)
-        for write, which, share in zip(
-            (axes.set_xlabel, axes.set_ylabel), ("first", "second"), shares.tolist(), strict=True
-        ):
-            write(f"{which} component ({100 * share:.0f} % of the variance)", fontsize=8)
+        first, second = (f"{100 * share:.0f} % of the variance" for share in shares.tolist())
+        axes.set_xlabel(f"first component ({first})", fontsize=8)
+        axes.set_ylabel(f"second component ({second})", fontsize=8)
         axes.tick_params(labelsize=7)
     figure.supxlabel("contours hold 50 % and 90 % of a class; a cross is its mean", fontsize=8)
     return figure

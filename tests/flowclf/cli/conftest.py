@@ -26,5 +26,5 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(trained: Path, tmp_path: Path) -> Path:
     """Copy the trained run, but not what evaluations left there."""
-    ignored = shutil.ignore_patterns("evaluation.json")
+    ignored = shutil.ignore_patterns("evaluation.json", "figures")
     return Path(shutil.copytree(trained, tmp_path / "copy", ignore=ignored))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -97,10 +98,8 @@ def test_tables_a_figure_and_one_document(
 def test_a_failed_run_is_listed_and_the_status_is_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def diverge(*arguments: Any, **options: Any) -> None:
-        raise TrainingDiverged("step 3: not finite\nstages")
-
-    monkeypatch.setattr(jobs, "train", diverge)
+    error = TrainingDiverged("step 3: not finite\nstages")
+    monkeypatch.setattr(jobs, "train", Mock(side_effect=error))
     assert run([*STUDY, *FEW, "--no-baselines", "--json"]) == 1
     shown = capsys.readouterr()
     assert "failed: gm, n = 60, seed 1: step 3: not finite" in shown.err.splitlines()
@@ -113,10 +112,7 @@ def test_a_failed_run_is_listed_and_the_status_is_1(
 def test_an_interruption_says_how_to_go_on(
     error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(*arguments: Any, **options: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(jobs, "train", stop)
+    monkeypatch.setattr(jobs, "train", Mock(side_effect=error))
     assert run([*STUDY, *FEW]) == 1
     line = "flowclf: stopped after 0 of 12 runs; the same command goes on there\n"
     assert capsys.readouterr().err == line

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -266,19 +267,14 @@ def test_nothing_asked_is_answered_with_the_help(
 def test_want_of_memory_is_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*args: object, **options: object) -> None:
-        raise error
-
-    monkeypatch.setattr("flowclf.report.write_report", fail)
+    monkeypatch.setattr("flowclf.report.write_report", Mock(side_effect=error))
     assert run(["report", "flow"]) == 1
     said = capsys.readouterr().err
     assert re.fullmatch("flowclf: not enough memory: .*no room\n", said), said
 
 
 def test_what_is_wrong_with_us_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **options: object) -> None:
-        raise RuntimeError("no matter")
-
-    monkeypatch.setattr("flowclf.report.write_report", fail)
+    ours = Mock(side_effect=RuntimeError("no matter"))
+    monkeypatch.setattr("flowclf.report.write_report", ours)
     with pytest.raises(RuntimeError, match="no matter"):
         run(["report", "flow"])
