@@ -200,6 +200,8 @@ def test_mistakes_are_refused(classifier: GenerativeClassifier, test_split: Spli
         attack_curve(classifier, x[:0], y[:0], [0.1], levels=LEVELS)
     with pytest.raises(UserError, match="expected images"):
         fgsm(flowclf.build("ce", shape=(3,), classes=2), torch.zeros(1, 3), y[:1], 0.1)
+    with pytest.raises(UserError, match="expected a posterior with a gradient, got"):
+        fgsm(autoencoder("knn"), x, y, 0.1, levels=LEVELS)
 
 
 def autoencoder(branch: str) -> GenerativeClassifier:
@@ -207,12 +209,6 @@ def autoencoder(branch: str) -> GenerativeClassifier:
     return flowclf.build(
         "vae", shape=shape, classes=10, levels=LEVELS, preset="digits", branch=kind
     )
-
-
-def test_a_posterior_without_a_gradient_is_refused(test_split: Split) -> None:
-    x, y = test_split.x[:2], test_split.y[:2]
-    with pytest.raises(UserError, match="expected a posterior with a gradient, got"):
-        fgsm(autoencoder("knn"), x, y, 0.1, levels=LEVELS)
 
 
 def test_a_probe_can_be_attacked_though_it_teaches_its_encoder_nothing(test_split: Split) -> None:
