@@ -1,13 +1,20 @@
-"""Augmentation: whole grey levels in, whole grey levels out, all chance from one generator."""
+"""Images changed at random: augmentation, rotation, and binary images; all chance is seeded."""
 
 import pytest
 import torch
 
 from flowclf.data.augment import KINDS, Augmentation, make_augmentation
+from flowclf.data.binarize import Binarization, binarize, draw_binary, ending_binary, threshold
+from flowclf.data.rotate import random_angles, rotated
 from flowclf.support.errors import UserError
 
 SHAPE = (3, 32, 32)
 RANDOM_KINDS = [kind for kind in KINDS if kind != "none"]
+N = 4000
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def _made(kind: str, shape: tuple[int, ...] = SHAPE, levels: int = 256) -> Augmentation:
@@ -17,12 +24,11 @@ def _made(kind: str, shape: tuple[int, ...] = SHAPE, levels: int = 256) -> Augme
 
 
 def _images(count: int = 16, shape: tuple[int, ...] = SHAPE) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(256, (count, *shape), generator=generator, dtype=torch.uint8)
+    return torch.randint(256, (count, *shape), generator=_generator(), dtype=torch.uint8)
 
 
 def _run(kind: str, x: torch.Tensor, seed: int = 1) -> torch.Tensor:
-    return _made(kind, tuple(x.shape[1:]))(x, torch.Generator().manual_seed(seed))
+    return _made(kind, tuple(x.shape[1:]))(x, _generator(seed))
 
 
 @pytest.mark.parametrize("kind", RANDOM_KINDS)
@@ -99,7 +105,7 @@ def test_paper_cifar_turns_by_twelve_degrees_at_most() -> None:
 
 def test_seventeen_levels() -> None:
     x = torch.full((50, *SHAPE), 16, dtype=torch.uint8)
-    assert _made("paper-cifar", levels=17)(x, torch.Generator().manual_seed(0)).max() == 16
+    assert _made("paper-cifar", levels=17)(x, _generator()).max() == 16
 
 
 def test_small_images_can_be_cropped() -> None:
@@ -130,3 +136,137 @@ def test_only_paper_cifar_needs_kornia(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_augmentation("flip-crop", (3, 32, 32), 256) is not None
     with pytest.raises(UserError, match=r"pip install 'flowclf\[augment\]'"):
         make_augmentation("paper-cifar", (3, 32, 32), 256)
+
+
+# Rotation.
+
+
+@pytest.mark.parametrize("size", [7, 8, 28])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 4, -1])
+def test_right_angles_are_exact(size: int, turns: int) -> None:
+    x = _images(5, (2, size, size))
+    out = rotated(x, torch.full((len(x),), 90.0 * turns))
+    assert torch.equal(out, torch.rot90(x, turns, (2, 3)).float())
+
+
+def test_each_image_has_its_own_angle() -> None:
+    x = _images(3, (2, 8, 8))
+    out = rotated(x, torch.tensor([0.0, 90.0, 180.0]))
+    for turns, (image, before) in enumerate(zip(out, x, strict=True)):
+        assert torch.equal(image, torch.rot90(before, turns, (1, 2)).float())
+
+
+def test_an_oblong_image_is_not_distorted() -> None:
+    x = torch.zeros(1, 1, 5, 9)
+    x[0, 0, 2, 6] = 200
+    out = rotated(x, torch.tensor([90.0]))
+    assert out[0, 0, 0, 4] == out.sum() == 200
+    x = _images(5, (2, 5, 8))
+    assert torch.equal(rotated(x, torch.full((5,), 180.0)), torch.rot90(x, 2, (2, 3)).float())
+
+
+def test_grey_levels_stay_whole_and_corners_turn_black() -> None:
+    out = rotated(torch.full((1, 1, 20, 20), 255, dtype=torch.uint8), torch.tensor([45.0]))
+    assert (out.dtype, float(out.min()), float(out.max())) == (torch.float32, 0, 255)
+    assert torch.equal(out, out.round())
+    assert out[0, 0, 0, 0] == 0
+    assert torch.equal(out[0, 0, 6:14, 6:14], torch.full((8, 8), 255.0))
+
+
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_angles_are_uniform_and_the_generators() -> None:
+    angles = random_angles(20_000, _generator())
+    assert 0 <= angles.min() < angles.max() < 360
+    counts = torch.histc(angles, 12, 0, 360)
+    # 1667 each, 5 standard deviations of 39.
+    assert (counts - 20_000 / 12).abs().max() < 195
+    assert torch.equal(angles, random_angles(20_000, _generator()))
+
+
+# Binary images.
+
+
+def _every_level(levels: int) -> torch.Tensor:
+    """Images (N, 1, 1, levels), each of all levels."""
+    return torch.arange(levels, dtype=torch.uint8).expand(N, 1, 1, levels)
+
+
+@pytest.mark.parametrize(("levels", "first_white"), [(256, 128), (17, 9)])
+def test_the_threshold_is_at_half_of_the_levels(levels: int, first_white: int) -> None:
+    out = threshold(_every_level(levels), levels)
+    assert out.dtype == torch.uint8
+    assert out[0].flatten().tolist() == [
+        levels - 1 if level >= first_white else 0 for level in range(levels)
+    ]
+    assert torch.equal(threshold(out, levels), out)
+
+
+@pytest.mark.parametrize("levels", [256, 17])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_pixels_are_white_as_often_as_they_are_bright(levels: int, dtype: torch.dtype) -> None:
+    x = _every_level(levels).to(dtype)
+    out = draw_binary(x, levels, _generator())
+    assert (out.dtype, out.shape) == (dtype, x.shape)
+    assert set(out.unique().tolist()) == {0, levels - 1}
+    frequency = (out > 0).double().mean((0, 1, 2))
+    wanted = torch.arange(levels) / (levels - 1)
+    # Five standard deviations.
+    assert bool(((frequency - wanted).abs() <= 5 * (wanted * (1 - wanted) / N).sqrt()).all())
+    assert frequency[[0, -1]].tolist() == [0, 1]
+
+
+def test_neighbours_are_drawn_independently() -> None:
+    out = draw_binary(torch.full((N, 1, 1, 2), 8), 17, _generator()).double() / 16
+    both = out.prod(3).mean()
+    assert abs(float(both) - 0.25) < 5 * (0.25 * 0.75 / N) ** 0.5
+
+
+@pytest.mark.parametrize("kind", ["sampled", "resampled"])
+def test_a_drawn_copy_is_the_seeds(kind: Binarization) -> None:
+    x = _every_level(17)
+    one, again, other = (binarize(x, kind, 17, _generator(s)) for s in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_none_is_the_image_itself() -> None:
+    x = _every_level(17)
+    assert binarize(x, "none", 17, _generator()) is x
+    assert binarize(x[:0], "sampled", 17, _generator()).shape == (0, 1, 1, 17)
+
+
+def test_tables_are_refused() -> None:
+    with pytest.raises(UserError, match=r"images for data.binarize=sampled, got rows of \(3,\)"):
+        binarize(torch.zeros(2, 3), "sampled", None, _generator())
+
+
+def test_what_ends_binary() -> None:
+    shift = make_augmentation("shift", (1, 8, 8), 17)
+    assert ending_binary(shift, "none", 17) is shift
+    assert ending_binary(None, "sampled", 17) is None
+    assert ending_binary(None, "threshold", 17) is None
+
+
+@pytest.mark.parametrize("kind", ["threshold", "sampled", "resampled"])
+@pytest.mark.parametrize("augmentation", ["shift", "rotate"])
+def test_augmented_images_are_binary_again(kind: Binarization, augmentation: str) -> None:
+    before = torch.randint(17, (50, 1, 8, 8), generator=_generator(), dtype=torch.uint8)
+    x = before if kind == "resampled" else threshold(before, 17)
+    augment = make_augmentation(augmentation, (1, 8, 8), 17)
+    changed = ending_binary(augment, kind, 17)
+    assert augment
+    assert changed
+    out = changed(x, _generator(1))
+    assert set(out.unique().tolist()) == {0, 16}
+    plain = augment(x, _generator(1))
+    # The same change, whatever is drawn after it.
+    assert bool((out[plain == 16] == 16).all())
+    assert bool((out[plain == 0] == 0).all())
+
+
+def test_resampling_alone_draws_from_the_grey_levels() -> None:
+    x = _every_level(17)
+    changed = ending_binary(None, "resampled", 17)
+    assert changed
+    assert torch.equal(changed(x, _generator(1)), draw_binary(x, 17, _generator(1)))

@@ -1,6 +1,7 @@
 """Splits, data sets, and what is refused before training could stumble over it."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_a_sound_data_set_passes_and_tells_its_shape() -> None:
 
 
 def test_take_keeps_rows_and_labels_together() -> None:
-    split = Split(torch.arange(4.0)[:, None], torch.tensor([0, 1, 2, 3]))
+    split = _split([0, 1, 2, 3], torch.arange(4.0)[:, None])
     assert split.take(torch.tensor([2, 0])).y.tolist() == [2, 0]
     assert split.take(slice(1, 3)).x[:, 0].tolist() == [1.0, 2.0]
     assert len(subset(split, 3)) == 3
@@ -166,10 +167,12 @@ def test_stratified_is_fair(sizes: list[int], data: st.DataObject) -> None:
         assert all(abs(c - share) < 1 for c, share in zip(counts, shares, strict=True))
 
 
-@pytest.mark.parametrize("n", [0, 1, 5])
-def test_stratified_refuses_impossible_numbers(n: int) -> None:
+@pytest.mark.parametrize(
+    ("choose", "n"), [*((stratified, n) for n in (0, 1, 5)), *((keep_labels, n) for n in (1, 5))]
+)
+def test_impossible_numbers_are_refused(choose: Callable[..., object], n: int) -> None:
     with pytest.raises(UserError, match=f"from 2 rows, one a class, to all 4 .*got {n}"):
-        stratified(_split([0, 1, 1, -1, 0]), n, seed=0)
+        choose(_split([0, 1, 1, -1, 0]), n, seed=0)
 
 
 @pytest.mark.usefixtures("_global_rng_untouched")
@@ -182,12 +185,6 @@ def test_kept_labels_are_in_proportion_and_all_rows_stay() -> None:
     assert torch.equal(keep_labels(split, 10, seed=3).y, kept.y)
     assert not torch.equal(keep_labels(split, 10, seed=4).y, kept.y)
     assert torch.equal(kept.labelled().x, stratified(split.labelled(), 10, seed=3)[0].x)
-
-
-@pytest.mark.parametrize("n", [1, 5])
-def test_impossible_numbers_of_labels_are_refused(n: int) -> None:
-    with pytest.raises(UserError, match=f"from 2 rows, one a class, to all 4 .*got {n}"):
-        keep_labels(_split([0, 1, 1, -1, 0]), n, seed=0)
 
 
 def test_subset_of_no_rows_is_refused() -> None:

@@ -1,8 +1,5 @@
 """Folders of pictures in every mode, and one clear line for each way they can be wrong."""
 
-import struct
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,75 +69,10 @@ def test_other_files_are_ignored_and_counted(tmp_path: Path) -> None:
     )
 
 
-def _empty_class(root: Path) -> None:
-    (root / "train" / "ant" / "1.png").unlink()
-
-
-def _no_test(root: Path) -> None:
-    for path in (root / "test").iterdir():
-        path.rename(root / "train" / f"test-{path.name}")
-
-
-def _extra_class(root: Path) -> None:
-    _picture(root / "test" / "dog" / "1.png")
-
-
-def _odd_size(root: Path) -> None:
-    _picture(root / "test" / "cat" / "odd.png", size=(7, 4))
-
-
-def _odd_mode(root: Path) -> None:
-    _picture(root / "train" / "cat" / "odd.png", mode="L")
-
-
-def _unreadable(root: Path) -> None:
-    (root / "train" / "cat" / "odd.png").write_bytes(b"no picture")
-
-
-def _truncated(root: Path) -> None:
-    path = root / "train" / "cat" / "1.png"
-    path.write_bytes(path.read_bytes()[:50])
-
-
-def _bomb(root: Path) -> None:
-    _picture(root / "train" / "cat" / "odd.png", mode="1", size=(5000, 5000))
-
-
-def _bigger_bomb(root: Path) -> None:
-    size = struct.pack(">II5B", 20_000, 10_000, 1, 0, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", size) + _chunk(b"IDAT", b"")
-    (root / "train" / "cat" / "odd.png").write_bytes(content)
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(name + content)
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
-
-
-def _disguised(root: Path) -> None:
-    path = root / "train" / "cat" / "odd.png"
-    Image.new("L", (6, 4)).save(path, format="GIF")
-
-
-DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "empty class": (_empty_class, "ant: expected at least one .png.* got none"),
-    "no test": (_no_test, "expected class folders .*test/CLASS, got none"),
-    "extra class": (_extra_class, "same classes in train and test, got 'dog' in test alone"),
-    "odd size": (_odd_size, r"odd\.png: expected 6×4 RGB as 1\.png has, got 7×4 RGB"),
-    "odd mode": (_odd_mode, r"odd\.png: expected 6×4 RGB as 1\.png has, got 6×4 grey"),
-    "unreadable": (_unreadable, r"odd\.png: expected a readable PNG.*UnidentifiedImageError"),
-    "truncated": (_truncated, r"cat.1\.png: expected a readable PNG"),
-    "bomb": (_bomb, r"odd\.png: expected at most 16,777,216 pixels, got 5000×5000"),
-    "bigger bomb": (_bigger_bomb, r"odd\.png: expected at most 16,777,216 pixels, got many more"),
-    "GIF in disguise": (_disguised, r"odd\.png: expected a readable PNG"),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGE)
-def test_damage_is_one_clear_line(tmp_path: Path, case: str) -> None:
-    damage, message = DAMAGE[case]
-    damage(_tree(tmp_path))
-    with pytest.raises(UserError, match=message) as caught:
+def test_pictures_to_test_on_are_needed(tmp_path: Path) -> None:
+    for path in (_tree(tmp_path) / "test").iterdir():
+        path.rename(tmp_path / "train" / f"test-{path.name}")
+    with pytest.raises(UserError, match="expected class folders .*test/CLASS, got none") as caught:
         load_folder(tmp_path)
     assert "\n" not in str(caught.value)
 

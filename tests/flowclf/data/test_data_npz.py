@@ -80,21 +80,11 @@ def test_medmnist_names_and_unused_arrays(tmp_path: Path) -> None:
 
 
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
-    "missing": (
-        {"y_test": None},
-        "expected the arrays .*got 'x_train', 'y_train', 'x_test'; rename",
-    ),
-    "objects": (
-        {"x_train": np.array([[None]])},
-        "x_train: expected an array of numbers, got Python obj",
-    ),
-    "complex": ({"x_train": np.ones((4, 3), complex)}, "table of numbers, got complex128"),
     "words": ({"x_train": np.full((4, 3), "a")}, "table of numbers, got <U1"),
     "float images": ({"x_train": np.ones((4, 3, 3))}, "got float64; multiply by 255 and cast"),
     "int images": ({"x_train": np.ones((4, 3, 3), int)}, "got int64; cast to uint8"),
     "channels first": (_images(3, 9, 9), r"channels last.*got 4×3×9×9; move them with"),
     "flat": ({"x_train": np.ones(4)}, "expected x as .*got 4; reshape"),
-    "lengths": ({"y_train": Y[:3]}, "got 4 rows and 3 labels"),
     "float labels": ({"y_train": Y.astype(float)}, "labels as integers 0..K-1, got float64"),
     "one-hot": ({"y_train": np.eye(4, dtype=int)}, r"one label a row.*got 4×4; use argmax"),
     "gap": ({"y_train": np.array([0, 1, 3, 3])}, r"train labels 0\.\.2.*got 0, 1, 3"),
@@ -107,12 +97,10 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "all unlabelled": ({"y_train": np.full(4, -1)}, "at least 2 classes, got 0"),
     "unlabelled test": ({"y_test": np.array([0, -1])}, "every test row, got 1 rows with -1; move"),
-    "test labels": ({"y_test": np.array([0, 5])}, "got also 5"),
     "NaN": ({"x_test": np.array([[0, 0, 0], [0, np.nan, 0]])}, "test: .*row 1, column 1"),
     "beyond float32": ({"x_train": np.full((4, 3), 1e300)}, "train: .*got 12 NaN or infinite"),
     "widths": ({"x_test": np.zeros((2, 4))}, r"one shape, got \(3,\) and \(4,\)"),
     "image and table": ({"x_test": _images(3, 3)["x_test"]}, "one shape"),
-    "no rows": ({"x_test": np.zeros((0, 3)), "y_test": Y[:0]}, "test: expected at least one row"),
 }
 
 
@@ -134,13 +122,6 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         np.save(stream, np.ones(3))
     with pytest.raises(UserError, match="expected an intact .npz"):
-        load_npz(path)
-
-
-def test_a_truncated_file(tmp_path: Path) -> None:
-    path = _save(tmp_path / "x.npz")
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError, match="intact .npz, got BadZipFile"):
         load_npz(path)
 
 

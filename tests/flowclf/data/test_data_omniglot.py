@@ -1,7 +1,6 @@
 """Omniglot's zips, made small and damaged, and the real ones."""
 
 import io
-import struct
 import zipfile
 from pathlib import Path
 
@@ -56,44 +55,19 @@ def test_drawers_make_the_split(tmp_path: Path) -> None:
 
 
 DAMAGED = {
-    "not a zip": (b"PK nothing", "intact zip, got a damaged one"),
     "not a picture": ({_name("Greek", 1): b"no png"}, "readable PNG.*UnidentifiedImageError"),
-    "half a picture": ({_name("Greek", 1): _png()[:80]}, "readable PNG"),
-    "wrong size": ({_name("Greek", 1): _png(28)}, "expected 105×105 pixels, got 28×28"),
     "huge picture": ({_name("Greek", 1): _png(500)}, "at most 11,025 pixels, got 500×500"),
-    "bomb": ({_name("Greek", 1): bytes(2**17)}, "at most 65,536 bytes"),
 }
 
 
 @pytest.mark.parametrize("case", DAMAGED)
 def test_damage_is_one_clear_line(tmp_path: Path, case: str) -> None:
-    content, message = DAMAGED[case]
-    path = tmp_path / "x.zip"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        _zip(path, content)
+    members, message = DAMAGED[case]
+    path = _zip(tmp_path / "x.zip", members)
     with pytest.raises(UserError, match=message) as caught:
         list(read_drawings(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_corrupt_member_is_refused(tmp_path: Path) -> None:
-    path = _zip(tmp_path / "x.zip", {_name("Greek", 1): _png()})
-    content = bytearray(path.read_bytes())
-    (name_length,) = struct.unpack("<H", content[26:28])
-    content[30 + name_length + 20] ^= 0xFF
-    path.write_bytes(bytes(content))
-    with pytest.raises(UserError, match="intact zip, got a damaged one"):
-        list(read_drawings(path))
-
-
-def test_a_lacking_alphabet_is_refused(tmp_path: Path) -> None:
-    for part in ("background", "evaluation"):
-        _zip(tmp_path / f"images_{part}.zip", {_name("Greek", 1, part): _png()})
-    with pytest.raises(UserError, match="expected 50 alphabets in the two zip files, got 1"):
-        load_omniglot(DataSource(tmp_path, download=False))
 
 
 @pytest.mark.usefixtures("_global_rng_untouched")

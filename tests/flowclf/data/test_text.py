@@ -1,6 +1,7 @@
 """The user's texts: columns, labels, splits, averaged words, and one clear line for mistakes."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,30 +9,33 @@ import torch
 from torch.testing import assert_close
 
 from flowclf.config import make_config
+from flowclf.data import Dataset
 from flowclf.data.text import TextOptions, load_text, word_frequencies
 from flowclf.runs import Run, load_data
 from flowclf.support.errors import UserError
 from flowclf.training import train
 
+Load = Callable[..., Dataset]
 BODY = "b,red red green,lion\na,blue,tiger\n" * 5
-
-
 WORDS = (("cats", "cat"), ("dogs", "dog"))
+NAMED = "label,text,title\n" + BODY
 
 
-def _write(path: Path, content: str) -> Path:
-    path.write_text(content, encoding="utf-8")
-    return path
+@pytest.fixture
+def loaded(tmp_path: Path) -> Load:
+    """Load what is written into x.csv, with options."""
 
+    def load(content: str, *arguments: str, **options: int) -> Dataset:
+        (tmp_path / "x.csv").write_text(content, encoding="utf-8")
+        return load_text(tmp_path / "x.csv", TextOptions(*arguments, **options))
 
-def _named(path: Path) -> Path:
-    return _write(path, "label,text,title\n" + BODY)
+    return load
 
 
 @pytest.mark.usefixtures("_global_rng_untouched")
-def test_texts_become_averaged_words(tmp_path: Path) -> None:
-    data = load_text(_named(tmp_path / "mine.csv"), TextOptions())
-    assert (data.name, data.class_names, data.levels) == ("mine.csv", ("a", "b"), None)
+def test_texts_become_averaged_words(loaded: Load) -> None:
+    data = loaded(NAMED)
+    assert (data.name, data.class_names, data.levels) == ("x.csv", ("a", "b"), None)
     assert (len(data.train), len(data.test), data.shape) == (8, 2, (3,))
     assert (data.train.x.dtype, data.train.y.dtype) == (torch.float32, torch.int64)
     assert data.train.y.tolist() == [1, 0] * 4
@@ -39,91 +43,84 @@ def test_texts_become_averaged_words(tmp_path: Path) -> None:
     assert torch.allclose(data.train.x, blue_green_red.repeat(4, 1))
 
 
-def test_columns_by_number_need_no_header(tmp_path: Path) -> None:
-    path = _write(tmp_path / "x.csv", BODY)
-    data = load_text(path, TextOptions("1, 2", "0"))
+def test_columns_by_number_need_no_header(loaded: Load) -> None:
+    data = loaded(BODY, "1, 2", "0")
     assert len(data.train) + len(data.test) == 10
     assert data.train.x[0].count_nonzero() == 3
     assert data.shape == (5,)
 
 
-def test_several_named_columns_are_joined(tmp_path: Path) -> None:
-    data = load_text(_named(tmp_path / "x.csv"), TextOptions("title,text"))
+def test_several_named_columns_are_joined(loaded: Load) -> None:
+    data = loaded(NAMED, "title,text")
     assert data.train.x[0].sort().values.tolist() == [0, 0, 0.25, 0.25, 0.5]
 
 
-def test_the_vocabulary_is_that_of_train_without_stop_words(tmp_path: Path) -> None:
+def test_the_vocabulary_is_that_of_train_without_stop_words(loaded: Load) -> None:
     """Two rows of three are drawn, and the words of the third are unknown."""
     content = "text,label\nthe Lion and LION,a\nthe tiger,b\nof puma,a\nthe okapi,\n"
-    data = load_text(_write(tmp_path / "x.csv", content), TextOptions(train_size=2))
+    data = loaded(content, train_size=2)
     assert sorted(data.train.x.tolist()) == torch.eye(3).flip(0).tolist()
     assert data.test.x.tolist() == [[0.0] * 3]
 
 
-def test_the_most_frequent_words_are_kept_and_ties_go_by_the_alphabet(tmp_path: Path) -> None:
+def test_the_most_frequent_words_are_kept_and_ties_go_by_the_alphabet(loaded: Load) -> None:
     content = "text,label\n" + "delta echo echo,a\nbravo charlie bravo,b\n" * 5
-    data = load_text(_write(tmp_path / "x.csv", content), TextOptions(vocabulary=3))
+    data = loaded(content, vocabulary=3)
     assert data.train.x[:2].tolist() == [[0, 0, 1], [pytest.approx(2 / 3), pytest.approx(1 / 3), 0]]
 
 
-def test_numbers_as_labels_are_sorted_as_numbers(tmp_path: Path) -> None:
+def test_numbers_as_labels_are_sorted_as_numbers(loaded: Load) -> None:
     content = "text,label\n" + "lion,10\ntiger, 9\nzebra,-1\n" * 3
-    data = load_text(_write(tmp_path / "x.csv", content), TextOptions())
-    assert data.class_names == ("-1", "9", "10")
-    words = _write(tmp_path / "y.csv", content.replace("-1", "x"))
-    assert load_text(words, TextOptions()).class_names == ("10", "9", "x")
+    assert loaded(content).class_names == ("-1", "9", "10")
+    assert loaded(content.replace("-1", "x")).class_names == ("10", "9", "x")
 
 
-def test_an_empty_label_is_an_unlabelled_row_in_train(tmp_path: Path) -> None:
+def test_an_empty_label_is_an_unlabelled_row_in_train(loaded: Load) -> None:
     content = "text,label\n" + "lion,a\ntiger,b\nokapi,\nwhale, \n" * 5
-    data = load_text(_write(tmp_path / "x.csv", content), TextOptions(train_size=4))
+    data = loaded(content, train_size=4)
     assert torch.bincount(data.train.y + 1).tolist() == [10, 2, 2]
     assert (len(data.test), data.shape) == (6, (4,))
     assert data.class_names == ("a", "b")
 
 
-def test_what_a_csv_may_hold(tmp_path: Path) -> None:
+def test_what_a_csv_may_hold(loaded: Load) -> None:
     """A mark of byte order, blank lines, quoted commas, quotes and line breaks."""
     row = '"lion, ""king""\nof beasts",a\r\n\r\ntiger,b\n'
-    path = _write(tmp_path / "x.csv", "\ufefftext,label\n" + row * 3)
-    data = load_text(path, TextOptions())
+    data = loaded("\ufefftext,label\n" + row * 3)
     assert (len(data.train) + len(data.test), data.shape) == (6, (4,))
 
 
-def test_equal_seeds_give_equal_splits(tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_splits(loaded: Load) -> None:
     content = "text,label\n" + "".join(f"word{i},{i * i % 7 % 2}\n" for i in range(40))
-    path = _write(tmp_path / "x.csv", content)
-    first, same, other = (
-        load_text(path, TextOptions(train_size=20, seed=seed)).train.y for seed in (0, 0, 1)
-    )
+    first, same, other = (loaded(content, train_size=20, seed=seed).train.y for seed in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
 
-BAD_FILES: dict[str, tuple[str, TextOptions, str]] = {
-    "no such name": ("text,class\nx,a\n", TextOptions(), "column 'label', got 'text', 'class'"),
-    "no such number": (BODY, TextOptions("3", "0"), "column '3', got '0', '1', '2'; name"),
-    "name and number": (BODY, TextOptions("1"), "column '1', got 'b', 'red red green'.*numbers"),
-    "one column for both": (BODY, TextOptions("1,0", "0"), "column of its own, got '0'"),
-    "empty": ("", TextOptions(), "column 'text', got an empty file"),
-    "ragged": ("text,label\nx,a\n\nx,y,b\n", TextOptions(), "line 4: expected 2 fields .*got 3"),
-    "open quote": ('text,label\nx,a\n"y,b\n', TextOptions(), "line 3: .*unexpected end of data"),
-    "huge field": (f"text,label\n{'x' * 2**20}x,a\n", TextOptions(), "line 2: .*larger than"),
-    "one class": ("text,label\nx,a\ny,a\n", TextOptions(), "2 classes in .*'label', got only 'a'"),
-    "no labels": ("text,label\nx,\n", TextOptions(), "2 classes in .*'label', got none"),
-    "stop words": ("text,label\nthe,a\nof,b\nthe,a\n", TextOptions(), "got none but stop words"),
-    "small train": (BODY, TextOptions("1", "0", train_size=1), "at least 2 .*got 1 of 10"),
-    "no test": (BODY, TextOptions("1", "0", train_size=10), "to test on one, got 10 of 10"),
-    "a row a class": ("text,label\nx,a\ny,b\n", TextOptions(), "got 2 of 2 .*or add rows"),
+BAD_FILES: dict[str, tuple[str, tuple[str, ...], dict[str, int], str]] = {
+    "no such name": ("text,class\nx,a\n", (), {}, "column 'label', got 'text', 'class'"),
+    "no such number": (BODY, ("3", "0"), {}, "column '3', got '0', '1', '2'; name"),
+    "name and number": (BODY, ("1",), {}, "column '1', got 'b', 'red red green'.*numbers"),
+    "one column for both": (BODY, ("1,0", "0"), {}, "column of its own, got '0'"),
+    "empty": ("", (), {}, "column 'text', got an empty file"),
+    "ragged": ("text,label\nx,a\n\nx,y,b\n", (), {}, "line 4: expected 2 fields .*got 3"),
+    "open quote": ('text,label\nx,a\n"y,b\n', (), {}, "line 3: .*unexpected end of data"),
+    "huge field": (f"text,label\n{'x' * 2**20}x,a\n", (), {}, "line 2: .*larger than"),
+    "one class": ("text,label\nx,a\ny,a\n", (), {}, "2 classes in .*'label', got only 'a'"),
+    "no labels": ("text,label\nx,\n", (), {}, "2 classes in .*'label', got none"),
+    "stop words": ("text,label\nthe,a\nof,b\nthe,a\n", (), {}, "got none but stop words"),
+    "small train": (BODY, ("1", "0"), {"train_size": 1}, "at least 2 .*got 1 of 10"),
+    "no test": (BODY, ("1", "0"), {"train_size": 10}, "to test on one, got 10 of 10"),
+    "a row a class": ("text,label\nx,a\ny,b\n", (), {}, "got 2 of 2 .*or add rows"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_a_bad_file_is_one_clear_line(tmp_path: Path, case: str) -> None:
-    content, options, message = BAD_FILES[case]
+def test_a_bad_file_is_one_clear_line(loaded: Load, case: str) -> None:
+    content, arguments, sizes, message = BAD_FILES[case]
     before = csv.field_size_limit()
     with pytest.raises(UserError, match=rf"x\.csv: .*{message}") as caught:
-        load_text(_write(tmp_path / "x.csv", content), options)
+        loaded(content, *arguments, **sizes)
     assert "\n" not in str(caught.value)
     assert csv.field_size_limit() == before
 
