@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ NAMED = "label,text,title\n" + BODY
 def loaded(tmp_path: Path) -> Load:
     """Load what is written into x.csv, with options."""
 
-    def load(content: str, *arguments: str, **options: int) -> Dataset:
+    def load(content: str, *arguments: Any, **options: Any) -> Dataset:
         (tmp_path / "x.csv").write_text(content, encoding="utf-8")
         return load_text(tmp_path / "x.csv", TextOptions(*arguments, **options))
 
