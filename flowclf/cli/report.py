@@ -30,7 +30,7 @@ def report(
     if as_json:
         print_json(written)
         return
-    runs, size = written["runs"], written["bytes"]
+    size = written["bytes"]
     print(f"report   {out}")
-    print(f"runs     {runs}")
+    print(f"runs     {written['runs']}")
     print(f"size     {size / 1e6:.1f} MB" if size >= 1e6 else f"size     {size / 1e3:.0f} kB")

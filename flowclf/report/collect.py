@@ -202,9 +202,7 @@ def _baselines(folder: Path) -> Iterator[Nested]:
         return
     try:
         rows = list(csv.DictReader(read_text(file).splitlines()))
-        for row in rows:
-            if row["system"] not in SYSTEMS:
-                yield _baseline(row)
+        yield from (_baseline(row) for row in rows if row["system"] not in SYSTEMS)
     except (KeyError, TypeError, ValueError, csv.Error):
         raise UserError(f"{file} is damaged; remove it, or run the study again") from None
 

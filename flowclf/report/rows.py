@@ -39,16 +39,14 @@ class Row:
 
 def make_rows(found: Collection, varied: Sequence[str]) -> list[Row]:
     """Return rows of all runs, then of the baselines."""
-    runs = [_run_row(entry, varied) for entry in found.entries]
-    return runs + [Row(row, (row["data"], row.get(SIZE))) for row in found.baselines]
-
-
-def _run_row(entry: Entry, varied: Sequence[str]) -> Row:
-    config = entry.config
-    own = {"run": entry.name, "system": config.system, "data": entry.data, "seed": config.seed}
-    settings = {name: entry.settings[name] for name in varied if name in entry.settings}
-    values = entry.measured | own | {"beta": config.beta} | settings
-    return Row(values, (entry.data, config.data.train_size), entry)
+    rows = []
+    for entry in found.entries:
+        config = entry.config
+        own = {"run": entry.name, "system": config.system, "data": entry.data, "seed": config.seed}
+        settings = {name: entry.settings[name] for name in varied if name in entry.settings}
+        values = entry.measured | own | {"beta": config.beta} | settings
+        rows.append(Row(values, (entry.data, config.data.train_size), entry))
+    return rows + [Row(row, (row["data"], row.get(SIZE))) for row in found.baselines]
 
 
 def varied_settings(entries: Sequence[Entry]) -> list[str]:

@@ -108,8 +108,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def page_of(*folders: Path) -> Page:
-    return Page(render(collect(folders)))
+def page_of(folder: Path) -> Page:
+    return Page(render(collect([folder])))
 
 
 @pytest.fixture
