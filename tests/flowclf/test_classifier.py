@@ -154,26 +154,22 @@ def test_the_whole_encoder_has_an_exact_log_det(kind: str) -> None:
 
 
 @every_kind
-def test_latents_and_data_belong_together(kind: str) -> None:
+def test_latents_decode_to_the_data_and_log_dets_of_both_stages_add(kind: str) -> None:
     model = image_model(kind)
     x = draw_images(model.shape)[0].double() + 0.5
     z = model.encode(x).z
     assert z.shape == (40, 64)
     assert_close(model.decode(z), x, rtol=0, atol=1e-7)
     assert_close(model.encode(model.decode(z)).z, z, rtol=1e-8, atol=1e-8)
-
-
-def test_encoding_adds_the_log_dets_of_both_stages() -> None:
-    model = image_model("conv")
-    x = draw_images(model.shape)[0].double() + 0.5
     u, first = model.encoder.preprocess(x)
     z, second = model.encoder.network(u)
     encoding = model.encode(x)
     assert encoding.log_det is not None
     assert torch.equal(encoding.z, z)
     assert_close(encoding.log_det, first + second)
-    assert float(first.detach().abs().min()) > 1
-    assert float(second.detach().abs().min()) > 1e-3
+    if kind == "conv":
+        assert float(first.detach().abs().min()) > 1
+        assert float(second.detach().abs().min()) > 1e-3
 
 
 def test_samples_are_decoded_draws_from_their_classes() -> None:
