@@ -1,7 +1,13 @@
-"""One way to load anything, the table of known data sets, and what it costs to import."""
+"""Known data sets and paths to load, where files are found, and downloads with checksums."""
 
+import gzip
+import hashlib
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +15,8 @@ import pytest
 import torch
 
 from flowclf.data import DATASETS, TextOptions, load_dataset, locate
+from flowclf.data.catalog import FILES, OfficialFile
+from flowclf.data.source import DataSource
 from flowclf.support.errors import UserError
 
 
@@ -79,3 +87,116 @@ def test_importing_is_cheap() -> None:
     check = f"import sys, flowclf.data; print({heavy} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+CONTENT = b"the official content"
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    folder = tmp_path / "served"
+    (folder / "bad").mkdir(parents=True)
+    (folder / "thing.bin").write_bytes(CONTENT)
+    (folder / "bad" / "thing.bin").write_bytes(b"something else")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    serving = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{serving.server_port}"
+    serving.shutdown()
+    serving.server_close()
+    thread.join()
+
+
+def _file(*urls: str) -> OfficialFile:
+    return OfficialFile("thing.bin", MD5, urls)
+
+
+def test_tries_mirrors_in_order_until_the_checksum_fits(server: str, cache: Path) -> None:
+    urls = (f"{server}/missing.bin", f"{server}/bad/thing.bin", f"{server}/thing.bin")
+    found = DataSource().fetch("things", _file(*urls))
+    assert found.path == cache / "things" / "thing.bin"
+    assert found.path.read_bytes() == CONTENT
+    assert found.notices == ()
+    assert DataSource(download=False).fetch("things", _file()).official
+
+
+def test_a_wrong_checksum_leaves_nothing_behind(server: str, cache: Path) -> None:
+    with pytest.raises(UserError, match="thing.bin of things.*1 hosts.*wrong checksum") as caught:
+        DataSource().fetch("things", _file(f"{server}/bad/thing.bin"))
+    assert "\n" not in str(caught.value)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_no_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr("pooch.retrieve", refuse)
+    with pytest.raises(UserError, match="from any of 4 hosts|from any of 2 hosts") as caught:
+        DataSource(tmp_path).fetch("mnist", FILES["mnist"][0])
+    message = str(caught.value)
+    assert f"into {tmp_path / 'mnist'} or set FLOWCLF_DATA" in message
+    assert "\n" not in message
+
+
+def test_a_forbidden_download_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pooch.retrieve", lambda *a, **k: pytest.fail("must not download"))
+    with pytest.raises(UserError, match="or allow the download"):
+        DataSource(download=False).fetch("mnist", FILES["mnist"][0])
+
+
+def test_search_order(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roots = [tmp_path / "given", tmp_path / "env", cache]
+    for root in roots:
+        (root / "things").mkdir(parents=True)
+        (root / "things" / "thing.bin").write_bytes(CONTENT)
+    monkeypatch.setenv("FLOWCLF_DATA", str(roots[1]))
+    source = DataSource(roots[0], download=False)
+    assert list(source.roots()) == roots
+    for root in roots:
+        found = source.find("things", _file())
+        assert found
+        assert found.path == root / "things" / "thing.bin"
+        found.path.unlink()
+    assert source.find("things", _file()) is None
+
+
+def test_a_local_file_that_differs_is_taken_with_a_notice(tmp_path: Path) -> None:
+    (tmp_path / "thing.bin").write_bytes(b"resorted")
+    found = DataSource(tmp_path).find("things", _file())
+    assert found
+    assert found.notices == ("thing.bin: differs from the official file (checksum), read as it is",)
+
+
+def test_an_unpacked_file_serves_for_its_gz(tmp_path: Path) -> None:
+    file = OfficialFile("x.gz", hashlib.md5(gzip.compress(b"x")).hexdigest(), (), unpacked_md5="0")
+    (tmp_path / "x").write_bytes(b"x")
+    found = DataSource(tmp_path).find("things", file)
+    assert found
+    assert found.path == tmp_path / "x"
+
+
+def test_roots_that_do_not_exist_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="the data folder to be an existing folder"):
+        list(DataSource(tmp_path / "nowhere").roots())
+    monkeypatch.setenv("FLOWCLF_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"\$FLOWCLF_DATA to be an existing folder"):
+        list(DataSource().roots())
+
+
+@pytest.mark.parametrize("folder", FILES)
+def test_every_official_file_has_a_checksum_and_two_addresses(folder: str) -> None:
+    for file in FILES[folder]:
+        assert len(bytes.fromhex(file.md5)) == 16
+        assert len(file.urls) >= 2
+        assert all(url.endswith("/" + file.name) for url in file.urls)
