@@ -33,6 +33,8 @@ VALUES = torch.tensor([[-2.0, 0.0, 0.5, 3.0], [0.0, 0.1, 4.0, 4.5]], dtype=torch
 # A point in the left tail, one in each piece, and one in the right tail.
 POINTS = torch.tensor([-2.5, -0.8, 0.1, 0.7, 1.9], dtype=torch.float64)
 
+intervals = pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.5, 1.5)])
+
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -112,12 +114,9 @@ def test_elementwise_affine_set_replaces_the_numbers() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
-def test_elementwise_affine_refuses_a_scale(scale: float) -> None:
+def test_elementwise_affine_refuses_a_scale_or_another_shape(scale: float) -> None:
     with pytest.raises(ValueError, match="expected a positive, finite scale"):
         ElementwiseAffine((2,), torch.zeros(()), torch.tensor([1.0, scale]))
-
-
-def test_elementwise_affine_refuses_another_shape() -> None:
     with pytest.raises(ShapeError, match=r"shift that broadcasts to \(3, 2, 2\), got shape \(5,\)"):
         ElementwiseAffine((3, 2, 2), torch.zeros(5), torch.ones(()))
 
@@ -186,7 +185,7 @@ def test_piecewise_linear_refuses(
         PiecewiseLinear((features,), knots, values)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.5, 1.5)])
+@intervals
 def test_the_logistic_fills_its_interval(low: float, high: float) -> None:
     points = torch.tensor([-20.0, -3.0, -0.1, 0.0, 2.0, 12.0], dtype=torch.float64)
     map_ = Logistic((2,), low, high)
@@ -197,7 +196,7 @@ def test_the_logistic_fills_its_interval(low: float, high: float) -> None:
     assert ends.tolist() == [[low, high]]
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.5, 1.5)])
+@intervals
 def test_the_interval_cancels_from_a_divergence_on_it(low: float, high: float) -> None:
     """Check log q(z) - log U(z) = log N(t) - Σ log logistic(t), t before the map."""
     t = torch.linspace(-4, 4, 9, dtype=torch.float64)[:, None]
@@ -223,10 +222,13 @@ def test_space_to_depth_is_pixel_unshuffle(factor: int) -> None:
     assert log_det.tolist() == [0.0, 0.0]
 
 
-def test_space_to_depth_orders_a_patch_row_by_row() -> None:
-    x = torch.arange(6.0).reshape(1, 1, 3, 2)
-    z, _ = SpaceToDepth((1, 3, 2), (3, 1))(x)
+def test_patches_and_flattened_images_have_their_order() -> None:
+    z, _ = SpaceToDepth((1, 3, 2), (3, 1))(torch.arange(6.0).reshape(1, 1, 3, 2))
     assert z.tolist() == [[[[0.0, 1.0]], [[2.0, 3.0]], [[4.0, 5.0]]]]
+    x = torch.arange(12.0).reshape(1, 3, 2, 2)
+    assert torch.equal(Flatten((3, 2, 2))(x)[0][0], torch.arange(12.0))
+    first = Flatten((3, 2, 2), channels_last=True)(x)[0][0]
+    assert first.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
 
 
 @pytest.mark.parametrize("cls", [SpaceToDepth, Haar])
@@ -270,10 +272,3 @@ def test_haar_is_freias(scale: float) -> None:
 def test_haar_of_a_constant_image_is_its_average() -> None:
     z, _ = Haar((1, 2, 2))(torch.ones(1, 1, 2, 2))
     assert z.flatten().tolist() == [2.0, 0.0, 0.0, 0.0]
-
-
-def test_flatten_orders() -> None:
-    x = torch.arange(12.0).reshape(1, 3, 2, 2)
-    assert torch.equal(Flatten((3, 2, 2))(x)[0][0], torch.arange(12.0))
-    first = Flatten((3, 2, 2), channels_last=True)(x)[0][0]
-    assert first.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]

@@ -113,10 +113,8 @@ def test_anchors_bound_the_drift_of_a_badly_conditioned_chain() -> None:
     stored = small_network(blocks=30, scale=0.1)
     data = inputs(torch.float32, batch=3)
     expected = gradients(stored, *data)
-    errors = []
-    for anchor_every in (4, 1000):
-        other = copy.deepcopy(stored).set_memory("recompute", anchor_every)
-        errors.append(error_of(other, expected, *data))
+    others = (copy.deepcopy(stored).set_memory("recompute", every) for every in (4, 1000))
+    errors = [error_of(other, expected, *data) for other in others]
     assert errors[0] < 1e-3
     assert errors[0] < errors[1] / 10
 

@@ -11,10 +11,12 @@ import torch
 from FrEIA.modules import GLOWCouplingBlock
 from operators import (
     Clamp,
+    Function,
     all_clamps,
     bound,
     channels_last,
     coupled,
+    gradients_of,
     in_each_input,
     in_halves,
     in_layouts,
@@ -32,6 +34,10 @@ OPERATOR, DEFINITION = torch.ops.couplings.affine_couple, reference.affine_coupl
 
 def draw(shape: tuple[int, ...], rest: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return coupled(shape, 2, rest, dtype)
+
+
+def both(first: bool, *settings: object) -> tuple[Function, Function]:
+    return bound(OPERATOR, first, *settings), bound(DEFINITION, first, *settings)
 
 
 @all_clamps
@@ -52,8 +58,7 @@ def test_derivatives_and_opcheck(rest: int, first: bool, settings: Clamp) -> Non
 def test_as_exact_as_the_definition(
     shape: tuple[int, ...], dtype: torch.dtype, rest: int, first: bool, settings: Clamp
 ) -> None:
-    calls = (bound(function, first, *settings) for function in (OPERATOR, DEFINITION))
-    assert_as_exact(*calls, draw(shape, rest, dtype))
+    assert_as_exact(*both(first, *settings), draw(shape, rest, dtype))
 
 
 @all_clamps
@@ -64,8 +69,7 @@ def test_small_and_saturated_scales_are_as_exact(
 ) -> None:
     active, parameters = draw((4, 3, 5), dtype=dtype)
     parameters = (factor * parameters).detach().requires_grad_()
-    calls = (bound(function, False, *settings) for function in (OPERATOR, DEFINITION))
-    assert_as_exact(*calls, [active, parameters])
+    assert_as_exact(*both(False, *settings), [active, parameters])
 
 
 @all_clamps
@@ -75,8 +79,7 @@ def test_any_layout(
     lay_out: Callable[[Tensor], Tensor], rest: int, first: bool, settings: Clamp
 ) -> None:
     tensors = [lay_out(t).requires_grad_() for t in draw((2, 3, 4, 5), rest, torch.float32)]
-    calls = (bound(function, first, *settings) for function in (OPERATOR, DEFINITION))
-    assert_as_exact(*calls, tensors)
+    assert_as_exact(*both(first, *settings), tensors)
 
 
 def test_channels_last_stays_channels_last() -> None:
@@ -91,7 +94,7 @@ def test_channels_last_stays_channels_last() -> None:
 def test_what_is_not_finite_stays_so(bad: float, position: int, settings: Clamp) -> None:
     tensors = [t.detach() for t in draw((2, 2, 3))]
     tensors[position][0, 0, 0] = bad
-    ours, expected = (bound(f, False, *settings)(*tensors) for f in (OPERATOR, DEFINITION))
+    ours, expected = (call(*tensors) for call in both(False, *settings))
     torch.testing.assert_close(ours, expected, equal_nan=True)
 
 
@@ -107,10 +110,7 @@ def test_the_operator_itself_compiles() -> None:
     tensors = draw((3, 2, 4))
     call = bound(OPERATOR, False, 0.7, 0.8, False, False)
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*tensors), call(*tensors))
-    ours, expected = (
-        torch.autograd.grad(f(*tensors)[0].square().sum(), tensors) for f in (compiled, call)
-    )
+    ours, expected = (gradients_of(f, tensors) for f in (compiled, call))
     torch.testing.assert_close(ours, expected)
 
 

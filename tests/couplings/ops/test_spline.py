@@ -62,11 +62,8 @@ def test_derivatives_and_opcheck(rest: int, first: bool, inverse: bool) -> None:
 @pytest.mark.parametrize("bins", [1, 2, 8])
 def test_any_number_of_bins(bins: int, inverse: bool) -> None:
     tensors = draw((4, 3, 2), bins=bins)
-    ours, expected = (
-        gradients_of(bound(function, inverse, bins=bins), tensors)
-        for function in (OPERATOR, DEFINITION)
-    )
-    torch.testing.assert_close(ours, expected)
+    calls = (bound(function, inverse, bins=bins) for function in (OPERATOR, DEFINITION))
+    torch.testing.assert_close(*(gradients_of(call, tensors) for call in calls))
 
 
 @both_ways
@@ -107,10 +104,8 @@ def test_typical_errors_are_those_of_the_definition(bins: int, inverse: bool) ->
         gradients = torch.autograd.grad(outputs, inputs, upstream)
         return tuple(t.detach() for t in (*outputs, *gradients))
 
-    exact = results(DEFINITION, torch.float64)
-    ours = results(OPERATOR, torch.float32)
-    plain = results(DEFINITION, torch.float32)
-    for truth, got, expected in zip(exact, ours, plain, strict=True):
+    exact, plain = (results(DEFINITION, dtype) for dtype in (torch.float64, torch.float32))
+    for truth, got, expected in zip(exact, results(OPERATOR, torch.float32), plain, strict=True):
         errors = (got - truth).abs(), (expected - truth).abs()
         for quantile in (0.5, 0.99):
             mine, theirs = (float(e.flatten()[:100_000].quantile(quantile)) for e in errors)

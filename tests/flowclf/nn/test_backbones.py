@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -126,13 +126,7 @@ def test_weights_come_from_the_seed_alone(name: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        CNNSettings(),
-        CifarResNetSettings(),
-        WideResNetSettings(),
-        ResidualSettings(),
-        PaperResidualSettings(),
-    ],
+    [settings() for settings in get_args(Backbone) if settings is not PlainSettings],
     ids=lambda settings: settings.kind,
 )
 def test_tables_are_no_images(settings: Backbone) -> None:

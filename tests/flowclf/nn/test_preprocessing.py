@@ -118,9 +118,10 @@ def test_held_out_likelihood_is_better_than_with_standardisation(
     if kind == "constant":
         train[:, 0], test[:, 0] = 0, 0
     noisy = test.double() + torch.rand(test.shape, generator=generator, dtype=torch.float64)
-    standardised = log_density(fitted(train, 0.0, floor=1e-3), noisy).mean()
-    halfway = log_density(fitted(train, 0.5, floor=1e-3), noisy).mean()
-    normal = log_density(fitted(train, 1.0, floor=1e-3), noisy).mean()
+    standardised, halfway, normal = (
+        log_density(fitted(train, marginal, floor=1e-3), noisy).mean()
+        for marginal in (0.0, 0.5, 1.0)
+    )
     dims = test[0].numel()
     assert float(normal - standardised) > 0.1 * dims
     assert standardised < halfway < normal

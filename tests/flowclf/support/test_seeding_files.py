@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from errno import EACCES, EINVAL
 from functools import partial
+from itertools import product
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
@@ -35,13 +36,8 @@ CPU = torch.device("cpu")
 
 def test_a_seed_depends_on_every_argument() -> None:
     """Each stream has positions of one length, so 1 and (1, 0) need not differ."""
-    seeds = [
-        derive_seed(seed, stream, step, rank)
-        for seed in (0, 1)
-        for stream in ("noise", "order")
-        for step in (0, 1, 2)
-        for rank in (0, 1)
-    ]
+    arguments = product((0, 1), ("noise", "order"), (0, 1, 2), (0, 1))
+    seeds = [derive_seed(*each) for each in arguments]
     assert len(set(seeds)) == 24
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(3, "noise", 5, 7) == derive_seed(3, "noise", 5, 7)
