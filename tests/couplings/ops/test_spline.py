@@ -87,8 +87,8 @@ def test_is_nflows_spline(function: Function, inverse: bool) -> None:
 def test_as_exact_as_the_definition(
     shape: tuple[int, ...], dtype: torch.dtype, rest: int, first: bool, inverse: bool
 ) -> None:
-    calls = (bound(f, inverse, first) for f in (OPERATOR, DEFINITION))
-    assert_as_exact(*calls, draw(shape, rest, dtype))
+    ours, plain = (bound(f, inverse, first) for f in (OPERATOR, DEFINITION))
+    assert_as_exact(ours, plain, draw(shape, rest, dtype))
 
 
 @both_ways
