@@ -44,17 +44,13 @@ def test_tables_of_any_number(tmp_path: Path, dtype: type) -> None:
     assert data.train.x.tolist() == [[1.0] * 3] * 4
 
 
-def test_grey_images(tmp_path: Path) -> None:
-    data = load_npz(_save(tmp_path / "x.npz", **_images(5, 6)))
-    assert (data.shape, data.levels) == ((1, 5, 6), 256)
-    assert data.train.x[0, 0, 1, 0] == 6
-
-
-def test_colour_images_get_their_channels_first(tmp_path: Path) -> None:
+def test_images_get_their_channels_first(tmp_path: Path) -> None:
+    grey = load_npz(_save(tmp_path / "x.npz", **_images(5, 6)))
+    assert (grey.shape, grey.levels, grey.train.x[0, 0, 1, 0]) == ((1, 5, 6), 256, 6)
     images = _images(5, 6, 3)
-    data = load_npz(_save(tmp_path / "x.npz", **images))
-    assert data.shape == (3, 5, 6)
-    assert data.train.x[0, 2, 4, 1] == images["x_train"][0, 4, 1, 2]
+    colour = load_npz(_save(tmp_path / "x.npz", **images))
+    assert colour.shape == (3, 5, 6)
+    assert colour.train.x[0, 2, 4, 1] == images["x_train"][0, 4, 1, 2]
 
 
 def test_labels_may_be_a_column_of_any_integer(tmp_path: Path) -> None:
