@@ -54,12 +54,9 @@ def test_random_rotation_is_in_so(size: int, seed: int) -> None:
     assert float(torch.linalg.det(matrix)) == pytest.approx(1.0, abs=1e-13)
 
 
-def test_random_rotation_comes_from_the_seed() -> None:
+def test_random_rotations_come_from_the_seed_and_are_uniform(generator: torch.Generator) -> None:
     assert torch.equal(random_rotation(5, seeded(1)), random_rotation(5, seeded(1)))
     assert not torch.equal(random_rotation(5, seeded(1)), random_rotation(5, seeded(2)))
-
-
-def test_random_rotations_are_uniform(generator: torch.Generator) -> None:
     matrices = torch.stack([random_rotation(3, generator) for _ in range(2000)])
     # Haar measure: every entry has mean 0 and variance 1/3.
     assert float(matrices.mean(0).abs().max()) < 0.06

@@ -21,6 +21,7 @@ from flowclf.nn.preprocessing import (
 )
 
 IMAGE = (2, 4, 4)
+every_marginal = pytest.mark.parametrize("marginal", [0.0, 0.3, 1.0])
 
 
 def skewed_images(generator: torch.Generator, count: int, shape: tuple[int, ...] = IMAGE) -> Tensor:
@@ -192,14 +193,14 @@ def test_an_unfitted_table_is_taken_as_it_is(generator: torch.Generator) -> None
     assert not log_det.any()
 
 
-@pytest.mark.parametrize("marginal", [0.0, 0.3, 1.0])
+@every_marginal
 def test_an_unfitted_image_stage_maps_grey_levels_to_one_range(marginal: float) -> None:
     x = torch.linspace(0, 255, 50)[:, None, None, None].expand(-1, *IMAGE)
     u, _ = make_preprocess(IMAGE, 256, marginal)(x)
     assert_close(u[:, 1, 2, 3], torch.linspace(-1, 1, 50))
 
 
-@pytest.mark.parametrize("marginal", [0.0, 0.3, 1.0])
+@every_marginal
 def test_the_fitted_stage_is_invertible_with_exact_log_dets(
     marginal: float, generator: torch.Generator
 ) -> None:

@@ -50,7 +50,7 @@ def test_a_generator_is_fresh_each_time() -> None:
     assert not torch.equal(draw, torch.rand(3, generator=other))
 
 
-def test_private_random_numbers_are_reproducible_and_leave_no_trace() -> None:
+def test_private_random_numbers_are_reproducible_and_leave_no_trace_even_in_errors() -> None:
     before = torch.get_rng_state()
     draws = []
     for seed in (1, 1, 2):
@@ -59,10 +59,6 @@ def test_private_random_numbers_are_reproducible_and_leave_no_trace() -> None:
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_private_random_numbers_leave_no_trace_after_an_error() -> None:
-    before = torch.get_rng_state()
     with pytest.raises(RuntimeError, match="after tensor"), private_rng(1, CPU):
         raise RuntimeError(f"after {torch.rand(3)}")
     assert torch.equal(torch.get_rng_state(), before)
