@@ -158,19 +158,11 @@ class VonMisesFisherMixture(GaussianMixture):
         return torch.pdist(normalize(self.means)).mean()
 
     def to_linear(self) -> Never:
-        """Raise an error, as no linear layer has this posterior.
-
-        Raises:
-            UserError: always.
-        """
+        """Raise UserError, as no linear layer has this posterior."""
         raise UserError("expected a Gaussian mixture, got one whose posterior is not affine in z")
 
     def half_mahalanobis(self, log_prob_given_class: Tensor) -> Never:
-        """Raise an error, as there is no Mahalanobis distance on the sphere.
-
-        Raises:
-            UserError: always.
-        """
+        """Raise UserError, as there is no Mahalanobis distance on the sphere."""
         raise UserError(
             "expected a Gaussian mixture, got one on the sphere: no Mahalanobis distance"
         )

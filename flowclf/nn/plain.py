@@ -81,11 +81,7 @@ def dense_layers(
 
 
 def need_image(name: str, shape: Shape) -> None:
-    """Check that samples are images.
-
-    Raises:
-        UserError: a shape other than (C, H, W).
-    """
+    """Raise UserError unless samples are images (C, H, W)."""
     if len(shape) != 3:
         raise UserError(
             f"network.kind={name}: expected images (C, H, W), got samples of shape {shape}; "

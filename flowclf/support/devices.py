@@ -34,11 +34,7 @@ def machine_memory() -> int | None:
 
 
 def check_fits(size: int, where: str) -> None:
-    """Check that `size` bytes fit into memory, before they are unpacked.
-
-    Raises:
-        UserError: they do not.
-    """
+    """Raise UserError unless `size` bytes, still to be unpacked, fit into memory."""
     memory = machine_memory()
     if memory is not None and size > memory:
         raise UserError(

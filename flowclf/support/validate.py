@@ -61,11 +61,7 @@ def readable(values: Tensor, training: bool) -> bool:
 
 
 def sample_shape(shape: Shape) -> Shape:
-    """Return the shape of one sample, (C, H, W) or (F,), once it is checked.
-
-    Raises:
-        ValueError: another number of axes.
-    """
+    """Return the shape of one sample, (C, H, W) or (F,); raise ValueError for other axes."""
     if len(shape) not in (1, 3):
         raise ValueError(f"expected (C, H, W) or (F,), got {shape}")
     return shape
@@ -104,11 +100,7 @@ def numbers(
 
 
 def samples(name: str, x: Any, shape: Shape, like: Tensor | None = None) -> None:
-    """Check that x is a batch (B, *shape) of real numbers, on the device of `like`.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise UserError unless x is a batch (B, *shape) of real numbers, on the device of `like`."""
     _tensor(name, x)
     if x.dim() == 0 or tuple(x.shape[1:]) != shape:
         inner = ", ".join(map(str, shape))
@@ -120,11 +112,7 @@ def samples(name: str, x: Any, shape: Shape, like: Tensor | None = None) -> None
 
 
 def latents(name: str, z: Any, dims: int, like: Tensor) -> None:
-    """Check that z holds floating-point latents (B, D) on the device of `like`.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Raise UserError unless z holds floating-point latents (B, D) on the device of `like`."""
     samples(name, z, (dims,), like)
     if not z.is_floating_point():
         raise UserError(f"expected {name} of floating-point numbers, got {z.dtype}")
@@ -190,21 +178,13 @@ def finite(name: str, values: Tensor, training: bool = False) -> None:
 
 
 def rows(name: str, x: Tensor) -> None:
-    """Check that there is a sample to learn from.
-
-    Raises:
-        UserError: x is empty.
-    """
+    """Raise UserError if x holds no sample to learn from."""
     if len(x) == 0:
         raise UserError(f"expected at least one sample in {name} to learn from, got none")
 
 
 def temperature(value: Any) -> None:
-    """Check that a sampling temperature is finite and not negative.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise UserError unless a sampling temperature is finite and not negative."""
     if not isinstance(value, Real) or not 0 <= float(value) < inf:
         raise UserError(
             f"expected temperature >= 0, got {value!r}; a finite number, 1 for the model's own"
@@ -212,11 +192,7 @@ def temperature(value: Any) -> None:
 
 
 def at_least(name: str, value: Any, least: int) -> None:
-    """Check that value is an integer >= least.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise UserError unless value is an integer >= least."""
     if not isinstance(value, Integral) or int(value) < least:
         raise UserError(f"expected {name} of at least {least}, got {value!r}; a whole number")
 
@@ -229,11 +205,7 @@ def as_sequence(value: Any) -> Any:
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Check that value is one of the choices.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise UserError unless value is one of the choices."""
     if value not in choices:
         raise UserError(f"expected {name} to be {' or '.join(choices)}, got {value!r}")
 
