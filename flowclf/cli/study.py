@@ -21,8 +21,7 @@ from flowclf.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from flowclf.many import Outcome
-    from flowclf.many.low_data import Plan
+    from flowclf.many import LowData, Outcome, Plan
 
 __all__ = ["study"]
 
@@ -86,7 +85,9 @@ def low_data(
     """
     from flowclf.config import parse_assignments
     from flowclf.many import LowData, plan_low_data
+    from flowclf.support.devices import pick_device
 
+    pick_device(device.value)
     wanted = LowData(
         systems=list(dict.fromkeys(systems)),
         data=data,
@@ -97,31 +98,29 @@ def low_data(
         preset=preset,
         epochs=epochs,
         updates=updates,
-        device=device.value,
-        workers=workers,
         baselines=baselines,
         data_dir=data_dir,
     )
     plan = plan_low_data(wanted)
     for notice in plan.notices:
         message(f"note: {notice}")
-    outcomes = _run(plan)
-    _report(plan, outcomes, as_json)
+    outcomes = _run(plan, workers, device.value)
+    _report(wanted, outcomes, as_json)
     return 1 if any(outcome.failure for outcome in outcomes) else 0
 
 
-def _run(plan: Plan) -> list[Outcome]:
+def _run(plan: Plan, workers: int, device: str) -> list[Outcome]:
     """Run all jobs, with a line as each ends."""
     from flowclf.many import run_low_data
     from flowclf.training import Interrupted
 
     outcomes: list[Outcome] = []
     try:
-        for outcome in run_low_data(plan):
+        for outcome in run_low_data(plan, workers, device):
             outcomes.append(outcome)
-            message(f"{len(outcomes)}/{len(plan.jobs)}  {outcome.name}: {_in_words(outcome)}")
+            message(f"{len(outcomes)}/{len(plan.points)}  {outcome.name}: {_in_words(outcome)}")
     except (Interrupted, KeyboardInterrupt):
-        done = f"stopped after {len(outcomes)} of {len(plan.jobs)} runs"
+        done = f"stopped after {len(outcomes)} of {len(plan.points)} runs"
         raise Interrupted(f"{done}; the same command goes on there") from None
     return outcomes
 
@@ -137,48 +136,48 @@ def _in_words(outcome: Outcome) -> str:
     return f"{text} (from before)" if outcome.kept else text
 
 
-def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
+def _report(study: LowData, outcomes: Sequence[Outcome], as_json: bool) -> None:
     """Notes and failures on standard error; tables, or one document; the figure."""
     from flowclf.many import averages
 
     notes = list(dict.fromkeys(note for outcome in outcomes for note in outcome.notes))
     failed = {outcome.name: outcome.failure for outcome in outcomes if outcome.failure}
     rows = [row for outcome in outcomes for row in outcome.rows]
-    means = averages(rows, plan.study.systems)
-    figure = _draw(plan, means) if means else None
+    means = averages(rows, study.systems)
+    figure = _draw(study, means) if means else None
     for note in notes:
         message(f"note: {note}")
     for name, reason in failed.items():
         message(f"failed: {name}: {reason}")
-    results = plan.study.folder / "results.csv"
+    results = study.folder / "results.csv"
     if as_json:
         paths = {"results": str(results), "figure": figure and str(figure)}
         document = {"averages": means, "runs": rows, "failed": failed, "notes": notes}
         print_json(document | paths)
     elif figure:
         for metric in SHOWN:
-            _print_table(Path(plan.study.data).stem, means, metric)
-        print(f"seeds    {_seeds(plan)}")
+            _print_table(Path(study.data).stem, means, metric)
+        print(f"seeds    {_seeds(study)}")
         print(f"results  {results}")
         print(f"figure   {figure}")
 
 
-def _draw(plan: Plan, means: Sequence[dict[str, Any]]) -> Path:
+def _draw(study: LowData, means: Sequence[dict[str, Any]]) -> Path:
     from flowclf.figures.curves import low_data_figure
     from flowclf.figures.style import save_figure
 
-    path = plan.study.folder / "low-data.png"
-    references: Collection[str] = {row["system"] for row in means} - {*plan.study.systems}
-    seeds = len(plan.study.seeds)
+    path = study.folder / "low-data.png"
+    references: Collection[str] = {row["system"] for row in means} - {*study.systems}
+    seeds = len(study.seeds)
     spread = f", mean ± standard error of {seeds} seeds" if seeds > 1 else ""
-    title = Path(plan.study.data).stem + spread
+    title = Path(study.data).stem + spread
     save_figure(low_data_figure(means, references, title), path)
     return path
 
 
-def _seeds(plan: Plan) -> str:
-    numbers = ", ".join(map(str, plan.study.seeds))
-    return f"{numbers}: mean ± standard error" if len(plan.study.seeds) > 1 else numbers
+def _seeds(study: LowData) -> str:
+    numbers = ", ".join(map(str, study.seeds))
+    return f"{numbers}: mean ± standard error" if len(study.seeds) > 1 else numbers
 
 
 def _print_table(title: str, means: Sequence[dict[str, Any]], metric: str) -> None:

@@ -19,7 +19,7 @@ __all__ = ["KINDS", "Augmentation", "make_augmentation"]
 Augmentation = Callable[[Tensor, Generator], Tensor]
 
 KINDS = ("none", "shift", "flip-crop", "rotate", "paper-cifar")
-"""What `make_augmentation` knows."""
+"""`make_augmentation` knows."""
 
 
 def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> Augmentation | None:

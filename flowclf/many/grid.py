@@ -1,4 +1,4 @@
-"""Grids of settings, and the plan of runs that a sweep makes of them."""
+"""Plans of many runs, and the grid of settings that a sweep makes one of."""
 
 from __future__ import annotations
 
@@ -89,17 +89,21 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep.
+    """One run of a plan, or the baselines fitted to the samples of one.
 
     Attributes:
-        name: name of its folder.
-        varied: settings that differ within the sweep, dotted name to value.
+        name: name of its folder, or of the file of baselines.
+        varied: settings that differ within the plan, dotted name to value.
         config: complete settings.
+        title: name in messages; empty: `name`.
+        baselines: True for baselines.
     """
 
     name: str
     varied: Nested
     config: RunConfig
+    title: str = ""
+    baselines: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ class Plan:
 
     def job(self, point: Point, device: str = "auto") -> Job:
         """Return the job of a point."""
-        return Job(point.config, self.folder / point.name, point.name, device, self.data_dir)
+        path, title = self.folder / point.name, point.title or point.name
+        return Job(point.config, path, title, device, self.data_dir, point.baselines)
 
 
 def parse_betas(text: str) -> tuple[float, ...]:

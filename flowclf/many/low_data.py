@@ -24,17 +24,17 @@ from typing import Any
 from couplings.core import Shape
 from flowclf.config import RunConfig, make_config
 from flowclf.data import DATASETS, Dataset
-from flowclf.many.jobs import Job, Outcome, check_folder, check_trainable
+from flowclf.many.grid import Plan, Point
+from flowclf.many.jobs import Outcome, check_folder, check_trainable
 from flowclf.many.run import execute
 from flowclf.many.table import recorded_rows, row_key, write_rows
 from flowclf.runs import load_data
 from flowclf.support.atomic_files import check_no_file
-from flowclf.support.devices import pick_device
 from flowclf.support.errors import UserError
 from flowclf.training.batches import Batches
 from flowclf.training.setup import splits
 
-__all__ = ["LowData", "Plan", "plan_low_data", "run_low_data"]
+__all__ = ["LowData", "plan_low_data", "run_low_data"]
 
 MOST_UPDATES = 2000
 
@@ -55,8 +55,6 @@ class LowData:
         preset: of all systems; None: that of the data.
         epochs: passes over the n samples; None: by updates.
         updates: optimiser steps of each run; None: those of the preset, at most 2,000.
-        device: auto, cpu or cuda.
-        workers: runs at a time.
         baselines: also fit QDA and logistic regression to each subset.
         data_dir: where to look for data first.
     """
@@ -70,8 +68,6 @@ class LowData:
     preset: str | None = None
     epochs: int | None = None
     updates: int | None = None
-    device: str = "auto"
-    workers: int = 2
     baselines: bool = True
     data_dir: Path | None = None
 
@@ -92,15 +88,6 @@ class LowData:
         return self.epochs is not None or bool(given)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Checked study with its jobs, and notices on its data."""
-
-    study: LowData
-    jobs: Sequence[Job]
-    notices: Sequence[str]
-
-
 def plan_low_data(study: LowData) -> Plan:
     """Check all that can be checked before training; nothing is written.
 
@@ -110,22 +97,22 @@ def plan_low_data(study: LowData) -> Plan:
         ShapeError: a network that does not take samples of their shape.
     """
     _check_lists(study)
-    pick_device(study.device)
     # Settings before data: a misspelt key should not cost a download.
     known = DATASETS[study.data].shape if study.data in DATASETS else (1,)
     wanted = [study.config(system, known) for system in study.systems]
     _check_settings(study)
     dataset = load_data(wanted[0], study.data_dir)
     _check_sizes(study, dataset)
-    jobs = _jobs(study, dataset)
-    for job in jobs:
-        check_folder(job)
-    for job in jobs[: len(study.systems)]:
-        check_trainable(job.config, dataset)
-    return Plan(study, jobs, dataset.notices)
+    points = _points(study, dataset)
+    plan = Plan(study.folder, points, dataset.shape, study.data_dir, dataset.notices)
+    for point in points:
+        check_folder(plan.job(point))
+    for point in points[: len(study.systems)]:
+        check_trainable(point.config, dataset)
+    return plan
 
 
-def run_low_data(plan: Plan) -> Iterator[Outcome]:
+def run_low_data(plan: Plan, workers: int = 2, device: str = "auto") -> Iterator[Outcome]:
     """Yield the outcome of each job, as they end; those that had ended before come first.
 
     results.csv is written after each, with a row for every finished run in the folder, including
@@ -134,39 +121,36 @@ def run_low_data(plan: Plan) -> Iterator[Outcome]:
     Raises:
         Interrupted: Ctrl-C; the checkpoints are saved.
     """
-    folder = plan.study.folder
-    table = {row_key(row): row for row in recorded_rows(folder)}
+    table = {row_key(row): row for row in recorded_rows(plan.folder)}
 
     def record(outcome: Outcome | None) -> None:
         table.update({row_key(row): row for row in (outcome.rows if outcome else ())})
         if table or outcome:
-            write_rows(folder / "results.csv", table.values())
+            write_rows(plan.folder / "results.csv", table.values())
 
     record(None)
-    yield from execute(plan.jobs, plan.study.workers, record, retry_failed=True, wait=False)
+    jobs = [plan.job(point, device) for point in plan.points]
+    yield from execute(jobs, workers, record, retry_failed=True, wait=False)
 
 
-def _jobs(study: LowData, dataset: Dataset) -> list[Job]:
-    """Return the jobs size by size and seed by seed, baselines after the systems."""
-    jobs = []
+def _points(study: LowData, dataset: Dataset) -> list[Point]:
+    """Return the points size by size and seed by seed, baselines after the systems."""
+    points = []
     for size in study.sizes:
         layers = [(system, _of_size(study, system, dataset, size)) for system in study.systems]
         for seed in study.seeds:
             configs = [study.config(system, dataset.shape, seed, more) for system, more in layers]
-            jobs += [_job(study, config) for config in configs]
-            jobs += [_job(study, configs[0], baselines=True)] if study.baselines else []
-    return jobs
+            points += [_point(config) for config in configs]
+            points += [_point(configs[0], baselines=True)] if study.baselines else []
+    return points
 
 
-def _job(study: LowData, config: RunConfig, *, baselines: bool = False) -> Job:
-    what, size, seed = (
-        "baselines" if baselines else config.system,
-        config.data.train_size,
-        config.seed,
-    )
-    path = study.folder / (f"{what}-{size}-{seed}" + ".json" * baselines)
-    name = f"{what}, n = {size}, seed {seed}"
-    return Job(config, path, name, study.device, study.data_dir, baselines)
+def _point(config: RunConfig, *, baselines: bool = False) -> Point:
+    size, seed = config.data.train_size, config.seed
+    system = "baselines" if baselines else config.system
+    name = f"{system}-{size}-{seed}" + ".json" * baselines
+    title = f"{system}, n = {size}, seed {seed}"
+    return Point(name, {"system": system, "train_size": size}, config, title, baselines)
 
 
 def _of_size(study: LowData, system: str, dataset: Dataset, size: int) -> list[Nested]:

@@ -43,12 +43,12 @@ def copied(done: Path, tmp_path: Path) -> LowData:
 
 
 def small(folder: Path, **changes: Any) -> LowData:
-    study = LowData(["ce", "gm"], "digits", [30, 60], [0], folder, SMALL, updates=4, workers=1)
+    study = LowData(["ce", "gm"], "digits", [30, 60], [0], folder, SMALL, updates=4)
     return replace(study, **changes)
 
 
-def outcomes(study: LowData) -> list[Outcome]:
-    return list(run_low_data(plan_low_data(study)))
+def outcomes(study: LowData, workers: int = 1) -> list[Outcome]:
+    return list(run_low_data(plan_low_data(study), workers))
 
 
 def results(folder: Path) -> list[dict[str, str]]:
@@ -103,7 +103,7 @@ def test_runs_make_equally_many_updates(
         sizes=[50, 100, 500, 1347],
         **({"overrides": {}, "updates": None, "baselines": False} | changes),
     )
-    configs = [job.config for job in plan_low_data(study).jobs]
+    configs = [point.config for point in plan_low_data(study).points]
     assert [config.train.epochs for config in configs] == epochs
     assert [config.train.cpu_seconds for config in configs] == [None] * 4
     assert {config.data.subset for config in configs} == {"stratified"}
@@ -112,7 +112,7 @@ def test_runs_make_equally_many_updates(
 
 def test_validation_keeps_its_share_of_the_looks(tmp_path: Path) -> None:
     study = small(tmp_path, systems=["ib-inn"], sizes=[50], overrides={}, updates=None)
-    settings = plan_low_data(study).jobs[0].config.train
+    settings = plan_low_data(study).points[0].config.train
     assert settings.epochs / settings.evaluate_every == pytest.approx(75 / 5)
 
 
@@ -199,7 +199,7 @@ def test_baselines_say_where_they_are_less(
 
 
 def test_workers_do_not_change_the_results(done: Path, tmp_path: Path) -> None:
-    outcomes(small(tmp_path, systems=["gm"], sizes=[30], workers=2, baselines=False))
+    outcomes(small(tmp_path, systems=["gm"], sizes=[30], baselines=False), workers=2)
     (row,) = results(tmp_path)
     (same,) = [r for r in results(done) if (r["system"], r["train_size"]) == ("gm", "30")]
     assert row | {"seconds": ""} == same | {"seconds": ""}
@@ -256,4 +256,4 @@ def test_a_system_that_needs_images_refuses_a_table(tmp_path: Path) -> None:
     study = small(tmp_path / "out", systems=["ib-inn"], data=str(tmp_path / "t.npz"))
     with pytest.raises(ShapeError, match="takes images"):
         plan_low_data(replace(study, overrides=conv))
-    assert len(plan_low_data(study).jobs) == 4
+    assert len(plan_low_data(study).points) == 4
