@@ -4,8 +4,6 @@ Each is called as `net(x, context)`; a context (B, F) is appended to the feature
 position of an image. Weights are drawn from the generator handed in, never from a global one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Couplings: split, condition, map, join. Univariate map and conditioner are arguments."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Literal

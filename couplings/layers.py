@@ -1,7 +1,5 @@
 """Maps between couplings: rotation, permutation, elementwise and reshaping ones."""
 
-from __future__ import annotations
-
 from math import log
 
 import torch

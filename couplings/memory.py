@@ -7,8 +7,6 @@ grow along it; every segment starts anew from its own stored output, an anchor.
 Gomez et al., "The Reversible Residual Network", NeurIPS 2017.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy

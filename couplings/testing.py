@@ -1,7 +1,5 @@
 """Checks of a map against the contract, of an operator against its definition."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

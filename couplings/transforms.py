@@ -1,7 +1,5 @@
 """Orthonormal transforms of images, times a scale: Haar wavelets and the cosine transform."""
 
-from __future__ import annotations
-
 from math import log
 
 import torch

@@ -4,8 +4,6 @@ A map is a small immutable object with `parameters_per_dim` and the two directio
 knows nothing else of it, so a new map never touches `coupling.py`.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from torch import Tensor

@@ -4,8 +4,6 @@ Keys are the names in JSON documents, `results.csv` and rows of an evaluation. T
 report and model cards take labels, units and directions from here.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Literal

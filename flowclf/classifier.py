@@ -1,7 +1,5 @@
 """`GenerativeClassifier`: the methods that every system has."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

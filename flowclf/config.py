@@ -1,7 +1,5 @@
 """The typed configuration of a run, from defaults, preset, file and `--set`, in this order."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources

@@ -21,8 +21,6 @@ An ONNX file is read without running anything of it. torch.export.load unpickles
 can run any code: open no .pt2 file of a stranger.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import warnings

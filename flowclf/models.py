@@ -1,7 +1,5 @@
 """Building a model by name, and loading a trained one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import isfinite, prod

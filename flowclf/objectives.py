@@ -6,8 +6,6 @@ Gemp, Parente, Mahadevan, "Inverting VAEs for improved generative accuracy", 201
 Their prior of labels is uniform: on the K classes, and on the simplex where y is relaxed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, lgamma, log

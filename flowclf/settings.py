@@ -1,7 +1,5 @@
 """Settings of a run, and the field types of all others, which stand beside what they configure."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field

@@ -1,7 +1,5 @@
 """What figures show, for tests of several figures: texts, and points of lines and bands."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -7,8 +7,6 @@ A walk counts the files of both packages in which a function runs, imports apart
 holds the limits.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import re

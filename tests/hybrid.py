@@ -6,8 +6,6 @@ features", ICML 2019: log p(x) by a flow, p(y|x) by a linear layer on its latent
     -log p(y|x) - λ log p(x)/d    (Eq. 5)
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from couplings.conditioners import kaiming_linear

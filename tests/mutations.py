@@ -7,8 +7,6 @@ pass without it. `tests/test_mutations.py` holds that each fault still has its p
 Words after the command choose the faults whose names contain one of them.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

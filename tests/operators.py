@@ -1,7 +1,5 @@
 """Inputs and tables that the tests of operators and of their Triton kernels share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import product
 from math import inf, nan

@@ -1,7 +1,5 @@
 """Small networks for every system, and checks of what their losses teach."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

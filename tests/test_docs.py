@@ -3,8 +3,6 @@
 That every page is made without a warning, and shows each name, is seen by `make docs`.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

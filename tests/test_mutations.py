@@ -1,7 +1,5 @@
 """The faults of `tests/mutations.py` still have their places; that they are found takes minutes."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

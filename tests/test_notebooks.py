@@ -3,8 +3,6 @@
 That the sources still run is seen by `make test-notebooks`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

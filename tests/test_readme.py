@@ -1,7 +1,5 @@
 """The examples of the README and the guides run as they stand."""
 
-from __future__ import annotations
-
 import contextlib
 import doctest
 import io

@@ -1,7 +1,5 @@
 """Foreign log-determinants in the form of our contract."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """FrEIA 0.2 modules as maps of ours, and maps of ours as FrEIA modules."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """nflows 0.14 transforms as maps of ours, and maps of ours as nflows transforms."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from nflows.transforms import Transform

@@ -1,7 +1,5 @@
 """Default networks: convolutional couplings for images, dense ones for tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any

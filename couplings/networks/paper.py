@@ -4,8 +4,6 @@ CIFAR: 8 blocks, downsampling, 24, downsampling, 24, DCT, permutation, one two-s
 11.16 M parameters. MNIST: Haar, 24, downsampling, 24, DCT, permutation, dense coupling.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import pi

@@ -11,8 +11,6 @@ The backward keeps one half-sized tensor besides the input (inverse: the output)
 Second derivatives exist: under create_graph=True the backward is written in plain operations.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from math import e, log2, pi
 from typing import Any, Literal

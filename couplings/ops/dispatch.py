@@ -1,7 +1,5 @@
 """Registration of operators, choice of their plain definition, layout of their results."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module

@@ -9,8 +9,6 @@ The matrix is symmetric and orthogonal. So the inverse takes the same sums of fo
 1/factor, and the backward of either direction is the other one with the same factor.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -26,8 +26,6 @@ IB-INN's cross-entropy does not move the weights: with `fixed_prior`, g_w is Σ_
 Both backwards are written in operations that can be differentiated again.
 """
 
-from __future__ import annotations
-
 from math import log, pi
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Definitions of the operators in plain PyTorch, with which tests and benchmarks compare."""
 
-from __future__ import annotations
-
 from math import log, pi
 from typing import Any
 

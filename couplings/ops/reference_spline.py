@@ -1,7 +1,5 @@
 """Definition of `spline_couple` in plain PyTorch; formulas: `spline_planes`, layout: `spline`."""
 
-from __future__ import annotations
-
 from math import expm1, log
 from typing import Any
 

@@ -10,8 +10,6 @@ The backward computes the softmaxes again, so that only the inputs and the bins'
 A second derivative differentiates the definition, `reference_spline`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf

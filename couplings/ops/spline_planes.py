@@ -18,8 +18,6 @@ however many layers add up.
 which the numbers at the bound continue.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """The verbs, and the exit status of errors: 2 and one line for a mistake of the user."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

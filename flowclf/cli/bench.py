@@ -1,7 +1,5 @@
 """`flowclf bench`: the benches of a source checkout, run and printed."""
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import replace

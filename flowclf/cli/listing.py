@@ -1,7 +1,5 @@
 """`flowclf systems` and `flowclf datasets`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from flowclf.cli.output import AsJson, DataDir, print_json, print_table

@@ -19,7 +19,7 @@ __all__ = ["KINDS", "Augmentation", "make_augmentation"]
 Augmentation = Callable[[Tensor, Generator], Tensor]
 
 KINDS = ("none", "shift", "flip-crop", "rotate", "paper-cifar")
-"""`make_augmentation` knows."""
+"""Kinds that `make_augmentation` takes."""
 
 
 def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> Augmentation | None:

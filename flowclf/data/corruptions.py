@@ -7,8 +7,6 @@ CIFAR-10-C, whose files `load_official` reads. Left out are frost, which is phot
 laid over the image, and saturate, which means nothing to grey images; the files have both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path

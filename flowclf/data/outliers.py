@@ -4,8 +4,6 @@ Each set is uint8 images (N, C, H, W) of the shape and the grey levels of the da
 compared with, and the same for the same seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, inf, pi, sin

@@ -1,7 +1,5 @@
 """Baselines on the same data: quadratic discriminant analysis and logistic regression."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Calibration: pure functions of log-posteriors (N, K) and labels (N,)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist

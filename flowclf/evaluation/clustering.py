@@ -1,7 +1,5 @@
 """Clusterings of latents against labels, and classifiers fitted to latents."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Context of an evaluation: the model, its splits, options, and predictions computed once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,8 +4,6 @@ The idea of showing them along directions between class means is Mackowiak et al
 classifiers as a basis for trustworthy image classification", CVPR 2021.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise

@@ -4,8 +4,6 @@ Scores have no unit and no bounds here: higher means more outlying, and only the
 Infinite scores are ranked first and last; NaN is refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt

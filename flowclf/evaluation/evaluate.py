@@ -1,7 +1,5 @@
 """Evaluation of a model on a split by suites, for every system with the common face."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any

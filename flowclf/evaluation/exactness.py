@@ -8,8 +8,6 @@ of z in the latents' own units, where that of a class is 1 at the start. What is
 by infinity.
 """
 
-from __future__ import annotations
-
 from copy import deepcopy
 from math import inf
 

@@ -4,8 +4,6 @@ After Mackowiak et al., "Generative classifiers as a basis for trustworthy image
 CVPR 2021.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite

@@ -4,8 +4,6 @@ Of a system that has labels for some classes only, the others find a place in so
 own. Gemp, Parente, Mahadevan, "Inverting VAEs for improved generative accuracy", 2017, Sec. 3.
 """
 
-from __future__ import annotations
-
 import warnings
 from typing import Protocol
 

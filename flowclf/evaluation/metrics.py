@@ -1,7 +1,5 @@
 """Metrics as pure functions: probabilities, labels and densities in, floats out."""
 
-from __future__ import annotations
-
 from math import log
 
 import torch

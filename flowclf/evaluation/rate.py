@@ -1,7 +1,5 @@
 """Information of latents about x: aggregate posterior, importance bounds, cross-information."""
 
-from __future__ import annotations
-
 from math import isinf
 from typing import Any
 

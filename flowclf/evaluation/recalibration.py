@@ -1,7 +1,5 @@
 """Recalibration: fitted on a validation split, applied to any system's log-posteriors."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from math import exp, log
 from typing import Any, Self, TypeVar

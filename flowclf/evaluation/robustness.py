@@ -1,7 +1,5 @@
 """Suites on other data: out-of-distribution, corrupted and attacked images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, get_args

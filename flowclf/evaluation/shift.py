@@ -1,7 +1,5 @@
 """Accuracy and calibration on corrupted test images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean

@@ -1,7 +1,5 @@
 """Suites of an evaluation: functions of a subject to named numbers and lists of rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from math import isnan

@@ -1,7 +1,5 @@
 """Images that one-hot labels decode to where some classes were never labelled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

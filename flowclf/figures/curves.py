@@ -1,7 +1,5 @@
 """Curves of what was measured: by severity, strength of an attack, samples trained on or drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from math import log
 from typing import Any

@@ -1,7 +1,5 @@
 """Figures of an evaluation: calibration, scores of out-of-distribution data, pairs of classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from math import nan

@@ -1,7 +1,5 @@
 """Single predictions: which pixels or features speak for them, and the path to another class."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

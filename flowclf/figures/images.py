@@ -1,7 +1,5 @@
 """Images in rows: samples of each class, interpolations and reconstructions."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Kinds of figures that a trained run can give: what each needs, and how it is drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Labels beside points, each where it covers least."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain
 from typing import Literal, NamedTuple, cast

@@ -1,7 +1,5 @@
 """Losses of a latent z over the plane through two class means and a third point."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Latents in two dimensions: the plane of the class means, and principal components."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

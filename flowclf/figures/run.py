@@ -1,7 +1,5 @@
 """Figures that every run gets."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

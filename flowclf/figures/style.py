@@ -1,7 +1,5 @@
 """One look for all figures: colour-blind-safe, readable in print, no global state."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path

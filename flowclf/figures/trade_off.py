@@ -1,7 +1,5 @@
 """The trade-off that β̃ sets: every metric against it, and the information plane."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from math import ceil, floor, inf, isnan, log, log10, sqrt
 from typing import Any

@@ -1,7 +1,5 @@
 """The path of one image through latent space as it is changed step by step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Decoded walks in latent space: between test images, class means, and classes through a sample."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Latent mixtures, and the settings that choose one."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

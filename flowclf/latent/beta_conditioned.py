@@ -1,7 +1,5 @@
 """Conditioning on the trade-off: one model for every β̃, seen by its couplings and its means."""
 
-from __future__ import annotations
-
 from math import isfinite, log, pi
 from typing import Any
 

@@ -8,8 +8,6 @@ A softmax s(i|z) with mean cross-entropy SC gives log N - SC <= MI and KL + SC -
 equalities where s is the posterior q(i|z) = q(z|x_i)/(N q(z)).
 """
 
-from __future__ import annotations
-
 from math import log, pi
 
 import torch

@@ -1,7 +1,5 @@
 """Gaussian mixture with class means of low rank, for latents too wide for K full means."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from math import log, pi
 from typing import Any

@@ -1,7 +1,5 @@
 """Von Mises-Fisher mixture on the sphere, for latents whose length carries no information."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from math import ceil, inf, log, pi, sqrt
 from typing import Literal, Never

@@ -1,7 +1,5 @@
 """Engines that run the jobs of a sweep: this machine, a Ray cluster, or Slurm."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Plans of many runs, and the grid of settings that a sweep makes one of."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -14,8 +14,6 @@ Each run is a folder SYSTEM-n-seed. One that has ended is not trained again, one
 interrupted goes on from its checkpoint, one that failed is tried again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

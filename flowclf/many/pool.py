@@ -1,7 +1,5 @@
 """Local pool: jobs in parallel processes of one thread each."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator

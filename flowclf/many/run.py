@@ -1,7 +1,5 @@
 """Execution of a sweep: what is left of it runs, its states are read, its results written."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Tables: the rows of runs and baselines, written as CSV, and averages over seeds."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

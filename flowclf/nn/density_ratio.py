@@ -1,7 +1,5 @@
 """Discriminators on the latents, trained by a loss of their own."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

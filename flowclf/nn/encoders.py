@@ -1,7 +1,5 @@
 """Encoders from data to the latent space, and the noise that dequantizes the data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import e, inf, log, pi
 from typing import Literal

@@ -1,7 +1,5 @@
 """Label branches: classifiers of latents, learned with the encoder or fitted once it is trained."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import torch

@@ -3,8 +3,6 @@
 A decoder returns `outputs` numbers per number of x: (B, outputs, *shape).
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Literal
 

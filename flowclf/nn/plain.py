@@ -5,8 +5,6 @@ parameters (B, outputs, *shape). Decoders have no BatchNorm, whose statistics ar
 through the encoder alone.
 """
 
-from __future__ import annotations
-
 from math import pi
 from typing import Annotated, Literal
 

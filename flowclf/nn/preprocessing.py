@@ -3,8 +3,6 @@
 It is part of the map: its log-determinant counts, so that densities stay in the data's own units.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Literal
 

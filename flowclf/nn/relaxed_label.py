@@ -7,8 +7,6 @@ onto (-box, box) by a logistic function, to match a prior that is uniform there:
 Mahadevan, "Inverting VAEs for improved generative accuracy", 2017.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import lgamma, log
 

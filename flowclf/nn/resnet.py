@@ -5,8 +5,6 @@ baselines of IB-INN (Ardizzone et al., NeurIPS 2020, Sec. 4 and code): each subn
 invertible network becomes the body of a residual block over all channels, LeakyReLU(x + subnet(x)).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Softmax over the training samples, of VAE-AS, and its large last layer in little memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal

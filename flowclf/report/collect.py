@@ -1,7 +1,5 @@
 """Runs of a report, read from their folders; nothing is computed anew."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterator, Sequence

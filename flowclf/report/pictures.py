@@ -1,7 +1,5 @@
 """Pictures inside the page, as data: URIs: files of runs, made small, and curves over β̃."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The page: summary, template, style and script in one file that loads nothing."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Runs side by side: a row a run, what varies between them, and which is best."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

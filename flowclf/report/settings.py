@@ -1,7 +1,5 @@
 """Settings by their dotted names: where runs differ, and the command that repeats a run."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any

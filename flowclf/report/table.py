@@ -1,7 +1,5 @@
 """Tables and sections of runs as the template takes them: all text is made here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Model card, README.md: what the model is, how good it is, how to load it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Folder of a saved model: written and read."""
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from math import inf
 from pathlib import Path

@@ -5,8 +5,6 @@ models are built by name from settings; and it would be imported with every mode
 repository is named as the mixin names it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Parameters and labels as plain Python values, for settings and for YAML."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

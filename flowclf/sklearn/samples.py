@@ -1,7 +1,5 @@
 """From scikit-learn's rows of numbers to a system's samples: tables, or images of grey levels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import prod
 from typing import Any

@@ -3,8 +3,6 @@
 A file appears whole or not at all: it is written under a temporary name, flushed, then renamed.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Means over seeds, with their standard errors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import mean, stdev
 

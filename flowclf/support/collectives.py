@@ -6,8 +6,6 @@ count, is not linear in means, or draws random numbers: those places call these 
 of `as_rank` the world size is 1 and every function returns its argument.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """The machine: its devices and its memory."""
 
-from __future__ import annotations
-
 import os
 
 import torch

@@ -3,8 +3,6 @@
 yaml.safe_load alone follows aliases and merges that expand a short text to billions of values.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from math import isfinite

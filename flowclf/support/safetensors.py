@@ -5,8 +5,6 @@ temporary file of its own name, readable by its owner alone, that a killed proce
 and its save holds the whole file in memory a second time.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from hashlib import sha256

@@ -4,8 +4,6 @@ Each step seeds its generators from (seed, stream, step), so that an interrupted
 step to resume exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from zlib import crc32

@@ -7,8 +7,6 @@ of training only, since reading them there waits for the device, and never while
 compiled, exported or vectorised, or within `unchecked_values`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -1,7 +1,5 @@
 """The systems, in one table. A new one is a file of its own and a line here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Parts of the systems: encoder, mixture and noise by their settings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 

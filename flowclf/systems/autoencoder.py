@@ -1,7 +1,5 @@
 """Systems with a decoder: bounds of log p(x), reconstructions and samples."""
 
-from __future__ import annotations
-
 from math import log, pi
 
 import torch

@@ -1,7 +1,5 @@
 """Autoencoders with a label branch: VAE, BVAE and VAE-AS but for their rates."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Literal, Self
 

@@ -7,8 +7,6 @@ reconstruction (objective.rec), λ on the branch (objective.branch), 1 on the KL
 was read second-hand.
 """
 
-from __future__ import annotations
-
 from flowclf.systems.vae import AutoencodingObjective, VaeSettings, build_vae
 
 __all__ = ["BvaeSettings", "build_bvae"]

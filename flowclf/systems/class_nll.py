@@ -6,8 +6,6 @@ mixture.means=frozen) or a distance apart as the code has it (mixture.distance=1
 mixture.means=frozen; 5, 10, 18 on CIFAR-10, and 55.4).
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from couplings.functional import MixtureDensities

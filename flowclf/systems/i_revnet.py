@@ -5,8 +5,6 @@ compared with (Ardizzone et al., NeurIPS 2020, Sec. 4), of IB-INN's own coupling
 latent, but has no density.
 """
 
-from __future__ import annotations
-
 from flowclf.latent import MixtureSettings
 from flowclf.systems.assemble import Blueprint, InvertibleSettings, invertible_parts
 from flowclf.systems.resnet import SOFTMAX, SmoothingSettings, Softmax

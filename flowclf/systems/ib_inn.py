@@ -4,8 +4,6 @@ Ardizzone, Mackowiak, Rother, Köthe: "Training Normalizing Flows with the Infor
 Competitive Generative Classification", NeurIPS 2020.
 """
 
-from __future__ import annotations
-
 from math import log, pi
 from typing import Annotated, Self
 

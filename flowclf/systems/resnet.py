@@ -4,8 +4,6 @@ Ardizzone et al., NeurIPS 2020, Sec. 4 and code: a ResNet of the invertible netw
 Its softmax layer is the mixture's posterior: unit covariance, biases for weights.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from couplings.functional import MixtureDensities

@@ -22,8 +22,6 @@ uniform noise, as its q(x) is uniform: fewer of the digits without labels are fo
 The original M2 is box=null with objective.marginalise: labels summed over instead of relaxed.
 """
 
-from __future__ import annotations
-
 from math import log
 from typing import Annotated, Literal
 

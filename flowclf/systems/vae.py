@@ -11,8 +11,6 @@ cross-entropy belongs to the bound, as log p(z|y) + log p(y) = log p(z) + log p(
 and the model is a generative classifier: p(x|y) by `importance_bound`.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from flowclf.nn.encoders import Encoding

@@ -9,8 +9,6 @@ objective.form: "bound" (SC form: below I, above the divergence, with their true
 is optimal) or "entropy" (the paper's own estimate of I, which bounds nothing).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor

@@ -15,8 +15,6 @@ discriminators that see variances, and a mixture that learns no slower than the 
 (`flowclf bench vc-variance`).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -4,8 +4,6 @@ Alemi, Fischer, Dillon, Murphy: "Deep variational information bottleneck", ICLR 
 compared with (Ardizzone et al., NeurIPS 2020, Sec. 4): same trade-off, same β̃.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

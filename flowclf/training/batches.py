@@ -1,7 +1,5 @@
 """Batches by step number, drawn from a split that lies on the device."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Annotated

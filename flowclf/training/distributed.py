@@ -1,7 +1,5 @@
 """Several processes that train one model: who started them, and how they end together."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

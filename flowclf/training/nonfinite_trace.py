@@ -5,8 +5,6 @@ So a `TorchFunctionMode` looks at every operation, and the call stack (`sys._get
 module whose method runs it. That is slow, and happens once: when a run has diverged anyway.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext

@@ -4,8 +4,6 @@ Only the class of a layer changes, and only while several processes train (`__cl
 objects that the optimiser, the user and saved models know stay the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """A finished run with its model, its settings and its data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

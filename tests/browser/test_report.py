@@ -1,7 +1,5 @@
 """The page of `flowclf report` in a real browser: it fits, sorts, and is silent."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The table of cases that every contract test runs over, and how a case is built."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial

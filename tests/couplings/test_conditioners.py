@@ -1,7 +1,5 @@
 """The subnetworks: where their weights come from, what they start as, what they refuse."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

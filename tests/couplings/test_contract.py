@@ -1,7 +1,5 @@
 """Every map of the table against the contract, and wrong maps against the checker."""
 
-from __future__ import annotations
-
 import copy
 import io
 import pickle

@@ -1,7 +1,5 @@
 """Chain, Inverse and the checks that the base class makes."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

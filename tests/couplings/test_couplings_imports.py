@@ -1,7 +1,5 @@
 """Floors of `couplings`: it imports torch, numpy and the standard library, no flow package."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

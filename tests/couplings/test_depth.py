@@ -1,7 +1,5 @@
 """Rounding in deep chains, at the start of training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from copy import deepcopy
 

@@ -1,7 +1,5 @@
 """The adapters against the packages that they adapt."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Maps between couplings against their formulas, torch, numpy, scipy and FrEIA."""
 
-from __future__ import annotations
-
 from math import log
 
 import numpy as np

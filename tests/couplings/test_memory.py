@@ -1,7 +1,5 @@
 """Chains that do not keep their activations: same gradients, statistics, masks; less memory."""
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The ready networks: any size of image, tables of any width, and the paper's own."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

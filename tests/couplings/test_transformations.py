@@ -1,7 +1,5 @@
 """Whole networks under torch.func, torch.export and autocast: no operator stands in the way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Every map against wrong input: refused by name, kept to its own sample, or answered rightly."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """What tests of flowclf share: one thread, a generator, one more system, commands and answers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The catalogue knows every number that is shown, and labels stand nowhere else."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

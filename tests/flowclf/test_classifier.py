@@ -1,7 +1,5 @@
 """`GenerativeClassifier` on small IB-INNs: densities that integrate to one, in data units."""
 
-from __future__ import annotations
-
 from functools import cache
 from math import log, pi
 from typing import Any

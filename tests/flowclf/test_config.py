@@ -1,7 +1,5 @@
 """Presets, overrides and messages: what a user types, and what comes of it."""
 
-from __future__ import annotations
-
 import re
 from math import inf
 from pathlib import Path

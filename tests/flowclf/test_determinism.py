@@ -1,7 +1,5 @@
 """One seed in fresh processes: the same weights bit for bit, and nobody else's random numbers."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

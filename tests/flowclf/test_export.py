@@ -1,7 +1,5 @@
 """Exported programs: what they say is what the model says, at any batch size."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import replace

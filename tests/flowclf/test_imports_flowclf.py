@@ -1,7 +1,5 @@
 """The floors of the house, read from the sources: imports run downward only, without cycles."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

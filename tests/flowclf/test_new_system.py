@@ -4,8 +4,6 @@ All tests that run over the systems run it as well (`conftest.py` enters it); he
 its density against its Jacobian, and the way from training to a sweep on the command line.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from math import log, pi

@@ -4,8 +4,6 @@ Every pickle here makes a folder where it is run. torch's weights_only is forced
 environment can.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import pickle

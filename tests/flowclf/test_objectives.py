@@ -1,7 +1,5 @@
 """Losses by hand, and IB-INN's through a model; identities of losses: systems/test_identities."""
 
-from __future__ import annotations
-
 from math import inf, log
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run and a saved model of version 0.1.0 load, go on and say what they said then."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Wrong input is refused by name, legitimate input in another form gives the same answer."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable

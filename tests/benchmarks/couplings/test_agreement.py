@@ -1,7 +1,5 @@
 """No provider is timed that computes something else."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """`python -m benchmarks.couplings`: every bench runs, and mistakes get one line."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """FrEIA's network is ours, to the last digits, in both directions and in all gradients."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Memory is counted to the byte, and time in turn."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The CSV grows, keeps its columns, and is drawn."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`flowclf bench`: rows with their circumstances, tiny runs without, and no bench in a wheel."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The inverse survives training, as its benches measure it; their columns are the recorded ones."""
 
-from __future__ import annotations
-
 import csv
 
 from benchmarks.flowclf import depth, trained_exactness

@@ -1,7 +1,5 @@
 """A study runs each variant with each seed once, records it, and averages over the seeds."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 from math import log

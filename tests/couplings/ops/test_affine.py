@@ -1,7 +1,5 @@
 """couplings::affine_couple against its definition, the clamp and the functions on top of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import atan, pi, tanh
 from typing import Literal

@@ -1,7 +1,5 @@
 """couplings::haar against its definition: values, derivatives, layouts, tracing."""
 
-from __future__ import annotations
-
 import operators
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """couplings::mixture against the broadcast formula and its definition."""
 
-from __future__ import annotations
-
 from math import log, pi
 
 import operators

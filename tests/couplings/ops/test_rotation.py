@@ -1,7 +1,5 @@
 """couplings::rotate against its definition."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import operators

@@ -1,7 +1,5 @@
 """couplings::spline_couple against its definition and nflows; stable where splines are not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import operators

@@ -1,7 +1,5 @@
 """What tests of the verbs share: a trained run, and copies of it."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

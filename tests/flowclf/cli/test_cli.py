@@ -1,7 +1,5 @@
 """The command line: what it prints, what it leaves behind, and what becomes of mistakes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal

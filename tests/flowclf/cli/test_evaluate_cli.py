@@ -1,7 +1,5 @@
 """`flowclf evaluate` of what does not fit: one line, exit 2, nothing half-written."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -7,8 +7,6 @@ folder with some values in its documents replaced.
 FLOWCLF_FUZZ=2000 makes as many cases of each verb, other ones each time; -s prints their counts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

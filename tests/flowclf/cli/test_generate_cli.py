@@ -1,7 +1,5 @@
 """Pictures of a run, and of one whose inverse is inexact: refused unless allowed."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`flowclf sweep` and `flowclf study low-data`: what they print and what they leave behind."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

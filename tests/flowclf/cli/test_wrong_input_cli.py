@@ -1,7 +1,5 @@
 """Wrong command lines of every verb: one line that says what to do, status 2, nothing left."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Corruptions: deterministic, whole grey levels, stronger with severity, each what it says."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sets of outliers: right colours, right shapes, the same each time, and one line for mistakes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

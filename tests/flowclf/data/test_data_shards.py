@@ -1,7 +1,5 @@
 """Images in shards: the rows that a tensor would have, little memory, and no trust in the files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Archives that would write elsewhere, and files that unpack to more than they say or than fits."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import pickle

@@ -1,7 +1,5 @@
 """Damaged and lying files of every kind: each is refused in one line, and none is read in part."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import os

@@ -3,8 +3,6 @@
 FLOWCLF_FUZZ=2000 makes as many cases of each, other ones each time; -s prints their counts.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import os

@@ -1,7 +1,5 @@
 """Simulated and trained classifiers that several tests of evaluation share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

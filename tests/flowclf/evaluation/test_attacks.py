@@ -1,7 +1,5 @@
 """Attacks: within the ball, of the right direction, and as strong as they should be."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Calibration measures against torchmetrics, scikit-learn, plain loops and calibrated draws."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from math import log, sqrt

@@ -1,7 +1,5 @@
 """Clusterings against labels, on cases with known scores."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

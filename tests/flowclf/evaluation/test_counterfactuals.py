@@ -1,7 +1,5 @@
 """Counterfactuals and contributions: against closed forms of a linear model, and on digits."""
 
-from __future__ import annotations
-
 from math import log
 
 import pytest

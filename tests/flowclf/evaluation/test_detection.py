@@ -1,7 +1,5 @@
 """Outlier detection of scores whose answer is known: sklearn, naive counts, constructed sets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import inf, nan
 

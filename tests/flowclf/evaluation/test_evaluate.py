@@ -1,7 +1,5 @@
 """Evaluation of models whose results are known, and the baselines against scipy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import log, sqrt
 from typing import Any

@@ -1,7 +1,5 @@
 """Rounding errors of inverses and log-determinants, and who is refused for them."""
 
-from __future__ import annotations
-
 from math import inf
 
 import pytest

@@ -1,7 +1,5 @@
 """Explanations of single predictions, and the systems that give them."""
 
-from __future__ import annotations
-
 import json
 from math import log
 from typing import Any

@@ -1,7 +1,5 @@
 """Digit extraction: which free label is which digit, and the experiment at a tiny scale."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import permutations
 from math import log, sqrt

@@ -1,7 +1,5 @@
 """Metrics against numpy and by hand."""
 
-from __future__ import annotations
-
 from math import log
 
 import numpy as np

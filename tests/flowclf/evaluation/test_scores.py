@@ -1,7 +1,5 @@
 """Scores of tiny models against what the common face says directly."""
 
-from __future__ import annotations
-
 from math import inf
 
 import pytest

@@ -1,7 +1,5 @@
 """Tables of corrupted test images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from statistics import mean
 from typing import Any

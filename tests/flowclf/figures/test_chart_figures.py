@@ -1,7 +1,5 @@
 """Charts of what was measured show the rows, bins and scores they were given."""
 
-from __future__ import annotations
-
 from math import inf, log, nan
 from pathlib import Path
 from typing import Any

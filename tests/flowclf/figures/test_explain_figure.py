@@ -1,7 +1,5 @@
 """Explained predictions: images, contributions, the path to the runner-up."""
 
-from __future__ import annotations
-
 from itertools import chain, combinations
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Images: in grids and blocks, on walks that end where they say, decoded labels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

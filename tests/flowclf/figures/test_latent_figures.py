@@ -1,7 +1,5 @@
 """Planes of latent space: of class means, principal components, an image's way, the losses."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from math import pi

@@ -1,7 +1,5 @@
 """Curves against β̃ and the information plane show the rows they were given."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from math import inf, log
 from pathlib import Path

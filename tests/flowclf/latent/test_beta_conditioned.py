@@ -1,7 +1,5 @@
 """One model for every β̃: exact at each of them, and each a model of its own."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -1,7 +1,5 @@
 """The latent mixture against torch.distributions; its identities are in test_identities.py."""
 
-from __future__ import annotations
-
 from math import sqrt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Information estimates: identities that hold at every latent, bounds, and values known exactly."""
 
-from __future__ import annotations
-
 from math import log
 
 import pytest

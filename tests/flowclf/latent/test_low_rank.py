@@ -1,7 +1,5 @@
 """Class means of low rank: the full mixture with the same means, in less memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Properties that every latent mixture has: Gaussian, of low rank, on the sphere."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

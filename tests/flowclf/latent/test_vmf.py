@@ -1,7 +1,5 @@
 """The mixture on the sphere against SciPy, quadrature and closed forms."""
 
-from __future__ import annotations
-
 from math import lgamma, log, pi, sqrt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Runs on few samples: the same subset for all, equal updates, and nothing done twice."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from dataclasses import replace

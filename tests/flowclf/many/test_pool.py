@@ -1,7 +1,5 @@
 """Processes side by side: one that is killed takes no other's work with it."""
 
-from __future__ import annotations
-
 import os
 import signal
 from functools import partial

@@ -6,8 +6,6 @@ kills so many times (`cli`: `flowclf sweep`, each in an interpreter of its own w
 own; else forks of a warm one, in a tenth of the time).
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import random

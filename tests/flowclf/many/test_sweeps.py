@@ -1,7 +1,5 @@
 """Sweeps: the grid, the run folders, and that nothing is lost or done twice whatever is killed."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """The backbones' sizes, outputs, seeds and refusals."""
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
 import pytest

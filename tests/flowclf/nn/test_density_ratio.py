@@ -1,7 +1,5 @@
 """Density ratios against their formulas, and trained ones against the ratio that they estimate."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

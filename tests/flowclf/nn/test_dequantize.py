@@ -1,7 +1,5 @@
 """Noise: how much, in which units, and for whom."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

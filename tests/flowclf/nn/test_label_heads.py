@@ -1,7 +1,5 @@
 """Label branches: fitted ones are scikit-learn's, and come back from their state."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """p(x|z): against torch.distributions, normalisation over the grey levels, units."""
 
-from __future__ import annotations
-
 from math import log
 
 import pytest

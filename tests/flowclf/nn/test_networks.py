@@ -1,7 +1,5 @@
 """The systems' networks: the paper's numbers, and weights that the seed decides."""
 
-from __future__ import annotations
-
 import os
 from functools import cache
 from math import log

@@ -1,7 +1,5 @@
 """The fitted first stage: standardisation, and marginals that are as normal as they can be."""
 
-from __future__ import annotations
-
 from math import log, pi
 
 import numpy as np

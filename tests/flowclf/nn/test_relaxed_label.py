@@ -1,7 +1,5 @@
 """The two-part encoder: densities of relaxed labels and of latents within a box."""
 
-from __future__ import annotations
-
 from math import log
 from typing import Any
 

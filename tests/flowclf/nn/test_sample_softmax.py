@@ -1,7 +1,5 @@
 """The sample-identity softmax, and its last layer against torch's own softmax of all logits."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """The report: what it says of runs, that it is safe, small, and that its commands are true."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

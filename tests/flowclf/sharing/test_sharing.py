@@ -1,7 +1,5 @@
 """Saved models: the same again from a folder, and from a Hub that is a folder, too."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import shutil

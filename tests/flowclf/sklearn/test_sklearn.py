@@ -1,7 +1,5 @@
 """flowclf.sklearn: scikit-learn's own checks, its meta-estimators, and what flowclf promises."""
 
-from __future__ import annotations
-
 import pickle
 import random
 from pathlib import Path

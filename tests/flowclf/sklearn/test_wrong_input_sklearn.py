@@ -1,7 +1,5 @@
 """The scikit-learn estimator refuses wrong input by name, at times in scikit-learn's words."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from math import inf, nan

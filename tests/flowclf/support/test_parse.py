@@ -1,7 +1,5 @@
 """Settings and results of strangers: refused in one line where they are damaged."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Seeds that depend on everything they name; files that appear whole or not at all; locks."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Bounds of log p(x) against numerical integration, and what is drawn from p(x|y)."""
 
-from __future__ import annotations
-
 from math import log
 from typing import Any
 

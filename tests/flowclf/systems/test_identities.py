@@ -1,7 +1,5 @@
 """The identities that the systems rest on, exact in float64."""
 
-from __future__ import annotations
-
 from math import log, pi
 from typing import Any
 

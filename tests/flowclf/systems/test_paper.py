@@ -1,7 +1,5 @@
 """The authors' CIFAR-10 network on real CIFAR-10: where it starts, and that it learns."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

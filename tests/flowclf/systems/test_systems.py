@@ -1,7 +1,5 @@
 """Generic checks of every system, and VIB's own objective."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 from typing import Any

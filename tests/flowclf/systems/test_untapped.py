@@ -1,7 +1,5 @@
 """M2 and Untapped: bounds below what they bound, and which term teaches which parameters."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 from math import log, pi

@@ -1,7 +1,5 @@
 """VAE, BVAE and VAE-AS: identities between them, and what each term teaches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CE, GM and VC: which term teaches which parameters, and that each contains the one before."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Batches are named by their step, whatever the number of processes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Checkpoints: complete, refused where damaged, and not lost where a save fails."""
 
-from __future__ import annotations
-
 import io
 import os
 import random

@@ -6,8 +6,6 @@ kills 50 runs of `flowclf train`, each a process of its own (without `cli`: fork
 a tenth of the time). They save after each step, so that many of the kills come during a save.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

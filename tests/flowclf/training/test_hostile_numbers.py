@@ -10,8 +10,6 @@ prints what becomes of the data with the presets' own networks (`tiny`: with tho
 and how many parameters are named, of all of all systems, where NaN is planted in each.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -5,8 +5,6 @@
 prints MiB per 1,000 steps, over 2,000 of them after 500 to warm up, of each system.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

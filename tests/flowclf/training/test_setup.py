@@ -1,7 +1,5 @@
 """Splits as the settings say: binary copies and labels that are kept."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The loop: it learns, it resumes bit for bit, it stops where numbers stop being finite."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
