@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -35,21 +33,13 @@ def append_rows(path: Path | None, rows: Sequence[Row]) -> None:
 
 def append(path: Path | None, rows: Sequence[Row]) -> None:
     """Append rows as they are to a CSV, which is replaced in one go."""
+    from flowclf.support.atomic_files import csv_text, write_text
+
     if path is None or not rows:
         return
     check_columns(path, list(rows[0]))
     old = path.read_text("utf-8") if path.exists() else ""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    if not old:
-        writer.writeheader()
-    writer.writerows(rows)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(old + text.getvalue(), "utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_text(path, old + csv_text(list(rows[0]), rows, header=not old))
 
 
 def check_columns(path: Path, columns: Sequence[str]) -> None:
@@ -72,9 +62,11 @@ def read(path: Path | None) -> list[dict[str, str]]:
 
 def circumstances(*packages: str, **where: Any) -> Row:
     """Return the date, where it was measured, the versions of packages, and the commit."""
+    from flowclf.runs import git_commit
+
     versions = {package: version_of(package) for package in packages}
     facts = {"date": datetime.now(UTC).date().isoformat(), **where}
-    return facts | {"python": platform.python_version(), **versions, "commit": _commit()}
+    return facts | {"python": platform.python_version(), **versions, "commit": git_commit() or ""}
 
 
 def version_of(package: str) -> str:
@@ -95,13 +87,3 @@ def _lines(path: Path) -> list[list[str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file))
-
-
-def _commit() -> str:
-    """Return the commit of this checkout; nothing outside of one."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return run.stdout.strip() if run.returncode == 0 else ""

@@ -88,19 +88,15 @@ def draw(rows: Sequence[Record], path: Path) -> None:
 def _panel(axes: Any, lines: Sequence[Record | None], column: str, title: str) -> None:
     from matplotlib.colors import to_rgba
 
-    shown = [(line, row) for line, row in enumerate(lines) if row and row[column]]
-    values = [float(row[column]) for _, row in shown]
+    shown = {line: row for line, row in enumerate(lines) if row and row[column]}
+    values = [float(row[column]) for row in shown.values()]
+    colours = [
+        to_rgba(COLOURS.get(row["provider"], OTHER), 0.55 if row["compiled"] == "True" else 1)
+        for row in shown.values()
+    ]
     axes.set_xscale("log")
     # From 1, so that on a logarithmic scale what is better goes left and what is worse right.
-    bars = axes.barh(
-        [line for line, _ in shown],
-        [value - 1 for value in values],
-        left=1,
-        color=[
-            to_rgba(COLOURS.get(row["provider"], OTHER), 0.55 if row["compiled"] == "True" else 1)
-            for _, row in shown
-        ],
-    )
+    bars = axes.barh([*shown], [value - 1 for value in values], left=1, color=colours)
     axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3, fontsize=7.5)
     axes.axvline(1, color="black", linewidth=0.8, zorder=0)
     axes.margins(x=0.15)

@@ -54,7 +54,7 @@ class Pair:
 
     ours: nn.Parameter
     theirs: nn.Parameter
-    read: Callable[[Tensor], Tensor] = torch.Tensor.detach
+    read: Callable[[Tensor], Tensor]
 
 
 # A block of FrEIA's, and how its parameters relate to ours.
@@ -86,7 +86,10 @@ def _blocks(stages: list[Invertible]) -> Iterator[Converted]:
     while stages:
         match stages:
             case [Coupling() as coupling, Rotation() as rotation, *rest]:
-                yield from_pair(coupling, rotation)
+                clamp = _clamp_of(coupling)
+                subnet, pairs = _scaled_copy(coupling.net, row_factors(clamp))
+                block = all_in_one(coupling.in_shape, lambda *_, net=subnet: net, clamp, rotation)
+                yield block, [*pairs, *rotation_pairs(block, rotation)]
             case [DownsamplingCoupling() as stage, *rest]:
                 squeeze, second, first = stage
                 yield freia.IRevNetDownsampling([squeeze.in_shape]), []
@@ -160,14 +163,6 @@ def all_in_one(
     return block
 
 
-def from_pair(coupling: Coupling, rotation: Rotation) -> Converted:
-    """Convert coupling and rotation to one AllInOneBlock."""
-    clamp = _clamp_of(coupling)
-    subnet, pairs = _scaled_copy(coupling.net, row_factors(clamp))
-    block = all_in_one(coupling.in_shape, lambda *_: subnet, clamp, rotation)
-    return block, [*pairs, *rotation_pairs(block, rotation)]
-
-
 def rotation_pairs(block: Any, rotation: Rotation) -> list[Pair]:
     """Pair scale and offset of both."""
     matrix = rotation.rotation.to(rotation.offset)
@@ -227,16 +222,13 @@ def _scaled_copy(net: nn.Module, factors: tuple[float, float]) -> tuple[nn.Modul
     assert last.bias is not None
     half = len(last.bias) // 2
     rows = torch.cat([last.bias.new_full((half,), factor) for factor in factors])
-    own = {id(last.weight), id(last.bias)}
+    factors_of = {last.weight: rows.view(-1, *[1] * (last.weight.dim() - 1)), last.bias: rows}
     pairs = []
     for ours, theirs in zip(net.parameters(), copy.parameters(), strict=True):
-        if id(theirs) in own:
-            factor = rows.view(-1, *[1] * (theirs.dim() - 1))
-            with torch.no_grad():
-                theirs.mul_(factor)
-            pairs.append(Pair(ours, theirs, factor.mul))
-        else:
-            pairs.append(Pair(ours, theirs))
+        factor = factors_of.get(theirs, torch.ones_like(rows[0]))
+        with torch.no_grad():
+            theirs.mul_(factor)
+        pairs.append(Pair(ours, theirs, factor.mul))
     return copy, pairs
 
 

@@ -32,7 +32,11 @@ def network_cases(options: Options) -> Iterator[Case]:
     if options.quick:
         shape, batch, blocks, deep = QUICK_SHAPE, 4, (1, 1, 1), (2, 2, 2)
     case = partial(_case, shape, device=options.device)
-    _check_in_float64(case(blocks, (), batch=4), shape, blocks)
+    exact = _providers(_network(shape, blocks, options.device).double())
+    few = case(blocks, exact, batch=4)
+    inputs = (few.inputs[0].double(),)
+    few = replace(few, inputs=inputs, tolerance=EXACT, heads_only=False)
+    check(jobs_of(few, "forward+backward"))
     providers = _providers(_network(shape, blocks, options.device))
     eager = [provider for provider in providers if provider.name in ("couplings", "FrEIA")]
     yield case(blocks, [*providers, *compiled(eager, options.compiles)], batch=batch)
@@ -64,14 +68,6 @@ def _case(
         heads_only=True,
         rounds=3,
     )
-
-
-def _check_in_float64(case: Case, shape: Shape, blocks: Sequence[int]) -> None:
-    """Compare all providers sharply, on a few samples."""
-    providers = _providers(_network(shape, blocks, case.device).double())
-    inputs = (case.inputs[0].double(),)
-    exact = replace(case, inputs=inputs, providers=providers, tolerance=EXACT, heads_only=False)
-    check(jobs_of(exact, "forward+backward"))
 
 
 def _loss(z: Tensor, log_det: Tensor, dims: int) -> Tensors:

@@ -7,8 +7,9 @@ parameters side by side, we keep each parameter of all numbers; both get theirs 
 """
 
 from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
 from math import log
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ BINS, BOUND = 8, 3.0
 SIZE, QUICK = (512, 392), (4, 3)
 # Slopes of nearly 0.001 and bins as narrow lose digits, each package others.
 TOLERANCE = 1e-3
+DURKAN = {
+    "nflows": "nflows.transforms.splines.rational_quadratic",
+    "normflows": "normflows.utils.splines",
+}
 
 
 def spline_cases(options: Options) -> Iterator[Case]:
@@ -34,7 +39,8 @@ def spline_cases(options: Options) -> Iterator[Case]:
     inputs = tuple(t.to(options.device).requires_grad_() for t in (x, parameters))
     ours = Provider.two_way("couplings", _couple)
     formula = Provider.two_way("couplings.ops.reference", _formula)
-    peers = from_peers({"nflows": _nflows, "normflows": _normflows, "zuko": _zuko})
+    peers = from_peers({name: partial(_durkan, name, module) for name, module in DURKAN.items()})
+    peers += from_peers({"zuko": _zuko})
     providers = [ours, formula, *peers, *compiled([ours], options.compiles)]
     yield Case(
         "couplings", "spline coupling", inputs, providers, tolerance=TOLERANCE, essential=True
@@ -49,21 +55,9 @@ def _formula(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
     return reference_spline.spline_couple(x, parameters, None, False, BINS, BOUND, inverse)
 
 
-def _nflows() -> Provider:
-    from nflows.transforms.splines import rational_quadratic
-
-    return _durkan("nflows", rational_quadratic)
-
-
-def _normflows() -> Provider:
-    from normflows.utils import splines
-
-    return _durkan("normflows", splines)
-
-
-def _durkan(name: str, module: ModuleType) -> Provider:
+def _durkan(name: str, module: str) -> Provider:
     """Run the spline's authors' own code, which normflows has adopted."""
-    spline: Any = module.unconstrained_rational_quadratic_spline
+    spline = import_module(module).unconstrained_rational_quadratic_spline
 
     def run(x: Tensor, *parameters: Tensor, inverse: bool) -> Tensors:
         y, log_slope = spline(x, *parameters, inverse=inverse, tails="linear", tail_bound=BOUND)

@@ -80,18 +80,12 @@ def run_cost(
     for (case, values), model in zip(times.items(), models.values(), strict=True):
         model.zero_grad()
         peak = peak_bytes(partial(_backward, model, *batch), place)
-        gradients = [p.grad.nbytes for p in model.parameters() if p.grad is not None]
-        row = {
-            "system": case,
-            "milliseconds": median(values),
-            "ratio": median(value / base for value, base in zip(values, first, strict=True)),
-            "megabytes": peak / 2**20,
-            "gradient_megabytes": sum(gradients) / 2**20,
-            "threads": torch.get_num_threads(),
-            "batch": cost.batch,
-            "repeats": repeats,
-        }
-        rows.append(row)
+        gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+        ratio = median(value / base for value, base in zip(values, first, strict=True))
+        row = {"system": case, "milliseconds": median(values), "ratio": ratio}
+        row |= {"megabytes": peak / 2**20, "gradient_megabytes": gradients / 2**20}
+        facts = {"threads": torch.get_num_threads(), "batch": cost.batch, "repeats": repeats}
+        rows.append(row | facts)
     append_rows(record, rows)
     return rows
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 import torch
@@ -13,17 +14,19 @@ from flowclf.data.outliers import load_outliers
 from flowclf.evaluation import Options, evaluate
 from flowclf.evaluation.attacks import AttackLoss, attack_curve
 from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
-from flowclf.evaluation.metrics import variance_ratio
+from flowclf.evaluation.metrics import accuracy, variance_ratio
 from flowclf.evaluation.rate import aggregate_information, importance_bounds, softmax_information
 from flowclf.evaluation.shift import CLEAN, MEAN
+from flowclf.figures import latent_panels, save_figure
 from flowclf.support.seeding import generator_for
 from flowclf.systems.autoencoder import Autoencoder
 from flowclf.systems.ib_inn import ConditionedIBInn
 from flowclf.training import Trained
+from flowclf.training.task import load_task
 
 Values = dict[str, float | None]
 
-MOST_LATENTS = 10_000
+MOST_LATENTS, SHOWN = 10_000, 3000
 # Numbers of test images, and of draws of z for each, as in the VAE-AS paper.
 BOUND_IMAGES, BOUND_DRAWS = 500, 4096
 ATTACKED = 1000
@@ -61,6 +64,20 @@ def variance(trained: Trained) -> Values:
     z, y = latents(model, split.x[:MOST_LATENTS]).cpu(), split.y[:MOST_LATENTS]
     means, std = model.mixture.means.cpu(), model.mixture.std().cpu()
     return {"variance_ratio": variance_ratio(z, y, means, std)}
+
+
+@torch.no_grad()
+def compare_latents(runs: Sequence[Path], out: Path) -> None:
+    """Draw test latents of runs side by side, as in notebooks/pictures/vc-latents.png."""
+    panels = []
+    for run in runs:
+        task = load_task(run, device="cpu")
+        mixture, y = task.model.mixture, task.test.y
+        z, means, std = latents(task.model, task.test.x), mixture.means.detach(), mixture.std()
+        right, ratio = accuracy(mixture.log_posterior(z), y), variance_ratio(z, y, means, std)
+        title = f"{run.name}\naccuracy {100 * right:.1f} %, variance ratio {ratio:.2f}"
+        panels.append((title, z[:SHOWN], y[:SHOWN], means, std))
+    save_figure(latent_panels(panels, task.dataset.class_names), out)
 
 
 def clusters(trained: Trained) -> Values:

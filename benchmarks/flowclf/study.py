@@ -132,12 +132,11 @@ def run_study(
 
 def averages(rows: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any]]:
     """Return for each variant the seeds, and mean and standard error of each metric (or None)."""
-    summary = []
-    for variant in study.variants:
-        own = [row for row in rows if row["variant"] == variant]
-        means = mean_metrics(own, study.metrics)
-        summary.append({"variant": variant, "seeds": len(own), **means})
-    return summary
+    own = {v: [row for row in rows if row["variant"] == v] for v in study.variants}
+    return [
+        {"variant": variant, "seeds": len(found), **mean_metrics(found, study.metrics)}
+        for variant, found in own.items()
+    ]
 
 
 def _run(study: Study, variant: str, config: RunConfig, folder: Path | None) -> dict[str, Any]:

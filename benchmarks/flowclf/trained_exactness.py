@@ -20,7 +20,6 @@ from sklearn.datasets import load_breast_cancer
 
 from benchmarks.flowclf.classify import small_mnist
 from benchmarks.results import append_rows, recorded
-from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, make_config, parse_assignments
 from flowclf.data import Dataset, Split, load_dataset
 from flowclf.evaluation import Subject, evaluate_subject
@@ -57,9 +56,10 @@ def measure_preset(
     dataset = DATA[preset]()
     config = _config(system, preset, setting, dataset, steps)
     settings = config.train
-    before = _errors(fresh_model(config, dataset, dataset.train), dataset)
+    untrained = fresh_model(config, dataset, dataset.train)
+    before = evaluate_subject(Subject(untrained, dataset.test), ["exactness"])
     trained = train(config, dataset, device="cpu")
-    after = _errors(trained.model, dataset)
+    after = evaluate_subject(Subject(trained.model, dataset.test), ["exactness"])
     return {
         "system": system,
         "preset": preset,
@@ -90,10 +90,6 @@ def _config(system: str, preset: str, setting: str, dataset: Dataset, steps: int
     changed = parse_assignments([setting] if setting else [])
     sizes = {"train_size": size, "test_size": 256}
     return make(overrides=[{"train": loop, "data": sizes}, changed])
-
-
-def _errors(model: GenerativeClassifier, dataset: Dataset) -> dict[str, Any]:
-    return evaluate_subject(Subject(model, dataset.test), ["exactness"])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from flowclf.evaluation.extraction import (
     fit_image_classifier,
 )
 from flowclf.models import build
+from flowclf.support.averages import mean_and_error
 from flowclf.support.devices import pick_device
 from flowclf.support.seeding import derive_seed, generator_for
 from flowclf.systems.untapped import Untapped
@@ -133,10 +134,8 @@ def measure(
 ) -> dict[str, Any]:
     """Train one system and score how it reads the digits without labels."""
     system, preset = VARIANTS[variant]
-    shape = tuple(task.pool.x.shape[1:])
-    model = build(
-        system, shape=shape, classes=task.classes, levels=task.levels, preset=preset, seed=seed
-    ).to(device)
+    facts: dict[str, Any] = {"classes": task.classes, "levels": task.levels, "seed": seed}
+    model = build(system, shape=tuple(task.pool.x.shape[1:]), preset=preset, **facts).to(device)
     assert isinstance(model, Untapped)
     labelled, unlabelled = task.draw(experiment, seed)
     start = time.perf_counter()
@@ -182,11 +181,10 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[f
     """Return the mean difference and half its 95 % t-interval (NaN of one pair)."""
     from scipy.stats import t
 
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    count = len(differences)
-    if count < 2:
-        return mean(differences), float("nan")
-    return mean(differences), float(t.ppf(0.975, count - 1)) * stdev(differences) / count**0.5
+    difference, error = mean_and_error([a - b for a, b in zip(ours, theirs, strict=True)])
+    if error is None:
+        return difference, float("nan")
+    return difference, float(t.ppf(0.975, len(ours) - 1)) * error
 
 
 def _digest(variant: str, experiment: Experiment) -> str:

@@ -1,4 +1,4 @@
-"""No provider is timed that computes something else."""
+"""No provider is timed that computes something else; memory is exact, and time in turn."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,9 @@ from torch import Tensor
 from benchmarks.couplings.affine import affine_cases
 from benchmarks.couplings.case import (
     PASSES,
+    PEERS,
     Case,
+    Job,
     Options,
     Pass,
     Provider,
@@ -18,11 +20,20 @@ from benchmarks.couplings.case import (
     compiled,
 )
 from benchmarks.couplings.mixture import mixture_cases
-from benchmarks.couplings.run import AgreementError, Effort, check, jobs_of, run_case
+from benchmarks.couplings.run import (
+    AgreementError,
+    Effort,
+    check,
+    jobs_of,
+    measure,
+    peak_of,
+    run_case,
+)
 from benchmarks.couplings.spline import spline_cases
+from benchmarks.measure import copy_bandwidth
 
 CPU = Options(torch.device("cpu"), quick=True, compiles=False)
-PEERS = ["FrEIA", "nflows", "normflows", "zuko"]
+N = 1000  # float32 numbers
 
 
 @pytest.fixture
@@ -75,7 +86,7 @@ def test_a_wrong_inverse_is_an_error(affine: Case) -> None:
 @pytest.mark.parametrize("kind", PASSES)
 @pytest.mark.parametrize(
     ("cases", "tolerance", "peers"),
-    [(affine_cases, 1e-12, PEERS), (spline_cases, 1e-10, PEERS[1:])],
+    [(affine_cases, 1e-12, [*PEERS]), (spline_cases, 1e-10, [*PEERS[1:]])],
 )
 def test_in_float64_all_peers_agree_to_the_last_digits(
     kind: Pass, cases: Callable[..., object], tolerance: float, peers: list[str]
@@ -125,3 +136,64 @@ def test_the_global_generators_stay_as_they_were(affine: Case) -> None:
     before = torch.get_rng_state()
     check(jobs_of(affine, "forward"))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def job(forward: object, kind: str = "forward", requires_grad: bool = False) -> Job:
+    x = torch.ones(N, requires_grad=requires_grad)
+    provider = Provider("test", forward)  # type: ignore[arg-type]
+    case = Case("test", "test", (x,), [provider])
+    cotangents = (torch.ones(N),) if kind == "forward+backward" else None
+    return Job(case, provider, kind, (x,), cotangents)  # type: ignore[arg-type]
+
+
+def two_at_once(x: Tensor) -> Tensors:
+    y = x.exp()
+    return (y.sin(),)
+
+
+MEMORY = {
+    "two at once": (job(two_at_once), 2),
+    "one after another": (job(lambda x: (x.exp().sin_(),)), 1),
+    # Its only memory is what the operator's own kernel allocates for the result.
+    "softplus": (job(lambda x: (torch.nn.functional.softplus(x),)), 1),
+    # Kept x (the job's own), y, then the gradient beside it.
+    "backward": (job(lambda x: (x.exp(),), "forward+backward", True), 2),
+}
+
+
+@pytest.mark.parametrize("what", MEMORY)
+def test_peak_memory_is_exact(what: str) -> None:
+    measured, tensors = MEMORY[what]
+    assert peak_of(measured) == tensors * 4 * N
+
+
+def test_jobs_take_turns() -> None:
+    calls: list[str] = []
+
+    def named(name: str) -> Job:
+        def forward(x: Tensor) -> Tensors:
+            calls.append(name)
+            return (x + 1,)
+
+        return job(forward)
+
+    timings = measure([named("a"), named("b")], Effort(seconds=0, least=4))
+    # Memory, warm-up, then rounds that begin with each in turn.
+    assert "".join(calls) == "abab" + "abba" * 2
+    assert all(0 < t.p20 <= t.median <= t.p80 for t in timings)
+
+
+def test_fresh_inputs_for_every_call() -> None:
+    """AllInOneBlock scales what it is given in place."""
+    seen: list[float] = []
+
+    def forward(x: Tensor) -> Tensors:
+        seen.append(float(x[0].detach()))
+        return (x.mul_(0.1),)
+
+    measure([job(forward, "forward+backward", True)], Effort(seconds=0, least=2))
+    assert seen == [1.0] * 4
+
+
+def test_copies_take_time() -> None:
+    assert 1e7 < copy_bandwidth(CPU.device, megabytes=4) < 1e13

@@ -1,5 +1,6 @@
-"""`flowclf bench`: rows with their circumstances, tiny runs without, and no bench in a wheel."""
+"""`flowclf bench` and its studies: rows with their circumstances, and no bench in a wheel."""
 
+import csv
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import tomllib
 from dataclasses import replace
 from functools import partial
+from math import log
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -14,32 +16,60 @@ import numpy as np
 import pytest
 
 from benchmarks import results
-from benchmarks.flowclf import classify, cost, study
+from benchmarks.flowclf import classify, cost, depth, study, trained_exactness
+from benchmarks.flowclf.cost import COSTS, run_cost
+from benchmarks.flowclf.information import compare_information
+from benchmarks.flowclf.measures import MEASURES, compare_latents
+from benchmarks.flowclf.study import (
+    Study,
+    _digest,
+    averages,
+    read_study,
+    run_study,
+    study_names,
+)
 from flowclf.cli import bench as command
 from flowclf.cli.app import run
-from flowclf.config import RunConfig
-from flowclf.data import load_dataset
+from flowclf.config import RunConfig, make_config
+from flowclf.data import DATASETS, load_dataset
+from flowclf.evaluation.exactness import TOLERANCE
+from flowclf.runs import Run, load_data
+from flowclf.support.errors import UserError
 from flowclf.training import Trained, train
 
 ROOT = Path(__file__).parents[3]
-TINY = study.Study(
+TINY = Study(
     name="tiny",
     data="digits",
     seeds=(0, 1),
+    settings={"data": {"train_size": 100, "test_size": 50}, "train": {"epochs": 1}},
+    variants={
+        "CE": {"system": "ce"},
+        "flow": {"system": "class-nll", "network": {"blocks": [1], "width": [8]}},
+    },
+    workers=1,
+)
+QUICK = replace(
+    TINY,
     settings={"network": {"kind": "mlp", "hidden": [8]}},
     variants={"CE": {"system": "ce"}},
     measures=(),
-    workers=1,
 )
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run on data that are everywhere, and record in a folder of the test's own."""
+    """Record in a folder of the test's own."""
     monkeypatch.setattr(results, "FOLDER", tmp_path)
-    monkeypatch.setattr(study, "read_study", lambda name: TINY)
-    monkeypatch.setitem(classify.TASKS, "mnist14", partial(load_dataset, "digits"))
     return tmp_path
+
+
+@pytest.fixture
+def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run on data that are everywhere."""
+    monkeypatch.setattr(study, "read_study", lambda name: QUICK)
+    monkeypatch.setitem(classify.TASKS, "mnist14", partial(load_dataset, "digits"))
+    return folder
 
 
 def devices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -70,7 +100,7 @@ def test_rows_are_appended_with_their_circumstances(folder: Path) -> None:
 @pytest.mark.parametrize("task", ["mnist14", "bvae", "vc-cost", "mixture"])
 def test_quick_is_tiny_and_records_nothing(
     task: str,
-    folder: Path,
+    quick: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -78,7 +108,7 @@ def test_quick_is_tiny_and_records_nothing(
     small = {"network": {"kind": "mlp", "hidden": [8]}}
     tiny = replace(cost.COSTS["vc-cost"], shape=(1, 4, 4), settings=small)
     monkeypatch.setitem(cost.COSTS, "vc-cost", tiny)
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(quick)
     before = (ROOT / "benchmarks/couplings/results.csv").read_bytes()
     device = "cuda" if task in ("mnist14", "bvae") else "cpu"
     assert run(["bench", task, "--quick", "--device", device, "--json"]) == 0
@@ -86,7 +116,7 @@ def test_quick_is_tiny_and_records_nothing(
     assert rows[0].keys() & {"accuracy", "milliseconds", "median_ms"}
     assert asked == ["cuda"] * len(asked)
     assert len(asked) == (device == "cuda")
-    assert list(folder.iterdir()) == []
+    assert list(quick.iterdir()) == []
     assert (ROOT / "benchmarks/couplings/results.csv").read_bytes() == before
     if task == "mixture":
         assert {"couplings", "broadcast"} <= {row["provider"] for row in rows}
@@ -96,7 +126,7 @@ def test_rows_go_where_out_says(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shortened = {"data": {"train_size": 100, "test_size": 50}, "train": {"epochs": 1}}
-    short = replace(TINY, settings=TINY.settings | shortened)
+    short = replace(QUICK, settings=QUICK.settings | shortened)
     monkeypatch.setattr(study, "read_study", lambda name: short)
     monkeypatch.chdir(folder)
     out = folder / "own.csv"
@@ -142,3 +172,172 @@ def test_small_mnist_is_two_by_two_means_rounded_down() -> None:
     means = np.floor(pixels.reshape(2000, 14, 2, 14, 2).mean(axis=(2, 4)))
     assert np.array_equal(small.test.x[:, 0].numpy(), means)
     assert (len(small.train), small.shape, small.levels) == (10_000, (1, 14, 14), 256)
+
+
+def test_a_study_is_recorded_drawn_and_not_repeated(folder: Path) -> None:
+    rows = list(run_study(TINY, [0], folder / "runs", folder / "tiny.csv"))
+    assert Run(folder / "runs" / "CE-0").read_summary()["system"] == "ce"
+    assert [(row["variant"], row["seed"]) for row in rows] == [("CE", 0), ("flow", 0)]
+    assert rows[0]["bits_per_dim"] is None
+    assert rows[1]["bits_per_dim"] > 0
+    folders = [folder / "runs" / name for name in ("CE-0", "flow-0")]
+    compare_latents(folders, folder / "both.png")
+    assert (folder / "both.png").stat().st_size > 10_000
+    before = (folder / "tiny.csv").read_text()
+    again = list(run_study(TINY, [0], record=folder / "tiny.csv"))
+    assert (folder / "tiny.csv").read_text() == before
+    assert [{m: row[m] for m in TINY.metrics} for row in again] == [
+        {m: row[m] for m in TINY.metrics} for row in rows
+    ]
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(folder: Path) -> None:
+    one = replace(TINY, variants={"CE": {"system": "ce"}})
+    first = next(run_study(one, [0], folder / "runs", folder / "tiny.csv"))
+    (folder / "tiny.csv").unlink()
+    state = folder / "runs" / "CE-0" / "checkpoint" / "state.safetensors"
+    before = state.read_bytes()
+    again = next(run_study(one, [0], folder / "runs", folder / "tiny.csv"))
+    assert again["seconds"] >= first["seconds"]  # what it had taken counts on
+    assert again["accuracy"] == first["accuracy"]
+    assert len(state.read_bytes()) == len(before)
+
+
+def test_other_settings_are_another_run() -> None:
+    other = replace(TINY, settings={"train": {"epochs": 2}})
+    digests = [_digest(study.config("CE", 0)) for study in (TINY, TINY, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_averages_have_standard_errors() -> None:
+    one = replace(TINY, variants={"CE": {"system": "ce"}})
+    rows = [dict.fromkeys(TINY.metrics) | {"variant": "CE", "accuracy": a} for a in (0.9, 0.94)]
+    summary = averages(rows, one)[0]
+    assert summary["seeds"] == 2
+    assert summary["accuracy"] == pytest.approx((0.92, 0.02))
+    assert summary["bits_per_dim"] is None
+    assert averages(rows[:1], one)[0]["accuracy"] == (0.9, None)
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_study_has_valid_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = read_study(name)
+    monkeypatch.setattr(Study, "dataset", lambda self: (self.data, shape_of(self)))
+    for variant in study.variants:
+        assert isinstance(study.config(variant, 0), RunConfig)
+
+
+def shape_of(study: Study) -> tuple[int, ...]:
+    if study.data in DATASETS:
+        return DATASETS[study.data].shape
+    return (1,) if study.data.endswith(".csv") else (1, 28, 28)
+
+
+def test_missing_data_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FLOWCLF_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=r"expected ag_news/test.csv below \$FLOWCLF_DATA"):
+        read_study("ag-news").dataset()
+
+
+def test_the_command_prints_means(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = dict.fromkeys(TINY.metrics, 0.5) | {"variant": "CE", "system": "ce", "bits_per_dim": None}
+    rows = [row | {"seed": 0, "accuracy": 0.9}, row | {"seed": 1, "accuracy": 0.94}]
+    rows += [row | {"variant": variant, "seed": 0} for variant in ("GM", "VC")]
+    monkeypatch.setattr("benchmarks.flowclf.study.run_study", lambda *arguments: iter(rows))
+    assert run(["bench", "vc-low-data", "--seeds", "0,1"]) == 0
+    out = capsys.readouterr().out
+    assert "92.00 ± 2.00" in out
+    assert "bits_per_dim" not in out
+    assert run(["bench", "vc-low-data", "--seeds", "zero"]) == 2
+
+
+def test_rows_are_read_back(folder: Path) -> None:
+    assert results.read(folder / "none.csv") == []
+    results.append_rows(folder / "some.csv", [{"variant": "a, b", "seed": 1}])
+    with (folder / "some.csv").open() as file:
+        assert results.read(folder / "some.csv") == list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", list(COSTS))
+def test_the_cost_of_a_step_is_relative_to_the_first(name: str, folder: Path) -> None:
+    small = {"network": {"kind": "mlp", "hidden": [8]}}
+    tiny = replace(COSTS[name], shape=(1, 4, 4), batch=4, settings=small)
+    rows = run_cost(tiny, folder / "cost.csv", repeats=1)
+    assert [row["system"] for row in rows] == list(tiny.cases)
+    assert rows[0]["ratio"] == 1
+    assert all(row["milliseconds"] > 0 for row in rows)
+    assert all(row["megabytes"] > 0 for row in rows)
+    assert len(results.read(folder / "cost.csv")) == len(rows)
+
+
+def test_information_is_compared_over_sample_sizes(folder: Path) -> None:
+    settings = {
+        "network": {"kind": "mlp", "hidden": [8]},
+        "decoder": {"kind": "mlp", "hidden": [8]},
+        "data": {"train_size": 300},
+        "train": {"epochs": 2},
+    }
+    variants = {"as": {"system": "vae-as", "latent": 2, "identity": {"hidden": [8]}}}
+    study = replace(TINY, settings=settings, variants=variants, measures=("rate",))
+    (row,) = run_study(study, [0], folder / "runs")
+    assert row["md_nats"] == pytest.approx(row["train_kl_nats"] + row["identity_nats"] - log(300))
+    assert row["mi_nats"] <= row["exact_mi_nats"] + 0.1
+    rows = compare_information(folder / "runs" / "as-0")
+    names = [(r["estimator"], r["samples"]) for r in rows]
+    assert names[:3] == [("all", 300), ("mini-batch", 100), ("mini-batch", 200)]
+    assert rows[1]["mi_nats"] <= rows[0]["mi_nats"] + 0.05
+    assert len(results.read(folder / "vae-as-information.csv")) == 5
+
+
+def test_latents_are_scored_by_clusters_and_fitted_classifiers(folder: Path) -> None:
+    study = replace(TINY, measures=("clusters",))
+    row = next(run_study(study, [0]))
+    assert all(0 < row[name] <= 1 for name in MEASURES["clusters"].names if name != "ari")
+
+
+def test_a_study_may_be_like_another() -> None:
+    rotated = read_study("bvae-rotated")
+    assert (rotated.name, rotated.data) == ("bvae-rotated", "rotated-mnist")
+    assert rotated.variants == read_study("bvae").variants
+
+
+def test_measures_give_the_numbers_they_name() -> None:
+    digits = DATASETS["digits"]
+    small = {
+        "network": {"kind": "mlp", "condition": "beta", "blocks": 1, "hidden": [8]},
+        "data": {"train_size": 100, "test_size": 20, "validation": 0.2},
+        "train": {"epochs": 1},
+    }
+    config = make_config("ib-inn", "digits", digits.shape, beta=1.0, overrides=[small])
+    trained = train(config, load_data(config), device="cpu")
+    for name in ("trade-off", "robustness"):
+        found = MEASURES[name].of(trained)
+        assert set(found) == set(MEASURES[name].names)
+        assert None not in found.values()
+    rest = {key: small[key] for key in ("data", "train")}
+    config = make_config("ce", "digits", digits.shape, overrides=[rest])
+    plain = train(config, load_data(config), device="cpu")
+    assert set(MEASURES["trade-off"].of(plain).values()) == {None}
+
+
+def columns(name: str, row: dict[str, object]) -> list[str]:
+    """Return the first columns of recorded rows, as many as this row has."""
+    with (results.ROOT / "flowclf" / "results" / name).open(encoding="utf-8", newline="") as file:
+        return next(csv.reader(file))[: len(row)]
+
+
+def test_a_preset_is_exact_after_500_steps() -> None:
+    row = trained_exactness.measure_preset("ib-inn", "mlp")
+    assert row["steps"] >= 500
+    assert 0 < row["inverse_error_before"] < 1e-4
+    assert 0 < row["inverse_error"] < TOLERANCE
+    assert columns("exactness.csv", row) == list(row)
+
+
+def test_30_blocks_stay_exact_with_a_bound_on_each() -> None:
+    """Take 60 steps at five times the default rate; unbounded, the inverse is lost (depth.csv)."""
+    row = depth.survey("affine, limit 0.2, clipped", seed=0)
+    assert 0 < row["inverse_error"] < TOLERANCE
+    assert columns("depth.csv", row) == list(row)
