@@ -106,7 +106,8 @@ def train(
             from flowclf.training.distributed import as_started, lost_processes
 
             held.enter_context(lost_processes())
-            devices, nodes = as_started(devices, nodes)
+            if devices is None or nodes is None:
+                devices, nodes = as_started(devices, nodes)
         fabric = launch_fabric(device, devices, nodes, config.train.precision)
         processes = Processes(fabric.global_rank, fabric.world_size, fabric.device)
         with processes.fail_together():
