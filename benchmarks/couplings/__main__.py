@@ -3,9 +3,9 @@
 import os
 import sys
 
-# Read when torch is loaded, so the program starts itself again where one is missing. Threads of
-# OpenMP that wait spin by default, which makes them 10 to 100 times slower once another program
-# wants the cores; and the profiler warns of memory that was there before it began to count.
+# Read when torch is loaded. Threads of OpenMP that wait spin by default, which makes them 10 to 100
+# times slower once another program wants the cores; and the profiler warns of memory that was there
+# before it began to count.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 if __name__ == "__main__":
