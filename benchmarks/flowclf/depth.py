@@ -70,6 +70,7 @@ def survey(case: str, seed: int) -> dict[str, Any]:
     loss = _train(flow, x, norm, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         errors = (inverse(flow(x[:ROWS])[0])[0] - x[:ROWS]).abs().amax(1)
+    # A sample that is no number is off by infinity.
     errors = errors.nan_to_num(nan=inf)
     worst, middle = float(errors.max()), float(errors.median())
     settings = {"blocks": BLOCKS, "steps": STEPS, "lr": RATE, "clip_norm": norm}
