@@ -15,7 +15,7 @@ demo: $(STAMP)  ## train an IB-INN on real handwritten digits, in under two minu
 	$(BIN)/flowclf train ib-inn --data digits
 
 test: $(STAMP)  ## all tests; those on real data need FLOWCLF_DATA
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-kernels: $(STAMP)  ## the Triton kernels, interpreted on the CPU
 	$(BIN)/pip install --quiet -c constraints.txt triton

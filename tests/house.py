@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -146,7 +147,14 @@ def _log_prob(walk: Walk) -> None:
         model.log_prob(data.test.x[:8])
 
 
+def _import_libraries() -> None:
+    """Import what is slow to import, more so under a profile function."""
+    for name in ("torch._dynamo", "lightning.fabric", "matplotlib.figure", "sklearn.datasets"):
+        import_module(name)
+
+
 def _train(walk: Walk) -> None:
+    _import_libraries()
     with tempfile.TemporaryDirectory() as folder, walk:
         from flowclf.cli.app import run
         from flowclf.training.loop import Loop
@@ -165,10 +173,12 @@ def _train(walk: Walk) -> None:
 
 
 def _sweep(walk: Walk) -> None:
+    _import_libraries()
     with tempfile.TemporaryDirectory() as folder, walk:
         from flowclf.cli.app import run
 
         options = ["--betas", "1", "--workers", "1", "--set", "train.epochs=1"]
+        options += ["--set", "data.train_size=200"]
         run(["sweep", "ib-inn", "--data", "digits", "--out", f"{folder}/sweep", *options])
 
 
