@@ -85,9 +85,7 @@ def low_data(
     """
     from flowclf.config import parse_assignments
     from flowclf.many import LowData, plan_low_data
-    from flowclf.support.devices import pick_device
 
-    pick_device(device.value)
     wanted = LowData(
         systems=list(dict.fromkeys(systems)),
         data=data,

@@ -28,6 +28,7 @@ from flowclf.many.run import execute
 from flowclf.many.table import recorded_rows, row_key, write_rows
 from flowclf.runs import load_data
 from flowclf.support.atomic_files import check_no_file
+from flowclf.support.devices import pick_device
 from flowclf.support.errors import UserError
 from flowclf.training.batches import Batches
 from flowclf.training.setup import splits
@@ -117,8 +118,10 @@ def run_low_data(plan: Plan, workers: int = 2, device: str = "auto") -> Iterator
     other systems and sizes. Runs that failed before are tried again.
 
     Raises:
+        UserError: a device that is not there.
         Interrupted: Ctrl-C; the checkpoints are saved.
     """
+    pick_device(device)
     table = {row_key(row): row for row in recorded_rows(plan.folder)}
 
     def record(outcome: Outcome | None) -> None:

@@ -1,4 +1,4 @@
-"""Execution of a sweep: what is left of it runs, its states are read, its results written."""
+"""Execution of plans: jobs that are left run, states are read, a sweep's results are written."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
