@@ -33,8 +33,7 @@ def test_each_fault_has_its_place(fault: object) -> None:
 
 
 def test_a_fault_without_its_place_is_refused() -> None:
-    fault = mutations.flowclf("none", "support/errors.py", "no such text", "", "test_mixture.py")
-    with pytest.raises(
-        ValueError, match="no such text.* once in flowclf/support/errors.py, got it 0 times"
-    ):
+    fault = mutations.Fault("none", "flowclf/support/errors.py", "no such text", "", ())
+    message = "no such text.* once in flowclf/support/errors.py, got it 0 times"
+    with pytest.raises(ValueError, match=message):
         mutations.mutated(fault)
