@@ -1,15 +1,11 @@
-"""Checks of a map against the contract, of an operator against its definition."""
-
-from collections.abc import Callable, Sequence
+"""Checks of a map against the contract."""
 
 import torch
 from torch import Tensor, nn
 
 from couplings.core import Invertible
 
-__all__ = ["ContractError", "assert_as_exact", "assert_invertible", "autograd_log_det", "randomize"]
-
-Function = Callable[..., Sequence[Tensor]]
+__all__ = ["ContractError", "assert_invertible", "autograd_log_det", "randomize"]
 
 
 class ContractError(AssertionError):
@@ -69,52 +65,6 @@ def randomize(module: nn.Module, generator: torch.Generator, scale: float = 0.3)
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.add_(scale * noise.to(parameter))
     return module
-
-
-def assert_as_exact(
-    operator: Function, reference: Function, inputs: Sequence[Tensor], factor: float = 2.0
-) -> None:
-    """Check that an operator's errors are at most `factor` times those of its definition.
-
-    Results and gradients (for random upstream gradients) of both, in the dtype of the inputs, are
-    compared with the definition in float64: max|error| ≤ factor · max|the definition's error|,
-    plus one unit in the last place of the largest result. This is flash-attention's rule: no
-    tolerance has to be guessed.
-
-    Args:
-        operator: inputs to floating-point tensors.
-        reference: the same in plain PyTorch.
-        inputs: tensors; those that require a gradient are differentiated.
-        factor: how much worse the operator may be.
-
-    Raises:
-        ContractError: what differs, and by how much.
-    """
-    wide = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
-    truth = _results(reference, wide)
-    ours, plain = _results(operator, inputs), _results(reference, inputs)
-    for position, (exact, got, expected) in enumerate(zip(truth, ours, plain, strict=True)):
-        name = f"result {position} of {len(truth)}"
-        if got.shape != exact.shape or got.dtype != expected.dtype:
-            raise ContractError(
-                f"{name}: expected {tuple(exact.shape)} in {expected.dtype}, "
-                f"got {tuple(got.shape)} in {got.dtype}"
-            )
-        if exact.numel():
-            slack = torch.finfo(got.dtype).eps * float(exact.abs().max())
-            allowed = factor * float((expected - exact).abs().max()) + slack
-            _check_close(name, got, exact, allowed)
-
-
-def _results(function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
-    outputs = function(*inputs)
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    generator = torch.Generator(inputs[0].device).manual_seed(0)
-    upstream = [
-        torch.randn(out.shape, generator=generator, device=out.device).to(out) for out in outputs
-    ]
-    gradients = torch.autograd.grad(outputs, wanted, upstream) if wanted else ()
-    return [tensor.detach() for tensor in (*outputs, *gradients)]
 
 
 def _check_form(name: str, value: Tensor, log_det: Tensor, shape: tuple[int, ...]) -> None:

@@ -1,6 +1,6 @@
 """Inputs and tables that the tests of operators and of their Triton kernels share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from math import inf, nan
 
@@ -65,6 +65,38 @@ def gradients_of(function: Function, tensors: list[Tensor]) -> tuple[Tensor, ...
     """Return results, and the gradients of their squares' sums."""
     outputs = function(*tensors)
     return *outputs, *torch.autograd.grad([out.square().sum() for out in outputs], tensors)
+
+
+def assert_as_exact(
+    operator: Function, reference: Function, inputs: Sequence[Tensor], factor: float = 2.0
+) -> None:
+    """Check that an operator's errors are at most `factor` times those of its definition.
+
+    Results and gradients (for random upstream gradients) of both, in the dtype of the inputs, are
+    compared with the definition in float64: max|error| ≤ factor · max|the definition's error|,
+    plus one unit in the last place of the largest result. This is flash-attention's rule: no
+    tolerance has to be guessed.
+    """
+    wide = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
+    truth = _results(reference, wide)
+    ours, plain = _results(operator, inputs), _results(reference, inputs)
+    for position, (exact, got, expected) in enumerate(zip(truth, ours, plain, strict=True)):
+        assert (got.shape, got.dtype) == (exact.shape, expected.dtype), f"result {position}"
+        if exact.numel():
+            slack = torch.finfo(got.dtype).eps * float(exact.abs().max())
+            allowed = factor * float((expected - exact).abs().max()) + slack
+            assert float((got - exact).abs().max()) <= allowed, f"result {position}"
+
+
+def _results(function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
+    outputs = function(*inputs)
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    generator = torch.Generator(inputs[0].device).manual_seed(0)
+    upstream = [
+        torch.randn(out.shape, generator=generator, device=out.device).to(out) for out in outputs
+    ]
+    gradients = torch.autograd.grad(outputs, wanted, upstream) if wanted else ()
+    return [tensor.detach() for tensor in (*outputs, *gradients)]
 
 
 def channels_last(tensor: Tensor) -> Tensor:

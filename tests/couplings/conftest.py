@@ -90,15 +90,14 @@ class Case:
                 buffer.uniform_(0.5, 2.0, generator=generator)
         return map_
 
-
-def draw_inputs(
-    map_: Invertible, batch: int = 2, dtype: torch.dtype = torch.float64, seed: int = 1
-) -> tuple[Tensor, Tensor | None]:
-    """Draw a point of the map's input space and a context, where it takes one."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = partial(torch.randn, dtype=dtype, generator=generator)
-    width = map_.context_features
-    return draw(batch, *map_.in_shape), draw(batch, width) if width else None
+    def at(
+        self, batch: int = 2, dtype: torch.dtype = torch.float64
+    ) -> tuple[Invertible, Tensor, Tensor | None]:
+        """Build it, and draw points of its input space and a context, where it takes one."""
+        map_ = self.build(dtype=dtype)
+        draw = partial(torch.randn, dtype=dtype, generator=torch.Generator().manual_seed(1))
+        width = map_.context_features
+        return map_, draw(batch, *map_.in_shape), draw(batch, width) if width else None
 
 
 def mlp(generator: torch.Generator, **options: object) -> Conditioner:
@@ -126,8 +125,7 @@ def piecewise_linear(shape: tuple[int, ...]) -> Callable[[torch.Generator], Inve
     return make
 
 
-def long_chain(generator: torch.Generator) -> Invertible:
-    g = generator
+def long_chain(g: torch.Generator) -> Invertible:
     return Chain.grow(
         (1, 8, 8),
         [
@@ -194,28 +192,21 @@ def coupling_in_sequence(generator: torch.Generator) -> Invertible:
     inn = SequenceINN(2, 4, 4)
     inn.append(ToFrEIA, make=lambda shape: Coupling(shape, conv(generator)))
     inn.append(HaarDownsampling)
-    inn.append(
-        ToFrEIA,
-        cond=0,
-        cond_shape=(CONTEXT,),
-        make=lambda shape: Coupling(shape, conv(generator), context_features=CONTEXT),
-    )
+    make = partial(Coupling, conditioner=conv(generator), context_features=CONTEXT)
+    inn.append(ToFrEIA, cond=0, cond_shape=(CONTEXT,), make=make)
     return FromFrEIA(inn, (2, 4, 4), CONTEXT)
 
 
 def coupling_in_graph(generator: torch.Generator) -> Invertible:
     start = InputNode(4)
-    make = partial(Coupling, conditioner=mlp(generator))
-    middle = Node(start, ToFrEIA, {"make": make})
-    graph = GraphINN([start, middle, OutputNode(middle)])
-    return FromFrEIA(graph, (4,))
+    middle = Node(start, ToFrEIA, {"make": partial(Coupling, conditioner=mlp(generator))})
+    return FromFrEIA(GraphINN([start, middle, OutputNode(middle)]), (4,))
 
 
 def coupling_in_composite(generator: torch.Generator) -> Invertible:
     coupling = Coupling((4,), mlp(generator), context_features=CONTEXT)
-    return FromNFlows(
-        CompositeTransform([ToNFlows(coupling), LULinear(4)]), (4,), context_features=CONTEXT
-    )
+    composite = CompositeTransform([ToNFlows(coupling), LULinear(4)])
+    return FromNFlows(composite, (4,), context_features=CONTEXT)
 
 
 def own(
@@ -322,14 +313,8 @@ CASES = OWN | ADAPTERS
 @cache
 def tables() -> dict[str, dict[str, Case]]:
     """List the cases that each fixture runs over."""
-    maps = {name: case.build() for name, case in CASES.items()}
-    return {
-        "case": CASES,
-        "own_case": OWN,
-        "image_case": {n: CASES[n] for n, m in maps.items() if len(m.in_shape) == 3},
-        "conditional_case": {n: CASES[n] for n, m in maps.items() if m.context_features},
-        "picklable_case": {n: case for n, case in CASES.items() if case.picklable},
-    }
+    conditional = {n: case for n, case in CASES.items() if case.build().context_features}
+    return {"case": CASES, "own_case": OWN, "conditional_case": conditional}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -348,9 +333,3 @@ def _seed() -> None:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture
-def inputs() -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """Return `draw_inputs`, for test files that cannot import this one."""
-    return draw_inputs

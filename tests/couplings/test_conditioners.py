@@ -75,12 +75,9 @@ def test_context_reaches_every_position_of_an_image() -> None:
     assert bool((net(x, context) != net(x, context + 1)).all())
 
 
-def test_stride_halves_the_resolution() -> None:
+def test_stride_halves_the_resolution_and_a_leading_relu_ignores_negative_inputs() -> None:
     net = ConvNet((2, 6, 4), 5, generator=seeded(), stride=2)
     assert net(torch.randn(2, 2, 6, 4)).shape == (2, 5, 3, 2)
-
-
-def test_leading_relu_ignores_negative_inputs() -> None:
     net = ConvNet((2, 4, 4), 3, generator=seeded(), leading_relu=True, zero_last=False).eval()
     x = torch.randn(2, 2, 4, 4)
     assert torch.equal(net(x), net(x.relu()))

@@ -46,18 +46,12 @@ def network(univariate: Univariate | None, seed: int = 0, short: bool = False) -
         Haar,
         partial(Coupling, conditioner=conv, univariate=univariate),
         partial(Rotation, generator=generator),
-        partial(
-            DownsamplingCoupling,
-            strided=partial(conv, stride=2),
-            conditioner=conv,
-            univariate=univariate,
-        ),
+        lambda shape: DownsamplingCoupling(shape, partial(conv, stride=2), conv, univariate),
         Flatten,
         partial(two_sided_coupling, conditioner=dense, univariate=univariate),
     ]
     chain = Chain.grow((1, 4, 4), stages[:3] if short else stages)
-    randomize(chain, generator, 0.2)
-    return chain.eval()
+    return randomize(chain, generator, 0.2).eval()  # type: ignore[return-value]
 
 
 @pytest.fixture(params=MAPS.values(), ids=MAPS)

@@ -14,13 +14,12 @@ from torch import Tensor
 from couplings import MLP, Chain, Coupling, Invertible, ShapeError
 from couplings.interop import FromNFlows
 
-Inputs = Callable[..., tuple[Tensor, Tensor | None]]
 Run = Callable[[Any, Any], tuple[Tensor, Tensor]]
 
 
-def directions(map_: Invertible) -> Iterator[tuple[Run, tuple[int, ...]]]:
-    yield map_.forward, map_.in_shape
-    yield map_.inverse, map_.out_shape
+def directions(map_: Invertible, x: Tensor) -> Iterator[tuple[Run, Tensor]]:
+    yield map_.forward, x
+    yield map_.inverse, x.reshape(len(x), *map_.out_shape)
 
 
 def refused(run: Run, x: Any, context: Any, message: str) -> None:
@@ -69,31 +68,28 @@ WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 }
 
 
-def test_no_input_that_is_wrong_is_taken(case: Any, inputs: Inputs) -> None:
-    map_ = case.build()
-    x, context = inputs(map_, batch=3)
-    for run, shape in directions(map_):
-        expected = f"expected input of shape (B, {', '.join(map(str, shape))})"
+def test_no_input_that_is_wrong_is_taken(case: Any) -> None:
+    map_, x, context = case.at(batch=3)
+    for run, values in directions(map_, x):
+        expected = f"expected input of shape (B, {', '.join(map(str, values.shape[1:]))})"
         for name, (change, message) in WRONG.items():
-            if not (name == "one channel" and shape[0] == 1):
-                wrong = change(x.reshape(3, *shape))
+            if not (name == "one channel" and values.shape[1] == 1):
+                wrong = change(values)
                 got = str(tuple(wrong.shape)) if isinstance(wrong, Tensor) else ""
                 texts = {"shape": re.escape(expected), "got": re.escape(got)}
                 refused(run, wrong, context, message.format(**texts))
 
 
-def test_another_precision_is_computed_in_or_refused(case: Any, inputs: Inputs) -> None:
+def test_another_precision_is_computed_in_or_refused(case: Any) -> None:
     """Compute in it where there is no network."""
     for own, other, tolerance in (
         (torch.float32, torch.float64, 1e-4),
         (torch.float64, torch.float32, 1e-4),
         (torch.float32, torch.bfloat16, 0.1),
     ):
-        map_ = case.build(dtype=own)
-        x, context = inputs(map_, dtype=other)
+        _, x, context = case.at(dtype=other)
         given = None if context is None else context.to(own)
-        for run, shape in directions(map_):
-            values = x.reshape(2, *shape)
+        for run, values in directions(case.build(dtype=own), x):
             plain = run(values.to(own), given)
             answer = attempt(run, values, context)
             if isinstance(answer, str):
@@ -105,12 +101,10 @@ def test_another_precision_is_computed_in_or_refused(case: Any, inputs: Inputs) 
                 )
 
 
-def test_another_device_is_computed_on_or_refused(case: Any, inputs: Inputs) -> None:
-    map_ = case.build()
-    x, context = inputs(map_)
-    for run, shape in directions(map_):
-        values = x.reshape(2, *shape).to("meta")
-        answer = attempt(run, values, None if context is None else context.to("meta"))
+def test_another_device_is_computed_on_or_refused(case: Any) -> None:
+    map_, x, context = case.at()
+    for run, values in directions(map_, x):
+        answer = attempt(run, values.to("meta"), None if context is None else context.to("meta"))
         if isinstance(answer, str):
             assert re.search(r"expected input .*on cpu, .* got (torch\.float64 on )?meta", answer)
         else:  # of a map without numbers of its own
@@ -118,13 +112,9 @@ def test_another_device_is_computed_on_or_refused(case: Any, inputs: Inputs) -> 
 
 
 @pytest.mark.parametrize("bad", [nan, inf, -inf])
-def test_what_is_not_finite_stays_in_its_sample_and_is_seen(
-    case: Any, inputs: Inputs, bad: float
-) -> None:
-    map_ = case.build()
-    x, context = inputs(map_, batch=3)
-    for run, shape in directions(map_):
-        values = x.reshape(3, *shape)
+def test_what_is_not_finite_stays_in_its_sample_and_is_seen(case: Any, bad: float) -> None:
+    map_, x, context = case.at(batch=3)
+    for run, values in directions(map_, x):
         wrong = values.clone()
         wrong[1].view(-1)[0] = bad
         z, log_det = beside(run, values, wrong, context)
@@ -132,13 +122,9 @@ def test_what_is_not_finite_stays_in_its_sample_and_is_seen(
 
 
 @pytest.mark.parametrize("factor", [1e30, 1e-30, 1e-310])
-def test_huge_and_tiny_numbers_stay_in_their_sample(
-    own_case: Any, inputs: Inputs, factor: float
-) -> None:
-    map_ = own_case.build()
-    x, context = inputs(map_, batch=3)
-    for run, shape in directions(map_):
-        values = x.reshape(3, *shape)
+def test_huge_and_tiny_numbers_stay_in_their_sample(own_case: Any, factor: float) -> None:
+    map_, x, context = own_case.at(batch=3)
+    for run, values in directions(map_, x):
         scaled = values.clone()
         scaled[1] *= factor
         z, log_det = beside(run, values, scaled, context)
@@ -149,21 +135,18 @@ def test_huge_and_tiny_numbers_stay_in_their_sample(
             torch.testing.assert_close(z, run(scaled, context)[0])
 
 
-def test_an_expanded_input_is_that_many_copies(case: Any, inputs: Inputs) -> None:
-    map_ = case.build()
-    x, context = inputs(map_, batch=1)
+def test_an_expanded_input_is_that_many_copies(case: Any) -> None:
+    map_, x, context = case.at(batch=1)
     given = None if context is None else context.expand(3, -1)
-    for run, shape in directions(map_):
-        values = x.reshape(1, *shape).expand(3, *shape)
+    for run, one in directions(map_, x):
+        values = one.expand(3, *one.shape[1:])
         copies = None if given is None else given.clone()
         same(run(values, given), run(values.clone(), copies))
 
 
-def test_an_input_that_requires_gradients_gives_the_same(case: Any, inputs: Inputs) -> None:
-    map_ = case.build()
-    x, context = inputs(map_)
-    for run, shape in directions(map_):
-        values = x.reshape(2, *shape)
+def test_an_input_that_requires_gradients_gives_the_same(case: Any) -> None:
+    map_, x, context = case.at()
+    for run, values in directions(map_, x):
         learned = values.clone().requires_grad_()
         out = run(learned, context)
         same(out, run(values, context))
@@ -184,31 +167,22 @@ WRONG_CONTEXT: dict[str, tuple[Callable[[Tensor], Any], str | None]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_CONTEXT)
-def test_no_context_that_does_not_match_is_taken(
-    conditional_case: Any, inputs: Inputs, name: str
-) -> None:
+def test_no_context_that_does_not_match_is_taken(conditional_case: Any, name: str) -> None:
     change, message = WRONG_CONTEXT[name]
-    map_ = conditional_case.build()
-    x, context = inputs(map_)
-    assert context is not None
-    for run, shape in directions(map_):
-        values = x.reshape(2, *shape)
+    map_, x, context = conditional_case.at()
+    for run, values in directions(map_, x):
         if message is None:
             same(run(values, change(context)), run(values, change(context).double()))
         else:
             refused(run, values, change(context), message)
 
 
-def test_a_context_that_is_not_a_number_stays_in_its_sample(
-    conditional_case: Any, inputs: Inputs
-) -> None:
-    map_ = conditional_case.build()
+def test_a_context_that_is_not_a_number_stays_in_its_sample(conditional_case: Any) -> None:
+    map_, x, context = conditional_case.at(batch=3)
     if isinstance(map_, FromNFlows):
         pytest.skip("nflows' own spline takes it for a number")
-    x, context = inputs(map_, batch=3)
-    assert context is not None
-    for run, shape in directions(map_):
-        values, wrong = x.reshape(3, *shape), context.clone()
+    for run, values in directions(map_, x):
+        wrong = context.clone()
         wrong[1, 0] = nan
         (z, log_det), plain = run(values, wrong), run(values, context)
         assert bool(z[1].isnan().any())

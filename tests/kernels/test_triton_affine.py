@@ -8,6 +8,7 @@ from operators import (
     Clamp,
     Function,
     all_clamps,
+    assert_as_exact,
     channels_last,
     draw,
     in_each_input,
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from couplings.ops import reference, triton_affine
 from couplings.ops.affine import eager_affine, eager_affine_backward
-from couplings.testing import assert_as_exact
 
 all_dtypes = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str

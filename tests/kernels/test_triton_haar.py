@@ -5,12 +5,11 @@ from __future__ import annotations
 import operators
 import pytest
 import torch
-from operators import both_ways, channels_last, not_finite
+from operators import assert_as_exact, both_ways, channels_last, not_finite
 from torch import Tensor
 
 from couplings.ops import reference, triton_haar
 from couplings.ops.haar import eager_haar
-from couplings.testing import assert_as_exact
 
 SHAPES = [(2, 12, 2, 6), (3, 4, 2, 2), (1, 8, 34, 70)]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import operators
 import pytest
 import torch
-from operators import both_ways, not_finite
+from operators import assert_as_exact, both_ways, not_finite
 from torch import Tensor
 
 from couplings import random_rotation
 from couplings.ops import matmul, reference, triton_mixture, triton_rotation
-from couplings.testing import assert_as_exact
 
 SHAPES = [(2, 5, 3, 7), (2, 40, 4, 5), (1, 17, 9, 9), (2, 1, 16)]
 

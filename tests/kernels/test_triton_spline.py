@@ -5,12 +5,11 @@ from __future__ import annotations
 import operators
 import pytest
 import torch
-from operators import Function, both_ways, channels_last, in_each_input, not_finite
+from operators import Function, assert_as_exact, both_ways, channels_last, in_each_input, not_finite
 from torch import Tensor
 
 from couplings.ops import reference_spline, triton_spline
 from couplings.ops.spline import eager_spline, eager_spline_backward
-from couplings.testing import assert_as_exact
 
 BOUND = 3.0
 

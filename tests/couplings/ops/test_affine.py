@@ -11,6 +11,7 @@ from operators import (
     Clamp,
     Function,
     all_clamps,
+    assert_as_exact,
     bound,
     channels_last,
     coupled,
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from couplings import MLP, Affine, ConvNet, SoftClamp, two_sided_coupling
 from couplings.functional import affine_couple, affine_uncouple
 from couplings.ops import reference
-from couplings.testing import assert_as_exact, randomize
+from couplings.testing import randomize
 
 OPERATOR, DEFINITION = torch.ops.couplings.affine_couple, reference.affine_couple
 

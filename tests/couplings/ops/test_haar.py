@@ -3,12 +3,11 @@
 import operators
 import pytest
 import torch
-from operators import both_ways
+from operators import assert_as_exact, both_ways
 from torch import Tensor
 
 from couplings.functional import haar, unhaar
 from couplings.ops import reference
-from couplings.testing import assert_as_exact
 
 OPERATOR = torch.ops.couplings.haar
 

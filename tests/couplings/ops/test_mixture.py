@@ -5,12 +5,11 @@ from math import log, pi
 import operators
 import pytest
 import torch
-from operators import Function, not_finite
+from operators import Function, assert_as_exact, not_finite
 from torch import Tensor
 
 from couplings.functional import mixture_log_prob
 from couplings.ops import reference
-from couplings.testing import assert_as_exact
 
 OPERATOR = torch.ops.couplings.mixture
 

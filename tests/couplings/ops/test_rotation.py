@@ -5,13 +5,12 @@ from collections.abc import Callable
 import operators
 import pytest
 import torch
-from operators import both_ways, channels_last, strided
+from operators import assert_as_exact, both_ways, channels_last, strided
 from torch import Tensor
 
 from couplings import random_rotation
 from couplings.functional import rotate, unrotate
 from couplings.ops import reference
-from couplings.testing import assert_as_exact
 
 OPERATOR = torch.ops.couplings.rotate
 Function = Callable[..., Tensor]

@@ -8,6 +8,7 @@ import torch
 from nflows.transforms.splines.rational_quadratic import unconstrained_rational_quadratic_spline
 from operators import (
     Function,
+    assert_as_exact,
     both_ways,
     gradients_of,
     in_each_input,
@@ -21,7 +22,6 @@ from couplings import RationalQuadratic
 from couplings.functional import spline_couple, spline_uncouple
 from couplings.ops import reference_spline, spline, spline_planes
 from couplings.ops.reference_spline import UNIT_SLOPE
-from couplings.testing import assert_as_exact
 
 OPERATOR, DEFINITION = torch.ops.couplings.spline_couple, reference_spline.spline_couple
 BINS, BOUND = 5, 3.0

@@ -228,10 +228,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown setting": ({"overrides": {"train": {"epoch": 1}}}, "did you mean train.epochs"),
     "two lengths": ({"epochs": 3}, "either in updates or in epochs"),
     "the study's own": ({"overrides": {"data": {"train_size": 9}}}, "data.train_size is the study"),
-    "labels": (
-        {"overrides": {"data": {"labels": 20}}},
-        "without labels, got .*, but 10 of 30",
-    ),
+    "labels": ({"overrides": {"data": {"labels": 20}}}, "without labels, got .*, but 10 of 30"),
     "kind": ({"overrides": {"network": {"kind": "conv"}}}, "network"),
     "a file": ({"folder": Path(__file__)}, "is a file"),
 }

@@ -22,15 +22,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from flowclf.many import (
-    Plan,
-    Sweep,
-    parse_betas,
-    plan_sweep,
-    read_plan,
-    run_sweep,
-    states,
-)
+from flowclf.many import Plan, Sweep, parse_betas, plan_sweep, read_plan, run_sweep, states
 from flowclf.runs import Run
 from flowclf.support.atomic_files import locked
 

@@ -19,11 +19,7 @@ from flowclf.systems.branched import BranchedAutoencoder
 from flowclf.training import train
 
 SHAPE = (1, 4, 4)
-NETWORKS: dict[str, Any] = {
-    **small("vae", hidden=12),
-    "branch": {"hidden": [8]},
-    "latent": 3,
-}
+NETWORKS: dict[str, Any] = {**small("vae", hidden=12), "branch": {"hidden": [8]}, "latent": 3}
 MIXTURE = {"start": "equidistant", "means": "learned", "distance": 3.0}
 
 
