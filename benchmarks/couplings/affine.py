@@ -9,6 +9,7 @@ otherwise is prepared for it.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import log
 from typing import Any
 
@@ -32,27 +33,25 @@ def affine_cases(options: Options) -> Iterator[Case]:
     """Make them one at a time."""
     for shape in QUICK if options.quick else SHAPES:
         for dtype in TOLERANCES:
-            inputs = _inputs(shape, dtype, options.device)
             providers = _coupling_providers(shape[1:], options)
             if dtype != torch.float32:
                 providers = [each for each in providers if not each.compiled]
-            yield _case("affine coupling", inputs, providers)
-        inputs = _inputs(shape, torch.float32, options.device)
-        yield _case("affine coupling + rotation", inputs, _block_providers(shape[1:], options))
+            yield _case("affine coupling", shape, dtype, providers, options.device)
+        providers = _block_providers(shape[1:], options)
+        yield _case("affine coupling + rotation", shape, torch.float32, providers, options.device)
 
 
-def _case(name: str, inputs: Tensors, providers: Sequence[Provider]) -> Case:
-    tolerance = TOLERANCES[inputs[0].dtype]
-    return Case("couplings", name, inputs, providers, tolerance=tolerance, essential=True)
-
-
-def _inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensors:
+def _case(
+    name: str, shape: Shape, dtype: torch.dtype, providers: Sequence[Provider], device: torch.device
+) -> Case:
     """Draw x, and (raw, t) as the subnetwork gives them: raw log-scales of a few units."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator)
     raw, shift = torch.randn(shape, generator=generator).chunk(2, dim=1)
-    parameters = torch.cat((5 * raw, shift), dim=1)
-    return tuple(t.to(device, dtype).requires_grad_() for t in (x, parameters))
+    given = x, torch.cat((5 * raw, shift), dim=1)
+    inputs = tuple(t.to(device, dtype).requires_grad_() for t in given)
+    tolerance = TOLERANCES[dtype]
+    return Case("couplings", name, inputs, providers, tolerance=tolerance, essential=True)
 
 
 class Given(nn.Module):
@@ -69,14 +68,8 @@ def _coupling_providers(shape: Shape, options: Options) -> list[Provider]:
     """Couple (C, H, W), C even, by x and (raw, t)."""
     ours = Provider.two_way("couplings", _couple)
     formula = Provider.two_way("couplings.ops.reference", _formula)
-    peers = from_peers(
-        {
-            "FrEIA": lambda: _freia(shape),
-            "nflows": lambda: _nflows(shape, options.device),
-            "normflows": _normflows,
-            "zuko": lambda: _zuko(shape, options.device),
-        }
-    )
+    makers = {"FrEIA": _freia, "nflows": _nflows, "normflows": _normflows, "zuko": _zuko}
+    peers = from_peers({p: partial(make, shape, options.device) for p, make in makers.items()})
     freia = [peer for peer in peers if peer.name == "FrEIA"]
     return [ours, formula, *peers, *compiled([ours, *freia], options.compiles)]
 
@@ -89,8 +82,8 @@ def _couple(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
 
 def _formula(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
     passive, active = x.chunk(2, dim=1)
-    clamp = CLAMP.arguments
-    return reference.affine_couple(active, parameters, passive, False, *clamp, inverse)[:2]
+    given = parameters, passive, False, *CLAMP.arguments, inverse
+    return reference.affine_couple(active, *given)[:2]
 
 
 def _block_providers(shape: Shape, options: Options) -> list[Provider]:
@@ -101,22 +94,20 @@ def _block_providers(shape: Shape, options: Options) -> list[Provider]:
     nn.init.normal_(rotation.offset, generator=generator)
     chain = Chain([Coupling(shape, lambda *_: given, Affine(CLAMP)), rotation]).to(options.device)
 
-    def run(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:
+    def run(x: Tensor, parameters: Tensor, inverse: bool) -> Any:
         given.output = parameters
-        z, log_det = (chain.inverse if inverse else chain)(x)
-        return z, log_det
+        return (chain.inverse if inverse else chain)(x)
 
-    ours = Provider.two_way(
-        "couplings",
-        run,
-        weights=[rotation.log_scale, rotation.offset],
-        common=lambda log_scale, offset: (log_scale.sum(), offset),
-    )
+    def common(log_scale: Tensor, offset: Tensor) -> Tensors:
+        return log_scale.sum(), offset
+
+    weights = [rotation.log_scale, rotation.offset]
+    ours = Provider.two_way("couplings", run, weights=weights, common=common)
     peers = from_peers({"FrEIA": lambda: _freia_block(shape, rotation)})
     return [ours, *peers, *compiled([ours, *peers], options.compiles)]
 
 
-def _freia(shape: Shape) -> Provider:
+def _freia(shape: Shape, device: torch.device) -> Provider:
     """Run the lines of AllInOneBlock.forward around its `_affine`, without the permutation."""
     from benchmarks.couplings.freia import all_in_one
 
@@ -132,7 +123,7 @@ def _freia(shape: Shape) -> Provider:
 
 def _freia_block(shape: Shape, rotation: Rotation) -> Provider:
     """Run an AllInOneBlock: coupling, global scale and offset, soft permutation."""
-    from benchmarks.couplings.freia import all_in_one, rotation_pairs
+    from benchmarks.couplings.freia import all_in_one, paired, rotation_pairs
 
     given = Given()
     block = all_in_one(shape, lambda *_: given, CLAMP, rotation)
@@ -143,13 +134,7 @@ def _freia_block(shape: Shape, rotation: Rotation) -> Provider:
         (out,), log_det = block([x], rev=inverse)
         return out, log_det
 
-    return Provider.two_way(
-        "FrEIA",
-        run,
-        relayout=_rescaled,
-        weights=[pair.theirs for pair in pairs],
-        common=lambda *grads: tuple(p.read(g) for p, g in zip(pairs, grads, strict=True)),
-    )
+    return Provider.two_way("FrEIA", run, relayout=_rescaled, **paired(pairs))
 
 
 def _rescaled(x: Tensor, parameters: Tensor) -> Tensors:
@@ -183,7 +168,7 @@ def _nflows(shape: Shape, device: torch.device) -> Provider:
     return Provider.two_way("nflows", run, relayout=swapped)
 
 
-def _normflows() -> Provider:
+def _normflows(shape: Shape, device: torch.device) -> Provider:
     """Run AffineCouplingBlock with scale_map "exp": the clamp belongs to the network."""
     from normflows.flows import AffineCouplingBlock
 

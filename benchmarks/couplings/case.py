@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal, Self, get_args
 
@@ -18,22 +19,21 @@ PEERS = ("FrEIA", "nflows", "normflows", "zuko")
 
 @dataclass(frozen=True)
 class Options:
-    """Options of all cases.
-
-    Attributes:
-        device: where they run.
-        quick: tiny ones, which show that all works and measure nothing.
-        compiles: with torch.compile's rows.
-    """
+    """Options of all cases."""
 
     device: torch.device
-    quick: bool = False
-    compiles: bool = True
+    quick: bool = False  # tiny ones, which show that all works and measure nothing
+    compiles: bool = True  # with torch.compile's rows
 
 
 def as_given(*tensors: Tensor) -> Tensors:
     """Return the tensors as they are."""
     return tensors
+
+
+def label(row: Mapping[str, object]) -> str:
+    """Name a row's provider, and whether it is compiled."""
+    return f"{row['provider']}{', compiled' if str(row['compiled']) == 'True' else ''}"
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,18 @@ class Provider:
     @property
     def label(self) -> str:
         """Name, and whether it is compiled."""
-        return f"{self.name}, compiled" if self.compiled else self.name
+        return label({"provider": self.name, "compiled": self.compiled})
 
 
 def compiled(providers: Sequence[Provider], wanted: bool = True, **options: Any) -> list[Provider]:
     """Compile the functions of each for the very shapes of the case."""
-
-    def compile_(provider: Provider) -> Provider:
-        forward = torch.compile(provider.forward, dynamic=False, **options)
-        inverse = provider.inverse and torch.compile(provider.inverse, dynamic=False, **options)
-        return replace(provider, forward=forward, inverse=inverse, compiled=True)
-
-    return [compile_(provider) for provider in providers] if wanted else []
+    compile_ = partial(torch.compile, dynamic=False, **options)
+    return [
+        replace(
+            p, forward=compile_(p.forward), inverse=p.inverse and compile_(p.inverse), compiled=True
+        )
+        for p in (providers if wanted else ())
+    ]
 
 
 def from_peers(makers: Mapping[str, Callable[[], Provider]]) -> list[Provider]:
@@ -166,8 +166,7 @@ class Job:
         given: Tensors,
         cotangents: Tensors | None = None,
     ) -> None:
-        self.case, self.provider, self.kind = case, provider, kind
-        self.cotangents = cotangents
+        self.case, self.provider, self.kind, self.cotangents = case, provider, kind, cotangents
         self.differentiated = kind == "forward+backward"
         self.given = tuple(
             tensor.detach().requires_grad_(original.requires_grad and self.differentiated)

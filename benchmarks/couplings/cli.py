@@ -13,7 +13,7 @@ from typing import NoReturn
 import torch
 
 from benchmarks.couplings.affine import affine_cases
-from benchmarks.couplings.case import PEERS, Case, Options, notice, report_missing_peers
+from benchmarks.couplings.case import PEERS, Case, Options, label, notice, report_missing_peers
 from benchmarks.couplings.mixture import mixture_cases
 from benchmarks.couplings.networks import network_cases
 from benchmarks.couplings.run import AgreementError, Effort, run_case
@@ -33,7 +33,6 @@ BENCHES: dict[str, tuple[Cases, ...]] = {
     "networks": (network_cases,),
 }
 WHAT = "default: all, one after another; gpu: tests of the kernels, then all, within ten minutes"
-QUICK = Effort(seconds=0, least=2)
 
 BENCH = ("-m", "benchmarks.couplings", "--device", "cuda")
 # What is worth running on a GPU that is lent for minutes: arguments to Python, and seconds,
@@ -54,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as error:
         return int(error.code or 0)
     if options.bench == "gpu":
-        return run_parts(_recording(options), PARTS)
+        where = ["--no-record"] if options.no_record else ["--out", str(options.out.resolve())]
+        return run_parts([*where, "--quick"] if options.quick else where, PARTS)
     try:
         rows = _run(options)
     except (AgreementError, OSError) as error:
@@ -66,13 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_parts(arguments: Sequence[str], parts: dict[str, tuple[tuple[str, ...], int]]) -> int:
     """Run all parts, the benches with these further arguments; return 1 if any failed."""
-    outcomes = {
-        name: _run_part([*part, *(arguments if "benchmarks.couplings" in part else ())], seconds)
-        for name, (part, seconds) in parts.items()
-    }
+    outcomes = {}
+    for name, (part, seconds) in parts.items():
+        command = [sys.executable, *part, *(arguments if "benchmarks.couplings" in part else ())]
+        try:
+            status = subprocess.run(command, cwd=ROOT.parent, timeout=seconds).returncode
+            outcomes[name] = f"failed with status {status}" if status else "done"
+        except subprocess.TimeoutExpired:
+            outcomes[name] = f"stopped after {seconds} s"
     for name, outcome in outcomes.items():
         notice(f"{name}: {outcome}")
-    return int(any(outcome != "done" for outcome in outcomes.values()))
+    return int({*outcomes.values()} != {"done"})
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -81,8 +85,7 @@ def table(rows: Sequence[Row]) -> str:
     numbers = ("median_ms", "p20_ms", "p80_ms", "peak_mb", "ratio", "memory_ratio", "roofline")
     lines = [[*texts, "provider", *numbers]]
     for row in rows:
-        name = f"{row['provider']}, compiled" if row["compiled"] else row["provider"]
-        lines.append([*(row[c] for c in texts), name, *(_number(row[c]) for c in numbers)])
+        lines.append([*(row[c] for c in texts), label(row), *(_number(row[c]) for c in numbers)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     formats = [f"{{:{'<' if i <= len(texts) else '>'}{width}}}" for i, width in enumerate(widths)]
     return "\n".join("  ".join(formats).format(*line).rstrip() for line in lines)
@@ -107,12 +110,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, default=RECORDED, help="CSV to append to; default: %(default)s")
     add("--no-record", action="store_true", help="print only")
     options = parser.parse_args(arguments)
-    if options.bench == "gpu":
-        options.device = "cuda"
-    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    found = torch.cuda.is_available()
+    gpu = options.bench == "gpu" or (options.device == "cuda" if options.device else found)
+    options.device = "cuda" if gpu else "cpu"
     if options.seconds is None:
-        options.seconds = 1.0 if options.device == "cuda" else 4.0
-    if options.device == "cuda" and not torch.cuda.is_available():
+        options.seconds = 1.0 if gpu else 4.0
+    if gpu and not found:
         parser.error("there is no CUDA device; use --device cpu")
     if options.threads is not None and options.threads < 1:
         parser.error(f"expected --threads >= 1, got {options.threads}")
@@ -138,7 +141,7 @@ def _run(options: argparse.Namespace) -> list[Row]:
     facts = circumstances("torch", *PEERS, **where)
     made_for = Options(device, options.quick, not options.no_compile)
     makers = BENCHES.values() if options.bench == "all" else [BENCHES[options.bench]]
-    effort = QUICK if options.quick else Effort(seconds=options.seconds)
+    effort = Effort(0, least=2) if options.quick else Effort(options.seconds)
     rows: list[Row] = []
     for make in chain.from_iterable(makers):
         for case in make(made_for):
@@ -146,21 +149,6 @@ def _run(options: argparse.Namespace) -> list[Row]:
             append(None if options.no_record else options.out, new)
             rows += new
     return rows
-
-
-def _run_part(part: Sequence[str], seconds: int) -> str:
-    try:
-        command = [sys.executable, *part]
-        status = subprocess.run(command, cwd=ROOT.parent, timeout=seconds).returncode
-    except subprocess.TimeoutExpired:
-        return f"stopped after {seconds} s"
-    return "done" if status == 0 else f"failed with status {status}"
-
-
-def _recording(options: argparse.Namespace) -> list[str]:
-    """Return where rows go, as arguments again."""
-    where = ["--no-record"] if options.no_record else ["--out", str(options.out.resolve())]
-    return [*where, "--quick"] if options.quick else where
 
 
 def _number(value: float | None) -> str:

@@ -11,7 +11,7 @@ for all channels, as at the start of training, they are equal with o' = Rᵀ o, 
 gradients but that of g, of which the sum is.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import pi
@@ -26,6 +26,7 @@ from benchmarks.measure import forked_rng
 from couplings import (
     DCT,
     MLP,
+    Affine,
     Chain,
     ConvNet,
     Coupling,
@@ -34,10 +35,9 @@ from couplings import (
     Permutation,
     Rotation,
     SoftClamp,
-)
+)  # fmt: skip
 from couplings.core import Invertible, Shape
 from couplings.interop.freia import ToFrEIA
-from couplings.univariate import Affine
 
 # FrEIA's constants: AllInOneBlock takes a tenth of raw scale and shift; its 2/π is rounded.
 TENTH, TWO_OVER_PI = 0.1, 0.636
@@ -45,16 +45,11 @@ TENTH, TWO_OVER_PI = 0.1, 0.636
 
 @dataclass(frozen=True)
 class Pair:
-    """A parameter of ours and one of FrEIA's.
-
-    Attributes:
-        ours, theirs: the parameters.
-        read: FrEIA's gradient to ours; for scales, to the sum of ours.
-    """
+    """A parameter of ours and one of FrEIA's."""
 
     ours: nn.Parameter
     theirs: nn.Parameter
-    read: Callable[[Tensor], Tensor]
+    read: Callable[[Tensor], Tensor]  # FrEIA's gradient to ours; for scales, to the sum of ours
 
 
 # A block of FrEIA's, and how its parameters relate to ours.
@@ -93,33 +88,27 @@ def _blocks(stages: list[Invertible]) -> Iterator[Converted]:
             case [DownsamplingCoupling() as stage, *rest]:
                 squeeze, second, first = stage
                 yield freia.IRevNetDownsampling([squeeze.in_shape]), []
-                yield glow(first, second, SecondHalfFirst)
+                yield _glow(first, second, _SecondHalfFirst)
             case [DCT() as dct, *rest]:
-                yield _as_it_is(dct), []
+                yield ToFrEIA([dct.in_shape], make=lambda _, dct=dct: dct), []
             case [Flatten() as flatten, Permutation() as permutation, *rest]:
                 yield freia.Flatten([flatten.in_shape]), []
                 yield _permutation(flatten, permutation), []
             case [Chain() as chain, *rest]:
                 first, second = chain
-                yield glow(first, second, freia.GLOWCouplingBlock)
+                yield _glow(first, second, freia.GLOWCouplingBlock)
             case _:
                 raise ValueError(f"FrEIA has no block for {type(stages[0]).__name__}")
         stages = rest
 
 
-def _as_it_is(stage: Invertible) -> freia.InvertibleModule:
-    return ToFrEIA([stage.in_shape], make=lambda _: stage)
-
-
-class SecondHalfFirst(freia.GLOWCouplingBlock):  # type: ignore[misc]  # FrEIA is not annotated
+class _SecondHalfFirst(freia.GLOWCouplingBlock):  # type: ignore[misc]  # FrEIA is not annotated
     """A GLOWCouplingBlock that transforms the second half first, as IB-INN's downsampling does."""
 
     def forward(
-        self, x: Iterable[Tensor], c: object = (), rev: bool = False, jac: bool = True
+        self, x: Sequence[Tensor], c: object = (), rev: bool = False, jac: bool = True
     ) -> tuple[tuple[Tensor], Tensor]:
-        """Run FrEIA's lines in the other order."""
-        (whole,) = x
-        x1, x2 = torch.split(whole, [self.split_len1, self.split_len2], dim=1)
+        x1, x2 = torch.split(x[0], [self.split_len1, self.split_len2], dim=1)
         if rev:
             y1, j1 = self._coupling1(x1, x2, rev=True)
             y2, j2 = self._coupling2(x2, y1, rev=True)
@@ -140,12 +129,9 @@ def all_in_one(
     if clamp.form != "tanh":
         raise ValueError(f"AllInOneBlock clamps with tanh, not with {clamp}")
     with forked_rng():
+        options = {"affine_clamping": clamp.limit, "global_affine_type": "EXP"}
         block = freia.AllInOneBlock(
-            [shape],
-            subnet_constructor=subnet,
-            affine_clamping=clamp.limit,
-            global_affine_type="EXP",
-            permute_soft=True,
+            [shape], subnet_constructor=subnet, permute_soft=True, **options
         )
     if rotation is None:
         return block
@@ -172,30 +158,36 @@ def rotation_pairs(block: Any, rotation: Rotation) -> list[Pair]:
     ]
 
 
-def glow(first: Invertible, second: Invertible, kind: type[freia.GLOWCouplingBlock]) -> Converted:
+def _glow(first: Invertible, second: Invertible, kind: type[freia.GLOWCouplingBlock]) -> Converted:
     """Convert couplings of the first and of the second half to one block of that kind."""
     assert isinstance(first, Coupling)
     assert isinstance(second, Coupling)
     clamp = _clamp_of(first)
-    subnets, pairs = zip(
-        *(_scaled_copy(coupling.net, (clamp.gain, 1.0)) for coupling in (second, first)),
-        strict=True,
-    )
-    in_turn = iter(subnets)
+    copies = [_scaled_copy(coupling.net, (clamp.gain, 1.0)) for coupling in (second, first)]
+    subnets = iter([subnet for subnet, _ in copies])
     tanh = clamp.form == "tanh"
     block = kind(
         [first.in_shape],
-        subnet_constructor=lambda *_: next(in_turn),
+        subnet_constructor=lambda *_: next(subnets),
         clamp=clamp.limit if tanh else clamp.limit * 2 / pi / TWO_OVER_PI,
         clamp_activation="TANH" if tanh else "ATAN",
         split_len=first.active_channels,
     )
-    return block, [*pairs[0], *pairs[1]]
+    return block, [pair for _, pairs in copies for pair in pairs]
 
 
 def row_factors(clamp: SoftClamp) -> tuple[float, float]:
     """Return an AllInOneBlock's raw log-scales and shifts relative to ours."""
     return clamp.gain / TENTH, 1 / TENTH
+
+
+def paired(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Return a provider's weights, and how its gradients become ours."""
+
+    def common(*gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(pair.read(g) for pair, g in zip(pairs, gradients, strict=True))
+
+    return {"weights": [pair.theirs for pair in pairs], "common": common}
 
 
 def _permutation(flatten: Flatten, permutation: Permutation) -> Any:
@@ -232,25 +224,17 @@ def _scaled_copy(net: nn.Module, factors: tuple[float, float]) -> tuple[nn.Modul
     return copy, pairs
 
 
-class _Plain(nn.Module):
+class _Plain(nn.Sequential):
     """A conditioner's layers as FrEIA's users write them: the layers, and nothing about memory."""
 
-    def __init__(self, layers: nn.Sequential) -> None:
-        super().__init__()
-        self.layers = layers
-        for layer in layers:
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = False
-
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the layers' output; there is no context here."""
-        out: Tensor = self.layers(x)
+        out: Tensor = super().forward(x)
         return out
 
 
 def _plain(net: nn.Module) -> nn.Module:
-    if isinstance(net, ConvNet | MLP):
-        return _Plain(net.layers)
+    if isinstance(net, nn.ReLU):
+        return nn.ReLU()
     for name, child in net.named_children():
         setattr(net, name, _plain(child))
-    return net
+    return _Plain(*net.layers) if isinstance(net, ConvNet | MLP) else net

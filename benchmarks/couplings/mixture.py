@@ -5,13 +5,24 @@ The usual way writes (z[:, None] - means) ** 2, of shape (B, K, D); for 512 late
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import log, pi
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.couplings.case import Case, Job, Options, Pass, Provider, Tensors, compiled, notice
+from benchmarks.couplings.case import (
+    PASSES,
+    Case,
+    Job,
+    Options,
+    Pass,
+    Provider,
+    Tensors,
+    compiled,
+    notice,
+)
 from benchmarks.couplings.run import peak_of
 from benchmarks.measure import forked_rng
 from couplings.functional import mixture_log_prob
@@ -34,26 +45,15 @@ def mixture_cases(options: Options) -> Iterator[Case]:
         yield _case(inputs, [ours, formula, *able, *compiled([ours], options.compiles)])
         rest = [peer for peer in peers if peer not in able and _fits(peer, inputs, "forward")]
         if rest:
-            yield _case(inputs, [ours, *rest], passes=("forward",))
+            yield replace(_case(inputs, [ours, *rest]), passes=("forward",))
 
 
-def _case(
-    inputs: Tensors,
-    providers: list[Provider],
-    passes: tuple[Pass, ...] = ("forward", "forward+backward"),
-) -> Case:
+def _case(inputs: Tensors, providers: list[Provider]) -> Case:
     classes, dims = inputs[1].shape
+    name, passes = f"mixture of {classes} Gaussians in {dims} dimensions", PASSES[:2]
     # Latents of several thousand dimensions have log-likelihoods of thousands of nats, which the
     # others subtract to get posteriors: the tolerance is what float32 leaves them.
-    return Case(
-        "mixture",
-        f"mixture of {classes} Gaussians in {dims} dimensions",
-        inputs,
-        providers,
-        passes=passes,
-        tolerance=1e-3,
-        rounds=3,
-    )
+    return Case("mixture", name, inputs, providers, passes=passes, tolerance=1e-3, rounds=3)
 
 
 def _inputs(batch: int, classes: int, dims: int, device: torch.device) -> Tensors:

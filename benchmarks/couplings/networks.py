@@ -31,38 +31,33 @@ def network_cases(options: Options) -> Iterator[Case]:
     shape, batch, blocks, deep = SHAPE, BATCH, BLOCKS, DEEP
     if options.quick:
         shape, batch, blocks, deep = QUICK_SHAPE, 4, (1, 1, 1), (2, 2, 2)
-    case = partial(_case, shape, device=options.device)
-    exact = _providers(_network(shape, blocks, options.device).double())
-    few = case(blocks, exact, batch=4)
+    device = options.device
+    few = _case((4, *shape), blocks, _providers(shape, blocks, device, torch.float64), device)
     inputs = (few.inputs[0].double(),)
     few = replace(few, inputs=inputs, tolerance=EXACT, heads_only=False)
     check(jobs_of(few, "forward+backward"))
-    providers = _providers(_network(shape, blocks, options.device))
+    providers = _providers(shape, blocks, device)
     eager = [provider for provider in providers if provider.name in ("couplings", "FrEIA")]
-    yield case(blocks, [*providers, *compiled(eager, options.compiles)], batch=batch)
-    if options.device.type == "cuda":
+    step = _case((batch, *shape), blocks, providers, device)
+    yield replace(step, providers=[*providers, *compiled(eager, options.compiles)])
+    if device.type == "cuda":
         half = [_autocast(provider) for provider in providers]
         graphs = compiled(half[:1], options.compiles, mode="reduce-overhead")
-        yield replace(case(blocks, [*half, *graphs], batch=batch), dtype="bfloat16 autocast")
-    providers = _providers(_network(shape, deep, options.device))
-    yield case(deep, providers, batch=batch)
+        yield replace(step, providers=[*half, *graphs], dtype="bfloat16 autocast")
+    yield _case((batch, *shape), deep, _providers(shape, deep, device), device)
 
 
 def _case(
-    shape: Shape,
-    blocks: Sequence[int],
-    providers: Sequence[Provider],
-    device: torch.device,
-    batch: int,
+    shape: Shape, blocks: Sequence[int], providers: Sequence[Provider], device: torch.device
 ) -> Case:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(batch, *shape, generator=generator).to(device)
+    x = torch.randn(shape, generator=generator).to(device)
     return Case(
         "networks",
         f"paper-cifar10 training step, {sum(blocks)} blocks",
         (x,),
         providers,
-        heads=partial(_loss, dims=torch.Size(shape).numel()),
+        heads=partial(_loss, dims=x[0].numel()),
         passes=("forward+backward",),
         tolerance=ROUNDED,
         heads_only=True,
@@ -74,14 +69,12 @@ def _loss(z: Tensor, log_det: Tensor, dims: int) -> Tensors:
     return ((0.5 * z.square().sum(1) - log_det).mean() / dims,)
 
 
-def _network(shape: Shape, blocks: Sequence[int], device: torch.device) -> Chain:
-    """Make the network as at the start of training."""
+def _providers(
+    shape: Shape, blocks: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32
+) -> list[Provider]:
+    """Make ours that stores, ours that recomputes, and FrEIA's, as at the start of training."""
     generator = torch.Generator().manual_seed(0)
-    return paper_network(shape, generator, variant="cifar", blocks=blocks).to(device).train()
-
-
-def _providers(chain: Chain) -> list[Provider]:
-    """Make ours that stores, ours that recomputes, and FrEIA's."""
+    chain = paper_network(shape, generator, variant="cifar", blocks=blocks).to(device, dtype)
     recomputing = deepcopy(chain).set_memory("recompute")
     ours = [_ours("couplings", chain), _ours("couplings, recompute", recomputing)]
     return [*ours, *from_peers({"FrEIA": lambda: _freia(chain)})]
@@ -99,22 +92,16 @@ def _ours(name: str, chain: Chain) -> Provider:
 
 
 def _freia(chain: Chain) -> Provider:
-    from benchmarks.couplings.freia import freia_network
+    from benchmarks.couplings.freia import freia_network, paired
 
     inn, pairs = freia_network(chain)
     by_ours = {id(pair.ours): pair for pair in pairs}
-    ordered = [by_ours[id(parameter)] for parameter in chain.parameters()]
-
-    def common(*gradients: Tensor) -> Tensors:
-        return tuple(pair.read(g) for pair, g in zip(ordered, gradients, strict=True))
-
-    return Provider("FrEIA", inn, weights=[pair.theirs for pair in ordered], common=common)
+    return Provider("FrEIA", inn, **paired([by_ours[id(p)] for p in chain.parameters()]))
 
 
 def _autocast(provider: Provider) -> Provider:
     def forward(x: Tensor) -> Tensors:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            z, log_det = provider.forward(x)
-        return z, log_det
+        with torch.autocast("cuda", torch.bfloat16):
+            return provider.forward(x)
 
     return replace(provider, forward=forward)

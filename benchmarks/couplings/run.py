@@ -6,7 +6,6 @@ that a machine's drift hits all of them alike.
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from statistics import median, quantiles
@@ -15,7 +14,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from benchmarks.couplings.case import Case, Job, Pass, Tensors, notice
+from benchmarks.couplings.case import Case, Job, Pass, notice
 from benchmarks.measure import Clock, copy_bandwidth, forked_rng, peak_bytes
 from benchmarks.results import Row
 
@@ -56,12 +55,10 @@ def run_case(case: Case, effort: Effort) -> list[Row]:
     rows: list[Row] = []
     for kind in case.passes:
         notice(f"{case.name} {case.shape} {case.dtype_name} {kind}")
-        jobs = [job for job in jobs_of(case, kind) if _start(job)]
-        if jobs:
+        if jobs := [job for job in jobs_of(case, kind) if _start(job)]:
             check(jobs)
             timings = measure(jobs, effort)
-            pairs = zip(jobs, timings, strict=True)
-            rows += [_row(job, timing, timings[0]) for job, timing in pairs]
+            rows += [_row(*pair, timings[0]) for pair in zip(jobs, timings, strict=True)]
     return rows
 
 
@@ -73,14 +70,19 @@ def jobs_of(case: Case, kind: Pass) -> list[Job]:
         return []
     given, cotangents = case.inputs, None
     if kind != "forward":
-        with forked_rng(case.device):
+        with forked_rng(case.device), torch.no_grad():
             job = Job(case, ours, "forward", case.inputs)
             job.prepare()
             outputs = job()[0]
+            heads = case.heads(*outputs)
         if kind == "inverse":
             given = outputs[0], *case.inputs[1:]
-        else:
-            cotangents = _cotangents(case, outputs)
+        else:  # random numbers flow into every head; into a loss 1
+            generator = torch.Generator().manual_seed(1)
+            cotangents = tuple(
+                torch.randn(h.shape, generator=generator).to(h) if h.dim() else h.new_ones(())
+                for h in heads
+            )
     return [Job(case, provider, kind, given, cotangents) for provider in able]
 
 
@@ -103,16 +105,22 @@ def check(jobs: Sequence[Job]) -> None:
 
 def measure(jobs: Sequence[Job], effort: Effort) -> list[Timing]:
     """Return the timings of the jobs, round after round, each round begun by another one."""
-    device = jobs[0].case.device
     seconds: list[list[float]] = [[] for _ in jobs]
-    with forked_rng(device), _without_garbage_collection():
-        peaks = [peak_of(job) for job in jobs]
-        for job in jobs:
-            _timed(job)
-        for turn in _rounds(effort, jobs[0].case.rounds):
-            for position in range(len(jobs)):
-                which = (turn + position) % len(jobs)
-                seconds[which].append(_timed(jobs[which]))
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with forked_rng(jobs[0].case.device):
+            peaks = [peak_of(job) for job in jobs]
+            for job in jobs:
+                _timed(job)
+            for turn in _rounds(effort, jobs[0].case.rounds):
+                for position in range(len(jobs)):
+                    which = (turn + position) % len(jobs)
+                    seconds[which].append(_timed(jobs[which]))
+    finally:
+        if enabled:
+            gc.enable()
     timings = []
     for times, peak in zip(seconds, peaks, strict=True):
         fifths = quantiles(times, n=5, method="inclusive") if len(times) > 1 else 4 * times
@@ -128,17 +136,6 @@ def peak_of(job: Job) -> int:
     return peak
 
 
-def _cotangents(case: Case, outputs: Tensors) -> Tensors:
-    """Draw random numbers for every head; a loss has 1."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        heads = case.heads(*outputs)
-    return tuple(
-        torch.randn(head.shape, generator=generator).to(head) if head.dim() else head.new_ones(())
-        for head in heads
-    )
-
-
 def _results(job: Job) -> dict[str, Tensor]:
     # Without TF32, although torch's default is timed: on a GPU it rounds FrEIA's rotation, a
     # convolution, to 10 bits and ours, a matrix product, not. That is no other mathematics.
@@ -147,16 +144,12 @@ def _results(job: Job) -> dict[str, Tensor]:
         job.prepare()
         outputs, gradients = job()
         if job.case.heads_only:
-            named = _named("head", job.case.heads(*outputs))
+            named = {"head": job.case.heads(*outputs)}
         else:
             gradients = job.comparable(gradients) if job.differentiated else ()
-            named = _named("output", outputs) | _named("gradient", gradients)
+            named = {"output": outputs, "gradient": gradients}
         job.release()
-    return named
-
-
-def _named(kind: str, tensors: Tensors) -> dict[str, Tensor]:
-    return {f"{kind} {position}": tensor.detach() for position, tensor in enumerate(tensors)}
+    return {f"{kind} {i}": t.detach() for kind, each in named.items() for i, t in enumerate(each)}
 
 
 def _errors(got: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[tuple[str, float]]:
@@ -168,18 +161,6 @@ def _errors(got: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[tup
             continue
         error, size = (a.double() - b.double()).norm(), b.double().norm()
         yield what, float(error / size) if size > 0 else float(error)
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _start(job: Job) -> bool:
