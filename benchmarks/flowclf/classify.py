@@ -19,7 +19,6 @@ from flowclf.evaluation.baselines import baseline_rows
 from flowclf.training import progress_bar, train
 
 COLUMNS = ("system", "seed", "accuracy", "ece", "bits_per_dim", "seconds", "parameters")
-TRAIN_SIZE, TEST_SIZE = 10_000, 2_000
 
 
 def run_bench(
@@ -47,22 +46,18 @@ def run_bench(
 def tiny(config: RunConfig) -> RunConfig:
     """Shorten a run to an epoch of at most 400 samples."""
     data, loop = config.data, {"epochs": 1, "threads": 1}
-    few = {
-        "train_size": min(data.train_size or 400, 400),
-        "test_size": 100,
-        "labels": data.labels and 100,
-    }
-    sections = {
-        "data": data.model_copy(update=few),
-        "train": config.train.model_copy(update=loop),
-    }
-    return config.model_copy(update=sections)
+    few = {"train_size": min(data.train_size or 400, 400), "labels": data.labels and 100}
+    data = data.model_copy(update={**few, "test_size": 100})
+    return config.model_copy(update={"data": data, "train": config.train.model_copy(update=loop)})
 
 
 def small_mnist() -> Dataset:
     """Load the data of mnist14."""
     full = load_dataset("mnist")
-    train, test = _halved(full.train, TRAIN_SIZE), _halved(full.test, TEST_SIZE)
+    train, test = (
+        Split(avg_pool2d(split.x[:count].float(), 2).floor().to(torch.uint8), split.y[:count])
+        for split, count in ((full.train, 10_000), (full.test, 2_000))
+    )
     return Dataset("mnist14", train, test, full.class_names, full.levels)
 
 
@@ -71,8 +66,3 @@ TASKS: dict[str, Callable[[], Dataset]] = {
     "digits": partial(load_dataset, "digits"),
     "mnist": partial(load_dataset, "mnist"),
 }
-
-
-def _halved(split: Split, count: int) -> Split:
-    means = avg_pool2d(split.x[:count].float(), 2).floor().to(torch.uint8)
-    return Split(means, split.y[:count])

@@ -24,21 +24,14 @@ from flowclf.training.setup import make_optimizer
 
 @dataclass(frozen=True)
 class Cost:
-    """Steps to compare.
-
-    Attributes:
-        shape, classes, batch: of what they learn from.
-        settings: of all.
-        cases: name to system and its own settings; ratios are to the first.
-        samples: of the training set.
-    """
+    """Steps to compare, by the shape, classes and batch that they learn from."""
 
     shape: tuple[int, ...]
     classes: int
     batch: int
-    settings: dict[str, Any]
-    cases: dict[str, dict[str, Any]]
-    samples: int | None = None
+    settings: dict[str, Any]  # of all
+    cases: dict[str, dict[str, Any]]  # name to system and own settings; ratios are to the first
+    samples: int | None = None  # of the training set
 
     def model(self, case: str) -> GenerativeClassifier:
         """Build the untrained model of a case, in training mode."""
@@ -68,16 +61,16 @@ def run_cost(
     models = {case: cost.model(case).to(place) for case in cost.cases}
     optimizers = {case: make_optimizer(m, TrainSettings()) for case, m in models.items()}
     times: dict[str, list[float]] = {case: [] for case in models}
-    for repeat in range(repeats + 1):
+    for _ in range(repeats + 1):
         for case, model in models.items():
             with Clock(place) as clock:
                 _backward(model, *batch)
                 optimizers[case].step()
-            if repeat:  # the first is to warm up
-                times[case].append(1000 * clock.seconds)
-    first = next(iter(times.values()))
-    rows = []
-    for (case, values), model in zip(times.items(), models.values(), strict=True):
+            times[case].append(1000 * clock.seconds)
+    rows: list[dict[str, Any]] = []
+    for case, model in models.items():
+        _, *values = times[case]  # the first is to warm up
+        _, *first = times[next(iter(times))]
         model.zero_grad()
         peak = peak_bytes(partial(_backward, model, *batch), place)
         gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)

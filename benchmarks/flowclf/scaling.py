@@ -74,11 +74,9 @@ def measure_case(name: str) -> dict[str, Any]:
     """
     case = CASES[name]
     model, half = scaling_model(case), case.batch // 2
-    parts = {"network": model.encoder, "mixture": model.mixture}
-    row: dict[str, Any] = {
-        part: sum(p.numel() for p in module.parameters() if p.requires_grad)
-        for part, module in parts.items()
-    }
+    row: dict[str, Any] = {}
+    for part, module in (("network", model.encoder), ("mixture", model.mixture)):
+        row[part] = sum(p.numel() for p in module.parameters() if p.requires_grad)
     row["state_mib"] = sum(v.nbytes for v in model.state_dict().values()) / 2**20
     for memory in MODES[:2]:
         step = partial(_step, model, case, memory)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +37,17 @@ COSTS = ("seconds", "parameters")
 
 @dataclass(frozen=True)
 class Study:
-    """A study's file.
-
-    Attributes:
-        name: of the file.
-        data: a known data set, or a file below $FLOWCLF_DATA.
-        seeds: by default.
-        settings: of all variants.
-        variants: label to the system's name and what it sets besides.
-        measures: names of `MEASURES`, besides what an evaluation gives.
-        workers: runs at a time.
-        device: where they run.
-        quick: shorten every run, to see that all works.
-    """
+    """A study's file."""
 
     name: str
-    data: str
+    data: str  # a known data set, or a file below $FLOWCLF_DATA
     seeds: tuple[int, ...]
-    settings: dict[str, Any]
-    variants: dict[str, dict[str, Any]]
-    measures: tuple[str, ...] = ("variance",)
-    workers: int = 2
+    settings: dict[str, Any]  # of all variants
+    variants: dict[str, dict[str, Any]]  # label to the system's name and what it sets besides
+    measures: tuple[str, ...] = ("variance",)  # of `MEASURES`, besides what an evaluation gives
+    workers: int = 2  # runs at a time
     device: str = "cpu"
-    quick: bool = False
+    quick: bool = False  # shorten every run, to see that all works
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -115,16 +104,14 @@ def run_study(
     keys = ("variant", "seed", "settings")
     known = {tuple(map(row.get, keys)): row for row in read(record)}
     waiting = []
-    for seed in seeds:
-        for variant in study.variants:
-            config = study.config(variant, seed)
-            row = known.get((variant, str(seed), _digest(config)))
-            if row is None:
-                folder = runs and runs / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', variant)}-{seed}"
-                waiting.append(partial(_run, study, variant, config, folder))
-            else:
-                numbers = {m: float(row[m]) if row[m] else None for m in study.metrics}
-                yield row | numbers | {"seed": int(row["seed"])}
+    for seed, variant in product(seeds, study.variants):
+        config = study.config(variant, seed)
+        if row := known.get((variant, str(seed), _digest(config))):
+            numbers = {m: float(row[m]) if row[m] else None for m in study.metrics}
+            yield row | numbers | {"seed": seed}
+        else:
+            folder = runs and runs / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', variant)}-{seed}"
+            waiting.append(partial(_run, study, variant, config, folder))
     for row in run_jobs(waiting, study.workers):
         append_rows(record, [row])
         yield row

@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from statistics import mean, stdev
 from typing import Any
 
@@ -42,11 +43,9 @@ SCORES = (
 )  # fmt: skip
 # Name to system and preset; each reverse bound has its own M2 beside it.
 VARIANTS = {
-    "m2": ("m2", "paper"),
-    "untapped": ("untapped", "paper"),
-    "m2-code": ("m2", "code"),
-    "untapped-code": ("untapped", "code"),
-}
+    "m2": ("m2", "paper"), "untapped": ("untapped", "paper"),
+    "m2-code": ("m2", "code"), "untapped-code": ("untapped", "code"),
+}  # fmt: skip
 PAIRS = (("untapped", "m2"), ("untapped-code", "m2-code"))
 LR, EPSILON, NORM, LARGEST = 0.01, 1e-4, 5.0, 1.0
 BATCH_SIZE = 4096
@@ -55,23 +54,14 @@ SCALE = ("updates", "batch", "labelled", "unlabelled")  # options that are numbe
 
 @dataclass(frozen=True)
 class Experiment:
-    """Scale of the experiment; by default the paper's.
+    """Scale of the experiment; by default the paper's."""
 
-    Attributes:
-        updates: of all parameters; 150 epochs of 4.
-        batch: labelled and as many unlabelled images in each.
-        labelled: images with a label, the first of a random order; None: all of 0-4.
-        unlabelled: images drawn with replacement from all.
-        known: classes with labels.
-        grey: leave the images' grey levels.
-    """
-
-    updates: int = 600
-    batch: int = 10_000
-    labelled: int | None = None
-    unlabelled: int = 20_000
-    known: int = 5
-    grey: bool = False
+    updates: int = 600  # of all parameters; 150 epochs of 4
+    batch: int = 10_000  # labelled and as many unlabelled images in each
+    labelled: int | None = None  # images with a label, of a random order; None: all of 0-4
+    unlabelled: int = 20_000  # images drawn with replacement from all
+    known: int = 5  # classes with labels
+    grey: bool = False  # leave the images' grey levels
 
 
 @dataclass(frozen=True)
@@ -115,18 +105,15 @@ def run_experiment(
     path = recorded(FILE)
     known = {(row["variant"], row["seed"], row["settings"]): row for row in read(path)}
     task = None
-    for seed in seeds:
-        for variant in variants:
-            settings = _digest(variant, experiment)
-            row = known.get((variant, str(seed), settings))
-            if row is not None:
-                numbers = {name: float(row[name]) for name in SCORES}
-                yield row | numbers | {"seed": seed}
-                continue
-            task = task or make_task()
-            found = measure(task, experiment, variant, seed, device) | {"settings": settings}
-            append_rows(path, [found])
-            yield found
+    for seed, variant in product(seeds, variants):
+        settings = _digest(variant, experiment)
+        if row := known.get((variant, str(seed), settings)):
+            yield row | {name: float(row[name]) for name in SCORES} | {"seed": seed}
+            continue
+        task = task or make_task()
+        found = measure(task, experiment, variant, seed, device) | {"settings": settings}
+        append_rows(path, [found])
+        yield found
 
 
 def measure(
@@ -188,11 +175,9 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[f
 
 
 def _digest(variant: str, experiment: Experiment) -> str:
-    """Return a digest of all settings of the model and the experiment."""
     system, preset = VARIANTS[variant]
-    model = build(system, shape=(1, 28, 28), classes=10, preset=preset)
-    optimizer = [LR, EPSILON, NORM, LARGEST]
-    return digest([system, model.settings.model_dump(), asdict(experiment), optimizer])
+    settings = build(system, shape=(1, 28, 28), classes=10, preset=preset).settings.model_dump()
+    return digest([system, settings, asdict(experiment), [LR, EPSILON, NORM, LARGEST]])
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
