@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo house test test-kernels test-browser mutations notebooks test-notebooks docs lint clean
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py couplings/ops/build_native.py $(wildcard couplings/ops/csrc/*.[ch]*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
@@ -17,7 +17,9 @@ demo: $(STAMP)  ## train an IB-INN on real handwritten digits, in under two minu
 test: $(STAMP)  ## all tests; those on real data need FLOWCLF_DATA
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-kernels: $(STAMP)  ## the Triton kernels, interpreted on the CPU
+test-kernels: $(STAMP)  ## the operators' other kernels: PyTorch's own, older CPUs', interpreted Triton
+	COUPLINGS_KERNELS=python $(BIN)/python -m pytest -n 2 tests/couplings/ops
+	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 tests/couplings/ops
 	$(BIN)/pip install --quiet -c constraints.txt triton
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 tests/kernels
 

@@ -282,6 +282,7 @@ define(
     eager_affine,
     _fake,
     triton="triton_affine",
+    native_cpu="native_affine",
     setup=_setup,
     backward=_backward,
 )
@@ -292,4 +293,5 @@ define(
     eager_affine_backward,
     _fake_backward,
     triton="triton_affine",
+    native_cpu="native_affine",
 )

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from couplings.ops import native
+
 
 def needs_reference() -> bool:
     """Return True while something transforms the program, to which an operator is a closed box.
@@ -41,6 +43,7 @@ def define(
     eager: Callable[..., Any],
     fake: Callable[..., Any],
     triton: str | None = None,
+    native_cpu: str | None = None,
     *,
     setup: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
@@ -54,6 +57,7 @@ def define(
         fake: shapes, dtypes and strides of the results.
         triton: the module of `couplings.ops` in which a function of this name is the CUDA kernel;
             imported for the first CUDA tensor.
+        native_cpu: the same for compiled CPU kernels, where `native` finds them.
         setup, backward: what torch.library.register_autograd takes, if it is differentiable.
     """
     qualified = f"couplings::{name}"
@@ -62,6 +66,8 @@ def define(
     torch.library.register_fake(qualified, fake)
     if triton is not None:
         torch.library.impl(qualified, "CUDA", _lazy(triton, name, eager))
+    if native_cpu is not None and native.available():
+        torch.library.impl(qualified, "CPU", _native(native_cpu, name))
     if backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup)
 
@@ -85,13 +91,23 @@ def allocate_joined(
     active: Tensor, passive: Tensor | None, active_first: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Allocate y with the passive half copied in; return it and a view of its active half."""
+    out, mapped, rest = allocate_halves(active, passive, active_first, dtype)
+    if rest is not None and passive is not None:
+        rest.copy_(passive)
+    return out, mapped
+
+
+def allocate_halves(
+    active: Tensor, passive: Tensor | None, active_first: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Allocate y; return it and views of its active and, if there is one, its passive half."""
     if passive is None:
         out = empty_laid_out_as(active, active.shape, dtype)
-        return out, out
+        return out, out, None
     size, rest = active.shape[1], passive.shape[1]
     out = empty_laid_out_as(active, (len(active), size + rest, *active.shape[2:]), dtype)
-    out.narrow(1, size if active_first else 0, rest).copy_(passive)
-    return out, out.narrow(1, 0 if active_first else rest, size)
+    mapped = out.narrow(1, 0 if active_first else rest, size)
+    return out, mapped, out.narrow(1, size if active_first else 0, rest)
 
 
 def empty_laid_out_as(like: Tensor, shape: Any, dtype: torch.dtype | None = None) -> Tensor:
@@ -128,6 +144,15 @@ def half_gradients(
     grad = grad_y.narrow(1, ctx.active_start, active.shape[1])
     passive = grad_y.narrow(1, ctx.passive_start, ctx.rest) if ctx.rest else None
     return grad, grad_log_det, passive
+
+
+def _native(module: str, name: str) -> Callable[..., Any]:
+    @cache
+    def chosen() -> Callable[..., Any]:
+        kernel: Callable[..., Any] = getattr(import_module(f"couplings.ops.{module}"), name)
+        return kernel
+
+    return lambda *args: chosen()(*args)
 
 
 def _lazy(module: str, name: str, eager: Callable[..., Any]) -> Callable[..., Any]:

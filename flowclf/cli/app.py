@@ -39,13 +39,18 @@ UsageErrors: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "
 
 @app.callback(invoke_without_command=True)
 def version(
-    show: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    show: bool = typer.Option(
+        False, "--version", help="Print the version and the CPU kernels, and exit."
+    ),
 ) -> None:
     """Train, evaluate and look into generative classifiers."""
     if show:
         from importlib.metadata import version
 
-        print(version("flowclf"))
+        print(version("flowclf"), flush=True)
+        from couplings.ops import native  # imports torch
+
+        print(native.description())
         raise typer.Exit
 
 

@@ -162,7 +162,6 @@ HELP = "from flowclf.cli.app import run\nassert run({arguments}) == 0"
         "import flowclf",
         "import flowclf; dir(flowclf); flowclf.UserError",
         HELP.format(arguments=["--help"]),
-        HELP.format(arguments=["--version"]),
         HELP.format(arguments=["train", "--help"]),
         HELP.format(arguments=["study", "low-data", "--help"]),
         HELP.format(arguments=["report", "--help"]),
