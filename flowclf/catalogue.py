@@ -19,23 +19,14 @@ ENDS = ("_low", "_high")
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric as it is shown to people.
+    """One metric as it is shown to people."""
 
-    Attributes:
-        label: name, without the unit.
-        definition: one line.
-        unit: of the number as shown; "" where it has none.
-        better: "higher", "lower", or "" where neither is better as such.
-        scale: factor from the stored number to the one shown, 100 for a fraction in %.
-        form: format of the number shown.
-    """
-
-    label: str
-    definition: str
-    unit: str = ""
-    better: Better = ""
-    scale: float = 1.0
-    form: str = ".4f"
+    label: str  # name, without the unit
+    definition: str  # one line
+    unit: str = ""  # of the number as shown; "" where it has none
+    better: Better = ""  # "higher", "lower", or "" where neither is better as such
+    scale: float = 1.0  # factor from the stored number to the one shown, 100 for a fraction in %
+    form: str = ".4f"  # format of the number shown
 
     @property
     def arrow(self) -> str:

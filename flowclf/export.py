@@ -67,36 +67,22 @@ class ExportFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Difference:
-    """Largest differences between exported program and model.
-
-    Attributes:
-        output: its name.
-        batch: the batch size.
-        absolute: the largest, nats.
-        relative: the largest, of the model's value or of 1 nat if that is more.
-    """
+    """Largest differences between exported program and model."""
 
     output: str
     batch: int
-    absolute: float
-    relative: float
+    absolute: float  # the largest, nats
+    relative: float  # the largest, of the model's value or of 1 nat if that is more
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Exported file and its comparison with the model.
-
-    Attributes:
-        path: the file.
-        outputs: their names, in order.
-        metadata: what the file says of itself.
-        differences: from the model, for each output and batch size.
-    """
+    """Exported file and its comparison with the model."""
 
     path: Path
     outputs: tuple[str, ...]
-    metadata: dict[str, Any]
-    differences: tuple[Difference, ...]
+    metadata: dict[str, Any]  # what the file says of itself
+    differences: tuple[Difference, ...]  # from the model, for each output and batch size
 
 
 class Scores(nn.Module):

@@ -43,19 +43,13 @@ CLIP = 1e-6
 
 @dataclass(frozen=True)
 class Batch:
-    """Input of a loss.
+    """Input of a loss."""
 
-    Attributes:
-        x: samples (B, *shape), floating, in data units.
-        y: labels (B,), -1 where there is none.
-        index: the samples' numbers in the training set (B,), where they are known.
-        generator: source of random draws.
-    """
-
-    x: Tensor
-    y: Tensor
+    x: Tensor  # samples (B, *shape), floating, in data units
+    y: Tensor  # labels (B,), -1 where there is none
+    # the samples' numbers in the training set (B,), where they are known
     index: Tensor | None = None
-    generator: torch.Generator | None = None
+    generator: torch.Generator | None = None  # source of random draws
 
 
 def cross_entropy(

@@ -38,25 +38,16 @@ def label(row: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Provider:
-    """One implementation.
+    """One implementation."""
 
-    Attributes:
-        name: of the package.
-        forward: its own inputs to the case's outputs, such as (y, log_det).
-        inverse: the same inputs with y for x, to (x, log_det).
-        relayout: the case's inputs to its own. Differentiable, never timed.
-        weights: parameters of its own that are differentiated too.
-        common: gradients of these weights to those that all providers must agree on.
-        compiled: whether torch.compile made it.
-    """
-
-    name: str
-    forward: Function
-    inverse: Function | None = None
-    relayout: Function = as_given
-    weights: Sequence[Tensor] = ()
+    name: str  # of the package
+    forward: Function  # its own inputs to the case's outputs, such as (y, log_det)
+    inverse: Function | None = None  # the same inputs with y for x, to (x, log_det)
+    relayout: Function = as_given  # the case's inputs to its own. Differentiable, never timed
+    weights: Sequence[Tensor] = ()  # parameters of its own that are differentiated too
+    # gradients of these weights to those that all providers must agree on
     common: Function = as_given
-    compiled: bool = False
+    compiled: bool = False  # whether torch.compile made it
 
     @classmethod
     def two_way(cls, name: str, run: Callable[..., Any], **options: Any) -> Self:
@@ -104,33 +95,22 @@ def notice(text: str) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One piece of mathematics on given numbers.
+    """One piece of mathematics on given numbers."""
 
-    Attributes:
-        bench: couplings, mixture or networks.
-        name: what is computed.
-        inputs: of every provider; those that require a gradient are differentiated.
-        providers: ours comes first, and is what the others are held against.
-        heads: outputs to the tensors that gradients flow into, such as a loss; timed.
-        passes: which are measured.
-        tolerance: relative error between any provider and ours, ‖a - b‖ / ‖b‖ of each tensor.
-        heads_only: compare only the heads, where rounding drowns all else.
-        essential: whether the time is worth comparing with that of moving inputs and outputs.
-        rounds: the least number of timed rounds.
-        dtype: as recorded; default: of the first input.
-    """
-
-    bench: str
-    name: str
-    inputs: Tensors
-    providers: Sequence[Provider]
+    bench: str  # couplings, mixture or networks
+    name: str  # what is computed
+    inputs: Tensors  # of every provider; those that require a gradient are differentiated
+    providers: Sequence[Provider]  # ours comes first, and is what the others are held against
+    # outputs to the tensors that gradients flow into, such as a loss; timed
     heads: Function = as_given
-    passes: Sequence[Pass] = PASSES
+    passes: Sequence[Pass] = PASSES  # which are measured
+    # relative error between any provider and ours, ‖a - b‖ / ‖b‖ of each tensor
     tolerance: float = 1e-4
-    heads_only: bool = False
+    heads_only: bool = False  # compare only the heads, where rounding drowns all else
+    # whether the time is worth comparing with that of moving inputs and outputs
     essential: bool = False
-    rounds: int = 7
-    dtype: str = ""
+    rounds: int = 7  # the least number of timed rounds
+    dtype: str = ""  # as recorded; default: of the first input
 
     @property
     def device(self) -> torch.device:

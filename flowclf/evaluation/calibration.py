@@ -31,18 +31,12 @@ PAPER_LAST_EDGE = 0.99667
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence and accuracy of a predictor, bin by bin; float64, NaN where a bin is empty.
+    """Confidence and accuracy of a predictor, bin by bin; float64, NaN where a bin is empty."""
 
-    Attributes:
-        confidence: mean predicted probability in each bin (B,).
-        accuracy: share of correct predictions in each bin (B,).
-        count: samples (B,), integers.
-        edges: (B + 1,); bin b holds those in (edges[b], edges[b + 1]], the first also its left end.
-    """
-
-    confidence: Tensor
-    accuracy: Tensor
-    count: Tensor
+    confidence: Tensor  # mean predicted probability in each bin (B,)
+    accuracy: Tensor  # share of correct predictions in each bin (B,)
+    count: Tensor  # samples (B,), integers
+    # (B + 1,); bin b holds those in (edges[b], edges[b + 1]], the first also its left end
     edges: Tensor
 
     @property

@@ -27,25 +27,17 @@ BATCH_SIZE = 512
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of a model on a split.
+    """Predictions of a model on a split."""
 
-    Attributes:
-        y: labels (N,).
-        log_posterior: (N, K), of the noise-free x.
-        log_prob: log q(x) (N,) in nats, data units, of the uniformly dequantised x, or None.
-        elbo: its lower bound (N,), where a system has that instead, or None.
-        rates: further published rates (N,) by name, of the same x; see `extra_rates`.
-        dims: dimensions of one sample.
-        bounds_bits: True if log_prob or elbo bounds the bits that x takes.
-    """
-
-    y: Tensor
-    log_posterior: Tensor
+    y: Tensor  # labels (N,)
+    log_posterior: Tensor  # (N, K), of the noise-free x
+    # log q(x) (N,) in nats, data units, of the uniformly dequantised x, or None
     log_prob: Tensor | None
-    elbo: Tensor | None
+    elbo: Tensor | None  # its lower bound (N,), where a system has that instead, or None
+    # further published rates (N,) by name, of the same x; see `extra_rates`
     rates: dict[str, Tensor]
-    dims: int
-    bounds_bits: bool
+    dims: int  # dimensions of one sample
+    bounds_bits: bool  # True if log_prob or elbo bounds the bits that x takes
 
 
 @torch.no_grad()
@@ -75,28 +67,19 @@ def predict_split(model: GenerativeClassifier, split: Split, seed: int = 0) -> P
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the suites that use other data than the test split.
+    """Options of the suites that use other data than the test split."""
 
-    Attributes:
-        outliers: out-of-distribution sets of `ood`.
-        families, severities: of `shift`.
-        official: folder of the data set's official corrupted images, in place of our own.
-        epsilons: of `attack`, as fractions of the range of grey levels.
-        samples: at most so many test images for `shift`, `attack` and `bound`.
-        draws: importance samples of `bound`.
-        explained: number of predictions that `explain` looks at.
-        levels: grey levels of images, None for a table.
-    """
-
-    outliers: tuple[Outliers, ...] = ()
-    families: tuple[str, ...] = tuple(CORRUPTIONS)
-    severities: tuple[int, ...] = SEVERITIES
+    outliers: tuple[Outliers, ...] = ()  # out-of-distribution sets of `ood`
+    families: tuple[str, ...] = tuple(CORRUPTIONS)  # of `shift`
+    severities: tuple[int, ...] = SEVERITIES  # of `shift`
+    # folder of the data set's official corrupted images, in place of our own
     official: Path | None = None
+    # of `attack`, as fractions of the range of grey levels
     epsilons: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3)
-    samples: int = 1000
-    draws: int = 1000
-    explained: int = 8
-    levels: int | None = 256
+    samples: int = 1000  # at most so many test images for `shift`, `attack` and `bound`
+    draws: int = 1000  # importance samples of `bound`
+    explained: int = 8  # number of predictions that `explain` looks at
+    levels: int | None = 256  # grey levels of images, None for a table
 
 
 PLAIN = Options()
@@ -104,25 +87,15 @@ PLAIN = Options()
 
 @dataclass(frozen=True)
 class Subject:
-    """Model and data that a suite evaluates.
+    """Model and data that a suite evaluates."""
 
-    Attributes:
-        model: in any mode; it is evaluated in eval mode and put back.
-        test: split to evaluate on.
-        training: split that the model was trained on, where a suite needs it.
-        validation: split held out from the training, where a suite needs it.
-        seed: of the dequantisation noise and of all that is drawn.
-        options: of the suites on other data.
-        report: called with a line of progress.
-    """
-
-    model: GenerativeClassifier
-    test: Split
-    training: Split | None = None
-    validation: Split | None = None
-    seed: int = 0
-    options: Options = PLAIN
-    report: Callable[[str], None] = lambda _: None
+    model: GenerativeClassifier  # in any mode; it is evaluated in eval mode and put back
+    test: Split  # split to evaluate on
+    training: Split | None = None  # split that the model was trained on, where a suite needs it
+    validation: Split | None = None  # split held out from the training, where a suite needs it
+    seed: int = 0  # of the dequantisation noise and of all that is drawn
+    options: Options = PLAIN  # of the suites on other data
+    report: Callable[[str], None] = lambda _: None  # called with a line of progress
 
     @cached_property
     def predictions(self) -> Predictions:

@@ -33,19 +33,13 @@ DOUBLINGS, HALVINGS = 12, 40
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """Counterfactual version of x as another class.
+    """Counterfactual version of x as another class."""
 
-    Attributes:
-        x: (B, *shape), in data units, decoded.
-        z: its latents (B, D).
-        shift: α, how far along μ_target - μ_predicted it is, (B,); NaN where no shift suffices.
-        log_posterior: log q(k|z), (B, K).
-    """
-
-    x: Tensor
-    z: Tensor
+    x: Tensor  # (B, *shape), in data units, decoded
+    z: Tensor  # its latents (B, D)
+    # α, how far along μ_target - μ_predicted it is, (B,); NaN where no shift suffices
     shift: Tensor
-    log_posterior: Tensor
+    log_posterior: Tensor  # log q(k|z), (B, K)
 
 
 @torch.no_grad()

@@ -34,27 +34,18 @@ STEPS = 7
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Explanation of one prediction, as a figure shows it.
+    """Explanation of one prediction, as a figure shows it."""
 
-    Attributes:
-        x: the sample (*shape), as the data have it.
-        label: its class, -1 without one.
-        predicted, runner_up: the two most probable classes.
-        posterior: of these two.
-        contributions: how much each number of x speaks for `predicted` and against `runner_up`,
-            (*shape), nats; see `decision_contributions`.
-        path: from x to a sample of `runner_up`, (steps, *shape), decoded.
-        path_posterior: of the two classes at its latents, (steps, 2).
-    """
-
-    x: Tensor
-    label: int
-    predicted: int
-    runner_up: int
-    posterior: tuple[float, float]
+    x: Tensor  # the sample (*shape), as the data have it
+    label: int  # its class, -1 without one
+    predicted: int  # the most probable class
+    runner_up: int  # the second most probable one
+    posterior: tuple[float, float]  # of these two
+    # how much each number of x speaks for `predicted` and against `runner_up`, (*shape),
+    # nats; see `decision_contributions`
     contributions: Tensor
-    path: Tensor
-    path_posterior: Tensor
+    path: Tensor  # from x to a sample of `runner_up`, (steps, *shape), decoded
+    path_posterior: Tensor  # of the two classes at its latents, (steps, 2)
 
 
 def explain_suite(subject: Subject) -> dict[str, Any]:

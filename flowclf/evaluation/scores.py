@@ -40,48 +40,30 @@ Needs = Literal[
 
 @dataclass(frozen=True)
 class Told:
-    """Quantities that scores are computed from, of B samples, float64; None where unknown.
+    """Quantities that scores are computed from, of B samples, float64; None where unknown."""
 
-    Attributes:
-        nll_per_dim: -log q(x)/d (B,) in nats and data units; -elbo(x)/d where there is only that.
-        log_posterior: log q(k|x), (B, K).
-        latent_nll: -log q(z) (B,) of the mixture, nats.
-        distance: to the nearest class mean, (B,), in standard deviations.
-        rate: KL(q(z|x) ‖ N(0, I)) (B,) of a Gaussian encoder, nats.
-        centre: mean nll_per_dim of the training data.
-        runs_nll_per_dim: nll_per_dim of several runs, (M, B).
-    """
-
+    # -log q(x)/d (B,) in nats and data units; -elbo(x)/d where there is only that
     nll_per_dim: Tensor | None = None
-    log_posterior: Tensor | None = None
-    latent_nll: Tensor | None = None
-    distance: Tensor | None = None
-    rate: Tensor | None = None
-    centre: float | None = None
-    runs_nll_per_dim: Tensor | None = None
+    log_posterior: Tensor | None = None  # log q(k|x), (B, K)
+    latent_nll: Tensor | None = None  # -log q(z) (B,) of the mixture, nats
+    distance: Tensor | None = None  # to the nearest class mean, (B,), in standard deviations
+    rate: Tensor | None = None  # KL(q(z|x) ‖ N(0, I)) (B,) of a Gaussian encoder, nats
+    centre: float | None = None  # mean nll_per_dim of the training data
+    runs_nll_per_dim: Tensor | None = None  # nll_per_dim of several runs, (M, B)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Out-of-distribution score (B,); the higher, the more outlying.
+    """Out-of-distribution score (B,); the higher, the more outlying."""
 
-    Attributes:
-        name: its key in `SCORES`.
-        needs: what a system must have.
-        uses: the fields of `Told` that `of` takes, in this order.
-        of: from these to the score.
-        formula: in one line.
-        paper: where it comes from.
-        direction: "higher" is outlying, or "both": too low is outlying, too, so that it is to be
-            judged by `two_tailed_auroc` besides.
-    """
-
-    name: str
-    needs: Needs
-    uses: tuple[str, ...]
-    of: Callable[..., Tensor]
-    formula: str
-    paper: str
+    name: str  # its key in `SCORES`
+    needs: Needs  # what a system must have
+    uses: tuple[str, ...]  # the fields of `Told` that `of` takes, in this order
+    of: Callable[..., Tensor]  # from these to the score
+    formula: str  # in one line
+    paper: str  # where it comes from
+    # "higher" is outlying, or "both": too low is outlying, too, so that it is to be judged by
+    # `two_tailed_auroc` besides
     direction: Literal["higher", "both"] = "higher"
 
     def __call__(self, told: Told) -> Tensor | None:

@@ -26,17 +26,11 @@ INCHES, LETTER = 0.6, 0.065
 
 @dataclass(frozen=True, eq=False)
 class Extracted:
-    """Images and classes of the K one-hot labels of one model.
+    """Images and classes of the K one-hot labels of one model."""
 
-    Attributes:
-        images: decoded at one z, (K, C, H, W).
-        assigned: the class of each label, a permutation (K,).
-        read: the class that a classifier of images predicts for each, (K,).
-    """
-
-    images: Tensor
-    assigned: Tensor
-    read: Tensor
+    images: Tensor  # decoded at one z, (K, C, H, W)
+    assigned: Tensor  # the class of each label, a permutation (K,)
+    read: Tensor  # the class that a classifier of images predicts for each, (K,)
 
 
 @torch.no_grad()

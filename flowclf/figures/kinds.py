@@ -26,25 +26,17 @@ IMAGES = 8
 
 @dataclass(frozen=True)
 class Source:
-    """Trained run and choices of what to show.
+    """Trained run and choices of what to show."""
 
-    Attributes:
-        name: of the system.
-        beta: its β̃; None where there is none.
-        classes: the sample's class and another one.
-        image: row of the test split.
-        rows: estimates of information, recorded by a bench.
-    """
-
-    name: str
+    name: str  # of the system
     model: GenerativeClassifier
     dataset: Dataset
     training: Split
     test: Split
-    beta: float | None = None
-    classes: tuple[int, int] = (0, 1)
-    image: int = 0
-    rows: Rows = ()
+    beta: float | None = None  # its β̃; None where there is none
+    classes: tuple[int, int] = (0, 1)  # the sample's class and another one
+    image: int = 0  # row of the test split
+    rows: Rows = ()  # estimates of information, recorded by a bench
 
     @property
     def names(self) -> Sequence[str]:
@@ -91,19 +83,13 @@ def _extraction(source: Source) -> Figure:
 
 @dataclass(frozen=True)
 class Kind:
-    """Kind of figure and its needs.
+    """Kind of figure and its needs."""
 
-    Attributes:
-        draw: makes it.
-        needs: capabilities of the model and their values.
-        system: the same in words.
-        channels: of images that it can draw; none: any data.
-    """
-
-    draw: Callable[[Source], Figure]
+    draw: Callable[[Source], Figure]  # makes it
+    # capabilities of the model and their values
     needs: Mapping[str, bool | str] = field(default_factory=dict)
-    system: str = ""
-    channels: tuple[int, ...] = ()
+    system: str = ""  # the same in words
+    channels: tuple[int, ...] = ()  # of images that it can draw; none: any data
 
 
 DECODES = {"can_decode": True}, "an inverse or a decoder"

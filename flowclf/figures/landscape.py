@@ -23,20 +23,13 @@ CHUNK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """Losses on a grid of a plane in latent space.
+    """Losses on a grid of a plane in latent space."""
 
-    Attributes:
-        y: name of the sample's class.
-        across, up: coordinates in latent units, (G,) each.
-        losses: by name (G, G), nats, row i at up[i].
-        marks: places (2,) in these coordinates by name.
-    """
-
-    y: str
-    across: Tensor
-    up: Tensor
-    losses: Mapping[str, Tensor]
-    marks: Mapping[str, tuple[float, float]]
+    y: str  # name of the sample's class
+    across: Tensor  # coordinates in latent units, (G,)
+    up: Tensor  # likewise
+    losses: Mapping[str, Tensor]  # by name (G, G), nats, row i at up[i]
+    marks: Mapping[str, tuple[float, float]]  # places (2,) in these coordinates by name
 
 
 def plane_through(first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor]:

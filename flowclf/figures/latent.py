@@ -36,18 +36,12 @@ NAMES_APART, ROUNDS = 0.07, 50
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """Samples in latent space, and the mixture's classes.
+    """Samples in latent space, and the mixture's classes."""
 
-    Attributes:
-        z: latents (N, D), where the mixture's densities are defined.
-        y: labels (N,).
-        means, std: of the mixture's classes, (K, D) each.
-    """
-
-    z: Tensor
-    y: Tensor
-    means: Tensor
-    std: Tensor
+    z: Tensor  # latents (N, D), where the mixture's densities are defined
+    y: Tensor  # labels (N,)
+    means: Tensor  # of the mixture's classes, (K, D)
+    std: Tensor  # likewise
 
 
 @torch.no_grad()

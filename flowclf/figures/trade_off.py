@@ -20,8 +20,10 @@ from flowclf.figures.style import (
     new_figure,
 )
 from flowclf.support.errors import UserError
+from flowclf.systems import SYSTEMS
+from flowclf.systems.assemble import InvertibleSettings
 
-__all__ = ["information_plane_figure", "trade_off_figure"]
+__all__ = ["BOUNDED", "information_plane_figure", "trade_off_figure"]
 
 BETA = r"$\tilde{\beta}$"
 COLUMNS, MOST_TICKS = 3, 6
@@ -36,10 +38,16 @@ DASHES = ("--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 LABELS, INPUTS = "label_information_nats", ("input_information_nats", "mi_nats")
+# Systems with a β̃ and no inverse: their lines are dotted, beside those of flows.
+BOUNDED = tuple(
+    name
+    for name, system in SYSTEMS.items()
+    if system.beta and not issubclass(system.settings, InvertibleSettings)
+)
 
 
 def trade_off_figure(
-    rows: Rows, metrics: Sequence[str], dotted: Collection[str] = ("vib",), title: str = ""
+    rows: Rows, metrics: Sequence[str], dotted: Collection[str] = BOUNDED, title: str = ""
 ) -> Figure:
     """Draw each metric against β̃ on a logarithmic axis, a line a system.
 
@@ -84,7 +92,7 @@ def trade_off_figure(
 
 
 def information_plane_figure(
-    rows: Rows, classes: int | None = None, dotted: Collection[str] = ("vib",)
+    rows: Rows, classes: int | None = None, dotted: Collection[str] = BOUNDED
 ) -> Figure:
     """Draw I(Y; Z) against the information on x, a line a system along β̃, which is written beside.
 

@@ -26,19 +26,12 @@ MOST_NAMES, NUMBERS_APART = 20, 0.03
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One image in S steps.
+    """One image in S steps."""
 
-    Attributes:
-        images: (S, C, H, W).
-        z: their latents, where the mixture's densities are defined, (S, D).
-        latent_nll: -log q(z), (S,), nats.
-        labels: the change, S of them.
-    """
-
-    images: Tensor
-    z: Tensor
-    latent_nll: Tensor
-    labels: tuple[str, ...]
+    images: Tensor  # (S, C, H, W)
+    z: Tensor  # their latents, where the mixture's densities are defined, (S, D)
+    latent_nll: Tensor  # -log q(z), (S,), nats
+    labels: tuple[str, ...]  # the change, S of them
 
 
 @torch.no_grad()

@@ -37,17 +37,11 @@ INCHES, CURVES = 0.62, 1.1
 
 @dataclass(frozen=True, eq=False)
 class AmbiguousWalk:
-    """Walk from one class to another through a sample that could be either.
+    """Walk from one class to another through a sample that could be either."""
 
-    Attributes:
-        images: (S, *shape), with the sample's own in the middle.
-        posterior: q(k|z) at P points of the walk, (P, K); every (P-1)/(S-1)-th has an image.
-        pair: the two classes.
-    """
-
-    images: Tensor
-    posterior: Tensor
-    pair: tuple[int, int]
+    images: Tensor  # (S, *shape), with the sample's own in the middle
+    posterior: Tensor  # q(k|z) at P points of the walk, (P, K); every (P-1)/(S-1)-th has an image
+    pair: tuple[int, int]  # the two classes
 
 
 def interpolation_strips(

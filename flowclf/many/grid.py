@@ -27,29 +27,18 @@ NAME = re.compile(r"[\w=+-][\w.=+-]*")
 
 @dataclass(frozen=True)
 class Sweep:
-    """Request of a sweep.
+    """Request of a sweep."""
 
-    Attributes:
-        system: a name of `flowclf systems`.
-        data: a known name, or a path.
-        folder: folder of the runs and the results.
-        betas: values of β̃; none: the system's own.
-        grid: further settings, dotted name to values.
-        seeds: each setting is run with each of them.
-        overrides: settings of all runs, as of `make_config`.
-        preset: None: that of the data.
-        data_dir: where to look for data first.
-    """
-
-    system: str
-    data: str
-    folder: Path
-    betas: Sequence[float] = ()
+    system: str  # a name of `flowclf systems`
+    data: str  # a known name, or a path
+    folder: Path  # folder of the runs and the results
+    betas: Sequence[float] = ()  # values of β̃; none: the system's own
+    # further settings, dotted name to values
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    seeds: Sequence[int] = (0,)
-    overrides: Nested = field(default_factory=dict)
-    preset: str | None = None
-    data_dir: Path | None = None
+    seeds: Sequence[int] = (0,)  # each setting is run with each of them
+    overrides: Nested = field(default_factory=dict)  # settings of all runs, as of `make_config`
+    preset: str | None = None  # None: that of the data
+    data_dir: Path | None = None  # where to look for data first
 
     def configs(self, shape: Shape) -> list[tuple[Nested, RunConfig]]:
         """Return the varied settings and the configuration of each run, seeds innermost.
@@ -87,21 +76,13 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a plan, or the baselines fitted to the samples of one.
+    """One run of a plan, or the baselines fitted to the samples of one."""
 
-    Attributes:
-        name: name of its folder, or of the file of baselines.
-        varied: settings that differ within the plan, dotted name to value.
-        config: complete settings.
-        title: name in messages; empty: `name`.
-        baselines: True for baselines.
-    """
-
-    name: str
-    varied: Nested
-    config: RunConfig
-    title: str = ""
-    baselines: bool = False
+    name: str  # name of its folder, or of the file of baselines
+    varied: Nested  # settings that differ within the plan, dotted name to value
+    config: RunConfig  # complete settings
+    title: str = ""  # name in messages; empty: `name`
+    baselines: bool = False  # True for baselines
 
 
 @dataclass(frozen=True)

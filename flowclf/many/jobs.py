@@ -28,25 +28,15 @@ Drawing = Callable[[GenerativeClassifier, Split, Dataset, Path], object]
 
 @dataclass(frozen=True)
 class Job:
-    """One run, or the baselines beside it, in a form that another process can execute.
+    """One run, or the baselines beside it, in a form that another process can execute."""
 
-    Attributes:
-        config: settings of the run; for baselines, those of a run on the same samples.
-        path: folder of a run, file of baselines.
-        name: name in messages.
-        device: where to train.
-        data_dir: where to look for data first.
-        baselines: fit baselines instead of training.
-        draw: makes the figures of a trained run.
-    """
-
-    config: RunConfig
-    path: Path
-    name: str
-    device: str = "auto"
-    data_dir: Path | None = None
-    baselines: bool = False
-    draw: Drawing | None = None
+    config: RunConfig  # settings of the run; for baselines, those of a run on the same samples
+    path: Path  # folder of a run, file of baselines
+    name: str  # name in messages
+    device: str = "auto"  # where to train
+    data_dir: Path | None = None  # where to look for data first
+    baselines: bool = False  # fit baselines instead of training
+    draw: Drawing | None = None  # makes the figures of a trained run
 
     def __call__(self) -> Outcome:
         """Train and evaluate, from the checkpoint if there is one; or fit the baselines."""
@@ -67,23 +57,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a job.
+    """Result of a job."""
 
-    Attributes:
-        name: such as "gm, n = 50, seed 0".
-        rows: one for a run, one for each baseline that could be fitted.
-        failure: reason why a run failed.
-        busy: True if another process trains the run.
-        notes: on the baselines of this n.
-        kept: True if the job had ended before.
-    """
-
-    name: str
-    rows: Sequence[Row] = ()
-    failure: str | None = None
-    busy: bool = False
-    notes: Sequence[str] = ()
-    kept: bool = False
+    name: str  # such as "gm, n = 50, seed 0"
+    rows: Sequence[Row] = ()  # one for a run, one for each baseline that could be fitted
+    failure: str | None = None  # reason why a run failed
+    busy: bool = False  # True if another process trains the run
+    notes: Sequence[str] = ()  # on the baselines of this n
+    kept: bool = False  # True if the job had ended before
 
 
 def check_folder(job: Job) -> None:

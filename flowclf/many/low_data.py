@@ -42,33 +42,20 @@ Nested = dict[str, Any]
 
 @dataclass(frozen=True)
 class LowData:
-    """Request of a low-data study.
+    """Request of a low-data study."""
 
-    Attributes:
-        systems: names of `flowclf systems`.
-        data: a known name, or a path.
-        sizes: numbers n of labelled training samples.
-        seeds: of the subset, and of everything random in a run.
-        folder: of the runs, and of results.csv.
-        overrides: settings of all runs, as of `make_config`.
-        preset: of all systems; None: that of the data.
-        epochs: passes over the n samples; None: by updates.
-        updates: optimiser steps of each run; None: those of the preset, at most 2,000.
-        baselines: also fit QDA and logistic regression to each subset.
-        data_dir: where to look for data first.
-    """
-
-    systems: Sequence[str]
-    data: str
-    sizes: Sequence[int]
-    seeds: Sequence[int]
-    folder: Path
-    overrides: Nested = field(default_factory=dict)
-    preset: str | None = None
-    epochs: int | None = None
+    systems: Sequence[str]  # names of `flowclf systems`
+    data: str  # a known name, or a path
+    sizes: Sequence[int]  # numbers n of labelled training samples
+    seeds: Sequence[int]  # of the subset, and of everything random in a run
+    folder: Path  # of the runs, and of results.csv
+    overrides: Nested = field(default_factory=dict)  # settings of all runs, as of `make_config`
+    preset: str | None = None  # of all systems; None: that of the data
+    epochs: int | None = None  # passes over the n samples; None: by updates
+    # optimiser steps of each run; None: those of the preset, at most 2,000
     updates: int | None = None
-    baselines: bool = True
-    data_dir: Path | None = None
+    baselines: bool = True  # also fit QDA and logistic regression to each subset
+    data_dir: Path | None = None  # where to look for data first
 
     def config(
         self, system: str, shape: Shape, seed: int = 0, more: Sequence[Nested] = ()

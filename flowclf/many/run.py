@@ -11,6 +11,7 @@ from flowclf.many.jobs import Drawing, Job, Outcome, kept
 from flowclf.many.pool import run_jobs
 from flowclf.runs import Run
 from flowclf.support.atomic_files import FolderInUse, locked, remove_parts, write_csv
+from flowclf.support.devices import pick_device
 
 __all__ = [
     "Engine",
@@ -32,21 +33,14 @@ Engine = Callable[[Iterable[Job], int], Iterator[Outcome]]
 
 @dataclass(frozen=True)
 class State:
-    """State of one run.
+    """State of one run."""
 
-    Attributes:
-        point: its settings.
-        kind: its state; interrupted: begun, and no process holds its lock.
-        test: test metrics of a run that is done.
-        progress: step, steps, epoch, seconds and terms of a run that has begun.
-        reason: reason why it failed.
-    """
-
-    point: Point
-    kind: Kind
-    test: dict[str, Any] = field(default_factory=dict)
+    point: Point  # its settings
+    kind: Kind  # its state; interrupted: begun, and no process holds its lock
+    test: dict[str, Any] = field(default_factory=dict)  # test metrics of a run that is done
+    # step, steps, epoch, seconds and terms of a run that has begun
     progress: dict[str, Any] = field(default_factory=dict)
-    reason: str | None = None
+    reason: str | None = None  # reason why it failed
 
     @property
     def seconds_left(self) -> float | None:
@@ -78,8 +72,11 @@ def run_sweep(
     `draw` makes the figures of each run, as flowclf.figures.run.run_figures does.
 
     Raises:
+        UserError: a device that is not there, on this machine.
         Interrupted: Ctrl-C; the checkpoints are saved.
     """
+    if engine is run_here:
+        pick_device(device)
     points = {point.name: point for point in plan.points}
     results = Results(plan.folder)
     jobs = [replace(plan.job(point, device), draw=draw) for point in plan.points]

@@ -28,24 +28,16 @@ DRAWN = ("trade-off", "information-plane")
 
 @dataclass(frozen=True)
 class Entry:
-    """Run that has ended.
+    """Run that has ended."""
 
-    Attributes:
-        name: of its folder, as short as it is unique.
-        folder: its path; never shown.
-        evaluation: evaluation.json; empty where there is none.
-        versions: of the packages it was trained with.
-        commit: of the checkout, if it was one.
-    """
-
-    name: str
-    folder: Path
+    name: str  # of its folder, as short as it is unique
+    folder: Path  # its path; never shown
     config: RunConfig
     facts: DataFacts
     summary: Nested
-    evaluation: Nested
-    versions: Nested
-    commit: str | None
+    evaluation: Nested  # evaluation.json; empty where there is none
+    versions: Nested  # of the packages it was trained with
+    commit: str | None  # of the checkout, if it was one
 
     @cached_property
     def settings(self) -> Nested:
@@ -75,18 +67,12 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Collection:
-    """Contents of a report.
+    """Contents of a report."""
 
-    Attributes:
-        entries: runs, by data, system, β̃ and name.
-        baselines: rows of a study's results.csv without a run folder.
-        pictures: .png files of the folders as a whole.
-    """
-
-    entries: Sequence[Entry]
-    baselines: Sequence[Nested] = ()
+    entries: Sequence[Entry]  # runs, by data, system, β̃ and name
+    baselines: Sequence[Nested] = ()  # rows of a study's results.csv without a run folder
     unfinished: Sequence[Unfinished] = ()
-    pictures: Sequence[Path] = ()
+    pictures: Sequence[Path] = ()  # .png files of the folders as a whole
 
 
 def collect(paths: Sequence[Path]) -> Collection:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from flowclf.data.pictures import decode
 from flowclf.figures.style import Figure
-from flowclf.figures.trade_off import information_plane_figure, trade_off_figure
+from flowclf.figures.trade_off import BOUNDED, information_plane_figure, trade_off_figure
 from flowclf.report.collect import Entry
 from flowclf.report.rows import Row, by_task, ranked
 from flowclf.report.settings import written
@@ -143,7 +143,8 @@ def _task_curves(rows: Sequence[Row], varied: Sequence[str], name: str) -> list[
     if len(systems) > MOST_LINES:
         return []
     known = [m for m in PANELS if sum(line.get(m) is not None for line in lines) > 1]
-    dotted = [system for system in systems if system.startswith("vib")]
+    pairs = zip(rows, lines, strict=True)
+    dotted = {line["system"] for row, line in pairs if row.values["system"] in BOUNDED}
     caption = f"Trade-off over β̃ on {name}. Arrows: better; bands: one standard error of the seeds."
     pictures = [embed_figure(trade_off_figure(lines, known, dotted), caption)]
     classes = next((len(row.entry.facts.class_names) for row in rows if row.entry), None)

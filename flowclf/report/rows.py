@@ -17,17 +17,13 @@ SIZE = "data.train_size"
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A run, or a baseline, in a table.
+    """A run, or a baseline, in a table."""
 
-    Attributes:
-        values: by name: run, system, data, seed, beta, settings and everything measured.
-        task: data, and the number of training samples chosen; rows of one task may be compared.
-        entry: None of a baseline.
-    """
-
+    # by name: run, system, data, seed, beta, settings and everything measured
     values: Mapping[str, Any]
+    # data, and the number of training samples chosen; rows of one task may be compared
     task: tuple[str, int | None]
-    entry: Entry | None = None
+    entry: Entry | None = None  # None of a baseline
 
     def number(self, name: str) -> float | None:
         """Return what was measured, or None."""

@@ -33,20 +33,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """Cell of a table.
-
-    Attributes:
-        sort: key of the order; None: missing, always last.
-        note: smaller, behind the text: an interval.
-        best: true of the best of its column.
-        link: the id of a section.
-    """
+    """Cell of a table."""
 
     text: str = DASH
-    sort: str | None = None
-    note: str = ""
-    best: bool = False
-    link: str = ""
+    sort: str | None = None  # key of the order; None: missing, always last
+    note: str = ""  # smaller, behind the text: an interval
+    best: bool = False  # true of the best of its column
+    link: str = ""  # the id of a section
 
 
 @dataclass(frozen=True)
@@ -124,22 +117,16 @@ def environment_table(entries: Sequence[Entry]) -> Table:
 
 @dataclass(frozen=True)
 class Details:
-    """Section of a run: its main numbers, its figures, tables of an evaluation with their captions.
-
-    Attributes:
-        pictures: none where they were left out.
-        command: that trains it again, with a note.
-        has_figures: true if there are any in its folder.
-    """
+    """Section of a run: main numbers, figures, tables of an evaluation with their captions."""
 
     anchor: str
     name: str
     headline: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[Picture]  # none where they were left out
     tables: Sequence[tuple[str, Table]]
-    command: str
+    command: str  # that trains it again, with a note
     note: str
-    has_figures: bool
+    has_figures: bool  # true if there are any in its folder
 
 
 def run_details(entry: Entry, anchor: str, pictures: Sequence[Picture]) -> Details:

@@ -21,19 +21,12 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 class Saved(Section):
-    """Content of config.json.
+    """Content of config.json."""
 
-    Attributes:
-        flowclf: the version that wrote it.
-        dtype: of the weights.
-        info: where the model comes from.
-        settings: of the system, all of them; infinity is the string "inf".
-    """
-
-    flowclf: str
-    dtype: Literal["float64", "float32", "bfloat16", "float16"]
-    info: ModelInfo
-    settings: dict[str, Any]
+    flowclf: str  # the version that wrote it
+    dtype: Literal["float64", "float32", "bfloat16", "float16"]  # of the weights
+    info: ModelInfo  # where the model comes from
+    settings: dict[str, Any]  # of the system, all of them; infinity is the string "inf"
 
     @property
     def torch_dtype(self) -> torch.dtype:
