@@ -1,12 +1,23 @@
 """Small networks for every system, and checks of what their losses teach."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowclf.data import Dataset, load_dataset
 from flowclf.systems import SYSTEMS
 from flowclf.systems.assemble import InvertibleSettings
+
+
+def saved(file: Path, x: np.ndarray, y: np.ndarray) -> Dataset:
+    """Save samples, of which the first nine are the test's, and load them, named by their file."""
+    np.savez(file, x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
+    return replace(load_dataset(str(file)), name=str(file))
+
 
 CONV: dict[str, Any] = {"blocks": [1], "width": [4], "dense_hidden": [8]}
 CNN: dict[str, Any] = {"kind": "cnn", "width": [4], "hidden": [8]}

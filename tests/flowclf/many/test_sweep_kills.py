@@ -1,9 +1,8 @@
 """Two sweeps at work in one folder, killed at random moments: every row once, and nobody waits.
 
-    python tests/flowclf/many/test_sweep_kills.py 50 [cli]
+    PYTHONPATH=tests python tests/flowclf/many/test_sweep_kills.py 50
 
-kills so many times (`cli`: `flowclf sweep`, each in an interpreter of its own with processes of its
-own; else forks of a warm one, in a tenth of the time).
+kills so many times, forks of a warm process.
 """
 
 import csv
@@ -11,16 +10,15 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from forks import fork, held, rerun
 
 from flowclf.many import Plan, Sweep, parse_betas, plan_sweep, read_plan, run_sweep, states
 from flowclf.runs import Run
@@ -32,9 +30,6 @@ SMALL = {
     "train": {"epochs": 2, "batch_size": 50},
 }
 POINTS, KILLS = 5, 5
-
-# Starts a sweep in a folder; its process.
-Start = Callable[[Path], int]
 
 
 def plan(folder: Path, points: int = POINTS) -> Plan:
@@ -53,28 +48,10 @@ def sweep(folder: Path) -> None:
     assert not any(outcome.failure for _, outcome in run_sweep(read_plan(folder), workers=1))
 
 
-def start_fork(folder: Path) -> int:
-    process = os.fork()
-    if process:
-        return process
-    try:
-        sweep(folder)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
-
-
-def start_cli(folder: Path) -> int:
-    command = [sys.executable, "-m", "flowclf", "sweep", str(folder), "--device", "cpu"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
-
-
-def kill_writers(start: Start, folder: Path, seconds: float, rng: random.Random) -> float:
+def kill_writers(folder: Path, seconds: float, rng: random.Random) -> float:
     """Two at work, of which one is killed and replaced five times, each within so many seconds;
     the longest wait for the lock of the folder after that."""
-    writers, longest = [start(folder), start(folder)], 0.0
+    writers, longest = [fork(partial(sweep, folder)) for _ in range(2)], 0.0
     for _ in range(KILLS):
         time.sleep(rng.uniform(0, seconds))
         place = rng.randrange(2)
@@ -83,7 +60,7 @@ def kill_writers(start: Start, folder: Path, seconds: float, rng: random.Random)
         begun = time.perf_counter()
         with locked(folder, wait=60.0):
             longest = max(longest, time.perf_counter() - begun)
-        writers[place] = start(folder)
+        writers[place] = fork(partial(sweep, folder))
     assert [os.waitpid(writer, 0)[1] for writer in writers] == [0, 0]
     return longest
 
@@ -104,22 +81,20 @@ def check_once(folder: Path) -> None:
     assert [str(path) for path in folder.rglob("*.part*")] == []
 
 
-def main(kills: int, start: str = "fork") -> None:
+def main(kills: int) -> None:
     """Kill so many times, five in each sweep, and say what became of them."""
     torch.set_num_threads(1)
-    begin = {"fork": start_fork, "cli": start_cli}[start]
     equal, longest, sweeps = 0, 0.0, -(-kills // KILLS)
     with TemporaryDirectory() as name:
         whole = Path(name) / "whole"
         plan(whole)
         began = time.perf_counter()
-        assert os.waitpid(begin(whole), 0)[1] == 0
+        assert os.waitpid(fork(partial(sweep, whole)), 0)[1] == 0
         usual = time.perf_counter() - began
         for number in range(sweeps):
             folder = Path(name) / str(number)
             plan(folder)
-            wait = kill_writers(begin, folder, usual / KILLS, random.Random(number))
-            longest = max(longest, wait)
+            longest = max(longest, kill_writers(folder, usual / KILLS, random.Random(number)))
             check_once(folder)
             equal += rows(folder) == rows(whole)
     print(f"{equal} of {sweeps} sweeps as if never killed, {KILLS * sweeps} kills; "
@@ -127,40 +102,23 @@ def main(kills: int, start: str = "fork") -> None:
 
 
 def test_two_sweeps_and_five_kills_give_each_row_once() -> None:
-    # In an interpreter of its own: this one may have threads, which a fork has not.
-    command = [sys.executable, __file__, "5"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    ended = rerun(__file__, "5")
     found = re.fullmatch(r"1 of 1 sweeps .*, 5 kills; waited at most (.*) s .*\n", ended.stdout)
     assert found, ended.stdout + ended.stderr
     assert float(found[1]) < 1
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from flowclf.support.atomic_files import locked
-with locked(Path(sys.argv[1])):
-    if sys.argv[2] == "torn":
-        (Path(sys.argv[1]) / ".failed.7.part.json").write_text('{"reason": "fi')
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize("writing", ["torn", "nothing"])
+@pytest.mark.parametrize("files", [(".failed.7.part.json", '{"reason": "fi'), ()])
 @pytest.mark.parametrize("before", [None, "fire"])
 def test_the_lock_of_a_killed_writer_is_free_and_its_half_file_nothing(
-    tmp_path: Path, writing: str, before: str | None
+    tmp_path: Path, files: tuple[str, ...], before: str | None
 ) -> None:
     (point,) = plan(tmp_path, 1).points
     run = Run(tmp_path / point.name)
     if before:
         run.write_failure(before)
-    holder = [sys.executable, "-c", HOLD, str(run.folder), writing]
-    with subprocess.Popen(holder, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.kill()
+    with held(run.folder, *files):
+        pass
     assert run.read_failure() == before
     begun = time.perf_counter()
     with locked(run.folder):
@@ -179,4 +137,4 @@ def test_points_that_another_command_adds_stay_in_the_results(tmp_path: Path) ->
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(int(sys.argv[1]))

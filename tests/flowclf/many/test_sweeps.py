@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from forks import held
 
 from couplings import ShapeError
 from flowclf.many import (
@@ -40,16 +41,20 @@ SMALL = {
     "data": {"train_size": 200, "test_size": 50},
     "train": {"epochs": 1, "batch_size": 50},
 }
+NAME = "ib-inn-beta=10-seed=0"  # of a run
 
 
 def small(folder: Path, **changes: Any) -> Sweep:
-    return replace(
-        Sweep("ib-inn", "digits", folder, (0.1, 10.0), seeds=(0, 1), overrides=SMALL), **changes
-    )
+    sweep = Sweep("ib-inn", "digits", folder, (0.1, 10.0), seeds=(0, 1), overrides=SMALL)
+    return replace(sweep, **changes)
 
 
 def swept(sweep: Sweep, **options: Any) -> list[Outcome]:
     return [outcome for _, outcome in run_sweep(plan_sweep(sweep), workers=1, **options)]
+
+
+def failures(folder: Path, **options: Any) -> list[str | None]:
+    return [outcome.failure for outcome in swept(small(folder), **options)]
 
 
 def results(folder: Path) -> list[dict[str, str]]:
@@ -61,7 +66,7 @@ def results(folder: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep") / "out"
-    assert [outcome.failure for outcome in swept(small(folder))] == [None] * 4
+    assert failures(folder) == [None] * 4
     return folder
 
 
@@ -159,7 +164,8 @@ def test_one_row_a_run_with_what_varies(done: Path) -> None:
     assert float(rows[3]["accuracy"]) == summary["test"]["accuracy"]
 
 
-def test_nothing_is_done_twice(copied: Path) -> None:
+def test_nothing_is_done_twice_nor_where_there_is_an_old_ledger(copied: Path) -> None:
+    (copied / "ledger.log").write_text('{"op_code": 4}')
     before = results(copied)
     times = {path: path.stat().st_mtime_ns for path in copied.rglob("model.safetensors")}
     assert [outcome.kept for outcome in swept(small(copied))] == [True] * 4
@@ -178,53 +184,44 @@ def test_another_sweep_in_the_same_folder_is_added(copied: Path) -> None:
 def test_a_failed_run_is_listed_and_tried_again_when_asked(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "ib-inn-beta=10-seed=0"
-    shutil.rmtree(copied / name)
+    shutil.rmtree(copied / NAME)
 
     def diverge(*args: object, **options: object) -> None:
         raise TrainingDiverged("step 3: the gradient is not finite\nand more")
 
     with monkeypatch.context() as patched:
         patched.setattr(jobs, "train", diverge)
-        found = [outcome.failure for outcome in swept(small(copied))]
+        found = failures(copied)
     reason = "step 3: the gradient is not finite"
     assert sorted(found, key=str) == [None, None, None, reason]
     assert [state.reason for state in states(read_plan(copied)) if state.reason] == [reason]
-    assert Run(copied / name).read_failure() == reason
+    assert Run(copied / NAME).read_failure() == reason
     assert [state.kind for state in states(read_plan(copied))].count("failed") == 1
     assert len(results(copied)) == 3
-    again = swept(small(copied))
-    assert [outcome.failure for outcome in again if outcome.failure] == [reason]
-    assert [o.failure for o in swept(small(copied), retry_failed=True)] == [None] * 4
-    assert Run(copied / name).read_failure() is None
+    assert [failure for failure in failures(copied) if failure] == [reason]
+    assert failures(copied, retry_failed=True) == [None] * 4
+    assert Run(copied / NAME).read_failure() is None
     assert len(results(copied)) == 4
 
 
 def test_a_failure_of_another_command_is_kept_too(copied: Path) -> None:
     """It fails between the look at the folder and the start of the job."""
-    name = "ib-inn-beta=10-seed=0"
-    shutil.rmtree(copied / name)
+    shutil.rmtree(copied / NAME)
 
     def engine(work: Any, workers: int) -> Any:
-        Run(copied / name).write_failure("fire")
+        Run(copied / NAME).write_failure("fire")
         return (job() for job in work)
 
-    assert [o.failure for o in swept(small(copied), engine=engine) if o.failure] == ["fire"]
-    assert not (copied / name / "config.yaml").exists()
-    assert [o.failure for o in swept(small(copied), retry_failed=True)] == [None] * 4
-
-
-def test_an_old_sweep_with_a_ledger_goes_on(copied: Path) -> None:
-    (copied / "ledger.log").write_text('{"op_code": 4}')
-    assert [outcome.kept for outcome in swept(small(copied))] == [True] * 4
+    assert [failure for failure in failures(copied, engine=engine) if failure] == ["fire"]
+    assert not (copied / NAME / "config.yaml").exists()
+    assert failures(copied, retry_failed=True) == [None] * 4
 
 
 def test_a_run_that_another_process_is_at_is_waited_for(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine finds it in use, and once it is free takes it over."""
-    name = "ib-inn-beta=10-seed=0"
-    shutil.rmtree(copied / name)
+    shutil.rmtree(copied / NAME)
     calls = []
 
     def engine(work: Any, workers: int) -> Any:
@@ -232,25 +229,21 @@ def test_a_run_that_another_process_is_at_is_waited_for(
             calls.append(job.name)
             yield Outcome(job.name, busy=True) if len(calls) == 1 else job()
 
-    assert [outcome.failure for outcome in swept(small(copied), engine=engine)] == [None] * 4
-    assert calls == [name, name]
+    assert failures(copied, engine=engine) == [None] * 4
+    assert calls == [NAME, NAME]
     assert len(results(copied)) == 4
 
 
 def test_states_follow_the_runs(copied: Path) -> None:
-    names = ["ib-inn-beta=0.1-seed=1", "ib-inn-beta=10-seed=0", "ib-inn-beta=10-seed=1"]
+    names = ["ib-inn-beta=0.1-seed=1", NAME, "ib-inn-beta=10-seed=1"]
     (copied / names[0] / "summary.json").unlink()
     (copied / names[1] / "summary.json").unlink()
     shutil.rmtree(copied / names[2])
     progress = {"step": 3, "steps": 4, "epoch": 0, "seconds": 30.0, "terms": {"total": 1.0}}
     Run(copied / names[0]).progress_file.write_text(json.dumps(progress))
     plan = read_plan(copied)
-    holder = [sys.executable, "-c", HOLD, str(copied / names[0])]
-    with subprocess.Popen(holder, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    with held(copied / names[0]):
         found = states(plan)
-        process.kill()
     assert [state.kind for state in found] == ["done", "running", "interrupted", "waiting"]
     assert found[1].seconds_left == pytest.approx(10)
     assert [state.kind for state in states(plan)][1] == "interrupted"
@@ -267,19 +260,11 @@ def test_a_killed_sweep_ends_as_one_that_was_not(done: Path, tmp_path: Path) -> 
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
     assert [state.kind for state in states(read_plan(folder))].count("running") == 0
-    assert all(outcome.failure is None for outcome in swept(small(folder)))
+    assert failures(folder) == [None] * 4
     assert results(folder) == results(done)
     assert [state.kind for state in states(read_plan(folder))] == ["done"] * 4
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from flowclf.support.atomic_files import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 SWEEP = """
 import sys
 from pathlib import Path

@@ -4,24 +4,25 @@ import io
 import os
 import random
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from errno import EACCES, EIO, ENOSPC
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
+from small_systems import saved
 from torch import Tensor, nn
 
 import flowclf
 from flowclf.classifier import GenerativeClassifier
 from flowclf.cli.app import run as flowclf_command
 from flowclf.config import RunConfig, make_config, merge
-from flowclf.data import Dataset, load_dataset
+from flowclf.data import Dataset
 from flowclf.models import load_weights
 from flowclf.runs import Run
 from flowclf.support.errors import UserError
@@ -41,9 +42,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """60 samples of 3 classes, in a file."""
     y = np.arange(60) % 3
     x = np.random.default_rng(0).normal(size=(60, 4)) + 2 * np.eye(4)[y]
-    file = tmp_path_factory.mktemp("data") / "table.npz"
-    np.savez(file, x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
-    return replace(load_dataset(str(file)), name=str(file))
+    return saved(tmp_path_factory.mktemp("data") / "table.npz", x, y)
 
 
 def configure(table: Dataset, system: str = "ce", **sections: Any) -> RunConfig:
@@ -130,24 +129,13 @@ def test_while_it_runs_there_is_the_checkpoint_before_and_at_its_end_no_more(
     assert not whole.previous_checkpoint_file.exists()
 
 
-def test_killed_between_the_renames_of_a_save_it_goes_on_from_the_one_before(
-    halves: Halves, half: Run, table: Dataset
-) -> None:
-    half.checkpoint_file.unlink()
-    assert half.has_checkpoint
-    train(halves.config, table, half, device="cpu", resume=True)
-    assert_ended_as(half, halves.whole)
-
-
-def flips(content: bytes, count: int) -> list[tuple[int, int]]:
-    """Draw bytes and bits, half of them in the header."""
+def flipped(content: bytes, count: int) -> Iterator[bytes]:
+    """Flip one bit at a time, half of them in the header."""
     rng, header = random.Random(0), 8 + int.from_bytes(content[:8], "little")
-    ends = (header if number % 2 else len(content) for number in range(count))
-    return [(rng.randrange(end), rng.randrange(8)) for end in ends]
-
-
-def flip(content: bytes, byte: int, bit: int) -> bytes:
-    return content[:byte] + bytes([content[byte] ^ 1 << bit]) + content[byte + 1 :]
+    for number in range(count):
+        byte = rng.randrange(header if number % 2 else len(content))
+        changed = content[byte] ^ 1 << rng.randrange(8)
+        yield content[:byte] + bytes([changed]) + content[byte + 1 :]
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -156,18 +144,16 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_found(half: Run, fresh: Saved) -> None:
-    content = half.checkpoint_file.read_bytes()
-    for byte, bit in flips(content, 200):
-        half.checkpoint_file.write_bytes(flip(content, byte, bit))
+    for content in flipped(half.checkpoint_file.read_bytes(), 200):
+        half.checkpoint_file.write_bytes(content)
         with pytest.raises(DamagedFile, match="; delete it to go on from the one before") as error:
             load_checkpoint(half, *fresh)
         assert one_line(error).startswith(f"{half.checkpoint_file} is damaged: ")
 
 
 def test_every_flipped_bit_of_the_weights_is_found(half: Run, fresh: Saved, halves: Halves) -> None:
-    content = halves.whole.weights_file.read_bytes()
-    for byte, bit in flips(content, 200):
-        half.weights_file.write_bytes(flip(content, byte, bit))
+    for content in flipped(halves.whole.weights_file.read_bytes(), 200):
+        half.weights_file.write_bytes(content)
         with pytest.raises(DamagedFile, match=f"flowclf train --resume {half.folder}") as error:
             load_weights(fresh[0], half.weights_file)
         assert one_line(error).startswith(f"{half.weights_file} is damaged: ")
@@ -184,12 +170,8 @@ def pickled(content: bytes, folder: Path) -> bytes:
     return (folder / "evil.pt").read_bytes()
 
 
-def cut(tenths: int, content: bytes, folder: Path) -> bytes:
-    return content[: len(content) * tenths // 10]
-
-
 DAMAGE: dict[str, Callable[[bytes, Path], bytes]] = {
-    **{f"{n}/10": partial(cut, n) for n in range(10)},
+    **{f"{n}/10": lambda content, _, n=n: content[: len(content) * n // 10] for n in range(10)},
     "longer": lambda content, _: content + b"\0",
     "text": lambda content, _: b"not a checkpoint",
     "pickle": pickled,
@@ -219,7 +201,8 @@ def test_a_damaged_checkpoint_deleted_the_run_ends_as_it_would_have(
     half.checkpoint_file.write_bytes(b"")
     with pytest.raises(DamagedFile, match="delete it to go on from the one before"):
         train(halves.config, table, half, device="cpu", resume=True)
-    half.checkpoint_file.unlink()
+    half.checkpoint_file.unlink()  # as where a run is killed between the renames of a save
+    assert half.has_checkpoint
     train(halves.config, table, half, device="cpu", resume=True)
     assert_ended_as(half, halves.whole)
 
@@ -255,38 +238,28 @@ def test_weights_of_other_numbers_are_refused(
         load_weights(fresh[0], half.weights_file)
 
 
-def no_checkpoint(run: Run) -> None:
-    shutil.rmtree(run.checkpoint_file.parent)
-
-
-def older_checkpoint(run: Run) -> None:
-    no_checkpoint(run)
-    run.checkpoint_file.parent.mkdir()
-    torch.save({}, run.checkpoint_file.with_suffix(".pt"))
-
-
-def weights_for_a_checkpoint(run: Run) -> None:
-    save_file({"model.x": torch.zeros(1)}, run.checkpoint_file)
-
-
-def both_damaged(run: Run) -> None:
-    run.checkpoint_file.unlink()
-    run.previous_checkpoint_file.write_bytes(b"")
+WEIGHTS = safetensors.torch.save({"model.x": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("file", "content", "message"),
     [
-        (no_checkpoint, "does not exist: there is nothing to resume; train anew with --out"),
-        (older_checkpoint, r"state\.pt is of an older flowclf, .*; train anew with --out"),
-        (weights_for_a_checkpoint, "no checkpoint of this version; delete it"),
-        (both_damaged, r"previous\.safetensors is damaged: .*; train anew with --out"),
+        ("", b"", "does not exist: there is nothing to resume; train anew with --out"),
+        ("state.pt", b"", r"state\.pt is of an older flowclf, .*; train anew with --out"),
+        ("state.safetensors", WEIGHTS, "no checkpoint of this version; delete it"),
+        ("previous.safetensors", b"", r"previous\S+ is damaged: .*; train anew with --out"),
     ],
+    ids=["none", "older", "weights", "both damaged"],
 )
 def test_what_is_no_checkpoint_is_refused(
-    half: Run, fresh: Saved, change: Callable[[Run], None], message: str
+    half: Run, fresh: Saved, file: str, content: bytes, message: str
 ) -> None:
-    change(half)
+    folder = half.checkpoint_file.parent
+    if file != "state.safetensors":
+        shutil.rmtree(folder)
+    if file:
+        folder.mkdir(exist_ok=True)
+        (folder / file).write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
         load_checkpoint(half, *fresh)
     one_line(error)
@@ -353,16 +326,13 @@ def fill(model: GenerativeClassifier, number: int) -> None:
 
 def fails(run: Run, saved: Saved, step: int, faults: Faults) -> bool:
     """Return True if a save fails with the expected message."""
+    reason = f"{os.strerror(faults.code)}; what was there before is kept"
     with pytest.MonkeyPatch.context() as patched:
         faults.patch(patched)
         try:
             save_checkpoint(run, *saved, Position(step=step))
         except OSError as error:
-            reason = os.strerror(faults.code)
-            expected = (
-                f"cannot write {run.checkpoint_file}: {reason}; what was there before is kept"
-            )
-            return str(error) == expected
+            return str(error) == f"cannot write {run.checkpoint_file}: {reason}"
     return False
 
 
@@ -442,8 +412,7 @@ def test_what_a_killed_process_left_is_gone_after_the_next(
 def test_cpu_seconds_that_were_spent_are_spent(
     half: Run, fresh: Saved, table: Dataset, halves: Halves
 ) -> None:
-    spent = load_checkpoint(half, *fresh).cpu_seconds
-    assert spent > 0
+    assert load_checkpoint(half, *fresh).cpu_seconds > 0
     save_checkpoint(half, *fresh, Position(step=MIDDLE, seconds=7.0, cpu_seconds=50.0))
     config, done = configure(table, train={"cpu_seconds": 49.0}), []
 
@@ -457,18 +426,12 @@ def test_cpu_seconds_that_were_spent_are_spent(
     assert 50 <= end.cpu_seconds < 60
 
 
-class Tied(nn.Module):
+class Tied(nn.Sequential):
     """Two layers with the same weights."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(4, 4)
-        self.second = nn.Linear(4, 4)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.second(self.first(x).relu())
-        return out
+        super().__init__(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+        self[2].weight = self[0].weight
 
 
 def test_weights_that_layers_share_are_saved_and_go_on(table: Dataset, tmp_path: Path) -> None:
@@ -477,7 +440,6 @@ def test_weights_that_layers_share_are_saved_and_go_on(table: Dataset, tmp_path:
     halves = run_halves(configure(table), table, tmp_path, backbone=one)
     trained = train(halves.config, table, halves.half, device="cpu", resume=True, backbone=other)
     assert_ended_as(halves.half, halves.whole)
-    assert other.second.weight is other.first.weight
-    again = flowclf.load(halves.half.folder, backbone=Tied())
-    x = table.test.x
+    assert other[2].weight is other[0].weight
+    again, x = flowclf.load(halves.half.folder, backbone=Tied()), table.test.x
     assert torch.equal(again.log_posterior(x), trained.model.eval().log_posterior(x))

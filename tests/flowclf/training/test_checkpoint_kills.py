@@ -1,19 +1,17 @@
 """Killed at random moments and resumed until it is done, a run ends where it would have ended.
 
-    python tests/flowclf/training/test_checkpoint_kills.py 50 cli
+    PYTHONPATH=tests python tests/flowclf/training/test_checkpoint_kills.py 50
 
-kills 50 runs of `flowclf train`, each a process of its own (without `cli`: forks of a warm one, in
-a tenth of the time). They save after each step, so that many of the kills come during a save.
+kills 50 runs, forks of a warm process. They save after each step, so that many of the kills come
+during a save.
 """
 
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -23,47 +21,19 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from forks import fork, rerun
 from safetensors.torch import load_file
 
-from flowclf.config import RunConfig, make_config, parse_assignments
-from flowclf.data import Dataset, load_dataset
+from flowclf.config import make_config
+from flowclf.data import load_dataset
 from flowclf.runs import Run
 from flowclf.training import train
 
-SETTINGS = (
-    "network={kind: mlp, blocks: 2, hidden: [32], dropout: 0.2, batch_norm: true}",
-    "data={train_size: 300, test_size: 50, validation: 0.1, augment: shift}",
-    "train={epochs: 3, batch_size: 50, evaluate_every: 1, checkpoint_minutes: 1.0e-9}",
-)
-
-# Starts to train in a folder, or goes on there; the process.
-Start = Callable[[Run], int]
-
-
-def start_fork(config: RunConfig, digits: Dataset, run: Run) -> int:
-    """Train in a fork of this process, which has everything imported."""
-    process = os.fork()
-    if process:
-        return process
-    try:
-        train(config, digits, run, device="cpu", resume=run.has_checkpoint)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
-
-
-def start_cli(run: Run) -> int:
-    """Train by the command line in a new interpreter."""
-    task = ["--resume", str(run.folder)]
-    if not run.has_checkpoint:
-        # Killed before its first checkpoint: --out asks for a new folder.
-        shutil.rmtree(run.folder, ignore_errors=True)
-        settings = [word for setting in SETTINGS for word in ("--set", setting)]
-        task = ["ib-inn", "--data", "digits", "--out", str(run.folder), *settings]
-    command = [sys.executable, "-m", "flowclf", "train", *task, "--device", "cpu", "--no-baselines"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
+SETTINGS = {
+    "network": {"kind": "mlp", "blocks": 2, "hidden": [32], "dropout": 0.2, "batch_norm": True},
+    "data": {"train_size": 300, "test_size": 50, "validation": 0.1, "augment": "shift"},
+    "train": {"epochs": 3, "batch_size": 50, "evaluate_every": 1, "checkpoint_minutes": 1e-9},
+}
 
 
 def kill_after(process: int, run: Run, seconds: float) -> bool:
@@ -107,7 +77,7 @@ def same(one: Run, other: Run) -> bool:
     return list(one.read_metrics()) == list(other.read_metrics())
 
 
-def kill_runs(start: Start, folder: Path, runs: int) -> str:
+def kill_runs(start: Callable[[Run], int], folder: Path, runs: int) -> str:
     """Kill each run again and again until it ends; what became of them."""
     whole, rng = Run(folder / "whole"), random.Random(0)
     assert not kill_after(start(whole), whole, inf)
@@ -127,26 +97,26 @@ def kill_runs(start: Start, folder: Path, runs: int) -> str:
     return f"{equal} of {killed} runs as if never killed; {kills} kills, {saving} during a save"
 
 
-def main(runs: int, start: str = "fork") -> None:
+def main(runs: int) -> None:
     """Kill so many runs, and say what became of them."""
     torch.set_num_threads(1)
+    digits = load_dataset("digits")
+    config = make_config("ib-inn", "digits", digits.shape, overrides=[SETTINGS])
+    learn = partial(train, config, digits, device="cpu")
+    learn()
+
+    def start(run: Run) -> int:
+        return fork(lambda: learn(run, resume=run.has_checkpoint))
+
     with TemporaryDirectory() as folder:
-        if start == "cli":
-            print(kill_runs(start_cli, Path(folder), runs))
-            return
-        digits, overrides = load_dataset("digits"), [parse_assignments(SETTINGS)]
-        config = make_config("ib-inn", "digits", digits.shape, overrides=overrides)
-        train(config, digits, device="cpu")
-        print(kill_runs(partial(start_fork, config, digits), Path(folder), runs))
+        print(kill_runs(start, Path(folder), runs))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_killed_runs_end_where_they_would_have_ended() -> None:
-    # In an interpreter of its own: this one may have threads, which a fork has not.
-    command = [sys.executable, __file__, "10"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    ended = rerun(__file__, "10")
     assert ended.stdout.startswith("10 of 10 "), ended.stdout + ended.stderr
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(int(sys.argv[1]))

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_systems import saved
 from torch import Tensor
 
 from flowclf.cli.app import run as flowclf_command
 from flowclf.config import RunConfig, make_config, merge
-from flowclf.data import Dataset, load_dataset
+from flowclf.data import Dataset
 from flowclf.runs import Run
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import read_tensors
@@ -71,12 +72,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Dataset]:
     rng, y = np.random.default_rng(0), np.arange(64) % 4
     images = rng.integers(0, 255, size=(64, 8, 8), dtype=np.uint8) // (y[:, None, None] + 1)
     table = rng.normal(size=(64, 5)) + 2 * np.eye(5)[y]
-    sets = {}
-    for shaped, x in ((False, table), (True, images.astype(np.uint8))):
-        file = tmp_path_factory.mktemp("data") / "data.npz"
-        np.savez(file, x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
-        sets[shaped] = replace(load_dataset(str(file)), name=str(file))
-    return sets
+    folder = tmp_path_factory.mktemp("data")
+    sets = {"table.npz": table, "images.npz": images.astype(np.uint8)}
+    return {name == "images.npz": saved(folder / name, x, y) for name, x in sets.items()}
 
 
 def configure(dataset: Dataset, system: str, sections: dict[str, Any]) -> RunConfig:
@@ -87,13 +85,14 @@ def learn(case: str, data: dict[bool, Dataset], world: int) -> tuple[Losses, dic
     """Losses of each step, and the weights at the end."""
     system, sections, images = CASES[case]
     losses: Losses = []
-
-    def report(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
-        losses.append({name: float(value) for name, value in terms.items()})
-
     config = configure(data[images], system, sections)
+    report = partial(note, losses)
     trained = train(config, data[images], device="cpu", devices=world, report=report)
     return losses, trained.model.state_dict()
+
+
+def note(losses: Losses, step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
+    losses.append({name: float(value) for name, value in terms.items()})
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,8 @@ def start(world: int, work: Callable[[int], object], folder: Path, **extra: str)
 
 def become(work: Callable[[], object], file: Path) -> None:
     output = os.open(file, os.O_WRONLY | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for standard in (1, 2):
+        os.dup2(output, standard)
     sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
     status: object = 70
     try:
@@ -197,7 +196,7 @@ def test_two_processes_learn_what_one_does(
         torch.testing.assert_close(found[name], value, rtol=accurate, atol=accurate)
 
 
-MIDDLE, LONGER = 3, {"train": {"epochs": 2}}
+MIDDLE = 3
 
 
 def record(
@@ -206,8 +205,8 @@ def record(
     """Train, and leave the losses beside the folder, which is copied in the middle."""
     losses: Losses = []
 
-    def report(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
-        losses.append({name: float(value) for name, value in terms.items()})
+    def report(step: int, *rest: Any) -> None:
+        note(losses, step, *rest)
         if step == MIDDLE and not resume:
             shutil.copytree(run.folder, run.folder.with_name("half"))
 
@@ -220,7 +219,7 @@ def record(
 def halved(data: dict[bool, Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run of two processes, `whole`, and its copy half-way, `half`."""
     folder = tmp_path_factory.mktemp("halved")
-    config = configure(data[True], "ib-inn", merge([{"network": CONV}, LONGER]))
+    config = configure(data[True], "ib-inn", {"network": CONV, "train": {"epochs": 2}})
     work = partial(record, config, data[True], Run(folder / "whole"), 2, False)
     ranks = start(2, work, folder)
     assert statuses(ranks) == [0, 0], ranks[0].said + ranks[1].said
@@ -232,18 +231,17 @@ def test_what_two_processes_saved_any_number_goes_on_with(
     world: int, data: dict[bool, Dataset], halved: Path, tmp_path: Path
 ) -> None:
     run = Run(shutil.copytree(halved / "half", tmp_path / "run"))
-    config, _ = run.read_config()
-    work = partial(record, config, data[True], run, world, True)
+    work = partial(record, run.read_config()[0], data[True], run, world, True)
     ranks = start(world, work, tmp_path)
     assert statuses(ranks) == [0] * world, ranks[0].said
     whole: Losses = json.loads((halved / "whole.json").read_text(encoding="utf-8"))
     losses: Losses = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert_same(losses, whole[MIDDLE:])
-    assert run.read_summary()["test"]["bits_per_dim"] == pytest.approx(
-        Run(halved / "whole").read_summary()["test"]["bits_per_dim"], rel=1e-5
-    )
-    tensors, expected = (load_file(r.weights_file) for r in (run, Run(halved / "whole")))
-    assert tensors.keys() == expected.keys()
+    both = (run, Run(halved / "whole"))
+    bits, expected = (each.read_summary()["test"]["bits_per_dim"] for each in both)
+    assert bits == pytest.approx(expected, rel=1e-5)
+    tensors, others = (load_file(each.weights_file) for each in both)
+    assert tensors.keys() == others.keys()
 
 
 def command(dataset: Dataset, out: Path, *options: str) -> list[str]:
@@ -310,8 +308,6 @@ def test_asked_to_stop_all_do_at_one_step(
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
 SLURM = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0"}
 SLURM_NODES = SLURM | {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_LOCALID": "0"}
-
-
 ODD = ["--set", "train.batch_size=31"]
 
 
@@ -336,8 +332,8 @@ def test_one_process_tells_what_is_wrong(
     options: list[str], started: dict[str, str], message: str, data: dict[bool, Dataset],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    arguments = command(data[False], tmp_path / "run", *options)
-    ranks = start(2, call(*arguments), tmp_path, **started)
+    work = call(*command(data[False], tmp_path / "run", *options))
+    ranks = start(2, work, tmp_path, **started)
     assert statuses(ranks, 30) == [2, 0]
     (line,) = told(ranks)
     assert line.startswith("flowclf: ")
@@ -349,8 +345,7 @@ def test_what_is_wrong_in_another_process_the_first_tells(
 ) -> None:
     def work(rank: int) -> int:
         missing = ["--config", str(tmp_path / "missing.yaml")] if rank else []
-        arguments = command(data[False], tmp_path / "run", "--devices", "2", *missing)
-        return flowclf_command(arguments)
+        return call(*command(data[False], tmp_path / "run", "--devices", "2", *missing))(rank)
 
     ranks = start(2, work, tmp_path)
     assert statuses(ranks, 30) == [2, 0]
@@ -375,13 +370,8 @@ def test_fabric_starts_the_others_and_the_first_alone_prints(
     data: dict[bool, Dataset], tmp_path: Path
 ) -> None:
     arguments = command(data[False], tmp_path / "run", "--devices", "2", "--epochs", "1", "--json")
-    finished = subprocess.run(
-        [sys.executable, "-m", "flowclf", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    program = [sys.executable, "-m", "flowclf", *arguments]
+    finished = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
     assert finished.returncode == 0, finished.stderr
     assert json.loads(finished.stdout)["run"] == str(tmp_path / "run")
     assert finished.stderr.count("step 4/4") == 1

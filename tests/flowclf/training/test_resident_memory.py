@@ -1,24 +1,24 @@
 """Training step after step takes no more memory.
 
-    python tests/flowclf/training/test_resident_memory.py 2000 [SYSTEM ...]
+    PYTHONPATH=tests python tests/flowclf/training/test_resident_memory.py 2000 [SYSTEM ...]
 
 prints MiB per 1,000 steps, over 2,000 of them after 500 to warm up, of each system.
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import rerun
+from small_systems import is_flow
 from torch import Tensor
 
 from flowclf.config import make_config
 from flowclf.data import load_dataset
 from flowclf.systems import SYSTEMS
-from flowclf.systems.assemble import InvertibleSettings
 from flowclf.training import train
 
 STATM = Path("/proc/self/statm")
@@ -34,7 +34,7 @@ def slope(system: str, steps: int) -> float:
         found.append(int(STATM.read_text().split()[1]) * page)
 
     network: dict[str, Any] = {"kind": "mlp", "hidden": [32]}
-    if issubclass(SYSTEMS[system].settings, InvertibleSettings):
+    if is_flow(system):
         network |= {"blocks": 2, "dropout": 0.1, "batch_norm": True}
     small = {
         "network": network,
@@ -52,9 +52,7 @@ def slope(system: str, steps: int) -> float:
 
 @pytest.mark.skipif(not STATM.exists(), reason="reads /proc")
 def test_memory_does_not_grow_with_the_steps() -> None:
-    # In an interpreter of its own, where nothing else lives or dies.
-    command = [sys.executable, __file__, "400", "ib-inn"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    ended = rerun(__file__, "400", "ib-inn")
     slopes = [float(line.split()[1]) for line in ended.stdout.splitlines()]
     assert len(slopes) == 1, ended.stderr
     assert slopes[0] < 1, ended.stdout
