@@ -167,11 +167,3 @@ def test_evaluations_of_several_runs_are_one_table_and_stay_with_them(
     assert [each["accuracy"] for each in both] == [first["accuracy"]] * 2
     kept = json.loads((copies[1] / "evaluation.json").read_text())
     assert kept["ood"] == first["ood"]
-
-
-def test_outliers_that_cannot_be_had_are_an_error_and_write_nothing(
-    copy: Path, refused: Command
-) -> None:
-    line = refused("evaluate", copy, "--suite", "ood", "--outliers", "no-such-thing")
-    assert "no-such-thing" in line
-    assert not (copy / "evaluation.json").exists()

@@ -78,17 +78,6 @@ def test_a_suite_that_needs_what_was_not_held_out_is_refused(unchanged: Command)
     assert "data.validation" in line
 
 
-@pytest.mark.parametrize("labels", [np.zeros(40, int), np.full(40, 7)])
-def test_data_of_a_single_class_are_refused(
-    labels: np.ndarray, tmp_path: Path, refused: Command
-) -> None:
-    x = np.random.default_rng(0).normal(size=(40, 3))
-    file = tmp_path / "one.npz"
-    np.savez(file, x_train=x, y_train=labels, x_test=x, y_test=labels)
-    assert "class" in refused("train", "ib-inn", "--data", file, "--out", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_test_set_of_a_single_class_has_no_area_under_roc(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,6 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "fewer": {"y_train": y[:50]},
         "narrow": {"x_test": x[:, :3]},
         "one": {"y_train": 0 * y, "y_test": 0 * y},
+        "sevens": {"y_train": 0 * y + 7, "y_test": 0 * y + 7},
         "none": {"x_train": x[:0], "y_train": y[:0]},
         "negative": {"y_train": y - 5},
         "gap": {"y_train": 2 * y},
@@ -136,6 +137,7 @@ CASES = {
     "too few labels": ([*TRAIN, "--data", "fewer.npz"], "got 60 rows and 50 labels"),
     "another width": ([*TRAIN, "--data", "narrow.npz"], r"got \(4,\) and \(3,\)"),
     "one class": ([*TRAIN, "--data", "one.npz"], "at least 2 classes, got 1"),
+    "one class of a high number": ([*TRAIN, "--data", "sevens.npz"], "class"),
     "no samples": ([*TRAIN, "--data", "none.npz"], r"at least one row .*, got \(0, 4\)"),
     "negative labels": ([*TRAIN, "--data", "negative.npz"], "labels 0..2, .*got -5"),
     "no such data": ([*TRAIN, "--data", "mnits"], "mnist"),
@@ -155,6 +157,9 @@ CASES = {
     "a file for a run": (["evaluate", "file"], "expected a run folder .*, got file"),
     "the last is no run": (["evaluate", "flow", "empty"], "expected a run folder .*, got empty"),
     "no suite": (["evaluate", "flow", "--suite", ","], "unknown suite ''"),
+    "unknown outliers": (
+        ["evaluate", "flow", "--suite", "ood", "--outliers", "no-such-thing"], "no-such-thing"
+    ),
     "outliers without a name": (
         ["evaluate", "flow", "--suite", "ood", "--outliers", ""], "--outliers .*got an empty one"
     ),

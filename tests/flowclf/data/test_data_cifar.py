@@ -4,6 +4,7 @@ import io
 import pickle
 import struct
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from flowclf.data.cifar import (
     find_cifar10,
     load_cifar10,
     load_cifar100,
-    read_records,
 )
 from flowclf.data.pickled import read_pickled_batch
 from flowclf.data.source import DataSource
@@ -100,34 +100,17 @@ def test_a_part_of_the_batches_is_accepted_with_a_notice(tmp_path: Path) -> None
     assert len(data.train) == 30
 
 
-def test_cifar100_uses_the_fine_label(tmp_path: Path) -> None:
-    content = _records(_pixels(100, seed=0), coarse=True)
-    _write(tmp_path / "cifar-100-binary", {"train.bin": content, "test.bin": content})
+@pytest.mark.parametrize("form", ["binary", "python"])
+def test_cifar100_uses_the_fine_label(tmp_path: Path, form: str) -> None:
+    batch = {"data": _pixels(100, 0), "fine_labels": list(range(100)), "coarse_labels": [0] * 100}
+    content, ending = pickle.dumps(batch, protocol=2), ""
+    if form == "binary":
+        content, ending = _records(_pixels(100, seed=0), coarse=True), ".bin"
+    files = {f"{part}{ending}": content for part in ("train", "test")}
+    _write(tmp_path / f"cifar-100-{form}", files)
     data = load_cifar100(_source(tmp_path))
     assert data.train.y.tolist() == list(range(100))
     assert data.classes == 100
-
-
-def test_cifar100_pickles_use_the_fine_label(tmp_path: Path) -> None:
-    batch = {"data": _pixels(100, 0), "fine_labels": list(range(100)), "coarse_labels": [0] * 100}
-    content = pickle.dumps(batch, protocol=2)
-    _write(tmp_path / "cifar-100-python", {"train": content, "test": content})
-    assert load_cifar100(_source(tmp_path)).train.y.tolist() == list(range(100))
-
-
-@pytest.mark.parametrize("size", [0, 3072, 3074, 30731])
-def test_records_must_be_whole(size: int) -> None:
-    with pytest.raises(UserError, match="whole number of 3073-byte records.*x.bin|x.bin.*3073"):
-        read_records(bytes(size), label_bytes=1, where="x.bin")
-
-
-def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as tar:
-        link = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-    with pytest.raises(UserError, match="plain file, got a link"):
-        load_cifar10(_source(tmp_path))
 
 
 def test_class_names() -> None:
@@ -185,41 +168,31 @@ def test_the_python_2_form_is_one() -> None:
 
 
 class _Attack:
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, call: Callable[..., object], argument: object) -> None:
+        self.reduced = call, (argument,)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
-
-
-class _Evaluate:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (eval, ("1/0",))
+        return self.reduced
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_a_malicious_pickle_does_not_run(tmp_path: Path, protocol: int) -> None:
     target = tmp_path / "executed"
-    content = pickle.dumps(BATCH | {"labels": _Attack(target)}, protocol=protocol)
-    with pytest.raises(UserError, match="asks for .*do not trust this file"):
-        read_pickled_batch(content, "batch")
+    for attack, message in (
+        (BATCH | {"labels": _Attack(Path.touch, target)}, "asks for .*do not trust this file"),
+        (_Attack(eval, "1/0"), r"asks for '(__builtin__|builtins)\.eval'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_pickled_batch(pickle.dumps(attack, protocol=protocol), "batch")
     assert not target.exists()
 
 
-def test_builtins_are_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"asks for 'builtins\.eval'"):
-        read_pickled_batch(pickle.dumps(_Evaluate(), protocol=4), "batch")
-
-
 DAMAGED = {
-    "empty": b"",
-    "truncated": MODERN[:-100],
     "text": b"hello",
     "list": pickle.dumps([1, 2]),
     "no labels": pickle.dumps({"data": PIXELS}, protocol=2),
     "floats": pickle.dumps(BATCH | {"data": PIXELS.astype(float)}, protocol=2),
     "wrong width": pickle.dumps(BATCH | {"data": PIXELS[:, :9]}, protocol=2),
-    "too few labels": pickle.dumps(BATCH | {"labels": [1]}, protocol=2),
     "words as labels": pickle.dumps(BATCH | {"labels": ["a", "b"]}, protocol=2),
     "objects": pickle.dumps(BATCH | {"data": np.array([[None]], dtype=object)}, protocol=2),
 }

@@ -134,6 +134,12 @@ def arrays(changes: dict[str, Any]) -> Damage:
     return damage
 
 
+def one_array() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.ones(3))
+    return stream.getvalue()
+
+
 def table(value: float, x_test: float = 0.0) -> dict[str, Any]:
     return {"x_train": np.full((6, 2), value), "x_test": np.full((2, 2), x_test)}
 
@@ -152,8 +158,7 @@ def loop(path: Path) -> None:
     path.symlink_to(path.name)
 
 
-def dangling(path: Path) -> None:
-    path.symlink_to("nothing")
+dangling = partial(os.symlink, "nothing")
 
 
 def absent(path: Path) -> None:
@@ -180,6 +185,7 @@ Way = Any  # what the function before it takes: an edit, a change of members, or
 CASES: list[tuple[str, Callable[[Way], Damage], str, dict[str, tuple[Way, str]]]] = [
     ("mnist", partial(edited, LABELS), "train-labels.*", {
         "zero length": (cut(0), "got magic nothing"),
+        "a zip's magic": (only(b"PK\3\4" + bytes(99)), "got magic 504b0304"),
         "cut in its magic": (cut(3), "got magic 000008;"),
         "cut in its header": (cut(7), "expected 1 dim.*, got the end of file"),
         "cut in its content": (cut(-9), "20 bytes.*got a file too short"),
@@ -204,12 +210,19 @@ CASES: list[tuple[str, Callable[[Way], Damage], str, dict[str, tuple[Way, str]]]
         "trailing bytes": (more(b"!"), "BadGzipFile"),
         "another behind it": (more(gzip.compress(b"!")), "got more"),
         "no gzip": (gzip.decompress, "BadGzipFile"),
+        "rubbish inside": (lambda b: b[:10] + b"\xff" * 20, r"got a damaged one \(error"),
     }),
     ("mnist", partial(repacked, IMAGES), "train-images.*", {
         "other sides": (at(8, struct.pack(">2I", 14, 56)), "28×28.*14×56"),
+        "too few": (cut(-1), "expected 15,680 bytes.*got 15,?679"),
+        "trailing bytes": (more(b"!"), "got more"),
+        "absurd size": (only(b"\0\0\x08\3" + struct.pack(">3I", *[2**31] * 3)), "too short"),
     }),
     ("x.npz", partial(edited, NPZ), "x.npz: ", {
         "zero length": (cut(0), "expected an intact .npz"),
+        "rubbish": (only(b"rubbish"), "expected an"),
+        "rubbish behind its magic": (only(b"PK\3\4rubbish"), "expected an"),
+        "array alone": (only(one_array()), "expected an intact .npz"),
         "cut in half": (cut(700), "expected an intact .npz"),
         "lost its end": (cut(-5), "expected an intact .npz, got BadZipFile"),
         "flipped bit": (at(200, b"\xee"), ".*got BadZipFile"),
@@ -308,6 +321,7 @@ CASES: list[tuple[str, Callable[[Way], Damage], str, dict[str, tuple[Way, str]]]
     ("png", lambda pairs: both(*(renamed(*pair) for pair in pairs)), "", {
         "class in test alone": ([("png/train/cat", "png/train/.cat")], CAT_ALONE),
         "class as a file": ([("png/train/cat", "cat"), ("cat/1.png", "png/train/cat")], CAT_ALONE),
+        "no test": ([("png/test", "test")], "png/test/CLASS, got none"),
         "test as a file": (
             [("png/test", "test"), ("test/cat/1.png", "png/test")],
             "png/test/CLASS, got none",
@@ -335,6 +349,11 @@ CASES: list[tuple[str, Callable[[Way], Damage], str, dict[str, tuple[Way, str]]]
     }),
     ("omniglot", partial(rezipped, ZIP), "", {
         "cut picture": (first(cut(60)), "A00/.*_01.png': .*readable PNG.*got"),
+        "no picture": (first(only(b"no png")), "zip.*readable PNG.*UnidentifiedImageError"),
+        "huge picture": (
+            first(only(picture((500, 500)))),
+            "zip.*at most 11,025 pixels, got 500×500",
+        ),
         "small picture": (first(only(picture((28, 28)))), "expected 105×105 pixels, got 28×28"),
         "60,000²": (first(only(header_alone(60_000, 60_000))), "many more"),
         "picture twice": (lambda old: [*old, old[0]], "images_background.zip: .*_01.png' twice"),
@@ -345,14 +364,14 @@ CASES: list[tuple[str, Callable[[Way], Damage], str, dict[str, tuple[Way, str]]]
         "lacks an alphabet": (lambda old: old[2:], "50 alphabets in the two zip files, got 49"),
     }),
     ("x.csv", partial(edited, CSV), "x.csv: ", {
-        "zero length": (cut(0), ".*an empty file"),
+        "zero length": (cut(0), ".*column 'text', got an empty file"),
         "cut in a quote": (more(b'a,"blue'), "line 12: .*got unexpected end"),
         "short row": (more(b"a\n"), "line 12: .*2 fields.*got 1"),
-        "UTF-16": (lambda b: b.decode().encode("utf-16"), ".*UTF-8.*0xff"),
+        "UTF-16": (lambda b: b.decode().encode("utf-16"), ".*UTF-8 text, got byte 0xff; save"),
         "cut in a letter": (more(b"a,caf\xc3"), ".*UTF-8.*0xc3"),
         "NUL": (more(b"a,bl\0ue\n"), "line 12: .*got a NUL"),
-        "one class": (lambda b: b.replace(b"b,", b"a,"), ".*got only 'a'"),
-        "no such column": (lambda b: b[1:], ".*'label', got 'abel'"),
+        "one class": (lambda b: b.replace(b"b,", b"a,"), ".*2 classes in .*'label', got only 'a'"),
+        "no such column": (lambda b: b[1:], ".*column 'label', got 'abel', 'text'"),
         "label of two lines": (more(b'"c\nd",x y\n' * 5), r".*name.*'c\\nd'"),
     }),
     ("x.csv", partial(replaced, CSV), "x.csv/train.*got none", {"folder": (Path.mkdir, "")}),

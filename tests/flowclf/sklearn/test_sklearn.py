@@ -151,12 +151,6 @@ def test_samples_of_labels_that_are_asked_for(iris: GenerativeClassifier) -> Non
     np.testing.assert_allclose(
         iris.transform(x), iris.model_.mixture.means[[2, 0]].detach(), atol=1e-4
     )
-    with pytest.raises(ValueError, match="expected labels among .*got 'rose'"):
-        iris.sample(y=["rose"])
-    with pytest.raises(ValueError, match="n_samples of at least 1, got 0"):
-        iris.sample(0)
-    with pytest.raises(ValueError, match="temperature >= 0"):
-        iris.sample(temperature=-1.0)
 
 
 @pytest.mark.parametrize("y", [SPECIES - 1, SPECIES.astype(float), NAMES, NAMES.astype(object)])
@@ -297,11 +291,6 @@ def test_labels_that_yaml_has_no_values_for_are_not_saved(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"strings or numbers as labels .* joblib.dump instead"):
         quick(epochs=1).fit(IRIS, years).save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
-
-
-def test_one_class_is_not_enough_to_learn_from() -> None:
-    with pytest.raises(ValueError, match=r"at least 2 classes, got 1 class \('setosa'\)"):
-        quick().fit(IRIS[:50], NAMES[:50])
 
 
 @pytest.mark.parametrize("method", ["predict", "score_samples", "transform", "sample"])

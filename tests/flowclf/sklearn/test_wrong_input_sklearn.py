@@ -84,14 +84,14 @@ def test_rows_in_another_form_give_the_same_answers(change: Callable[[Any], Any]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_samples": 0}, "n_samples .*at least 1, got 0"),
+        ({"n_samples": 0}, "n_samples of at least 1, got 0"),
         ({"n_samples": 2.5}, "n_samples .*at least 1, got 2.5"),
         ({"n_samples": "many"}, "n_samples .*at least 1, got 'many'"),
         ({"y": "d"}, "labels among .*, got 'd'"),
         ({"y": 0}, "labels among .*, got 0"),
         ({"y": [["a"]]}, r"y, .*labels \(n,\), got shape \(1, 1\)"),
         ({"y": {"a": 1}}, "labels among .*, got {'a': 1}"),
-        ({"temperature": -1.0}, "temperature .*, got -1"),
+        ({"temperature": -1.0}, "temperature >= 0.*, got -1"),
         ({"temperature": nan}, "temperature .*, got nan"),
         ({"temperature": inf}, "temperature .*, got inf"),
         ({"temperature": "warm"}, "temperature .*, got 'warm'"),
@@ -116,7 +116,7 @@ WRONG_FIT: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
     "labels that are NaN": (rows, lambda: np.full(B, nan), "NaN"),
     "a table of labels": (rows, lambda: np.eye(3)[labels()], "y should be a 1d array"),
     "no labels": (rows, lambda: None, "requires y to be passed"),
-    "one class": (rows, lambda: np.zeros(B), "at least 2 classes, got 1"),
+    "one class": (rows, lambda: ["a"] * B, r"at least 2 classes, got 1 class \('a'\)"),
     "no rows": (lambda: rows()[:0], lambda: labels(0), "0 sample"),
 }
 
