@@ -38,10 +38,6 @@ def make_pair(
     return low, dense
 
 
-def latents(generator: torch.Generator, batch: int = B) -> Tensor:
-    return 2 * torch.randn(batch, D, generator=generator, dtype=torch.float64)
-
-
 @pytest.mark.parametrize("weights", ["uniform", "learned", "affine"])
 @pytest.mark.parametrize("covariance", ["unit", "shared"])
 @every_size
@@ -49,7 +45,7 @@ def test_densities_and_gradients_are_those_of_the_full_mixture(
     rank: int, full: int, covariance: str, weights: str, generator: torch.Generator
 ) -> None:
     low, dense = make_pair(rank, full, covariance, weights)
-    z = latents(generator).requires_grad_()
+    z = (2 * torch.randn(B, D, generator=generator, dtype=torch.float64)).requires_grad_()
     got, expected = low.densities(z), dense.densities(z)
     exact = {"rtol": 0, "atol": 1e-10}
     assert_close(tuple(got), tuple(expected), **exact)
@@ -71,8 +67,7 @@ def test_densities_and_gradients_are_those_of_the_full_mixture(
 
 @every_size
 def test_samples_and_means_of_a_class_are_those_of_the_full_mixture(rank: int, full: int) -> None:
-    low, dense = make_pair(rank, full, "shared")
-    y = torch.tensor([3, 0, 0, 2])
+    (low, dense), y = make_pair(rank, full, "shared"), torch.tensor([3, 0, 0, 2])
     assert_close(low.class_means(y), dense.means[y])
     drawn = [each.sample(y, 0.7, torch.Generator().manual_seed(0)) for each in (low, dense)]
     assert_close(*drawn)
@@ -83,7 +78,7 @@ def test_averages_keep_what_the_basis_spans(
     rank: int, full: int, generator: torch.Generator
 ) -> None:
     low, dense = make_pair(rank, full)
-    z, y = latents(generator, 40), torch.arange(40) % K
+    z, y = torch.randn(40, D, generator=generator, dtype=torch.float64), torch.arange(40) % K
     average = dense.class_averages([(z, y)])
     low.set_data_means(low.class_averages([(z[:17], y[:17]), (z[17:], y[17:])]))
     left = average - low.data_means
@@ -159,23 +154,17 @@ def test_a_run_with_it_trains_resumes_and_shows_itself(
     options = [word for each in quick + own for word in ("--set", each)]
     assert run(["train", "ib-inn", "--data", "digits", "--out", folder, *options]) == 0
     model = flowclf.load(folder)
-    mixture = model.mixture
-    assert isinstance(mixture, LowRankMixture)
-    assert mixture.coordinates.shape == (10, 10)
+    assert isinstance(model.mixture, LowRankMixture)
+    assert model.mixture.coordinates.shape == (10, 10)
     data = flowclf.load_dataset("digits").test
     assert float((model.predict(data.x) == data.y).float().mean()) > 0.6
-    assert bool(mixture.data_means.any())
-
+    assert bool(model.mixture.data_means.any())
     model.save(tmp_path / "saved")
-    again = flowclf.load(tmp_path / "saved")
-    assert torch.equal(again.log_prob(data.x[:5]), model.log_prob(data.x[:5]))
     assert run(["train", "--resume", folder]) == 0
-    assert torch.equal(flowclf.load(folder).log_prob(data.x[:5]), model.log_prob(data.x[:5]))
-
-    suites = "accuracy,clustering,explain"
-    assert run(["evaluate", folder, "--suite", suites, "--json"]) == 0
-    picture = str(tmp_path / "picture.png")
-    assert run(["sample", folder, "--per-class", "1", "--out", picture]) == 0
+    for again in (flowclf.load(tmp_path / "saved"), flowclf.load(folder)):
+        assert torch.equal(again.log_prob(data.x[:5]), model.log_prob(data.x[:5]))
+    picture = ["--out", str(tmp_path / "picture.png")]
+    assert run(["evaluate", folder, "--suite", "accuracy,clustering,explain", "--json"]) == 0
+    assert run(["sample", folder, "--per-class", "1", *picture]) == 0
     for between in ("images", "means", "classes"):
-        words = ["--between", between, "--out", picture]
-        assert run(["interpolate", folder, "--pairs", "1", *words]) == 0
+        assert run(["interpolate", folder, "--pairs", "1", "--between", between, *picture]) == 0

@@ -41,10 +41,8 @@ def test_the_posterior_can_leave_the_weights_alone(kind: str, generator: torch.G
     mixture, z = make_mixture(kind), latents(generator)
     fixed = mixture.log_posterior(z, learn_weights=False)
     assert torch.equal(fixed, mixture.log_posterior(z))
-    reached = kind in ("unit", "shared")
-    (gradient,) = torch.autograd.grad(
-        fixed[:, 0].sum(), mixture.weight_logits, allow_unused=not reached
-    )
+    reached, of = kind in ("unit", "shared"), mixture.weight_logits
+    (gradient,) = torch.autograd.grad(fixed[:, 0].sum(), of, allow_unused=not reached)
     assert not gradient.any() if reached else gradient is None
 
 

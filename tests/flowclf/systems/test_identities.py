@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
-from torch.nn.functional import cross_entropy, nll_loss
+from torch.nn.functional import nll_loss
 from torch.testing import assert_close
 
 from couplings.testing import randomize
@@ -39,9 +39,9 @@ def make_mixture(covariance: str, weights: str = "learned", dims: int = D) -> Ga
     return mixture
 
 
-def loss_and_gradient(log_posterior: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def loss_and_gradients(log_posterior: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     loss = nll_loss(log_posterior, y)
-    return loss, torch.autograd.grad(loss, z)[0]
+    return loss, *torch.autograd.grad(loss, inputs)
 
 
 # I1: mixtures and softmax layers.
@@ -59,12 +59,11 @@ def test_equal_covariances_make_an_affine_softmax(
     bias = mixture.log_weights - 0.5 * (mixture.means.square() * precision).sum(1)
     affine = (z @ weight.T + bias).log_softmax(1)
     assert_close(mixture.log_posterior(z), affine, **EXACT)
-    got = loss_and_gradient(mixture.log_posterior(z), z)
-    assert_close(got, loss_and_gradient(affine, z), **EXACT)
+    got = loss_and_gradients(mixture.log_posterior(z), z)
+    assert_close(got, loss_and_gradients(affine, z), **EXACT)
     layer = mixture.to_linear()
     assert_close(layer(z).log_softmax(1), affine, **EXACT)
-    again = GaussianMixture.from_linear(layer)
-    assert_close(again.log_posterior(z), affine, **EXACT)
+    assert_close(GaussianMixture.from_linear(layer).log_posterior(z), affine, **EXACT)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -83,16 +82,12 @@ def test_any_softmax_layer_is_a_mixture_and_learns_as_one(
     back = mixture.to_linear()
     assert_close(back.weight, layer.weight, **EXACT)
     assert_close(back.bias.log_softmax(0), layer.bias.log_softmax(0), **EXACT)
-    expected = cross_entropy(layer(z), y)
-    got = nll_loss(mixture.log_posterior(z), y)
-    assert_close(got, expected, **EXACT)
     prior = (layer.bias + 0.5 * layer.weight.square().sum(1)).log_softmax(0)
     assert_close(mixture.log_weights, prior, **EXACT)
-    assert_close(
-        torch.autograd.grad(got, [z, mixture.means, mixture.weight_logits]),
-        torch.autograd.grad(expected, [z, layer.weight, layer.bias]),
-        **EXACT,
-    )
+    parameters = (mixture.means, mixture.weight_logits)
+    got = loss_and_gradients(mixture.log_posterior(z), z, *parameters)
+    expected = loss_and_gradients(layer(z).log_softmax(1), z, layer.weight, layer.bias)
+    assert_close(got, expected, **EXACT)
 
 
 def test_affine_scores_of_several_covariances_are_refused() -> None:
@@ -144,9 +139,8 @@ def test_the_best_latents_of_a_class_are_tilted_by_the_posterior(
     assert_close(value(best), beta * (prior + own / beta).logsumexp(0), **EXACT)
     sizes = torch.logspace(-4, 1, 100, dtype=torch.float64)[:, None]
     others = (best + sizes * normal(generator, 100, 501)).log_softmax(1)
-    gaps = value(best) - value(others)
+    gaps, divergences = value(best) - value(others), (others.exp() * (others - best)).sum(1)
     assert bool((gaps > 0).all())
-    divergences = (others.exp() * (others - best)).sum(1)
     assert_close(gaps, beta * divergences, rtol=1e-9, atol=1e-12)
     assert float(value(best) - value(prior)) > 1e-3
 
@@ -157,10 +151,9 @@ def test_the_best_latents_of_a_class_are_tilted_by_the_posterior(
 def flow(
     system: str, covariance: str, weights: str = "uniform", **options: Any
 ) -> GenerativeClassifier:
-    network = {"kind": "mlp", "blocks": 2, "hidden": [8]}
-    mixture = {"covariance": covariance, "weights": weights}
-    model = build(system, shape=(D,), classes=K, network=network, mixture=mixture, **options)
-    model = model.double().eval()
+    options |= {"network": {"kind": "mlp", "blocks": 2, "hidden": [8]}}
+    options |= {"mixture": {"covariance": covariance, "weights": weights}}
+    model = build(system, shape=(D,), classes=K, **options).double().eval()
     randomize(model, torch.Generator().manual_seed(1))
     if weights == "empirical":
         model.mixture.set_weights(torch.arange(1, K + 1))
@@ -191,12 +184,12 @@ def test_class_nll_is_ib_inn_at_beta_one_over_d(
     x, beta = normal(generator, B, D), share / D
     ib_inn = total_and_gradients(flow("ib-inn", covariance, weights, beta=beta), x, given)
     model = flow("class-nll", covariance, weights)
-    class_nll = total_and_gradients(model, x, given)
+    total, *gradients = total_and_gradients(model, x, given)
+    scaled_total, *scaled = ((1 + beta) * each for each in ib_inn)
     constant = -2 * share * model.mixture.log_weights[given[given >= 0]].mean() / D
-    assert_close((1 + beta) * ib_inn[0] - class_nll[0], constant, **EXACT)
-    scaled = [(1 + beta) * gradient for gradient in ib_inn[1:]]
+    assert_close(scaled_total - total, constant, **EXACT)
     assert max(float(gradient.abs().max()) for gradient in scaled) > 0.1
-    assert_close(scaled, class_nll[1:], rtol=1e-10, atol=1e-10)
+    assert_close(scaled, gradients, rtol=1e-10, atol=1e-10)
 
 
 def test_with_smoothed_labels_it_is_not(generator: torch.Generator) -> None:
@@ -210,17 +203,20 @@ def test_with_smoothed_labels_it_is_not(generator: torch.Generator) -> None:
 # I9: a flow without classes.
 
 
+@pytest.mark.parametrize("place", [{"distance": 0.0}, {"start": "zero"}])
+@pytest.mark.parametrize("classes", [1, 7])
 @pytest.mark.parametrize("covariance", ["unit", "shared", "per-class"])
-def test_one_component_at_zero_is_the_standard_normal(
-    covariance: str, generator: torch.Generator
+def test_components_at_zero_are_the_standard_normal(
+    covariance: Any, classes: int, place: dict[str, Any], generator: torch.Generator
 ) -> None:
-    """I9."""
-    options: dict[str, Any] = {"covariance": covariance, "distance": 0.0}
-    mixture, z = GaussianMixture(1, D, **options).double(), normal(generator, B, D)
+    """I9, of one component; and of several."""
+    mixture = GaussianMixture(classes, D, covariance=covariance, **place).double()
+    z = normal(generator, B, D)
     expected = Normal(0.0, 1.0).log_prob(z).sum(1)
     assert_close(mixture.log_prob(z), expected, **EXACT)
-    assert_close(mixture.log_prob_given_class(z)[:, 0], expected, **EXACT)
-    assert not mixture.log_posterior(z).any()
+    assert_close(mixture.log_prob_given_class(z), expected[:, None].expand(-1, classes), **EXACT)
+    if classes == 1:
+        assert not mixture.log_posterior(z).any()
 
 
 # I11: density ratios of Gaussians.
@@ -300,11 +296,8 @@ def test_prior_and_ratio_together_have_the_gradients_of_the_divergence() -> None
     divergence = kl_divergence(Independent(Normal(mean, std), 1), p).mean()
     assert_close(terms["ratio"], divergence, **EXACT)
     inputs = [mean, std, mixture.means, mixture.log_var]
-    assert_close(
-        torch.autograd.grad(terms["total"], inputs),
-        torch.autograd.grad(rate * divergence, inputs),
-        **EXACT,
-    )
+    totals = (terms["total"], rate * divergence)
+    assert_close(*(torch.autograd.grad(total, inputs) for total in totals), **EXACT)
 
 
 @pytest.mark.parametrize(("prior", "ratio"), [(0.1, 0.2), (0.1, 0.1), (0.0, 0.3)])

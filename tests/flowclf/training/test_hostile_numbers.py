@@ -3,23 +3,15 @@ is on disk is finite at any time.
 
 Planted faults: each stops the run within a step, is told by term and layer, and is not saved.
 Hostile data leave a normalisation nothing to divide by, or steps are far too large.
-
-    PYTHONPATH=tests python tests/flowclf/training/test_hostile_numbers.py
-
-prints what becomes of the data with the presets' own networks (`tiny`: with those of the tests),
-and how many parameters are named, of all of all systems, where NaN is planted in each.
 """
 
 import json
 import os
 import re
 import signal
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from math import inf, nan
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -35,52 +27,43 @@ from flowclf.data import Dataset, Split, load_dataset
 from flowclf.runs import Run
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import read_tensors
-from flowclf.support.seeding import private_rng
 from flowclf.systems import SYSTEMS
 from flowclf.training import Trained, TrainingDiverged, loop, train
 from flowclf.training.checkpoint import Position
-from flowclf.training.nonfinite_trace import Trace
 from flowclf.training.progress import Report
 from flowclf.training.setup import fresh_model
 
 K, LEVELS = 3, 17
 # A checkpoint after each step, and an evaluation.
-STEPS: dict[str, Any] = {
-    "epochs": 2, "batch_size": 9, "checkpoint_minutes": 1e-9, "evaluate_every": 2,
-}  # fmt: skip
+STEPS = {"epochs": 2, "batch_size": 9, "checkpoint_minutes": 1e-9, "evaluate_every": 2}
 FAST = {"lr": 1e3, "schedule": "constant"}
 
 CASES: dict[str, dict[str, Any]] = {
-    "ordinary": {},
-    "constant features": {},
-    "nothing but constants": {},
-    "duplicated rows": {},
+    **dict.fromkeys(
+        (
+            "ordinary", "constant features", "nothing but constants", "duplicated rows",
+            "one row a class", "inputs x 1e6", "inputs x 1e-30", "inputs far from 0",
+        ), {},
+    ),
     "one row a batch": {"batch_size": 1, "epochs": 1},
-    "one row a class": {},
-    "inputs x 1e6": {},
-    "inputs x 1e-30": {},
-    "inputs far from 0": {},
     "learning rate 1e3": FAST,
     "learning rate 1e3, sgd": FAST | {"optimizer": "sgd"},
     "learning rate 1e3, last step": FAST | {"epochs": 1, "batch_size": 27},
     "learning rate 1e20, last step": FAST | {"epochs": 1, "batch_size": 27, "lr": 1e20},
-}
+}  # fmt: skip
 
 
 def samples(case: str, kind: str) -> Split:
     """Return digits 0, 1 and 2 as grey levels (36, 1, 8, 8) or rows of a table (36, 64)."""
     digits = load_dataset("digits").train
     rows = torch.cat([(digits.y == k).nonzero()[:12, 0] for k in range(K)])
-    if case == "one row a class":
-        rows = rows[::12]
-    if case == "duplicated rows":
-        rows = rows[::12].repeat_interleave(12)
-    x, y = digits.x[rows], digits.y[rows]
+    if case in ("one row a class", "duplicated rows"):
+        rows = rows[::12].repeat_interleave(12 if case == "duplicated rows" else 1)
+    x, y = digits.x[rows].clone(), digits.y[rows]
     if case == "constant features":
-        x = x.clone()
         x[:, :, 2:6] = 5
     if case == "nothing but constants":
-        x = torch.full_like(x, 5)
+        x[:] = 5
     if kind == "image":
         return Split(x, y)
     factor = {"inputs x 1e6": 1e6, "inputs x 1e-30": 1e-30}.get(case, 1.0)
@@ -90,8 +73,7 @@ def samples(case: str, kind: str) -> Split:
 
 def dataset(case: str, kind: str) -> Dataset:
     split = samples(case, kind)
-    names = tuple(map(str, range(K)))
-    return Dataset("hostile", split, split, names, LEVELS if kind == "image" else None)
+    return Dataset("hostile", split, split, tuple("012"), LEVELS if kind == "image" else None)
 
 
 def networks(system: str, kind: str) -> dict[str, Any]:
@@ -222,7 +204,7 @@ def diverge(system: str, fault: Fault, run: Run, monkeypatch: pytest.MonkeyPatch
     assert done[0] == AT - 1
     assert first.startswith(f"step {AT}: ")
     assert re.search(expected[0], first), (expected[0], first)
-    assert len(table) > 1
+    assert any("max |value|" in line for line in table)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -285,81 +267,22 @@ def test_the_command_line_says_so_and_fails(
 # Data.
 
 
-def outcome(system: str, kind: str, case: str, folder: Path, tiny: bool = True) -> str:
-    """ "finite", or the first line of the refusal; a traceback of any other kind passes through."""
-    data = dataset(case, kind)
-    # Files take most of the time.
-    run = Run(folder) if not tiny or CASES[case].get("lr") else None
-    held_out = {"validation": 0.0 if case == "one row a class" else 0.25}
-    layers = [networks(system, kind) if tiny else {}, {"train": STEPS | CASES[case]}]
-    layers.append({"data": held_out})
-    config = make_config(system, "hostile", data.shape, overrides=[merge(layers)])
-    try:
-        trained = train(config, data, run, device="cpu")
-    except (UserError, TrainingDiverged) as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    assert list(not_finite(trained.model.state_dict())) == []
-    assert constants(json.dumps(trained.summary["test"])) == []
-    return "finite"
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_hostile_data_end_finite_or_refused(system: str, case: str, tmp_path: Path) -> None:
     # Half of them each.
-    place = list(SYSTEMS).index(system) + list(CASES).index(case)
-    found = outcome(system, ("table", "image")[place % 2], case, tmp_path)
+    kind = ("table", "image")[(list(SYSTEMS).index(system) + list(CASES).index(case)) % 2]
+    data = dataset(case, kind)
+    # Files take most of the time.
+    run = Run(tmp_path) if CASES[case].get("lr") else None
+    held_out = {"data": {"validation": 0.0 if case == "one row a class" else 0.25}}
+    layers = [networks(system, kind), {"train": STEPS | CASES[case]}, held_out]
+    config = make_config(system, "hostile", data.shape, overrides=[merge(layers)])
+    try:
+        trained = train(config, data, run, device="cpu")
+    except (UserError, TrainingDiverged):
+        assert case != "ordinary"
+    else:
+        assert list(not_finite(trained.model.state_dict())) == []
+        assert constants(json.dumps(trained.summary["test"])) == []
     assert spoilt(tmp_path) == []
-    assert found == "finite" or case != "ordinary"
-
-
-def print_outcomes(tiny: bool) -> None:
-    counts: Counter[str] = Counter()
-    for case in CASES:
-        for kind in ("image", "table"):
-            for system in SYSTEMS:
-                with TemporaryDirectory() as name:
-                    try:
-                        found = outcome(system, kind, case, Path(name), tiny)
-                    except Exception as error:
-                        found = f"TRACEBACK {type(error).__name__}: {str(error).splitlines()[0]}"
-                    bad = spoilt(Path(name))
-                    if bad:
-                        found = f"NOT FINITE {len(bad)} {bad[0]} ({found})"
-                counts[found.split(":")[0].split(" ")[0]] += 1
-                print(f"{case:29} {kind:6} {system:10} {found[:170]}", flush=True)
-    print(dict(counts))
-
-
-def print_named() -> None:
-    """Print how many of all parameters of all systems are named when they hold NaN."""
-    named = total = 0
-    for kind in ("image", "table"):
-        for system in SYSTEMS:
-            data = dataset("ordinary", kind)
-            config = make_config(system, "x", data.shape, overrides=[networks(system, kind)])
-            model = fresh_model(config, data, data.train).train()
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad and parameter.numel():
-                    named += name_of_nan(model, name, data.train) == name
-                    total += 1
-    print(f"{named} of {total} parameters named")
-
-
-def name_of_nan(model: Model, name: str, split: Split) -> str:
-    """Return the name that a trace gives while the first number of a parameter is NaN."""
-    x = model.perturb(split.x, torch.Generator().manual_seed(0))
-    parameter, trace = model.get_parameter(name), Trace(model)
-    before = parameter.detach().clone()
-    parameter.data.view(-1)[0] = nan
-    with private_rng(0, x.device):
-        trace.follow(lambda: model.loss(x, split.y, index=torch.arange(len(x))))
-    found = trace.value_from(["total"]) or ""
-    parameter.data.copy_(before)
-    return re.sub(r"first in (.*), whose (.*) is not", r"\1.\2", found)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print_outcomes(tiny="tiny" in sys.argv)
-    print_named()

@@ -4,19 +4,19 @@ import json
 import os
 import random
 import signal
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 import flowclf
 from flowclf.config import RunConfig, make_config, merge
 from flowclf.data import Dataset, load_dataset
 from flowclf.runs import Run
-from flowclf.training import Interrupted, TrainingDiverged, train
+from flowclf.training import Interrupted, train
 from flowclf.training.progress import Report
 from flowclf.training.setup import fresh_model
 from flowclf.training.task import load_task
@@ -131,14 +131,6 @@ def test_statistics_and_latents_are_those_of_the_drawn_copy(digits: Dataset) -> 
         torch.testing.assert_close(model.mixture.data_means[3], model.encode(x).z[y == 3].mean(0))
 
 
-def test_resuming_a_finished_run_changes_nothing(digits: Dataset, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    train(small_config(digits), digits, run, device="cpu")
-    before = weights(run)
-    train(small_config(digits), digits, run, device="cpu", resume=True)
-    assert_equal(before, weights(run))
-
-
 def test_one_seed_gives_one_model_and_another_seed_another(digits: Dataset) -> None:
     def model(seed: int) -> dict[str, Tensor]:
         config = make_config("ib-inn", "digits", digits.shape, seed=seed, overrides=[SMALL])
@@ -148,68 +140,46 @@ def test_one_seed_gives_one_model_and_another_seed_another(digits: Dataset) -> N
     assert not torch.equal(model(0)["mixture.means"], model(1)["mixture.means"])
 
 
-def test_global_random_states_are_left_alone(digits: Dataset, tmp_path: Path) -> None:
-    def states() -> tuple[list[int], str, object]:
-        numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
-        return torch.get_rng_state().tolist(), str(numpy_state), random.getstate()
-
-    before = states()
-    train(small_config(digits), digits, Run(tmp_path / "run"), device="cpu")
-    assert states() == before
+def random_states() -> tuple[list[int], str, object]:
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
+    return torch.get_rng_state().tolist(), str(numpy_state), random.getstate()
 
 
-def test_a_run_folder_explains_itself(digits: Dataset, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    config = small_config(digits)
+def test_a_run_folder_explains_itself_and_global_random_states_are_left_alone(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    run, config, before = Run(tmp_path / "run"), small_config(digits), random_states()
     trained = train(config, digits, run, device="cpu")
+    assert random_states() == before
     assert run.read_config()[0] == config
     assert "torch:" in run.config_file.read_text()
     summary = json.loads(run.summary_file.read_text())
     assert {"system", "data", "seed", "seconds", "test"} <= summary.keys()
     assert {"accuracy", "ece", "bits_per_dim"} <= summary["test"].keys()
     rows = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
-    assert [(row["epoch"], "test" in row) for row in rows] == [
-        (1, False),
-        (2, False),
-        (3, False),
-        (3, True),
-    ]
+    seen = [(row["epoch"], "test" in row) for row in rows]
+    assert seen == [(1, False), (2, False), (3, False), (3, True)]
     assert_equal(trained.model.state_dict(), weights(run))
     assert [path.name for path in run.folder.rglob("*.part*")] == []
+    train(config, digits, run, device="cpu", resume=True)
+    assert_equal(trained.model.state_dict(), weights(run))
+
+
+OPTIMISERS = product(("adamw", "sgd"), ("cosine", "one-cycle", "milestones", "constant"))
 
 
 @pytest.mark.parametrize(
-    ("train_settings", "match"),
-    [
-        ({"optimizer": "sgd", "lr": 1e12, "clip_norm": 1e12}, r"step \d+: loss term .*total"),
-        ({"optimizer": "adamw", "lr": 1e30}, r"step \d+: .* is not finite"),
-    ],
+    "settings",
+    [{"optimizer": name, "schedule": each, "milestones": [0.5]} for name, each in OPTIMISERS]
+    + [{"precision": "bf16-mixed"}, {"precision": "64-true"}],
 )
-def test_a_loss_that_is_not_finite_stops_the_run(
-    digits: Dataset, tmp_path: Path, train_settings: dict[str, object], match: str
+def test_every_optimizer_schedule_and_precision_trains(
+    digits: Dataset, settings: dict[str, object]
 ) -> None:
-    run = Run(tmp_path / "run")
-    with pytest.raises(TrainingDiverged, match=match) as caught:
-        train(small_config(digits, train=train_settings), digits, run, device="cpu")
-    assert "max |value|" in str(caught.value)
-    assert not run.weights_file.exists()
-    assert all(value.isfinite().all() for value in load_file(run.checkpoint_file).values())
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "milestones", "constant"])
-def test_every_optimizer_and_schedule_trains(
-    digits: Dataset, optimizer: str, schedule: str
-) -> None:
-    settings = {"optimizer": optimizer, "schedule": schedule, "milestones": [0.5], "epochs": 1}
-    summary = train(small_config(digits, train=settings), digits, device="cpu").summary
-    assert 0 <= summary["test"]["accuracy"] <= 1
-
-
-@pytest.mark.parametrize("settings", [{"precision": "bf16-mixed"}, {"precision": "64-true"}])
-def test_other_precisions_train(digits: Dataset, settings: dict[str, object]) -> None:
     config = small_config(digits, train=settings | {"epochs": 1})
-    assert np.isfinite(train(config, digits, device="cpu").summary["test"]["bits_per_dim"])
+    found = train(config, digits, device="cpu").summary["test"]
+    assert 0 <= found["accuracy"] <= 1
+    assert np.isfinite(found["bits_per_dim"])
 
 
 def test_batch_norm_statistics_are_those_of_the_final_weights(digits: Dataset) -> None:
