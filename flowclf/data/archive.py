@@ -60,21 +60,17 @@ def _members(
 ) -> Iterator[tuple[str, bytes]]:
     found: set[str] = set()
     for number, member in enumerate(tar):
-        _check_member(member, number, path)
+        if number >= _MOST_MEMBERS or not 0 <= member.size <= MOST_BYTES:
+            raise UserError(
+                f"{path}: expected fewer than {_MOST_MEMBERS} files of at most {MOST_BYTES:,} "
+                f"bytes, got more at {member.name!r}; fetch the official archive"
+            )
         name = member.name.removeprefix("./")
         if name in found:
             raise UserError(f"{path}: expected each file once, got {name!r} twice; fetch it again")
         if name in wanted:
             found.add(name)
             yield name, _content(tar, member, path)
-
-
-def _check_member(member: tarfile.TarInfo, number: int, path: Path) -> None:
-    if number >= _MOST_MEMBERS or not 0 <= member.size <= MOST_BYTES:
-        raise UserError(
-            f"{path}: expected fewer than {_MOST_MEMBERS} files of at most {MOST_BYTES:,} bytes, "
-            f"got more at {member.name!r}; fetch the official archive"
-        )
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:

@@ -46,38 +46,34 @@ def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> 
         raise UserError(
             f"expected images for the augmentation {kind!r}, got rows of {shape}; use 'none'"
         )
-    if kind == "paper-cifar" and shape[0] != 3:
-        raise UserError(
-            f"expected RGB images for 'paper-cifar', got {shape[0]} channels; use 'flip-crop'"
-        )
     if kind == "paper-cifar":
-        return _paper_cifar(levels)
-    return {"shift": _shift, "flip-crop": _flip_crop, "rotate": _turn}[kind]
+        return _paper_cifar(shape[0], levels)
+    return {
+        "shift": lambda x, generator: _random_crop(_pad(x.float(), 1), 2, generator),
+        "flip-crop": lambda x, generator: _random_crop(
+            _pad(_random_flip(x.float(), generator), 4), 8, generator
+        ),
+        "rotate": lambda x, generator: rotated(x, random_angles(len(x), generator)),
+    }[kind]
 
 
-def _shift(x: Tensor, generator: Generator) -> Tensor:
-    return _random_crop(_pad(x.float(), 1), 2, generator)
-
-
-def _flip_crop(x: Tensor, generator: Generator) -> Tensor:
-    return _random_crop(_pad(_random_flip(x.float(), generator), 4), 8, generator)
-
-
-def _turn(x: Tensor, generator: Generator) -> Tensor:
-    return rotated(x, random_angles(len(x), generator))
-
-
-def _paper_cifar(levels: int) -> Augmentation:
+def _paper_cifar(channels: int, levels: int) -> Augmentation:
+    if channels != 3:
+        raise UserError(
+            f"expected RGB images for 'paper-cifar', got {channels} channels; use 'flip-crop'"
+        )
     if find_spec("kornia") is None:
         raise UserError(
             "the augmentation 'paper-cifar' needs kornia: pip install 'flowclf[augment]'"
         )
+    from kornia.geometry.transform import rotate
 
     def augment(x: Tensor, generator: Generator) -> Tensor:
         jittered = _jitter(_random_flip(x.float(), generator), levels, generator)
-        rotated = _rotate(_pad(jittered, 8), 12.0, generator)
+        angles = _uniform(x, -12.0, 12.0, generator)
+        turned = rotate(_pad(jittered, 8), angles, mode="nearest", padding_mode="border")
         # 32 + 2·8 = 48 rotated; the centre 36 of it is free of corners from outside.
-        return _random_crop(rotated[:, :, 6:-6, 6:-6], 4, generator)
+        return _random_crop(turned[:, :, 6:-6, 6:-6], 4, generator)
 
     return augment
 
@@ -122,11 +118,3 @@ def _jitter(x: Tensor, levels: int, generator: Generator) -> Tensor:
     unit = adjust_contrast_with_mean_subtraction(unit, contrast)
     unit = adjust_saturation_with_gray_subtraction(unit, saturation)
     return torch.round(unit * (levels - 1))
-
-
-def _rotate(x: Tensor, degrees: float, generator: Generator) -> Tensor:
-    from kornia.geometry.transform import rotate
-
-    angles = _uniform(x, -degrees, degrees, generator)
-    rotated: Tensor = rotate(x, angles, mode="nearest", padding_mode="border")
-    return rotated

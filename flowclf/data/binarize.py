@@ -16,7 +16,7 @@ Binarization = Literal["none", "threshold", "sampled", "resampled"]
 
 def threshold(x: Tensor, levels: int) -> Tensor:
     """Return white where x is at least levels/2; dtype and shape of x."""
-    return _black_or_white(x >= levels / 2, x, levels)
+    return (x >= levels / 2).to(x.dtype) * (levels - 1)
 
 
 def draw_binary(x: Tensor, levels: int, generator: Generator) -> Tensor:
@@ -24,7 +24,7 @@ def draw_binary(x: Tensor, levels: int, generator: Generator) -> Tensor:
     drawn = torch.randint(
         levels - 1, x.shape, generator=generator, device=generator.device, dtype=torch.uint8
     )
-    return _black_or_white(drawn.to(x.device) < x, x, levels)
+    return (drawn.to(x.device) < x).to(x.dtype) * (levels - 1)
 
 
 def binarize(x: Tensor, kind: Binarization, levels: int | None, generator: Generator) -> Tensor:
@@ -60,7 +60,3 @@ def ending_binary(
         return draw_binary(x, levels, generator) if kind == "resampled" else threshold(x, levels)
 
     return changed
-
-
-def _black_or_white(white: Tensor, x: Tensor, levels: int) -> Tensor:
-    return white.to(x.dtype) * (levels - 1)

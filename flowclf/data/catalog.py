@@ -34,6 +34,10 @@ def _at(mirrors: tuple[str, ...], name: str, md5: str, unpacked: str | None = No
     return OfficialFile(name, md5, tuple(mirror + name for mirror in mirrors), unpacked)
 
 
+def _cifar(name: str, md5: str) -> tuple[OfficialFile, ...]:
+    return (_at(_CIFAR, f"{name}.tar.gz", md5),)
+
+
 # Images and labels of the train and of the test split.
 X, Y = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 X2, Y2 = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
@@ -52,18 +56,10 @@ FILES: dict[str, tuple[OfficialFile, ...]] = {
         _at(_FASHION, X2, "bef4ecab320f06d8554ea6380940ec79", "8181f5470baa50b63fa0f6fddb340f0a"),
         _at(_FASHION, Y2, "bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965"),
     ),
-    "cifar-10-batches-bin": (
-        _at(_CIFAR, "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
-    ),
-    "cifar-10-batches-py": (
-        _at(_CIFAR, "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
-    ),
-    "cifar-100-binary": (
-        _at(_CIFAR, "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
-    ),
-    "cifar-100-python": (
-        _at(_CIFAR, "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
-    ),
+    "cifar-10-batches-bin": _cifar("cifar-10-binary", "c32a1d4ab5d03f1284b67883e8d87530"),
+    "cifar-10-batches-py": _cifar("cifar-10-python", "c58f30108f718f92721af3b95e74349a"),
+    "cifar-100-binary": _cifar("cifar-100-binary", "03b5dce01913d631647c71ecec9e9cb8"),
+    "cifar-100-python": _cifar("cifar-100-python", "eb9058c3a382ffc7106e4002c42a8d85"),
     "omniglot": (
         _at(_OMNIGLOT, "images_background.zip", "68d2efa1b9178cc56df9314c21c6e718"),
         _at(_OMNIGLOT, "images_evaluation.zip", "6b91aef0f799c5bb55b94e3f2daec811"),

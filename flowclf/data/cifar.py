@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100: binary or Python batches, unpacked or in the official archives."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +51,6 @@ class _Form:
     def archive(self) -> OfficialFile:
         return FILES[self.folder][0]
 
-    @property
-    def members(self) -> dict[str, str]:
-        return {f"{self.folder}/{name}": name for name in (*self.train, self.test)}
-
     def parse(self, content: bytes, where: str) -> Split:
         if self.label_bytes is None:
             split = _to_split(*read_pickled_batch(content, where))
@@ -64,21 +60,11 @@ class _Form:
         return split
 
 
+_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+_BIN = tuple(f"{name}.bin" for name in _BATCHES)
 _CIFAR10 = (
-    _Form(
-        "cifar-10-batches-bin",
-        tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-        "test_batch.bin",
-        label_bytes=1,
-        classes=10,
-    ),
-    _Form(
-        "cifar-10-batches-py",
-        tuple(f"data_batch_{i}" for i in range(1, 6)),
-        "test_batch",
-        label_bytes=None,
-        classes=10,
-    ),
+    _Form("cifar-10-batches-bin", _BIN, "test_batch.bin", label_bytes=1, classes=10),
+    _Form("cifar-10-batches-py", _BATCHES, "test_batch", label_bytes=None, classes=10),
 )
 _CIFAR100 = (
     _Form("cifar-100-binary", ("train.bin",), "test.bin", label_bytes=2, classes=100),
@@ -98,14 +84,12 @@ def load_cifar100(source: DataSource) -> Dataset:
 
 def find_cifar10(source: DataSource) -> Path | None:
     """Return the folder or archive that `load_cifar10` would read, or None."""
-    place = _find(_CIFAR10, source)
-    return place.path if place else None
+    return (place := _find(_CIFAR10, source)) and place.path
 
 
 def find_cifar100(source: DataSource) -> Path | None:
     """Return the folder or archive that `load_cifar100` would read, or None."""
-    place = _find(_CIFAR100, source)
-    return place.path if place else None
+    return (place := _find(_CIFAR100, source)) and place.path
 
 
 @dataclass(frozen=True)
@@ -117,9 +101,10 @@ class _Place:
     notices: tuple[str, ...] = ()
 
     def batches(self) -> Iterator[tuple[str, bytes]]:
+        form = self.form
         if self.path.is_dir():
-            return _read_folder(self.path, self.form)
-        members = self.form.members
+            return _read_folder(self.path, form)
+        members = {f"{form.folder}/{name}": name for name in (*form.train, form.test)}
         return ((members[name], data) for name, data in read_members(self.path, members))
 
 
@@ -127,17 +112,13 @@ def _find(forms: tuple[_Form, ...], source: DataSource) -> _Place | None:
     for root in source.roots():
         for form in forms:
             for folder in (root / form.folder, root):
-                if _holds(folder, form):
+                trains = any((folder / name).is_file() for name in form.train)
+                if trains and (folder / form.test).is_file():
                     return _Place(form, folder)
         for form in forms:
             if found := find_in(root, form.folder, form.archive):
                 return _Place(form, found.path, found.notices)
     return None
-
-
-def _holds(folder: Path, form: _Form) -> bool:
-    trains = any((folder / name).is_file() for name in form.train)
-    return trains and (folder / form.test).is_file()
 
 
 def _load(
@@ -147,48 +128,36 @@ def _load(
     if place is None:
         found = source.fetch(forms[0].folder, forms[0].archive)
         place = _Place(forms[0], found.path, found.notices)
-    parts = _parse(place.batches(), place)
-    train = [parts[batch] for batch in place.form.train if batch in parts]
-    if not train or place.form.test not in parts:
+    form, notices = place.form, place.notices
+    parts = {batch: form.parse(data, f"{place.path}: {batch}") for batch, data in place.batches()}
+    batches = [parts[batch] for batch in form.train if batch in parts]
+    if not batches or form.test not in parts:
         raise UserError(
-            f"{place.path}: expected {place.form.test} and {place.form.train[0]} in it, got "
+            f"{place.path}: expected {form.test} and {form.train[0]} in it, got "
             f"{', '.join(parts) or 'neither'}; fetch the official archive"
         )
-    data = Dataset(name, _joined(train), parts[place.form.test], class_names, levels=256)
-    return validate(_with_notices(data, place, len(train)), place.path)
-
-
-def _parse(batches: Iterable[tuple[str, bytes]], place: _Place) -> dict[str, Split]:
-    return {name: place.form.parse(data, f"{place.path}: {name}") for name, data in batches}
-
-
-def _with_notices(data: Dataset, place: _Place, found: int) -> Dataset:
-    notices = place.notices
-    rows, total = len(data.train), len(place.form.train)
+    train = Split(torch.cat([part.x for part in batches]), torch.cat([part.y for part in batches]))
+    test, found, total = parts[form.test], len(batches), len(form.train)
     if found < total:
-        notices += (f"{found} of {total} training batches found: {rows:,} images",)
-    elif rows != 50_000:
-        notices += (f"expected 50,000 training images, found {rows:,}",)
-    if len(data.test) != 10_000:
-        notices += (f"expected 10,000 test images, found {len(data.test):,}",)
-    return Dataset(data.name, data.train, data.test, data.class_names, data.levels, notices)
+        notices += (f"{found} of {total} training batches found: {len(train):,} images",)
+    elif len(train) != 50_000:
+        notices += (f"expected 50,000 training images, found {len(train):,}",)
+    if len(test) != 10_000:
+        notices += (f"expected 10,000 test images, found {len(test):,}",)
+    return validate(Dataset(name, train, test, class_names, 256, notices), place.path)
 
 
 def _read_folder(folder: Path, form: _Form) -> Iterator[tuple[str, bytes]]:
     for name in (*form.train, form.test):
         path = folder / name
         if path.is_file():
-            _check_size(path)
+            size = path.stat().st_size
+            if size > MOST_BYTES:
+                raise UserError(
+                    f"{path}: expected a CIFAR batch of at most {MOST_BYTES:,} bytes, got {size:,};"
+                    " fetch the official file"
+                )
             yield name, path.read_bytes()
-
-
-def _check_size(path: Path) -> None:
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise UserError(
-            f"{path}: expected a CIFAR batch of at most {MOST_BYTES:,} bytes, got {size:,}; "
-            "fetch the official file"
-        )
 
 
 def read_records(content: bytes, label_bytes: int, where: str) -> Split:
@@ -210,7 +179,3 @@ def read_records(content: bytes, label_bytes: int, where: str) -> Split:
 def _to_split(pixels: np.ndarray, labels: np.ndarray) -> Split:
     images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
     return Split(images, torch.from_numpy(labels))
-
-
-def _joined(parts: list[Split]) -> Split:
-    return Split(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))

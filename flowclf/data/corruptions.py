@@ -45,20 +45,14 @@ WHERE = "https://zenodo.org/records/2535967"
 
 
 def corrupt(x: Tensor, family: str, severity: int, seed: int, levels: int = 256) -> Tensor:
-    """Corrupt images (N, C, H, W) of integer grey levels 0..levels-1, uint8 as x.
+    """Corrupt images (N, 1 or 3, H, W) of integer grey levels 0..levels-1, uint8 as x.
 
     What is drawn (noise, directions, where drops lie) depends on seed, family and the image's
-    place in x, and is the same at every severity.
-
-    Args:
-        x: grey levels (N, 1 or 3, H, W), uint8.
-        family: a name of `CORRUPTIONS`.
-        severity: 1 (weak) to 5.
-        seed: of what is drawn.
-        levels: grey levels of the images.
+    place in x, and is the same at every severity, 1 (weak) to 5.
 
     Raises:
-        UserError: an unknown family, a severity that is none of 1 to 5, or no such images.
+        UserError: a family not in `CORRUPTIONS`, a severity that is none of 1 to 5, or no such
+            images.
     """
     _check_family(family, severity, CORRUPTIONS)
     if x.ndim != 4 or x.dtype != torch.uint8 or x.shape[1] not in (1, 3):
@@ -77,11 +71,7 @@ def corrupt(x: Tensor, family: str, severity: int, seed: int, levels: int = 256)
 def _check_family(
     family: str, severity: int, known: dict[str, Corruption] | tuple[str, ...]
 ) -> None:
-    """Raise a UserError for an unknown family or severity.
-
-    Raises:
-        UserError: an unknown family, or a severity that is none of 1 to 5.
-    """
+    """Raise a UserError for an unknown family, or a severity that is none of 1 to 5."""
     if family not in known:
         raise UserError(f"expected a corruption out of {', '.join(known)}, got {family!r}")
     if severity not in SEVERITIES:
@@ -276,43 +266,28 @@ def _pixelate(u: Tensor, severity: int, generator: Generator) -> Tensor:
 
 def _jpeg_compression(u: Tensor, severity: int, generator: Generator) -> Tensor:
     """Compress and decompress as JPEG, by Pillow."""
-    quality = int(_of(severity, 70, 50, 35, 22, 12))
-    images = (255 * u).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    decoded = np.stack([_through_jpeg(image, quality) for image in images])
-    return torch.from_numpy(decoded).permute(0, 3, 1, 2).float() / 255
-
-
-def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Compress one image (H, W, C), uint8."""
     from PIL import Image
 
-    file = BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(
-        file, "JPEG", quality=quality
-    )
-    with Image.open(file) as decoded:
-        return np.asarray(decoded).reshape(image.shape)
+    quality = int(_of(severity, 70, 50, 35, 22, 12))
+    images = (255 * u).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    decoded = []
+    for image in images:
+        file = BytesIO()
+        grey = image.shape[2] == 1
+        Image.fromarray(image[..., 0] if grey else image).save(file, "JPEG", quality=quality)
+        with Image.open(file) as opened:
+            decoded.append(np.asarray(opened).reshape(image.shape))
+    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() / 255
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "gaussian_noise": _gaussian_noise,
-    "shot_noise": _shot_noise,
-    "impulse_noise": _impulse_noise,
-    "defocus_blur": _defocus_blur,
-    "glass_blur": _glass_blur,
-    "motion_blur": _motion_blur,
-    "zoom_blur": _zoom_blur,
-    "snow": _snow,
-    "fog": _fog,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "elastic_transform": _elastic_transform,
-    "pixelate": _pixelate,
-    "jpeg_compression": _jpeg_compression,
-    "speckle_noise": _speckle_noise,
-    "gaussian_blur": _gaussian_blur,
-    "spatter": _spatter,
-}
+    "gaussian_noise": _gaussian_noise, "shot_noise": _shot_noise, "impulse_noise": _impulse_noise,
+    "defocus_blur": _defocus_blur, "glass_blur": _glass_blur, "motion_blur": _motion_blur,
+    "zoom_blur": _zoom_blur, "snow": _snow, "fog": _fog, "brightness": _brightness,
+    "contrast": _contrast, "elastic_transform": _elastic_transform, "pixelate": _pixelate,
+    "jpeg_compression": _jpeg_compression, "speckle_noise": _speckle_noise,
+    "gaussian_blur": _gaussian_blur, "spatter": _spatter,
+}  # fmt: skip
 """By the names of the official files."""
 
 OFFICIAL = (*CORRUPTIONS, "frost", "saturate")

@@ -120,7 +120,9 @@ def validate(data: Dataset, path: Path | None = None) -> Dataset:
     """
     where = str(path or data.name)
     for which, split in (("train", data.train), ("test", data.test)):
-        _check_kind(split)
+        kind = (split.x.ndim, split.x.dtype)
+        assert kind in {(4, torch.uint8), (2, torch.float32)}, kind
+        assert (split.y.ndim, split.y.dtype) == (1, torch.int64), (split.y.shape, split.y.dtype)
         _check_values(f"{where}: {which}", split.x, data.levels)
     if data.train.x.shape[1:] != data.test.x.shape[1:]:
         raise UserError(
@@ -128,8 +130,7 @@ def validate(data: Dataset, path: Path | None = None) -> Dataset:
             f"{tuple(data.test.x.shape[1:])}; convert one to the other's shape"
         )
     _check_classes(data, where)
-    _check_train_labels(data, where)
-    _check_test_labels(data, where)
+    _check_all_labels(data, where)
     return data
 
 
@@ -146,31 +147,19 @@ def check_labels(y: Tensor, classes: int, where: str) -> None:
         )
 
 
-def _check_kind(split: Split) -> None:
-    kind = (split.x.ndim, split.x.dtype)
-    assert kind in {(4, torch.uint8), (2, torch.float32)}, kind
-    assert split.y.ndim == 1, split.y.shape
-    assert split.y.dtype == torch.int64, split.y.dtype
-
-
 def _check_values(where: str, x: Tensor, levels: int | None) -> None:
     if x.numel() == 0:
         raise UserError(f"{where}: expected at least one row and one value, got {tuple(x.shape)}")
     if x.is_floating_point():
-        _check_finite(where, x)
+        if (bad := ~torch.isfinite(x)).any():
+            row, column = bad.nonzero()[0].tolist()
+            raise UserError(
+                f"{where}: expected finite numbers, got {int(bad.sum())} NaN or infinite values "
+                f"(first at row {row}, column {column}); remove or fill them"
+            )
     elif levels is not None and not isinstance(x, Shards) and int(x.max()) >= levels:
         raise UserError(
             f"{where}: expected grey levels 0..{levels - 1}, got {int(x.max())}; rescale the images"
-        )
-
-
-def _check_finite(where: str, x: Tensor) -> None:
-    bad = ~torch.isfinite(x)
-    if bad.any():
-        row, column = bad.nonzero()[0].tolist()
-        raise UserError(
-            f"{where}: expected finite numbers, got {int(bad.sum())} NaN or infinite values "
-            f"(first at row {row}, column {column}); remove or fill them"
         )
 
 
@@ -187,7 +176,7 @@ def _check_classes(data: Dataset, where: str) -> None:
             )
 
 
-def _check_train_labels(data: Dataset, where: str) -> None:
+def _check_all_labels(data: Dataset, where: str) -> None:
     found = torch.unique(data.train.y).tolist()
     if [label for label in found if label != _NO_LABEL] != list(range(data.classes)):
         raise UserError(
@@ -195,13 +184,10 @@ def _check_train_labels(data: Dataset, where: str) -> None:
             f"and -1 for a row without a label, got {_shown(found)}; renumber the labels from 0 "
             "without gaps"
         )
-
-
-def _check_test_labels(data: Dataset, where: str) -> None:
-    if data.test.unlabelled.any():
+    if missing := int(data.test.unlabelled.sum()):
         raise UserError(
-            f"{where}: expected a label for every test row, got "
-            f"{int(data.test.unlabelled.sum())} rows with -1; move these rows to train"
+            f"{where}: expected a label for every test row, got {missing} rows with -1; move these "
+            "rows to train"
         )
     strange = sorted(set(torch.unique(data.test.y).tolist()) - set(range(data.classes)))
     if strange:
@@ -227,17 +213,24 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """
     if not 0 <= fraction < 1:
         raise UserError(f"expected a held-out fraction in [0, 1), got {fraction}; try 0.1")
-    generator = torch.Generator().manual_seed(seed)
-    held = torch.zeros(len(split), dtype=torch.bool)
-    for rows in _rows_by_class(split):
-        count = min(round(fraction * len(rows)), len(rows) - 1)
-        held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+    classes = _rows_by_class(split)
+    counts = [min(round(fraction * len(rows)), len(rows) - 1) for rows in classes]
+    held = _mask(len(split), classes, counts, seed)
     return split.take(~held), split.take(held)
 
 
 def _rows_by_class(split: Split) -> list[Tensor]:
     labels = torch.unique(split.y[~split.unlabelled])
     return [(split.y == label).nonzero()[:, 0] for label in labels]
+
+
+def _mask(length: int, classes: list[Tensor], counts: list[int], seed: int) -> Tensor:
+    """Return a bool mask (length,) of so many rows of each class, drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.zeros(length, dtype=torch.bool)
+    for rows, count in zip(classes, counts, strict=True):
+        drawn[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+    return drawn
 
 
 def stratified(split: Split, n: int, seed: int) -> tuple[Split, Split]:
@@ -272,11 +265,7 @@ def _drawn(split: Split, n: int, seed: int) -> Tensor:
             f"expected to draw from {len(classes)} rows, one a class, to all {int(sizes.sum())} "
             f"labelled ones, got {n}; change the number"
         )
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.zeros(len(split), dtype=torch.bool)
-    for rows, count in zip(classes, _shares(sizes, n).tolist(), strict=True):
-        drawn[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
-    return drawn
+    return _mask(len(split), classes, _shares(sizes, n).tolist(), seed)
 
 
 def _shares(sizes: Tensor, n: int) -> Tensor:

@@ -11,7 +11,7 @@ from flowclf.data.pictures import decode
 from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
-__all__ = ["is_picture", "load_folder", "read_picture"]
+__all__ = ["describe", "is_picture", "load_folder", "read_picture"]
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp"}
 _PARTS = ("train", "test")
@@ -31,7 +31,13 @@ def load_folder(path: Path) -> Dataset:
     """
     files = {part: _pictures_by_class(path / part) for part in _PARTS}
     names = tuple(files["train"])
-    _check_same_classes(path, names, tuple(files["test"]))
+    lone = sorted(set(names) ^ set(files["test"]))
+    if lone:
+        side = "train" if lone[0] in names else "test"
+        raise UserError(
+            f"{path}: expected the same classes in train and test, got {lone[0]!r} in {side} alone "
+            f"({len(lone)} such in all); add or remove its folder"
+        )
     first = next(iter(files["train"].values()))[0]
     model = read_picture(first)
     count = sum(len(pictures) for part in files.values() for pictures in part.values())
@@ -42,17 +48,14 @@ def load_folder(path: Path) -> Dataset:
 
 
 def _pictures_by_class(folder: Path) -> dict[str, list[Path]]:
-    classes = sorted(p for p in folder.iterdir() if _visible_dir(p)) if folder.is_dir() else []
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    classes = [path for path in found if path.is_dir() and not path.name.startswith(".")]
     if not classes:
         raise UserError(
             f"expected class folders {folder / 'CLASS'}, got none; sort the pictures into "
             "train/CLASS/ and test/CLASS/"
         )
     return {each.name: _pictures(each) for each in classes}
-
-
-def _visible_dir(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -70,16 +73,6 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
 
 
-def _check_same_classes(path: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
-    lone = sorted(set(train) ^ set(test))
-    if lone:
-        side = "train" if lone[0] in train else "test"
-        raise UserError(
-            f"{path}: expected the same classes in train and test, got {lone[0]!r} in {side} alone "
-            f"({len(lone)} such in all); add or remove its folder"
-        )
-
-
 def _ignored(path: Path) -> tuple[str, ...]:
     parts = [path / part for part in _PARTS]
     beside = [entry for part in parts for entry in part.iterdir() if not entry.is_dir()]
@@ -92,20 +85,16 @@ def _ignored(path: Path) -> tuple[str, ...]:
 def _to_split(files: dict[str, list[Path]], first: Path, model: _Pixels) -> Split:
     images, labels = [], []
     for number, pictures in enumerate(files.values()):
-        for picture in pictures:
-            images.append(_matching(picture, first, model))
+        for path in pictures:
+            pixels = read_picture(path)
+            if pixels.shape != model.shape:
+                raise UserError(
+                    f"{path}: expected {describe(model.shape)} as {first.name} has, got "
+                    f"{describe(pixels.shape)}; give all pictures one size and mode"
+                )
+            images.append(pixels)
             labels.append(number)
     return Split(torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64))
-
-
-def _matching(path: Path, first: Path, model: _Pixels) -> _Pixels:
-    pixels = read_picture(path)
-    if pixels.shape != model.shape:
-        raise UserError(
-            f"{path}: expected {_describe(model)} as {first.name} has, got {_describe(pixels)}; "
-            "give all pictures one size and mode"
-        )
-    return pixels
 
 
 def read_picture(path: Path) -> _Pixels:
@@ -118,6 +107,7 @@ def read_picture(path: Path) -> _Pixels:
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _describe(pixels: _Pixels) -> str:
-    channels, height, width = pixels.shape
-    return f"{width}×{height} {'grey' if channels == 1 else 'RGB'}"
+def describe(shape: tuple[int, ...]) -> str:
+    """Return the size and kind of images (C, H, W), for a message."""
+    channels, height, width = shape
+    return f"{width}×{height} {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels}-channel')}"
