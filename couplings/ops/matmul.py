@@ -215,6 +215,7 @@ define(
     eager_rotate,
     _fake_rotate,
     triton="triton_rotation",
+    native_cpu="native_rotation",
     setup=_setup_rotate,
     backward=_backward_rotate,
 )
@@ -225,6 +226,7 @@ define(
     eager_rotate_backward,
     _fake_rotate_backward,
     triton="triton_rotation",
+    native_cpu="native_rotation",
 )
 
 

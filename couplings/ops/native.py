@@ -9,7 +9,6 @@ library the operators are those written in PyTorch, for which COUPLINGS_KERNELS=
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,20 +36,29 @@ class Layout(NamedTuple):
         positions = x.shape[2:].numel()
         return (positions, x.shape[1]) if self.channels_last else (x.shape[1], positions)
 
-    def views(self, *tensors: Tensor | None) -> Iterator[int]:
+    def views(self, *tensors: Tensor | None) -> list[int]:
         """Describe tensors to a kernel; None: one that is not there."""
+        numbers: list[int] = []
         for x in tensors:
             if x is None:
-                yield from (0, 0, 0, 0, 0)
-                continue
-            position, channel = _position_stride(x), x.stride(1)
-            rows = (position, channel) if self.channels_last else (channel, position)
-            yield from (x.data_ptr(), DTYPES[x.dtype], x.stride(0), *rows)
+                numbers += (0, 0, 0, 0, 0)
+            else:
+                sample, channel, *_ = x.stride()
+                position = _position_stride(x)
+                rows = (position, channel) if self.channels_last else (channel, position)
+                numbers += (x.data_ptr(), DTYPES[x.dtype], sample, *rows)
+        return numbers
 
 
 def per_sample(x: Tensor) -> tuple[int, ...]:
     """Describe (B,), a number a sample."""
     return x.data_ptr(), DTYPES[x.dtype], x.stride(0), 0, 0
+
+
+def per_row(x: Tensor) -> tuple[int, ...]:
+    """Describe a matrix or vector, the same for all samples."""
+    row, column = x.stride() if x.dim() == 2 else (0, x.stride(0))
+    return x.data_ptr(), DTYPES[x.dtype], 0, row, column
 
 
 def readable(*tensors: Tensor) -> bool:
@@ -111,8 +119,11 @@ def _libtorch() -> Any:
 
 def _position_stride(x: Tensor) -> int:
     """Return the one stride of all positions of (B, C, ...), or -1 if there is none."""
+    shape, strides = x.shape[2:], x.stride()[2:]
+    if len(shape) == 2 and strides[0] == strides[1] * shape[1]:
+        return strides[1]
     stride, extent = 0, 1
-    for size, step in zip(reversed(x.shape[2:]), reversed(x.stride()[2:]), strict=True):
+    for size, step in zip(reversed(shape), reversed(strides), strict=True):
         if size == 1:
             continue
         if extent == 1:

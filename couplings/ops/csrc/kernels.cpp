@@ -4,6 +4,7 @@
 // threads from torch_parallel_for, a function of torch's stable C ABI. It is compiled once for each
 // instruction set, as couplings/ops/native/build.py says.
 #include "affine.h"
+#include "rotation.h"
 
 #define KERNEL(name, Arguments)                                                           \
   extern "C" __attribute__((visibility("default"))) void name(                            \
@@ -13,6 +14,8 @@
 
 KERNEL(affine_forward, AffineForward)
 KERNEL(affine_backward, AffineBackward)
+KERNEL(rotate_forward, RotationForward)
+KERNEL(rotate_backward, RotationBackward)
 
 // Sources that this library was compiled from, so that a stale one is not called.
 extern "C" __attribute__((visibility("default"))) const char* kernels_version() {

@@ -96,15 +96,21 @@ template <class T> T* target(const View& view, int64_t sample, const Block& bloc
   return is_dense<T>(view, block) ? reinterpret_cast<T*>(start.data) : buffer;
 }
 
-template <class T> void write(const View& view, int64_t sample, const Block& block, const T* values) {
+// Write rows of numbers that lie `row` apart.
+template <class T>
+void write_rows(const View& view, int64_t sample, const Block& block, const T* values, int64_t row) {
   const View start = view.at(sample * view.sample + block.row * view.row + block.column * view.column);
-  if (reinterpret_cast<const char*>(values) == start.data) return;
   const auto copy = [&](auto* to) {
-    copy_strided(to, view.row, view.column, values, block.columns, 1, block.rows, block.columns);
+    copy_strided(to, view.row, view.column, values, row, 1, block.rows, block.columns);
   };
   if (view.dtype == float32) copy(reinterpret_cast<float*>(start.data));
   else if (view.dtype == float64) copy(reinterpret_cast<double*>(start.data));
   else copy(reinterpret_cast<uint16_t*>(start.data));
+}
+
+template <class T> void write(const View& view, int64_t sample, const Block& block, const T* values) {
+  if (values != target(view, sample, block, static_cast<T*>(nullptr)))
+    write_rows(view, sample, block, values, block.columns);
 }
 
 // Call work(block) for blocks of at most `limit` numbers, which stay in the first cache.

@@ -28,9 +28,13 @@ def bound(function: Function, rotation: Tensor, inverse: bool) -> Callable[..., 
 
 
 @both_ways
-@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 2, 2)], ids=str)
-def test_derivatives_and_opcheck(shape: tuple[int, ...], inverse: bool) -> None:
+@pytest.mark.parametrize("lay_out", [Tensor.contiguous, channels_last])
+@pytest.mark.parametrize("shape", [(3, 4, 1, 1), (2, 3, 2, 2), (2, 3, 3, 7)], ids=str)
+def test_derivatives_and_opcheck(
+    shape: tuple[int, ...], lay_out: Callable[[Tensor], Tensor], inverse: bool
+) -> None:
     (x, scale, offset), rotation = draw(shape)
+    x = lay_out(x.detach()).requires_grad_()
     torch.library.opcheck(OPERATOR, (x, rotation, scale, offset, inverse))
     call = bound(OPERATOR, rotation, inverse)
     assert torch.autograd.gradcheck(call, (x, scale, offset))
@@ -40,7 +44,9 @@ def test_derivatives_and_opcheck(shape: tuple[int, ...], inverse: bool) -> None:
 @both_ways
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    "shape", [(5, 7), (0, 3, 2, 2), (1, 2, 1, 1), (3, 12, 5, 7), (2, 70, 4, 5)], ids=str
+    "shape",
+    [(5, 7), (0, 3, 2, 2), (1, 2, 1, 1), (3, 12, 5, 7), (2, 70, 4, 5), (2, 33, 9, 9)],
+    ids=str,
 )
 def test_as_exact_as_the_definition(
     shape: tuple[int, ...], dtype: torch.dtype, inverse: bool
