@@ -126,9 +126,7 @@ def test_lists_and_numbers_as_people_write_them() -> None:
 
 
 @pytest.mark.parametrize("assignments", [["kind=conv", "blocks=2,2"], ["blocks=2,2", "kind=conv"]])
-def test_only_another_kind_of_network_drops_the_fields_of_the_old(
-    assignments: list[str],
-) -> None:
+def test_only_another_kind_of_network_drops_the_fields_of_the_old(assignments: list[str]) -> None:
     network = configure().model.network
     assert (network.kind, network.hidden) == ("mlp", (256,))
     network = configure(*(f"network.{text}" for text in assignments)).model.network

@@ -21,14 +21,7 @@ from benchmarks.flowclf import classify, cost, depth, study, trained_exactness
 from benchmarks.flowclf.cost import COSTS, run_cost
 from benchmarks.flowclf.information import compare_information
 from benchmarks.flowclf.measures import MEASURES, compare_latents
-from benchmarks.flowclf.study import (
-    Study,
-    _digest,
-    averages,
-    read_study,
-    run_study,
-    study_names,
-)
+from benchmarks.flowclf.study import Study, _digest, averages, read_study, run_study, study_names
 from flowclf.cli import bench as command
 from flowclf.cli.app import run
 from flowclf.config import RunConfig, make_config
@@ -101,10 +94,7 @@ def test_rows_are_appended_with_their_circumstances(folder: Path) -> None:
 
 @pytest.mark.parametrize("task", ["mnist14", "bvae", "vc-cost", "mixture"])
 def test_quick_is_tiny_and_records_nothing(
-    task: str,
-    quick: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    task: str, quick: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     asked = devices(monkeypatch)
     small = {"network": {"kind": "mlp", "hidden": [8]}}

@@ -8,15 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowclf.data.dataset import (
-    Dataset,
-    Split,
-    hold_out,
-    keep_labels,
-    stratified,
-    subset,
-    validate,
-)
+from flowclf.data.dataset import Dataset, Split, hold_out, keep_labels, stratified, subset, validate
 from flowclf.support.errors import UserError
 
 

@@ -31,8 +31,7 @@ def test_classes_are_sorted_and_colours_come_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "channels"),
-    [("1", 1), ("L", 1), ("LA", 1), ("P", 3), ("RGB", 3), ("RGBA", 3)],
+    ("mode", "channels"), [("1", 1), ("L", 1), ("LA", 1), ("P", 3), ("RGB", 3), ("RGBA", 3)]
 )
 def test_modes(tmp_path: Path, mode: str, channels: int) -> None:
     data = load_folder(_tree(tmp_path, mode))

@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowclf.data.idx import (
-    load_fashion_mnist,
-    load_mnist,
-    load_rotated_mnist,
-    read_idx,
-)
+from flowclf.data.idx import load_fashion_mnist, load_mnist, load_rotated_mnist, read_idx
 from flowclf.data.rotate import random_angles, rotated
 from flowclf.data.source import DataSource
 from flowclf.support.errors import UserError

@@ -114,9 +114,7 @@ TARGETS = {
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_damage_is_read_or_refused(
-    lay: Callable[[str], Path],
-    read: Callable[[str], Dataset],
-    target: str,
+    lay: Callable[[str], Path], read: Callable[[str], Dataset], target: str
 ) -> None:
     source, name, within = TARGETS[target]
     path = lay(source) / name

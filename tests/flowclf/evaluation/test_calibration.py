@@ -182,12 +182,7 @@ def test_a_calibrated_predictor_has_no_error_by_any_standard_measure(
 
 @pytest.mark.parametrize(
     ("version", "classes", "artefact"),
-    [
-        ("published", 10, 0.45),
-        ("published", 100, 0.57),
-        ("draft", 10, 0.20),
-        ("draft", 100, 0.13),
-    ],
+    [("published", 10, 0.45), ("published", 100, 0.57), ("draft", 10, 0.20), ("draft", 100, 0.13)],
 )
 def test_the_papers_error_of_a_calibrated_predictor_is_its_bin_centres(
     version: str, classes: int, artefact: float, simulate: Simulate

@@ -204,9 +204,7 @@ def test_infinite_scores_are_ranked(function: Measure, generator: torch.Generato
 
 
 @pytest.mark.parametrize("function", ALL)
-def test_what_cannot_be_ranked_is_refused(
-    function: Measure,
-) -> None:
+def test_what_cannot_be_ranked_is_refused(function: Measure) -> None:
     fine = torch.zeros(3)
     with pytest.raises(UserError, match="expected outside scores that can be ranked, got 1 NaN of"):
         function(fine, torch.tensor([0.0, nan]))

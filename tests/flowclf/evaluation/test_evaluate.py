@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from flowclf import build
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier as Model
 from flowclf.data import Split, hold_out
 from flowclf.data.outliers import Outliers
 from flowclf.evaluation import SUITES, Options, Subject, evaluate, metrics, predict_split
@@ -44,7 +44,7 @@ def split(generator: torch.Generator) -> Split:
 
 
 @pytest.fixture
-def model(split: Split) -> GenerativeClassifier:
+def model(split: Split) -> Model:
     model = build("ib-inn", shape=(1, 4, 4), classes=K, network=NETWORK)
     model.fit_statistics(split.x, split.y)
     return model
@@ -68,7 +68,7 @@ def test_results_are_those_of_the_model(generator: torch.Generator) -> None:
 
 
 def test_integers_get_noise_of_one_grey_level(
-    model: GenerativeClassifier, split: Split, generator: torch.Generator
+    model: Model, split: Split, generator: torch.Generator
 ) -> None:
     model.eval()
     got = torch.tensor([evaluate(model, split, seed=s)["log_prob_nats"] for s in range(30)])
@@ -83,7 +83,7 @@ def test_integers_get_noise_of_one_grey_level(
     assert abs(float(got.mean() - expected.mean())) < 5 * error
 
 
-def test_the_seed_decides_the_noise(model: GenerativeClassifier, split: Split) -> None:
+def test_the_seed_decides_the_noise(model: Model, split: Split) -> None:
     first, again, other = (evaluate(model, split, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first["bits_per_dim"] != other["bits_per_dim"]
@@ -92,7 +92,7 @@ def test_the_seed_decides_the_noise(model: GenerativeClassifier, split: Split) -
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_put_back(training: bool, model: GenerativeClassifier, split: Split) -> None:
+def test_the_mode_is_put_back(training: bool, model: Model, split: Split) -> None:
     model.train(training)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     results = evaluate(model, split)
@@ -101,14 +101,14 @@ def test_the_mode_is_put_back(training: bool, model: GenerativeClassifier, split
     assert results == evaluate(model.eval(), split)
 
 
-def test_the_mode_is_put_back_after_an_error(model: GenerativeClassifier) -> None:
+def test_the_mode_is_put_back_after_an_error(model: Model) -> None:
     model.train()
     with pytest.raises(UserError, match="expected x of shape"):
         evaluate(model, Split(torch.zeros(2, 1, 5, 5, dtype=torch.uint8), torch.tensor([0, 1])))
     assert model.training
 
 
-def test_suites_can_be_picked(model: GenerativeClassifier, split: Split) -> None:
+def test_suites_can_be_picked(model: Model, split: Split) -> None:
     names = {"ece", "ece_20_bins", "negative_log_posterior_nats"}
     assert names < evaluate(model, split, ["calibration"]).keys()
     plain = [name for name in SUITES if name not in OTHERS]
@@ -126,7 +126,7 @@ def test_suites_can_be_picked(model: GenerativeClassifier, split: Split) -> None
         evaluate(model, split, ["accuracy", "colour"])
 
 
-def test_outliers_shifts_and_attacks_are_rows(model: GenerativeClassifier, split: Split) -> None:
+def test_outliers_shifts_and_attacks_are_rows(model: Model, split: Split) -> None:
     strange = Outliers("strange", 255 - split.x)
     options = Options((strange,), ("brightness",), (1, 3), epsilons=(0.1,), samples=8)
     suites = ["ood", "shift", "attack"]
@@ -144,7 +144,7 @@ def test_outliers_shifts_and_attacks_are_rows(model: GenerativeClassifier, split
         evaluate(model, split, ["attack"], options=table)
 
 
-def test_an_empty_split_is_refused(model: GenerativeClassifier, split: Split) -> None:
+def test_an_empty_split_is_refused(model: Model, split: Split) -> None:
     with pytest.raises(UserError, match="at least one sample to evaluate, got none"):
         evaluate(model, split.take(slice(0)))
 
@@ -195,9 +195,7 @@ def test_without_a_density_there_are_no_bits() -> None:
     assert results["negative_log_posterior_nats"] == pytest.approx(log(K))
 
 
-def test_weights_that_are_not_numbers_are_refused(
-    model: GenerativeClassifier, split: Split
-) -> None:
+def test_weights_that_are_not_numbers_are_refused(model: Model, split: Split) -> None:
     with torch.no_grad():
         model.mixture.means[0, 0] = torch.nan
     with pytest.raises(UserError, match="log_posterior that is a number, got NaN for 30 of 30"):
@@ -211,7 +209,7 @@ def test_the_right_class_is_among_the_likeliest() -> None:
     assert metrics.top_accuracy(log_posterior[:, :5], torch.arange(5), 5) is None
 
 
-def test_the_likelihood_of_each_class(model: GenerativeClassifier, split: Split) -> None:
+def test_the_likelihood_of_each_class(model: Model, split: Split) -> None:
     found = evaluate(model, split, ["likelihood"])
     rows = found["likelihood_per_class"]
     assert [(row["class"], row["samples"]) for row in rows] == [(0, 10), (1, 10), (2, 10)]
@@ -224,7 +222,7 @@ def test_the_likelihood_of_each_class(model: GenerativeClassifier, split: Split)
 
 
 def test_the_information_of_a_flow_is_its_bits_and_grows_as_noise_shrinks(
-    model: GenerativeClassifier, generator: torch.Generator
+    model: Model, generator: torch.Generator
 ) -> None:
     """With uniform noise of one grey level h(ε) = 0: CI(X; Z) is -E log q(x)."""
     split = images(generator, 3000)
@@ -253,9 +251,7 @@ def test_the_information_of_vae_as_is_also_its_softmaxes(split: Split) -> None:
     assert found["input_information_nats"] is None
 
 
-def test_distances_of_classes_are_those_of_their_means(
-    model: GenerativeClassifier, split: Split
-) -> None:
+def test_distances_of_classes_are_those_of_their_means(model: Model, split: Split) -> None:
     rows = evaluate(model, split, ["clustering"], training=split)["class_distances"]
     distances = torch.tensor([[row[str(k)] for k in range(K)] for row in rows])
     expected = torch.cdist(model.mixture.means, model.mixture.means).detach()
@@ -378,7 +374,7 @@ def test_baselines_see_every_class_of_a_large_sorted_set(
 
 
 def test_recalibration_is_fitted_on_what_was_held_out(
-    model: GenerativeClassifier, generator: torch.Generator
+    model: Model, generator: torch.Generator
 ) -> None:
     test, validation = images(generator, 90), images(generator, 90)
     model.fit_statistics(test.x, test.y)
@@ -391,9 +387,7 @@ def test_recalibration_is_fitted_on_what_was_held_out(
             evaluate(model, test, ["recalibration"], validation=nothing)
 
 
-def test_more_importance_samples_are_a_tighter_bound(
-    model: GenerativeClassifier, split: Split
-) -> None:
+def test_more_importance_samples_are_a_tighter_bound(model: Model, split: Split) -> None:
     vae = build("vae", shape=(1, 4, 4), classes=K, likelihood="logistic")
     options = Options(samples=30, draws=300)
     one, many = evaluate(vae, split, ["bound"], options=options)["bound"]
@@ -403,7 +397,7 @@ def test_more_importance_samples_are_a_tighter_bound(
         evaluate(model, split, ["bound"])
 
 
-def test_several_runs_have_a_score_of_their_own(model: GenerativeClassifier, split: Split) -> None:
+def test_several_runs_have_a_score_of_their_own(model: Model, split: Split) -> None:
     options = Options((Outliers("strange", 255 - split.x),))
     subject = Subject(model, split, options=options)
     (row,) = ensemble_rows([model] * 2, subject)
