@@ -15,9 +15,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,13 +60,8 @@ def riddles(path: Path) -> Iterator[str]:
             yield text.splitlines()[0]
 
 
-def walk_figures() -> dict[str, int]:
-    """Return the figures of the four walks, each in a process of its own."""
-    return {f"files entered by {name}": len(files_entered(name)) for name in WALKS}
-
-
 def files_entered(walk: str) -> list[str]:
-    """Return the files that a walk enters, relative to the repository."""
+    """Return the files that a walk in a process of its own enters, relative to the repository."""
     command = [sys.executable, __file__, "--walk", walk]
     paths = {"PYTHONPATH": os.pathsep.join((str(ROOT), *sys.path[1:]))}
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | paths)
@@ -101,12 +97,7 @@ class Walk:
         sys.setprofile(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         sys.setprofile(None)
         threading.setprofile(None)
 
@@ -130,10 +121,8 @@ def _training_step(walk: Walk) -> None:
         raise _EnoughError
 
     Loop._step = watched  # type: ignore[method-assign]
-    try:
+    with suppress(_EnoughError):
         flowclf.train(flowclf.make_config("ib-inn", "digits", data.shape), data)
-    except _EnoughError:
-        return
 
 
 def _log_prob(walk: Walk) -> None:
@@ -166,10 +155,8 @@ def _train(walk: Walk) -> None:
             raise _EnoughError
 
         Loop._step = once  # type: ignore[method-assign]
-        try:
+        with suppress(_EnoughError):
             run(["train", "ib-inn", "--data", "digits", "--out", f"{folder}/run"])
-        except _EnoughError:
-            return
 
 
 def _sweep(walk: Walk) -> None:
@@ -205,7 +192,8 @@ def main(arguments: list[str]) -> int:
         WALKS[arguments[1]](walk)
         print("files:", *walk.files, sep="\n")
         return 0
-    found = static_figures() | walk_figures()
+    found = static_figures()
+    found |= {f"files entered by {name}": len(files_entered(name)) for name in WALKS}
     for name, goal in GOALS.items():
         print(f"{found[name]:>7,}  goal {goal:>6,}  {name}")
     return 0

@@ -98,9 +98,9 @@ def tar_of_batches(mark: Mark) -> bytes:
 
 
 def zip_of_pictures(mark: Mark) -> bytes:
-    stream = io.BytesIO()
+    name, stream = "images_background/Greek/character01/0001_01.png", io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("images_background/Greek/character01/0001_01.png", raw(mark))
+        archive.writestr(name, raw(mark))
     return stream.getvalue()
 
 

@@ -195,9 +195,8 @@ def _every_level(levels: int) -> torch.Tensor:
 def test_the_threshold_is_at_half_of_the_levels(levels: int, first_white: int) -> None:
     out = threshold(_every_level(levels), levels)
     assert out.dtype == torch.uint8
-    assert out[0].flatten().tolist() == [
-        levels - 1 if level >= first_white else 0 for level in range(levels)
-    ]
+    white = [levels - 1 if level >= first_white else 0 for level in range(levels)]
+    assert out[0].flatten().tolist() == white
     assert torch.equal(threshold(out, levels), out)
 
 

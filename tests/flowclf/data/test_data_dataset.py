@@ -37,8 +37,11 @@ def test_take_keeps_rows_and_labels_together() -> None:
     assert split.take(slice(1, 3)).x[:, 0].tolist() == [1.0, 2.0]
     assert len(subset(split, 3)) == 3
     assert len(subset(split, 9)) == 4
+    with pytest.raises(UserError, match="at least 1 row, got 0"):
+        subset(split, 0)
 
 
+BRIGHT = _split([0, 1], torch.full((2, 1, 1, 1), 17, dtype=torch.uint8))
 BAD_DATA = {
     "gap in labels": (_table(_split([0, 2])), r"train labels 0\.\.1.*got 0, 2"),
     "missing class": (_table(_split([0, 1]), classes=3), r"train labels 0\.\.2.*got 0, 1"),
@@ -63,15 +66,7 @@ BAD_DATA = {
         _table(_split([0, 1]), _split([0], torch.full((1, 2), float("inf")))),
         r"mine: test: .*got 2 .*row 0, column 0",
     ),
-    "too bright": (
-        Dataset(
-            "mine",
-            *(_split([0, 1], torch.full((2, 1, 1, 1), 17, dtype=torch.uint8)),) * 2,
-            ("a", "b"),
-            levels=17,
-        ),
-        r"grey levels 0\.\.16, got 17",
-    ),
+    "too bright": (Dataset("mine", BRIGHT, BRIGHT, ("a", "b"), 17), r"levels 0\.\.16, got 17"),
 }
 
 
@@ -101,8 +96,7 @@ def test_rows_without_a_label() -> None:
 
 @pytest.mark.usefixtures("_global_rng_untouched")
 def test_hold_out_is_stratified_and_repeatable() -> None:
-    labels = [0] * 80 + [1] * 20
-    split = _split(labels, torch.arange(200.0).reshape(100, 2))
+    split = _split([0] * 80 + [1] * 20, torch.arange(200.0).reshape(100, 2))
     train, val = hold_out(split, 0.25, seed=3)
     assert torch.bincount(val.y).tolist() == [20, 5]
     assert torch.bincount(train.y).tolist() == [60, 15]
@@ -111,7 +105,10 @@ def test_hold_out_is_stratified_and_repeatable() -> None:
     assert not torch.equal(hold_out(split, 0.25, seed=4)[1].x, val.x)
 
 
-def test_hold_out_of_nothing_and_of_almost_everything() -> None:
+def test_hold_out_of_nothing_of_almost_everything_and_never_of_unlabelled_rows() -> None:
+    train, val = hold_out(_split([-1] * 10 + [0] * 10 + [1] * 10), 0.5, seed=0)
+    assert torch.bincount(train.y + 1).tolist() == [10, 5, 5]
+    assert torch.bincount(val.y).tolist() == [5, 5]
     split = _split([0, 1, 1, 1])
     train, val = hold_out(split, 0.0, seed=0)
     assert (len(train), len(val)) == (4, 0)
@@ -123,12 +120,6 @@ def test_hold_out_of_nothing_and_of_almost_everything() -> None:
 def test_hold_out_refuses_fractions_outside_its_range(fraction: float) -> None:
     with pytest.raises(UserError, match="fraction in"):
         hold_out(_split([0, 1]), fraction, seed=0)
-
-
-def test_hold_out_leaves_unlabelled_rows_in_train() -> None:
-    train, val = hold_out(_split([-1] * 10 + [0] * 10 + [1] * 10), 0.5, seed=0)
-    assert torch.bincount(train.y + 1).tolist() == [10, 5, 5]
-    assert torch.bincount(val.y).tolist() == [5, 5]
 
 
 @pytest.mark.usefixtures("_global_rng_untouched")
@@ -177,11 +168,6 @@ def test_kept_labels_are_in_proportion_and_all_rows_stay() -> None:
     assert torch.equal(keep_labels(split, 10, seed=3).y, kept.y)
     assert not torch.equal(keep_labels(split, 10, seed=4).y, kept.y)
     assert torch.equal(kept.labelled().x, stratified(split.labelled(), 10, seed=3)[0].x)
-
-
-def test_subset_of_no_rows_is_refused() -> None:
-    with pytest.raises(UserError, match="at least 1 row, got 0"):
-        subset(_split([0, 1]), 0)
 
 
 def test_data_sets_are_frozen() -> None:
