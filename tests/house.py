@@ -136,14 +136,14 @@ def _log_prob(walk: Walk) -> None:
         model.log_prob(data.test.x[:8])
 
 
-def _import_libraries() -> None:
+def import_libraries() -> None:
     """Import what is slow to import, more so under a profile function."""
     for name in ("torch._dynamo", "lightning.fabric", "matplotlib.figure", "sklearn.datasets"):
         import_module(name)
 
 
 def _train(walk: Walk) -> None:
-    _import_libraries()
+    import_libraries()
     with tempfile.TemporaryDirectory() as folder, walk:
         from flowclf.cli.app import run
         from flowclf.training.loop import Loop
@@ -160,7 +160,7 @@ def _train(walk: Walk) -> None:
 
 
 def _sweep(walk: Walk) -> None:
-    _import_libraries()
+    import_libraries()
     with tempfile.TemporaryDirectory() as folder, walk:
         from flowclf.cli.app import run
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -84,6 +85,8 @@ def check_once(folder: Path) -> None:
 def main(kills: int) -> None:
     """Kill so many times, five in each sweep, and say what became of them."""
     torch.set_num_threads(1)
+    for library in ("torch._dynamo", "lightning.fabric", "matplotlib.figure", "sklearn.datasets"):
+        import_module(library)  # once, not in each fork
     equal, longest, sweeps = 0, 0.0, -(-kills // KILLS)
     with TemporaryDirectory() as name:
         whole = Path(name) / "whole"
