@@ -3,6 +3,7 @@
 import os
 import signal
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,13 @@ def lost(job: partial[int]) -> int:
     return -100 * job.args[1]
 
 
-def test_a_killed_process_is_tried_again_and_named_when_it_dies_again(tmp_path: Path) -> None:
+def test_a_killed_process_is_tried_again_and_named_when_it_dies_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Six processes or more, of which each would import torch for itself.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["flowclf.many.pool"])
+    monkeypatch.setattr("flowclf.many.pool.get_context", lambda method: context)
     once, always = partial(die, tmp_path / "once", 1), partial(die, tmp_path / "always", 9)
     jobs = [partial(count, 1), once, partial(count, 2), always, partial(count, 3)]
     assert sorted(run_jobs(jobs, 2, lost)) == [-900, -1, 1, 2, 3]

@@ -6,6 +6,7 @@ kills 50 runs, forks of a warm process. They save after each step, so that many 
 during a save.
 """
 
+import gc
 import os
 import random
 import shutil
@@ -100,6 +101,7 @@ def kill_runs(start: Callable[[Run], int], folder: Path, runs: int) -> str:
 def main(runs: int) -> None:
     """Kill so many runs, and say what became of them."""
     torch.set_num_threads(1)
+    gc.disable()  # A full collection makes a fork copy most of the memory that it shares.
     digits = load_dataset("digits")
     config = make_config("ib-inn", "digits", digits.shape, overrides=[SETTINGS])
     learn = partial(train, config, digits, device="cpu")
