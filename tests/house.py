@@ -8,12 +8,14 @@ holds all goals but those of lines, which grow with what the house can do.
 """
 
 import ast
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
@@ -60,14 +62,17 @@ def riddles(path: Path) -> Iterator[str]:
             yield text.splitlines()[0]
 
 
-def files_entered(walk: str) -> list[str]:
-    """Return the files that a walk in a process of its own enters, relative to the repository."""
-    command = [sys.executable, __file__, "--walk", walk]
+def files_entered() -> dict[str, list[str]]:
+    """Return the files that each walk enters, relative to the repository.
+
+    Walks are forks of one process that has imported the libraries, which takes longer than they do.
+    """
+    command = [sys.executable, __file__, "--walks"]
     paths = {"PYTHONPATH": os.pathsep.join((str(ROOT), *sys.path[1:]))}
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | paths)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return done.stdout.split("files:\n")[1].split()
+    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
 
 
 class Walk:
@@ -136,14 +141,7 @@ def _log_prob(walk: Walk) -> None:
         model.log_prob(data.test.x[:8])
 
 
-def import_libraries() -> None:
-    """Import what is slow to import, more so under a profile function."""
-    for name in ("torch._dynamo", "lightning.fabric", "matplotlib.figure", "sklearn.datasets"):
-        import_module(name)
-
-
 def _train(walk: Walk) -> None:
-    import_libraries()
     with tempfile.TemporaryDirectory() as folder, walk:
         from flowclf.cli.app import run
         from flowclf.training.loop import Loop
@@ -160,12 +158,11 @@ def _train(walk: Walk) -> None:
 
 
 def _sweep(walk: Walk) -> None:
-    import_libraries()
     with tempfile.TemporaryDirectory() as folder, walk:
         from flowclf.cli.app import run
 
         options = ["--betas", "1", "--workers", "1", "--set", "train.epochs=1"]
-        options += ["--set", "data.train_size=200"]
+        options += ["--set", "data.train_size=200", "--set", "data.test_size=50"]
         run(["sweep", "ib-inn", "--data", "digits", "--out", f"{folder}/sweep", *options])
 
 
@@ -177,6 +174,21 @@ WALKS: dict[str, Callable[[Walk], None]] = {
 }
 
 
+def _walk(name: str) -> int:
+    """Walk in a fork of this process, print the files, and return its exit code."""
+    if process := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) and 1
+    status = 1
+    try:
+        WALKS[name](walk := Walk())
+        print(json.dumps([name, walk.files]), flush=True)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
 def _sources(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
@@ -186,14 +198,13 @@ def _lines(path: Path) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table, or with `--walk NAME` the files that one walk enters."""
-    if arguments[:1] == ["--walk"]:
-        walk = Walk()
-        WALKS[arguments[1]](walk)
-        print("files:", *walk.files, sep="\n")
-        return 0
-    found = static_figures()
-    found |= {f"files entered by {name}": len(files_entered(name)) for name in WALKS}
+    """Print the table, or with `--walks` each walk and its files as one line of JSON."""
+    if arguments == ["--walks"]:
+        for name in ("torch._dynamo", "lightning.fabric", "matplotlib.figure", "sklearn.datasets"):
+            import_module(name)  # Under a profile function it would take far longer.
+        return max(_walk(name) for name in WALKS)
+    walks = {f"files entered by {name}": len(files) for name, files in files_entered().items()}
+    found = static_figures() | walks
     for name, goal in GOALS.items():
         print(f"{found[name]:>7,}  goal {goal:>6,}  {name}")
     return 0
