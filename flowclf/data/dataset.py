@@ -71,24 +71,15 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A named data set with its official (or the user's) train and test split.
+    """Named data set with its official (or the user's) splits, of equal sample shape."""
 
-    Args:
-        name: how messages and result files call it.
-        train, test: the two splits, of equal sample shape.
-        class_names: the K names, in the order of the class numbers.
-        levels: grey levels of an image, values 0..levels-1 (256 for 8 bits); None for a table.
-        notices: one line each about what is not as it officially is, to show to the user.
-        vocabulary: the words that the columns of a table of texts stand for.
-    """
-
-    name: str
+    name: str  # in messages and result files
     train: Split
     test: Split
-    class_names: tuple[str, ...]
-    levels: int | None = None
-    notices: tuple[str, ...] = ()
-    vocabulary: tuple[str, ...] = ()
+    class_names: tuple[str, ...]  # K, in the order of the class numbers
+    levels: int | None = None  # of an image, values 0..levels-1 (256 for 8 bits); None for a table
+    notices: tuple[str, ...] = ()  # what is not as it officially is, one line each for the user
+    vocabulary: tuple[str, ...] = ()  # words that the columns of a table of texts stand for
 
     @property
     def shape(self) -> tuple[int, ...]:

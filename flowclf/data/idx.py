@@ -5,7 +5,7 @@ import math
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ def read_idx(path: Path, ndim: int) -> Tensor:
         UserError: anything but exactly one intact array of unsigned bytes.
     """
     try:
-        with _open(path) as stream:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             shape = _read_header(stream, path, ndim)
             expected = math.prod(shape)
             _check_declared(expected, path)
@@ -120,15 +120,15 @@ def read_idx(path: Path, ndim: int) -> Tensor:
             f"{path}: expected an intact gzip file, got a damaged one "
             f"({type(error).__name__}); fetch it again"
         ) from error
-    _check_size(content, expected, path)
+    if len(content) != expected:
+        got = f"{len(content):,}" if len(content) < expected else "more"
+        raise UserError(
+            f"{path}: expected {expected:,} bytes after the header, got {got}; fetch it again"
+        )
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(shape).copy())
 
 
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
-
-
-def _read_header(stream: BinaryIO, path: Path, ndim: int) -> tuple[int, ...]:
+def _read_header(stream: IO[bytes], path: Path, ndim: int) -> tuple[int, ...]:
     magic, expected = stream.read(4), bytes((0, 0, _UBYTE, ndim))
     if magic != expected:
         raise UserError(
@@ -151,11 +151,3 @@ def _check_declared(expected: int, path: Path) -> None:
     if expected == 0:
         raise UserError(f"{path}: expected at least one value, got an empty array")
     check_fits(expected, str(path))
-
-
-def _check_size(content: bytes, expected: int, path: Path) -> None:
-    if len(content) != expected:
-        got = f"{len(content):,}" if len(content) < expected else "more"
-        raise UserError(
-            f"{path}: expected {expected:,} bytes after the header, got {got}; fetch it again"
-        )

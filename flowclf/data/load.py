@@ -23,28 +23,17 @@ __all__ = ["DATASETS", "DatasetInfo", "load_dataset", "locate"]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Facts of a known data set, and how it is loaded.
+    """Facts of a known data set, and how it is loaded."""
 
-    Args:
-        name: its key in `DATASETS`, and what `--data` takes.
-        summary: one line for a table.
-        shape: (C, H, W) of a sample.
-        classes: how many.
-        train_size, test_size: rows of the official (or our fixed) splits.
-        folder: below a data root, where its files are looked for; empty if it needs none.
-        load: reads it.
-        find: where `load` would read it, or None; never downloads.
-    """
-
-    name: str
-    summary: str
-    shape: tuple[int, ...]
+    name: str  # its key in `DATASETS`, and what `--data` takes
+    summary: str  # one line for a table
+    shape: tuple[int, ...]  # (C, H, W) of a sample
     classes: int
-    train_size: int
+    train_size: int  # rows of the official (or our fixed) splits
     test_size: int
-    folder: str
+    folder: str  # below a data root, where its files are looked for; empty if it needs none
     load: Callable[[DataSource], Dataset]
-    find: Callable[[DataSource], Path | None]
+    find: Callable[[DataSource], Path | None]  # where `load` would read it; never downloads
 
 
 def _find_all(folder: str) -> Callable[[DataSource], Path | None]:
@@ -56,37 +45,24 @@ def _find_all(folder: str) -> Callable[[DataSource], Path | None]:
     return find
 
 
-DATASETS: dict[str, DatasetInfo] = {
-    "digits": DatasetInfo(
-        "digits", "handwritten digits of scikit-learn, no download",
-        (1, 8, 8), 10, 1_347, 450, "", load_digits, find_digits,
-    ),
-    "mnist": DatasetInfo(
-        "mnist", "handwritten digits",
-        (1, 28, 28), 10, 60_000, 10_000, "mnist", load_mnist, _find_all("mnist"),
-    ),
-    "rotated-mnist": DatasetInfo(
-        "rotated-mnist", "MNIST, each digit rotated by an angle of its own",
-        (1, 28, 28), 10, 60_000, 10_000, "mnist", load_rotated_mnist, _find_all("mnist"),
-    ),
-    "fashion-mnist": DatasetInfo(
-        "fashion-mnist", "articles of clothing",
+_KNOWN = (
+    DatasetInfo("digits", "handwritten digits of scikit-learn, no download",
+        (1, 8, 8), 10, 1_347, 450, "", load_digits, find_digits),
+    DatasetInfo("mnist", "handwritten digits",
+        (1, 28, 28), 10, 60_000, 10_000, "mnist", load_mnist, _find_all("mnist")),
+    DatasetInfo("rotated-mnist", "MNIST, each digit rotated by an angle of its own",
+        (1, 28, 28), 10, 60_000, 10_000, "mnist", load_rotated_mnist, _find_all("mnist")),
+    DatasetInfo("fashion-mnist", "articles of clothing",
         (1, 28, 28), 10, 60_000, 10_000, "fashion-mnist", load_fashion_mnist,
-        _find_all("fashion-mnist"),
-    ),
-    "cifar10": DatasetInfo(
-        "cifar10", "photographs of vehicles and animals",
-        (3, 32, 32), 10, 50_000, 10_000, "cifar-10-batches-bin", load_cifar10, find_cifar10,
-    ),
-    "cifar100": DatasetInfo(
-        "cifar100", "photographs, the 100 fine classes",
-        (3, 32, 32), 100, 50_000, 10_000, "cifar-100-binary", load_cifar100, find_cifar100,
-    ),
-    "omniglot": DatasetInfo(
-        "omniglot", "characters of 50 alphabets, the alphabet is the class",
-        (1, 28, 28), 50, 24_345, 8_115, "omniglot", load_omniglot, _find_all("omniglot"),
-    ),
-}  # fmt: skip
+        _find_all("fashion-mnist")),
+    DatasetInfo("cifar10", "photographs of vehicles and animals",
+        (3, 32, 32), 10, 50_000, 10_000, "cifar-10-batches-bin", load_cifar10, find_cifar10),
+    DatasetInfo("cifar100", "photographs, the 100 fine classes",
+        (3, 32, 32), 100, 50_000, 10_000, "cifar-100-binary", load_cifar100, find_cifar100),
+    DatasetInfo("omniglot", "characters of 50 alphabets, the alphabet is the class",
+        (1, 28, 28), 50, 24_345, 8_115, "omniglot", load_omniglot, _find_all("omniglot")),
+)  # fmt: skip
+DATASETS = {info.name: info for info in _KNOWN}
 
 
 def load_dataset(
@@ -113,7 +89,16 @@ def load_dataset(
         folder = path.resolve()
         return load_shards(folder) if is_sharded(folder) else load_folder(folder)
     if path.is_file():
-        return _load_file(path, text or TextOptions())
+        ending = path.suffix.lower()
+        if ending == ".npz":
+            return load_npz(path)
+        if ending == ".csv":
+            return load_text(path, text or TextOptions())
+        raise UserError(
+            f"{path}: expected an .npz file, a .csv file of texts or a folder with train/CLASS/ "
+            f"and test/CLASS/, got {path.suffix or 'no'} file ending; convert the data with "
+            "numpy.savez"
+        )
     raise UserError(_unknown(name_or_path))
 
 
@@ -128,18 +113,6 @@ def locate(name: str, data_dir: Path | None = None) -> Path | None:
     if name not in DATASETS:
         raise UserError(_unknown(name))
     return DATASETS[name].find(DataSource(data_dir, download=False))
-
-
-def _load_file(path: Path, text: TextOptions) -> Dataset:
-    match path.suffix.lower():
-        case ".npz":
-            return load_npz(path)
-        case ".csv":
-            return load_text(path, text)
-    raise UserError(
-        f"{path}: expected an .npz file, a .csv file of texts or a folder with train/CLASS/ and "
-        f"test/CLASS/, got {path.suffix or 'no'} file ending; convert the data with numpy.savez"
-    )
 
 
 def _unknown(name: str) -> str:

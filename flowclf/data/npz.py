@@ -80,22 +80,19 @@ def _arrays(archive: zipfile.ZipFile, path: Path) -> tuple[list[_Array], tuple[s
 def _wanted(names: Sequence[str], path: Path) -> tuple[str, ...]:
     for keys in (_KEYS, _MEDMNIST_KEYS):
         if all(key in names for key in keys):
-            _check_once(names, keys, path)
+            for key in keys:
+                if names.count(key) > 1:
+                    raise UserError(f"{path}: expected each array once, got {key} twice; {_SAVE}")
             return keys
     got = ", ".join(map(repr, names)) or "none"
     raise UserError(f"{path}: expected the arrays {', '.join(_KEYS)}, got {got}; rename them")
 
 
-def _check_once(names: Sequence[str], keys: Sequence[str], path: Path) -> None:
-    for key in keys:
-        if names.count(key) > 1:
-            raise UserError(f"{path}: expected each array once, got {key} twice; {_SAVE}")
-
-
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, path: Path) -> _Array:
     where = f"{path}: {key}"
     with archive.open(member) as stream:
-        expected = _declared_size(stream, where)
+        shape, _, dtype = read_header(stream, where, _SAVE)
+        expected = math.prod(shape) * dtype.itemsize
         got = member.file_size - stream.tell()
     if got != expected:
         raise UserError(
@@ -103,12 +100,6 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, path: Pa
         )
     with archive.open(member) as stream:
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-
-
-def _declared_size(stream: IO[bytes], where: str) -> int:
-    """Read an .npy header; return the number of bytes that should follow it."""
-    shape, _, dtype = read_header(stream, where, _SAVE)
-    return math.prod(shape) * dtype.itemsize
 
 
 def _split(x: _Array, y: _Array, where: str) -> Split:

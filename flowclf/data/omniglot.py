@@ -119,6 +119,8 @@ def _members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Drawing:
+    from PIL.Image import Resampling
+
     name = _MEMBER.fullmatch(member.filename)
     assert name
     where, drawer = f"{path}: {member.filename!r}", int(name["drawer"])
@@ -127,12 +129,6 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Draw
     # Asked for no number, zipfile unpacks all that is there before it cuts off what is too much.
     with archive.open(member) as stream:
         content = stream.read(member.file_size)
-    return Drawing(name["alphabet"], drawer, _shrink(content, where))
-
-
-def _shrink(content: bytes, where: str) -> npt.NDArray[np.uint8]:
-    from PIL.Image import Resampling
-
     image = decode(io.BytesIO(content), where, most_pixels=_SIDE * _SIDE).convert("L")
     if image.size != (_SIDE, _SIDE):
         raise UserError(
@@ -140,4 +136,5 @@ def _shrink(content: bytes, where: str) -> npt.NDArray[np.uint8]:
             "fetch the official zip"
         )
     ink_white = image.point(lambda level: 255 - level)
-    return np.asarray(ink_white.resize((_RESIZED, _RESIZED), Resampling.BOX), dtype=np.uint8)
+    shrunk = ink_white.resize((_RESIZED, _RESIZED), Resampling.BOX)
+    return Drawing(name["alphabet"], drawer, np.asarray(shrunk, dtype=np.uint8))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from flowclf.data.dataset import Dataset
-from flowclf.data.folder import is_picture, read_picture
+from flowclf.data.folder import describe, is_picture, read_picture
 from flowclf.data.load import DATASETS, load_dataset
 from flowclf.data.rotate import random_angles, rotated
 from flowclf.support.errors import UserError
@@ -45,36 +45,22 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, eq=False)
 class Outliers:
-    """Set of out-of-distribution images.
-
-    Attributes:
-        name: how messages and result files call it.
-        x: images (N, C, H, W), uint8.
-        notices: one line each about what was changed to make them fit, to show to the user.
-    """
+    """Set of out-of-distribution images, by the name that messages and result files use."""
 
     name: str
-    x: Tensor
-    notices: tuple[str, ...] = ()
+    x: Tensor  # (N, C, H, W), uint8
+    notices: tuple[str, ...] = ()  # what was changed to make them fit, one line each for the user
 
 
 @dataclass(frozen=True)
 class Request:
-    """Input of a kind of out-of-distribution images.
+    """Input of a kind of out-of-distribution images."""
 
-    Attributes:
-        like: the data set to differ from; its test images are what is changed.
-        levels: its grey levels.
-        amount: the number behind the colon, or the kind's own.
-        generator: of what is drawn.
-        data_dir: where other data sets are looked for first.
-    """
-
-    like: Dataset
-    levels: int
-    amount: float
-    generator: Generator
-    data_dir: Path | None = None
+    like: Dataset  # to differ from; its test images are what is changed
+    levels: int  # its grey levels
+    amount: float  # behind the colon, or the kind's own
+    generator: Generator  # of what is drawn
+    data_dir: Path | None = None  # where other data sets are looked for first
 
     @property
     def x(self) -> Tensor:
@@ -84,19 +70,12 @@ class Request:
 
 @dataclass(frozen=True)
 class OutlierKind:
-    """One kind of out-of-distribution images, an entry of `OUTLIERS`.
+    """One kind of out-of-distribution images, an entry of `OUTLIERS`."""
 
-    Attributes:
-        summary: one line for a table.
-        make: from a request to images (M, C, H, W), uint8.
-        amount: what stands behind the colon if nothing does; None: nothing may.
-        most: the largest amount; the least is 0.
-    """
-
-    summary: str
-    make: Callable[[Request], Tensor]
-    amount: float | None = None
-    most: float = inf
+    summary: str  # one line for a table
+    make: Callable[[Request], Tensor]  # to images (M, C, H, W), uint8
+    amount: float | None = None  # behind the colon if nothing stands there; None: nothing may
+    most: float = inf  # the largest amount; the least is 0
 
 
 def rotation_matrix(alpha: float) -> Tensor:
@@ -104,9 +83,8 @@ def rotation_matrix(alpha: float) -> Tensor:
     a, b = 0.2 * pi * alpha**0.7, pi * alpha**1.2
     about_red = [[1.0, 0.0, 0.0], [0.0, cos(a), -sin(a)], [0.0, sin(a), cos(a)]]
     about_green = [[cos(b), 0.0, sin(b)], [0.0, 1.0, 0.0], [-sin(b), 0.0, cos(b)]]
-    return torch.tensor(about_red, dtype=torch.float64) @ torch.tensor(
-        about_green, dtype=torch.float64
-    )
+    first, second = torch.tensor((about_red, about_green), dtype=torch.float64)
+    return first @ second
 
 
 def rgb_rotation(x: Tensor, levels: int, alpha: float = 0.35) -> Tensor:
@@ -206,7 +184,11 @@ def load_outliers(
         )
     name, _, amount = spec.partition(":")
     if name in OUTLIERS:
-        return _made(name, amount, like, levels, seed, data_dir)
+        kind = OUTLIERS[name]
+        value = _amount(name, kind, amount)
+        generator = generator_for(seed, f"outliers {name}")
+        called = name if kind.amount is None else f"{name}:{value:g}"
+        return Outliers(called, kind.make(Request(like, levels, value, generator, data_dir)))
     if spec == like.name:
         raise UserError(f"expected other images than the model's own, got {spec!r} again")
     if spec in DATASETS:
@@ -220,16 +202,6 @@ def load_outliers(
         f"expected outliers of a kind ({', '.join(OUTLIERS)}), a known data set "
         f"({', '.join(DATASETS)}) or a folder of pictures, got {spec!r}"
     )
-
-
-def _made(
-    name: str, amount: str, like: Dataset, levels: int, seed: int, data_dir: Path | None
-) -> Outliers:
-    kind = OUTLIERS[name]
-    value = _amount(name, kind, amount)
-    request = Request(like, levels, value, generator_for(seed, f"outliers {name}"), data_dir)
-    called = name if kind.amount is None else f"{name}:{value:g}"
-    return Outliers(called, kind.make(request))
 
 
 def _amount(name: str, kind: OutlierKind, text: str) -> float:
@@ -303,7 +275,9 @@ def _other_dataset(
 
 
 def _pictures_below(folder: Path, shape: tuple[int, ...], levels: int, resize: bool) -> Outliers:
-    visible = [path for path in sorted(folder.rglob("*")) if _is_visible(path, folder)]
+    found = (path.relative_to(folder).parts for path in sorted(folder.rglob("*")))
+    shown = (folder.joinpath(*parts) for parts in found if not any(p[0] == "." for p in parts))
+    visible = [path for path in shown if not path.is_dir()]
     pictures = [path for path in visible if is_picture(path)]
     if not pictures:
         raise UserError(
@@ -316,24 +290,13 @@ def _pictures_below(folder: Path, shape: tuple[int, ...], levels: int, resize: b
         pixels = read_picture(path)
         changed += _change(str(path), pixels.shape, shape, resize)
         images.append(_rescaled(fitted(torch.from_numpy(pixels.copy())[None], shape), 256, levels))
-    return Outliers(
-        folder.name, torch.cat(images), _folder_notices(changed, len(visible) - len(pictures))
-    )
-
-
-def _is_visible(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and not path.is_dir()
-
-
-def _folder_notices(changed: list[str], ignored: int) -> tuple[str, ...]:
     notices = []
     if changed:
         others = f" ({len(changed)} pictures in all)" if len(changed) > 1 else ""
         notices.append(changed[0] + others)
-    if ignored:
+    if ignored := len(visible) - len(pictures):
         notices.append(f"{ignored} files that are not .png, .jpg or .bmp are ignored")
-    return tuple(notices)
+    return Outliers(folder.name, torch.cat(images), tuple(notices))
 
 
 def _change(
@@ -342,18 +305,12 @@ def _change(
     """Return a notice of how `found` is changed, if it is."""
     if found == wanted:
         return ()
-    before, after = _size(found), _size(wanted)
+    before, after = describe(found), describe(wanted)
     if not resize:
         raise UserError(
             f"{what}: expected {after} images, got {before}; convert them, or allow resizing"
         )
     return (f"{what}: made {after} from {before}",)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    channels, height, width = shape
-    kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels}-channel")
-    return f"{width}×{height} {kind}"
 
 
 def _with_channels(x: Tensor, channels: int) -> Tensor:

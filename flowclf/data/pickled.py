@@ -106,15 +106,9 @@ def read_pickled_batch(
             f"{where}: expected a CIFAR batch, got a damaged or different pickle "
             f"({type(error).__name__}); fetch the official one"
         ) from error
-    return _checked(pixels, numbers, where)
-
-
-def _checked(
-    pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], where: str
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    if pixels.ndim != 2 or pixels.shape[1] != 3072 or labels.shape != pixels.shape[:1]:
+    if pixels.ndim != 2 or pixels.shape[1] != 3072 or numbers.shape != pixels.shape[:1]:
         raise UserError(
             f"{where}: expected pixels N×3072 with N labels, got {pixels.shape} and "
-            f"{labels.shape}; fetch the official file"
+            f"{numbers.shape}; fetch the official file"
         )
-    return pixels, labels
+    return pixels, numbers

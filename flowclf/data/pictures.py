@@ -50,10 +50,16 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as image:
-                _check_size(image.size, where, most_pixels)
+                if image.width * image.height > most_pixels:
+                    raise UserError(
+                        f"{where}: expected at most {most_pixels:,} pixels, got "
+                        f"{image.width}×{image.height}; remove or shrink it"
+                    )
                 # Decoding stops at the last pixel and so misses wrong checksums and a lost end.
                 image.verify()
-            with Image.open(_rewound(file), formats=_FORMATS) as image:
+            if not isinstance(file, Path):
+                file.seek(0)
+            with Image.open(file, formats=_FORMATS) as image:
                 return (convert or _to_grey_or_rgb)(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UserError(
@@ -67,20 +73,6 @@ def decode(
             f"{where}: expected a readable PNG, JPEG or BMP picture, got {type(error).__name__}; "
             "replace or remove it"
         ) from error
-
-
-def _rewound(file: Path | BinaryIO) -> Path | BinaryIO:
-    if not isinstance(file, Path):
-        file.seek(0)
-    return file
-
-
-def _check_size(size: tuple[int, int], where: str, most_pixels: int) -> None:
-    if size[0] * size[1] > most_pixels:
-        raise UserError(
-            f"{where}: expected at most {most_pixels:,} pixels, got {size[0]}×{size[1]}; "
-            "remove or shrink it"
-        )
 
 
 def _to_grey_or_rgb(image: "Image") -> "Image":

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -56,7 +57,12 @@ class DataSource:
         named = (("the data folder", self.data_dir), (f"${_ENV}", os.environ.get(_ENV)))
         for what, where in named:
             if where:
-                yield _existing(what, Path(where).expanduser())
+                path = Path(where).expanduser()
+                if not path.is_dir():
+                    raise UserError(
+                        f"expected {what} to be an existing folder, got {path}; correct the path"
+                    )
+                yield path
         cache = user_cache()
         if cache.is_dir():
             yield cache
@@ -89,7 +95,9 @@ class DataSource:
                 return Found(_download(url, file, user_cache() / folder), official=True)
             # requests, urllib3 and pooch (a ValueError for a wrong checksum) share no base class.
             except Exception as error:
-                failures.append(f"{urlsplit(url).hostname}: {_reason(error)}")
+                wrong = isinstance(error, ValueError) and "hash" in str(error)
+                reason = "wrong checksum" if wrong else type(error).__name__
+                failures.append(f"{urlsplit(url).hostname}: {reason}")
         raise UserError(
             f"could not download {file.name} of {folder} from any of {len(failures)} hosts "
             f"({'; '.join(failures)}); {self._remedy(folder)}"
@@ -102,37 +110,23 @@ class DataSource:
 
 def find_in(root: Path, folder: str, file: OfficialFile) -> Found | None:
     """Return the first acceptable copy of `file` below `root`, or None."""
-    for path in _places(root, folder, file):
+    names = (file.name, file.name.removesuffix(".gz")) if file.unpacked_md5 else (file.name,)
+    for path in (parent / name for parent in (root / folder, root) for name in names):
         if path.is_file() and (found := _recognise(path, folder, file)):
             return found
     return None
 
 
-def _existing(what: str, path: Path) -> Path:
-    if not path.is_dir():
-        raise UserError(f"expected {what} to be an existing folder, got {path}; correct the path")
-    return path
-
-
-def _places(root: Path, folder: str, file: OfficialFile) -> Iterator[Path]:
-    names = (file.name, file.name.removesuffix(".gz")) if file.unpacked_md5 else (file.name,)
-    for parent in (root / folder, root):
-        for name in names:
-            yield parent / name
-
-
 def _recognise(path: Path, folder: str, file: OfficialFile) -> Found | None:
     """Return None for another data set's file: MNIST and Fashion-MNIST use the same names."""
-    digest = _md5(path)
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(
+            stream, partial(hashlib.md5, usedforsecurity=False)
+        ).hexdigest()
     for owner, files in FILES.items():
         if any(digest in (other.md5, other.unpacked_md5) for other in files):
             return Found(path, official=True) if owner == folder else None
     return Found(path, official=digest == file.md5)
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _download(url: str, file: OfficialFile, target: Path) -> Path:
@@ -140,9 +134,3 @@ def _download(url: str, file: OfficialFile, target: Path) -> Path:
 
     # pooch checks a temporary file and renames it, so that a broken download leaves nothing.
     return Path(pooch.retrieve(url, f"md5:{file.md5}", fname=file.name, path=target))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValueError) and "hash" in str(error):
-        return "wrong checksum"
-    return type(error).__name__

@@ -29,13 +29,7 @@ SMALL = 2**27
 
 @dataclass(frozen=True)
 class Shard:
-    """File of uint8 images, one after the other.
-
-    Args:
-        path: the file.
-        rows: images in it.
-        offset: of the first one, in bytes.
-    """
+    """File of uint8 images, one after the other, the first at an offset in bytes."""
 
     path: Path
     rows: int
@@ -201,8 +195,7 @@ class Reader:
         while first + done < end:
             at = bisect_right(self._starts, first + done) - 1
             count = min(end, self._starts[at + 1]) - first - done
-            shard, inside = self.shards[at], first + done - self._starts[at]
-            self._fill(out[done : done + count], shard, inside)
+            self._fill(out[done : done + count], self.shards[at], first + done - self._starts[at])
             done += count
         return out
 

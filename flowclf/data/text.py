@@ -72,7 +72,9 @@ def load_text(path: Path, options: TextOptions) -> Dataset:
     """
     texts, labels = _columns(path, _read(path), options)
     names = _class_names(path, labels, options)
-    train, test = _split(path, _numbers(labels, names), len(names), options)
+    number = {name: i for i, name in enumerate(names)}
+    y = torch.tensor([number.get(label, -1) for label in labels], dtype=torch.int64)
+    train, test = _split(path, y, len(names), options)
     drawn, rest = ([texts[row] for row in part.x.tolist()] for part in (train, test))
     words = _vocabulary(path, drawn, options.vocabulary)
     check_fits(len(texts) * len(words) * torch.float32.itemsize, str(path))
@@ -109,24 +111,22 @@ def _rows(stream: TextIO, path: Path) -> Iterator[_Row]:
     reader, width = csv.reader(stream, strict=True), 0
     try:
         for row in filter(None, reader):
-            width = width or len(row)
-            _check_row(row, width, f"{path}: line {reader.line_num}")
+            width, where = width or len(row), f"{path}: line {reader.line_num}"
+            if len(row) != width:
+                raise UserError(
+                    f"{where}: expected {width} fields as in the first row, got {len(row)}; "
+                    "put texts with commas in quotes"
+                )
+            if any("\0" in field for field in row):
+                raise UserError(
+                    f"{where}: expected text, got a NUL character; save the file as UTF-8"
+                )
             yield row
     except csv.Error as error:
         raise UserError(
             f"{path}: line {reader.line_num}: expected comma-separated fields of at most "
             f"{_LONGEST_FIELD:,} characters, got {error}; close each quote and double those inside"
         ) from error
-
-
-def _check_row(row: _Row, width: int, where: str) -> None:
-    if len(row) != width:
-        raise UserError(
-            f"{where}: expected {width} fields as in the first row, got {len(row)}; "
-            "put texts with commas in quotes"
-        )
-    if any("\0" in field for field in row):
-        raise UserError(f"{where}: expected text, got a NUL character; save the file as UTF-8")
 
 
 def _columns(path: Path, rows: list[_Row], options: TextOptions) -> tuple[_Row, _Row]:
@@ -166,11 +166,6 @@ def _class_names(path: Path, labels: list[str], options: TextOptions) -> tuple[s
     if all(name.removeprefix("-").isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (float(name), name)))
     return tuple(sorted(names))
-
-
-def _numbers(labels: list[str], names: tuple[str, ...]) -> Tensor:
-    number = {name: i for i, name in enumerate(names)}
-    return torch.tensor([number.get(label, -1) for label in labels], dtype=torch.int64)
 
 
 def _split(path: Path, y: Tensor, classes: int, options: TextOptions) -> tuple[Split, Split]:
