@@ -30,6 +30,7 @@ def test_digits_are_always_the_same() -> None:
     assert data.train.x.dtype == torch.uint8
     assert data.train.x.max() == 16
     assert torch.equal(load_dataset("digits").test.x, data.test.x)
+    assert {name for name in DATASETS if locate(name)} == {"digits"}  # no other without data
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -46,10 +47,6 @@ def test_the_table_agrees_with_the_data(real: Path, name: str) -> None:
     assert (data.shape, data.classes, len(data.test)) == (info.shape, info.classes, info.test_size)
 
 
-def test_locate_finds_nothing_without_data() -> None:
-    assert {name for name in DATASETS if locate(name)} == {"digits"}
-
-
 def test_a_path_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = np.zeros((2, 3)), np.array([0, 1])
     np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
@@ -57,12 +54,9 @@ def test_a_path_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert load_dataset("mine.npz").shape == (3,)
     with pytest.raises(UserError, match="expected class folders"):
         load_dataset(".")
-
-
-def test_a_file_of_another_kind(tmp_path: Path) -> None:
-    (tmp_path / "mine.tsv").write_text("1,2")
+    Path("mine.tsv").write_text("1,2")
     with pytest.raises(UserError, match=r"mine\.tsv: expected an \.npz file, a \.csv.*got \.tsv"):
-        load_dataset(str(tmp_path / "mine.tsv"))
+        load_dataset("mine.tsv")
 
 
 def test_texts_are_loaded_as_their_options_say(tmp_path: Path) -> None:
@@ -93,11 +87,6 @@ CONTENT = b"the official content"
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     folder = tmp_path / "served"
@@ -106,7 +95,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (folder / "bad" / "thing.bin").write_bytes(b"something else")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    serving = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    serving = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{serving.server_port}"
@@ -169,14 +160,11 @@ def test_search_order(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPat
     assert source.find("things", _file()) is None
 
 
-def test_a_local_file_that_differs_is_taken_with_a_notice(tmp_path: Path) -> None:
+def test_a_file_that_differs_is_noted_and_an_unpacked_one_serves_for_its_gz(tmp_path: Path) -> None:
     (tmp_path / "thing.bin").write_bytes(b"resorted")
     found = DataSource(tmp_path).find("things", _file())
     assert found
     assert found.notices == ("thing.bin: differs from the official file (checksum), read as it is",)
-
-
-def test_an_unpacked_file_serves_for_its_gz(tmp_path: Path) -> None:
     file = OfficialFile("x.gz", hashlib.md5(gzip.compress(b"x")).hexdigest(), (), unpacked_md5="0")
     (tmp_path / "x").write_bytes(b"x")
     found = DataSource(tmp_path).find("things", file)
@@ -184,9 +172,7 @@ def test_an_unpacked_file_serves_for_its_gz(tmp_path: Path) -> None:
     assert found.path == tmp_path / "x"
 
 
-def test_roots_that_do_not_exist_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_roots_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="the data folder to be an existing folder"):
         list(DataSource(tmp_path / "nowhere").roots())
     monkeypatch.setenv("FLOWCLF_DATA", str(tmp_path / "nowhere"))

@@ -108,8 +108,10 @@ def test_noise_has_the_deviation_it_is_given() -> None:
     assert float(x.mean()) == pytest.approx(128, abs=0.2)
 
 
-def test_pure_noise() -> None:
+def test_upside_down_negative_and_pure_noise() -> None:
     data = dataset(levels=17)
+    assert torch.equal(load_outliers("flipped", data).x[:, :, 0], data.test.x[:, :, -1])
+    assert bool((load_outliers("inverted", data).x + data.test.x == 16).all())
     uniform = load_outliers("uniform", data).x
     assert uniform.unique().tolist() == list(range(17))
     x = data.test.x.clone()
@@ -118,14 +120,6 @@ def test_pure_noise() -> None:
     gaussian = load_outliers("gaussian", flat).x
     assert gaussian[:, 0].unique().tolist() == [3]
     assert float(gaussian[:, 1].double().mean()) == pytest.approx(8, abs=0.3)
-
-
-def test_upside_down_and_negative() -> None:
-    data = dataset(levels=17)
-    assert torch.equal(load_outliers("flipped", data).x[:, :, 0], data.test.x[:, :, -1])
-    assert torch.equal(
-        load_outliers("inverted", data).x + data.test.x, torch.full_like(data.test.x, 16)
-    )
 
 
 def test_drawings_in_colour_on_white(generator: torch.Generator) -> None:
@@ -258,12 +252,9 @@ def test_the_users_own_arrays(tmp_path: Path) -> None:
 def test_mistakes(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_outliers(spec, dataset())
-
-
-def test_tables_have_no_outliers_yet() -> None:
     split = Split(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(UserError, match="got a table of 3 columns"):
-        load_outliers("noise", Dataset("table", split, split, ("a", "b")))
+        load_outliers(spec, Dataset("table", split, split, ("a", "b")))
 
 
 def test_real_sets_for_cifar(real: Path) -> None:

@@ -65,27 +65,23 @@ def test_ece_is_that_of_guo(
     assert got > 0.05
 
 
-def test_ece_by_hand() -> None:
-    """Two of three right at confidence 0.9, one of one at 0.6: (3·|2/3-0.9| + |1-0.6|)/4."""
-    log_posterior = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.4, 0.6]]).log()
-    y = torch.tensor([0, 1, 1, 1])
-    expected = (3 * (0.9 - 2 / 3) + 0.4) / 4
-    assert expected_calibration_error(log_posterior, y) == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_confidence_of_one_shares_the_bin_of_those_just_below() -> None:
-    """Over- and underconfidence cancel within a bin: 1.0 wrong half the time, 0.95 always right."""
-    log_posterior = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.95, 0.05], [0.95, 0.05]]).log()
-    y = torch.tensor([0, 1, 0, 0])
-    expected = abs(3 / 4 - (1 + 1 + 0.95 + 0.95) / 4)
-    assert expected_calibration_error(log_posterior, y) == pytest.approx(expected, abs=1e-6)
-
-
-def test_bins_are_closed_on_the_right() -> None:
-    """The lower of two bins holds 0.5: a right guess there and a wrong one at 0.75 add up."""
-    log_posterior = torch.tensor([[0.5, 0.5], [0.75, 0.25]], dtype=torch.float64).log()
-    y = torch.tensor([0, 1])
-    assert expected_calibration_error(log_posterior, y, bins=2) == pytest.approx((0.5 + 0.75) / 2)
+@pytest.mark.parametrize(
+    ("p", "y", "bins", "expected"),
+    [
+        # Two of three right at confidence 0.9, one of one at 0.6: (3·|2/3-0.9| + |1-0.6|)/4.
+        ([0.9, 0.9, 0.1, 0.4], [0, 1, 1, 1], 15, (3 * (0.9 - 2 / 3) + 0.4) / 4),
+        # 1.0, wrong half the time, and 0.95, always right, cancel in the bin that they share.
+        ([1.0, 1.0, 0.95, 0.95], [0, 1, 0, 0], 15, abs(3 / 4 - (1 + 1 + 0.95 + 0.95) / 4)),
+        # The lower of two bins holds 0.5: a right guess there and a wrong one at 0.75 add up.
+        ([0.5, 0.75], [0, 1], 2, (0.5 + 0.75) / 2),
+    ],
+)
+def test_ece_by_hand(p: list[float], y: list[int], bins: int, expected: float) -> None:
+    first = torch.tensor(p, dtype=torch.float64)
+    found = expected_calibration_error(
+        torch.stack([first, 1 - first], 1).log(), torch.tensor(y), bins
+    )
+    assert found == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("bins", [5, 15])
@@ -151,15 +147,12 @@ def test_the_brier_score_is_that_of_scikit_learn(random_logits: Sample) -> None:
     assert brier_score(certain, torch.arange(4).roll(1)) == pytest.approx(2)
 
 
-def test_overconfidence_by_hand() -> None:
+def test_overconfidence_by_hand_and_no_ece_below_it(random_logits: Sample) -> None:
+    signed = overconfidence(*random_logits)
+    assert 0 < abs(signed) <= expected_calibration_error(*random_logits) + 1e-12
     log_posterior = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6]], dtype=torch.float64).log()
     y = torch.tensor([0, 1, 1])
     assert overconfidence(log_posterior, y) == pytest.approx((0.9 + 0.8 + 0.6) / 3 - 2 / 3)
-
-
-def test_no_ece_falls_below_overconfidence(random_logits: Sample) -> None:
-    signed = overconfidence(*random_logits)
-    assert 0 < abs(signed) <= expected_calibration_error(*random_logits) + 1e-12
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -245,12 +238,9 @@ def test_the_drafts_mean_counts_an_overconfidence_of_one_or_more() -> None:
     assert scores["geometric_mean"] == pytest.approx(np.cbrt(ece * mce), abs=1e-3)
 
 
-def test_of_samples_never_sure_the_published_overconfidence_is_undefined() -> None:
+def test_all_wrong_and_sure_is_the_largest_overconfidence_and_never_sure_has_none() -> None:
     even = torch.full((50, 2), log(0.5), dtype=torch.float64)
     assert paper_calibration(even, torch.arange(50) % 2)["ovc"] is None
-
-
-def test_all_wrong_and_sure_is_the_largest_overconfidence() -> None:
     log_posterior = torch.tensor([[-20.0, 0.0]] * 50)
     y = torch.zeros(50, dtype=torch.long)
     assert paper_calibration(log_posterior, y)["ovc"] == pytest.approx(1 / 0.003)

@@ -74,10 +74,8 @@ def test_both_give_permutations_and_matching_the_best(generator: torch.Generator
         best = max(float(p[rows, torch.tensor(order)].sum()) for order in permutations(range(5)))
         assert float(p[rows, matched].sum()) == pytest.approx(best)
 
-
-def test_equal_rows_still_get_one_digit_each() -> None:
-    for p in (0.25, 0.0):
-        assert sorted(assign_by_competition(torch.full((4, 4), p)).tolist()) == [0, 1, 2, 3]
+    for equal in (0.25, 0.0):
+        assert sorted(assign_by_competition(torch.full((4, 4), equal)).tolist()) == [0, 1, 2, 3]
 
 
 # Scores.
@@ -94,12 +92,6 @@ def test_labels_are_permuted_before_they_are_scored() -> None:
     assert other["accuracy"] == 0.5
 
 
-def test_a_probability_of_zero_costs_a_million_to_one() -> None:
-    log_posterior = table([0.0, 1.0]).log()
-    scores = assigned_scores(log_posterior, torch.tensor([0]), torch.arange(2))
-    assert scores["cross_entropy_nats"] == pytest.approx(6 * log(10))
-
-
 def test_the_papers_divergence_is_the_cross_entropy(generator: torch.Generator) -> None:
     """Its KL of clipped one-hots and clipped probabilities, to 1e-4."""
     log_posterior = torch.randn(50, 10, generator=generator).double().log_softmax(1)
@@ -111,7 +103,9 @@ def test_the_papers_divergence_is_the_cross_entropy(generator: torch.Generator) 
     assert scores["cross_entropy_nats"] == pytest.approx(float(divergence), abs=2e-4)
 
 
-def test_no_permutation_no_score() -> None:
+def test_a_probability_of_zero_costs_a_million_to_one_and_no_permutation_has_a_score() -> None:
+    scores = assigned_scores(table([0.0, 1.0]).log(), torch.tensor([0]), torch.arange(2))
+    assert scores["cross_entropy_nats"] == pytest.approx(6 * log(10))
     with pytest.raises(UserError, match=r"expected a permutation of the labels, got \[0, 0\]"):
         assigned_scores(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0, 0]))
 
