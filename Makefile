@@ -15,7 +15,7 @@ demo: $(STAMP)  ## train an IB-INN on real handwritten digits, in under two minu
 	$(BIN)/flowclf train ib-inn --data digits
 
 test: $(STAMP)  ## all tests; those on real data need FLOWCLF_DATA
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-kernels: $(STAMP)  ## the operators' other kernels: PyTorch's own, older CPUs', interpreted Triton
 	COUPLINGS_KERNELS=python $(BIN)/python -m pytest -n 2 tests/couplings/ops

@@ -1,8 +1,12 @@
 """Settings of each process of the tests."""
 
 import gc
+import os
 
-import torch
+# Two threads on two busy cores are many times slower than one, also in processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch  # noqa: E402
 
 # A warning that torch gives once a process would fail whichever test came first.
 torch.set_warn_always(True)

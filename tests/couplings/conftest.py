@@ -48,8 +48,6 @@ from couplings.core import sum_log_det
 from couplings.interop import FromFrEIA, FromNFlows, ToFrEIA, ToNFlows
 from couplings.testing import randomize
 
-torch.set_num_threads(1)
-
 CONTEXT = 3
 ATAN = Affine(SoftClamp(2.0, 0.5, "atan"))
 SPLINE = RationalQuadratic(bins=4, bound=1.5)

@@ -1,4 +1,4 @@
-"""What tests of flowclf share: one thread, a generator, one more system, commands and answers."""
+"""What tests of flowclf share: a generator, one more system, commands and answers."""
 
 import json
 from collections.abc import Callable
@@ -12,8 +12,6 @@ from hybrid import HYBRID
 from flowclf.cli.app import run
 from flowclf.systems import SYSTEMS
 
-# Two threads on two busy cores are many times slower than one.
-torch.set_num_threads(1)
 # Every test that runs over the systems runs this one, too.
 SYSTEMS["hybrid"] = HYBRID
 
