@@ -60,11 +60,8 @@ def draw_table(count: int = 200) -> tuple[Tensor, Tensor]:
 
 @cache
 def table_model(covariance: str = "per-class", weights: str = "learned") -> GenerativeClassifier:
-    model = make_model(
-        (2,),
-        {"kind": "mlp", "blocks": 2, "hidden": [16]},
-        mixture={"covariance": covariance, "weights": weights, "start": "equidistant"},
-    )
+    mixture = {"covariance": covariance, "weights": weights, "start": "equidistant"}
+    model = make_model((2,), {"kind": "mlp", "blocks": 2, "hidden": [16]}, mixture=mixture)
     model.fit_statistics(*draw_table())
     return model
 
@@ -79,9 +76,8 @@ def grid(model: GenerativeClassifier, points: int = 700) -> tuple[Tensor, float]
     samples = model.sample(y, generator=torch.Generator().manual_seed(0))
     low, high = samples.min(0).values, samples.max(0).values
     low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
-    axes = [
-        torch.linspace(float(a), float(b), points).double() for a, b in zip(low, high, strict=True)
-    ]
+    ends = zip(low.tolist(), high.tolist(), strict=True)
+    axes = [torch.linspace(*each, points).double() for each in ends]
     return torch.cartesian_prod(*axes), float(((high - low) / (points - 1)).prod())
 
 
@@ -171,16 +167,13 @@ def test_latents_decode_to_the_data_and_log_dets_of_both_stages_add(kind: str) -
 
 
 def test_samples_are_decoded_draws_from_their_classes() -> None:
-    model = image_model("conv")
+    model, generator = image_model("conv"), torch.Generator()
     y = torch.tensor([2, 0, 0, 1])
-
-    def seeded() -> torch.Generator:
-        return torch.Generator().manual_seed(7)
-
-    x = model.sample(y, 0.5, seeded())
+    x = model.sample(y, 0.5, generator.manual_seed(7))
     assert x.shape == (4, *model.shape)
     assert not x.requires_grad
-    assert_close(model.encode(x).z, model.mixture.sample(y, 0.5, seeded()), rtol=0, atol=1e-6)
+    z = model.mixture.sample(y, 0.5, generator.manual_seed(7))
+    assert_close(model.encode(x).z, z, rtol=0, atol=1e-6)
     modes = model.sample(y, temperature=0.0)
     assert_close(model.encode(modes).z, model.mixture.means[y], rtol=0, atol=1e-6)
     assert torch.equal(model.predict(modes), y)

@@ -25,9 +25,8 @@ def test_the_loss_is_equation_14(beta: float) -> None:
     rate, decision = (10 + 30) / 2 / 5, (log(4) + log(2)) / 2
     total = 2 / (1 + beta) * (rate + beta * decision)
     expected = {"rate_per_dim": rate, "decision": decision, "total": total}
-    assert {name: float(value) for name, value in terms.items()} == pytest.approx(
-        expected, rel=0, abs=5e-13
-    )
+    found = {name: float(value) for name, value in terms.items()}
+    assert found == pytest.approx(expected, rel=0, abs=5e-13)
 
 
 @pytest.mark.parametrize(

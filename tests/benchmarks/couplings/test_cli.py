@@ -119,11 +119,8 @@ def test_one_part_that_fails_does_not_stop_the_next(capfd: pytest.CaptureFixture
     captured = capfd.readouterr()
     assert "here" in captured.out
     lines = captured.err.splitlines()
-    assert lines == [
-        "bench: first: failed with status 3",
-        "bench: second: stopped after 1 s",
-        "bench: third: done",
-    ]
+    outcomes = "first: failed with status 3", "second: stopped after 1 s", "third: done"
+    assert lines == [f"bench: {outcome}" for outcome in outcomes]
     assert run_parts([], {"third": parts["third"]}) == 0
 
 
@@ -136,12 +133,11 @@ MEASURED = {
 
 def rows() -> list[dict[str, object]]:
     values = circumstances("torch", *PEERS, device="CPU", threads=1) | MEASURED
-    providers = [("couplings", False, 1.0), ("FrEIA", False, 2.0), ("FrEIA", True, 0.5)]
-    found = [
-        values | {"provider": name, "compiled": compiled, "ratio": ratio}
-        for name, compiled, ratio in providers
-    ]
-    return [{column: row[column] for column in COLUMNS} for row in found]
+    found = []
+    for each in (("couplings", False, 1.0), ("FrEIA", False, 2.0), ("FrEIA", True, 0.5)):
+        row = values | dict(zip(("provider", "compiled", "ratio"), each, strict=True))
+        found.append({column: row[column] for column in COLUMNS})
+    return found
 
 
 def test_rows_are_appended_under_one_header(tmp_path: Path) -> None:

@@ -71,15 +71,11 @@ def test_the_seed_decides_and_only_it(family: str, images: Tensor) -> None:
 
 
 @FAMILIES
-def test_levels_are_whole_and_in_range(family: str, digits: Tensor) -> None:
+def test_levels_are_whole_and_in_range_and_sizes_any(family: str, digits: Tensor) -> None:
     out = corrupt(digits, family, 5, 0, levels=17)
     assert out.dtype == torch.uint8
     assert out.shape == digits.shape
     assert int(out.max()) <= 16
-
-
-@FAMILIES
-def test_any_size_and_no_image_at_all(family: str) -> None:
     x = torch.full((2, 3, 20, 45), 90, dtype=torch.uint8)
     assert corrupt(x, family, 4, 0).shape == x.shape
     assert corrupt(x[:0], family, 4, 0).shape == (0, 3, 20, 45)
@@ -138,9 +134,8 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the official shape; a row's values are its severity and its place."""
     folder = tmp_path_factory.mktemp("data") / "CIFAR-10-C"
     folder.mkdir()
-    images = np.lib.format.open_memmap(
-        folder / "frost.npy", "w+", np.dtype(np.uint8), (50_000, 32, 32, 3)
-    )
+    file, shape = folder / "frost.npy", (50_000, 32, 32, 3)
+    images = np.lib.format.open_memmap(file, "w+", np.dtype(np.uint8), shape)
     for severity in SEVERITIES:
         images[10_000 * (severity - 1), 0, 1] = (severity, 10, 20)
         images[10_000 * severity - 1, 31, 31] = severity
@@ -162,6 +157,8 @@ def test_official_files_are_read_by_severity(official: Path) -> None:
 
 
 def test_the_official_folder_is_that_of_the_data(official: Path, tmp_path: Path) -> None:
+    assert set(CORRUPTIONS) < set(OFFICIAL)
+    assert len(OFFICIAL) == 19
     roots = [tmp_path, official.parent]
     assert find_official("cifar10", roots) == official
     assert find_official("cifar100", roots) is None
@@ -175,8 +172,3 @@ def test_official_files_that_are_not(official: Path) -> None:
         load_official(official, "frost", 6)
     with pytest.raises(UserError, match="a corruption out of"):
         load_official(official, "rain", 1)
-
-
-def test_every_family_of_ours_has_its_official_name() -> None:
-    assert set(CORRUPTIONS) < set(OFFICIAL)
-    assert len(OFFICIAL) == 19

@@ -175,7 +175,7 @@ def test_a_density_notices(digits_flow: GenerativeClassifier, test_split: Split)
 
 @pytest.mark.parametrize("system", ["vib", "bvae", "untapped"])
 def test_systems_that_average_draws_are_attacked_too(system: str, test_split: Split) -> None:
-    model = flowclf.build(system, shape=(1, 8, 8), classes=10, levels=LEVELS, preset="digits")
+    model = on_digits(system)
     model.fit_statistics(test_split.x, test_split.y)
     x, y = test_split.x[:30], test_split.y[:30]
     first, again = (attack_curve(model, x, y, [0.0, 0.1], "pgd", levels=LEVELS, steps=2)
@@ -199,42 +199,37 @@ def test_mistakes_are_refused(classifier: GenerativeClassifier, test_split: Spli
     with pytest.raises(UserError, match="expected images"):
         fgsm(flowclf.build("ce", shape=(3,), classes=2), torch.zeros(1, 3), y[:1], 0.1)
     with pytest.raises(UserError, match="expected a posterior with a gradient, got"):
-        fgsm(autoencoder("knn"), x, y, 0.1, levels=LEVELS)
+        fgsm(on_digits("vae", branch={"kind": "knn"}), x, y, 0.1, levels=LEVELS)
 
 
-def autoencoder(branch: str) -> GenerativeClassifier:
-    shape, kind = (1, 8, 8), {"kind": branch}
+def on_digits(system: str, **settings: Any) -> GenerativeClassifier:
+    shape = (1, 8, 8)
     return flowclf.build(
-        "vae", shape=shape, classes=10, levels=LEVELS, preset="digits", branch=kind
+        system, shape=shape, classes=10, levels=LEVELS, preset="digits", **settings
     )
 
 
 def test_a_probe_can_be_attacked_though_it_teaches_its_encoder_nothing(test_split: Split) -> None:
     x, y = test_split.x[:2], test_split.y[:2]
-    model = autoencoder("network")
+    model = on_digits("vae", branch={"kind": "network"})
     for parameter in model.heads.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(fgsm(model, x, y, 0.1, levels=LEVELS), x.float())
 
 
-class OnUnit(torch.nn.Module):
+class OnUnit(torch.nn.Sequential):
     """The log posterior of images scaled to [0, 1]."""
 
-    def __init__(self, model: GenerativeClassifier) -> None:
-        super().__init__()
-        self.model = model
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.model.log_posterior(x * (LEVELS - 1))
+        return self[0].log_posterior(x * (LEVELS - 1))
 
 
 def test_foolbox_agrees(classifier: GenerativeClassifier, test_split: Split) -> None:
     foolbox = pytest.importorskip("foolbox")
     x, y = test_split.x.float(), test_split.y
     wrapped = foolbox.PyTorchModel(OnUnit(classifier).eval(), bounds=(0, 1), device="cpu")
-    theirs, _, _ = foolbox.attacks.LinfFastGradientAttack()(
-        wrapped, x / (LEVELS - 1), y, epsilons=0.1
-    )
+    attack = foolbox.attacks.LinfFastGradientAttack()
+    theirs, _, _ = attack(wrapped, x / (LEVELS - 1), y, epsilons=0.1)
     ours = fgsm(classifier, x, y, 0.1, levels=LEVELS)
     # A gradient of about 0 has either sign.
     same = ((theirs * (LEVELS - 1) - ours).abs() < 1e-3).float().mean()

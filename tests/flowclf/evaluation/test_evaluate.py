@@ -101,8 +101,10 @@ def test_the_mode_is_put_back(training: bool, model: Model, split: Split) -> Non
     assert results == evaluate(model.eval(), split)
 
 
-def test_the_mode_is_put_back_after_an_error(model: Model) -> None:
-    model.train()
+def test_the_mode_is_put_back_after_an_error(model: Model, split: Split) -> None:
+    with pytest.raises(UserError, match="at least one sample to evaluate, got none"):
+        evaluate(model.train(), split.take(slice(0)))
+    assert model.training
     with pytest.raises(UserError, match="expected x of shape"):
         evaluate(model, Split(torch.zeros(2, 1, 5, 5, dtype=torch.uint8), torch.tensor([0, 1])))
     assert model.training
@@ -134,19 +136,11 @@ def test_outliers_shifts_and_attacks_are_rows(model: Model, split: Split) -> Non
     assert {row["score"] for row in found["ood"]} == SCORES.keys() - {"waic", "rate"}
     assert all(row["auroc_low"] <= row["auroc"] <= row["auroc_high"] for row in found["ood"])
     assert [row["set"] for row in found["ood_entropy"]] == ["test", "strange"]
-    assert [(row["family"], row["severity"]) for row in found["shift"]][:2] == [
-        ("clean", 0),
-        ("brightness", 1),
-    ]
+    families = [(row["family"], row["severity"]) for row in found["shift"]]
+    assert families[:2] == [("clean", 0), ("brightness", 1)]
     assert len(found["attack"]) == 4
-    table = Options(levels=None)
     with pytest.raises(UserError, match="'attack' needs images"):
-        evaluate(model, split, ["attack"], options=table)
-
-
-def test_an_empty_split_is_refused(model: Model, split: Split) -> None:
-    with pytest.raises(UserError, match="at least one sample to evaluate, got none"):
-        evaluate(model, split.take(slice(0)))
+        evaluate(model, split, ["attack"], options=Options(levels=None))
 
 
 class Told(Softmax):
@@ -341,11 +335,6 @@ def test_qda_of_images_counts_in_grey_levels(generator: torch.Generator) -> None
     )
 
 
-def test_qda_needs_a_few_samples(generator: torch.Generator) -> None:
-    train, test = gaussian_table(generator, 9), gaussian_table(generator, 90)
-    assert [row["system"] for row in baseline_rows(train, test, None)] == ["logistic regression"]
-
-
 def test_qda_of_many_dimensions_gets_components(generator: torch.Generator) -> None:
     y = torch.arange(150) % K
     split = Split(torch.randn(150, 50, generator=generator) + 2.0 * y[:, None], y)
@@ -355,7 +344,9 @@ def test_qda_of_many_dimensions_gets_components(generator: torch.Generator) -> N
     assert qda["accuracy"] > 0.9
 
 
-def test_two_classes_have_posteriors_as_more_have(generator: torch.Generator) -> None:
+def test_qda_needs_a_few_samples_and_two_classes(generator: torch.Generator) -> None:
+    train, test = gaussian_table(generator, 9), gaussian_table(generator, 90)
+    assert [row["system"] for row in baseline_rows(train, test, None)] == ["logistic regression"]
     train, test = (gaussian_table(generator, n, classes=2) for n in (200, 100))
     qda, logistic = baseline_rows(train, test, None)
     assert qda["accuracy"] > 0.6

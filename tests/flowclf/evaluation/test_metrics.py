@@ -6,24 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from flowclf.evaluation.metrics import (
-    accuracy,
-    accuracy_per_class,
-    bits_per_dim,
-    negative_log_posterior,
-)
+from flowclf.evaluation import metrics
+from flowclf.evaluation.metrics import accuracy, bits_per_dim
 
 
 def test_accuracy_counts_the_most_probable_class() -> None:
     log_posterior = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.4, 0.5, 0.1]]).log()
     y = torch.tensor([0, 1, 0])
     assert accuracy(log_posterior, y) == pytest.approx(2 / 3)
-    assert accuracy_per_class(log_posterior, y) == [0.5, 1.0, None]
+    assert metrics.accuracy_per_class(log_posterior, y) == [0.5, 1.0, None]
 
 
 def test_negative_log_posterior_is_the_mean_over_samples() -> None:
     log_posterior = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
-    value = negative_log_posterior(log_posterior, torch.tensor([0, 1]))
+    value = metrics.negative_log_posterior(log_posterior, torch.tensor([0, 1]))
     assert value == pytest.approx((log(4) + log(2)) / 2)
 
 

@@ -82,24 +82,17 @@ def test_interpolations_join_test_images_of_different_classes(
         interpolation_strips(digits_flow, test_split, pairs=226, steps=3, seed=0)
 
 
-def test_samples_follow_their_seed(digits_flow: Model) -> None:
+def test_samples_follow_their_seed_and_a_run_gets_both_figures(
+    digits_flow: Model, tmp_path: Path
+) -> None:
     one, same, other = (class_samples(digits_flow, 2, 0.7, seed) for seed in (0, 0, 1))
     assert one.shape == (10, 2, 1, 8, 8)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-
-
-def test_a_run_on_images_gets_both_figures(digits_flow: Model, tmp_path: Path) -> None:
     data = load_dataset("digits")
     paths = run_figures(digits_flow, data.test, data, tmp_path)
     assert [path.name for path in paths] == ["samples.png", "latent.png"]
     assert all(path.stat().st_size > 5000 for path in paths)
-
-
-def test_a_notebook_shows_them() -> None:
-    figure = sample_figure(torch.zeros(1, 1, 1, 8, 8), ["a"], 17)
-    assert figure._repr_png_().startswith(b"\x89PNG")
-    assert repr(figure).startswith("<Figure size")
 
 
 def test_a_block_a_temperature_and_a_row_a_class() -> None:
@@ -117,7 +110,10 @@ def test_a_block_a_temperature_and_a_row_a_class() -> None:
             temperature_figure(wrong, NAMES, 17)
 
 
-def test_blocks_fit_on_a_page() -> None:
+def test_blocks_fit_on_a_page_and_a_notebook_shows_figures() -> None:
+    figure = sample_figure(torch.zeros(1, 1, 1, 8, 8), ["a"], 17)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert repr(figure).startswith("<Figure size")
     wide = {name: torch.zeros(1, 20, 1, 8, 8) for name in "abc"}
     assert block_figure(wide, ["row"], 17).get_figwidth() < 8
     assert block_figure(wide, [r"$\tilde{\beta}$"], 17, columns=2).axes[2].get_title() == "c"
@@ -264,14 +260,11 @@ def test_mean_walks_begin_and_end_at_the_means(model: Model) -> None:
     figure = mean_walk_figure(walks, pairs, NAMES[:3], 17)
     labels = texts(figure.axes[0].get_yticklabels())
     assert labels == ["zero → one", "two → zero"]
-
-
-@pytest.mark.parametrize("pairs", [[], [(0, 3)], [(-1, 0)]])
-def test_unknown_classes_are_refused(model: Model, pairs: list[tuple[int, int]]) -> None:
-    with pytest.raises(UserError, match="pairs of classes from 0 to 2"):
-        mean_walks(model, pairs)
-    with pytest.raises(UserError, match="pairs of classes"):
-        mean_walk_figure(torch.zeros(1, 2, *SHAPE), pairs, NAMES[:3], 17)
+    for unknown in ([], [(0, 3)], [(-1, 0)]):
+        with pytest.raises(UserError, match="pairs of classes from 0 to 2"):
+            mean_walks(model, unknown)
+        with pytest.raises(UserError, match="pairs of classes"):
+            mean_walk_figure(torch.zeros(1, 2, *SHAPE), unknown, NAMES[:3], 17)
 
 
 def test_the_most_ambiguous_sample_has_two_likely_classes() -> None:
@@ -298,12 +291,6 @@ def test_the_walk_leads_past_both_averages_through_the_sample(model: Model, rout
         torch.testing.assert_close(start, first, atol=1e-2, rtol=0)
 
 
-def test_without_a_pair_it_is_that_of_the_two_most_probable(model: Model) -> None:
-    x = images(1)[0]
-    likeliest = model.eval().log_posterior(x[None])[0].topk(2).indices.tolist()
-    assert ambiguous_walk(model, x, steps=3).pair == tuple(sorted(likeliest))
-
-
 def test_a_gallery_stands_in_for_a_decoder() -> None:
     plain = flowclf.build("ce", shape=SHAPE, classes=3, levels=17, preset="mlp")
     x = images(24)
@@ -317,15 +304,13 @@ def test_a_gallery_stands_in_for_a_decoder() -> None:
         ambiguous_walk(plain, x[7], (0, 1))
 
 
-@pytest.mark.parametrize(
-    ("pair", "steps", "message"),
-    [((0, 1), 1, "odd number of steps"), ((0, 1), 4, "odd number"), ((1, 1), 9, "lie apart")],
-)
-def test_a_walk_needs_a_middle_and_two_classes(
-    model: Model, pair: tuple[int, int], steps: int, message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        ambiguous_walk(model, images(1)[0], pair, steps)
+def test_a_walk_needs_a_middle_and_two_classes(model: Model) -> None:
+    x, odd = images(1)[0], "odd number of steps"
+    likeliest = model.eval().log_posterior(x[None])[0].topk(2).indices.tolist()
+    assert ambiguous_walk(model, x, steps=3).pair == tuple(sorted(likeliest))
+    for pair, steps, message in (((0, 1), 1, odd), ((0, 1), 4, odd), ((1, 1), 9, "lie apart")):
+        with pytest.raises(UserError, match=message):
+            ambiguous_walk(model, x, pair, steps)
 
 
 def test_curves_stand_beneath_the_framed_strip() -> None:

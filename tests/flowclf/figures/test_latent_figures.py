@@ -176,6 +176,11 @@ def test_a_rotation_begins_at_the_image_itself(model: Model) -> None:
     z = model.eval().encode(found.images).z
     torch.testing.assert_close(found.z, z)
     torch.testing.assert_close(found.latent_nll, -model.mixture.log_prob(z).detach())
+    for images in (x[None], torch.stack((x, x))):
+        with pytest.raises(UserError, match="at least 2 versions"):
+            image_trajectory(model, images, ["a"])
+    with pytest.raises(UserError, match="at least 2 versions"):
+        rotation_trajectory(model, x, 17, ())
 
 
 def test_the_path_is_drawn_in_the_plane_with_an_image_a_step(model: Model) -> None:
@@ -195,15 +200,6 @@ def test_the_path_is_drawn_in_the_plane_with_an_image_a_step(model: Model) -> No
     path = (found.z - centre) @ basis.T
     torch.testing.assert_close(torch.tensor(numbers[1].xy), path[1])
     assert texts(figure.subfigs[0].legends[0].get_texts()) == list(NAMES)
-
-
-def test_a_way_has_two_ends_and_labels(model: Model) -> None:
-    x = colours().x
-    for images, labels in ((x[:1], ["a"]), (x[:2], ["a"])):
-        with pytest.raises(UserError, match="at least 2 versions"):
-            image_trajectory(model, images, labels)
-    with pytest.raises(UserError, match="at least 2 versions"):
-        rotation_trajectory(model, x[0], 17, ())
 
 
 def test_a_plane_holds_the_points_that_span_it() -> None:
@@ -256,12 +252,9 @@ def test_a_panel_a_loss_with_its_scale(model: Model) -> None:
     assert "one" in four.get_suptitle()
 
 
-def test_a_third_point_may_be_any_latent(model: Model) -> None:
+def test_a_landscape_needs_two_classes_and_a_third_point_which_may_be_any(model: Model) -> None:
     third = torch.full((48,), pi)
     assert list(loss_landscape(model, 1, 0, NAMES, third, points=5).marks) == ["one", "zero", "z"]
-
-
-def test_a_landscape_needs_two_classes_and_a_third_point(model: Model) -> None:
     for y, other in ((1, 1), (0, 3), (-1, 0)):
         with pytest.raises(UserError, match="two classes from 0 to 2"):
             loss_landscape(model, y, other, NAMES)

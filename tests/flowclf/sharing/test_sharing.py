@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 import pytest
 import torch
@@ -65,11 +65,7 @@ def test_every_system_is_the_same_again(system: str, tmp_path: Path) -> None:
 def test_infinity_is_valid_json(tmp_path: Path) -> None:
     model = made(beta=inf)
     model.save(tmp_path)
-
-    def refuse(constant: str) -> Never:
-        raise AssertionError(constant)
-
-    json.loads((tmp_path / "config.json").read_text("utf-8"), parse_constant=refuse)
+    json.loads((tmp_path / "config.json").read_text("utf-8"), parse_constant=pytest.fail)
     loaded = flowclf.load(tmp_path)
     assert loaded.settings.objective.beta == inf  # type: ignore[attr-defined]
     assert_same(model, loaded)
@@ -272,11 +268,9 @@ def standing_in(real: Callable[..., Any], fake: Callable[..., Any]) -> Callable[
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     module = pytest.importorskip("huggingface_hub", reason="flowclf[hub] is not installed")
     fake = FakeHub(tmp_path / "hub")
-    for owner, name in (
-        (module, "snapshot_download"),
-        (module.HfApi, "create_repo"),
-        (module.HfApi, "upload_folder"),
-    ):
+    api = module.HfApi
+    calls = (module, "snapshot_download"), (api, "create_repo"), (api, "upload_folder")
+    for owner, name in calls:
         monkeypatch.setattr(owner, name, standing_in(getattr(owner, name), getattr(fake, name)))
     monkeypatch.chdir(tmp_path)
     return fake
