@@ -22,10 +22,8 @@ from flowclf.support.errors import UserError
 
 def linear_flow() -> GenerativeClassifier:
     """z is a rotation of x: couplings start as the identity, the table is in its own units."""
-    preprocess = {"per": "range"}
-    model = flowclf.build(
-        "ib-inn", shape=(4,), classes=3, preprocess=preprocess, network={"blocks": 1}
-    )
+    settings = {"preprocess": {"per": "range"}, "network": {"blocks": 1}}
+    model = flowclf.build("ib-inn", shape=(4,), classes=3, **settings)
     model.mixture.set_means(3 * torch.eye(3, 4))
     return model.double().eval()
 
@@ -53,18 +51,14 @@ def test_at_even_odds_of_two_classes_it_lies_between_the_means() -> None:
     assert_close(found.shift, torch.tensor([0.5], dtype=torch.float64), atol=1e-6, rtol=0)
 
 
-def test_what_is_there_already_stays() -> None:
-    model = linear_flow()
+def test_what_is_there_already_stays_and_distances_are_euclidean() -> None:
+    model, x = linear_flow(), points()
+    z = model.encode(x).z.detach()
+    assert_close(distances_to_means(model, x), torch.cdist(z, model.mixture.means.detach()))
     x = model.decode(2 * model.mixture.means.detach())
     found = counterfactual(model, x, torch.arange(3), 0.9)
     assert not found.shift.any()
     assert_close(distances_to_means(model, x).argmin(1), torch.arange(3))
-
-
-def test_distances_are_euclidean_for_unit_covariance() -> None:
-    model, x = linear_flow(), points()
-    z = model.encode(x).z.detach()
-    assert_close(distances_to_means(model, x), torch.cdist(z, model.mixture.means.detach()))
 
 
 def test_contributions_of_a_linear_decision_are_products() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from small_systems import is_flow, small
+from torch import Tensor
 from torch.testing import assert_close
 
 from flowclf import build
@@ -118,9 +119,7 @@ def test_contributions_add_up_to_log_odds_above_the_reference(system: str) -> No
     assert_close(found.flatten(1).sum(1), odds, rtol=0.02, atol=0.05)
 
 
-def log_odds(
-    model: GenerativeClassifier, x: torch.Tensor, y: torch.Tensor, other: torch.Tensor
-) -> torch.Tensor:
+def log_odds(model: GenerativeClassifier, x: Tensor, y: Tensor, other: Tensor) -> Tensor:
     posterior = model.log_posterior(x).detach()
     return (posterior.gather(1, y[:, None]) - posterior.gather(1, other[:, None]))[:, 0]
 
@@ -182,13 +181,10 @@ def test_distances_where_all_means_are_the_origin() -> None:
     assert_close(distances_to_means(model, images().x), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_classes_on_a_sphere_without_a_decoder_have_nothing_to_say() -> None:
+def test_rows_need_gaussian_classes_or_a_decoder_and_pictures_it_and_a_gradient() -> None:
     model = made("ce", mixture={"kind": "vmf", "start": "equidistant", "weights": "uniform"})
     with pytest.raises(UserError, match="needs a system that can decode or has Gaussian classes"):
         rows_of(model)
-
-
-def test_pictures_need_a_decoder_and_a_gradient() -> None:
     model = made("gm")
     with pytest.raises(UserError, match="expected a system that can decode"):
         explanations(model, images(), rows_of(model))

@@ -2,6 +2,7 @@
 
 from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,9 +104,7 @@ def test_bars_are_called_by_their_features() -> None:
 
 @pytest.mark.parametrize("names", [NAMES, ("benign tumour", "malignant tumour", "x" * 99)])
 @pytest.mark.parametrize(("shape", "levels"), [((9,), None), ((1, 8, 4), 256)])
-def test_titles_do_not_overlap(
-    names: tuple[str, ...], shape: tuple[int, ...], levels: int | None
-) -> None:
+def test_titles_do_not_overlap(names: Any, shape: Any, levels: int | None) -> None:
     figure = explain_figure(explained(*shape), names, levels)
     figure.draw_without_rendering()
     titles = [(axes.title, axes._left_title, axes._right_title) for axes in figure.axes]

@@ -46,15 +46,12 @@ def test_lines_are_means_on_a_logarithmic_axis_with_detached_ends(tmp_path: Path
     assert texts(ece.get_xticklabels()) == ["0", "0.1", "1", "10", "∞"]
     (legend,) = figure.legends
     assert texts(legend.get_texts()) == ["ib-inn", "vib", "QDA"]
-    save_figure(figure, tmp_path / "f.png")
-    assert (tmp_path / "f.png").stat().st_size > 5000
-
-
-def test_a_band_is_one_standard_error_and_missing_values_are_left_out() -> None:
-    accuracy, ece = trade_off_figure(ROWS, ["accuracy", "ece"]).axes
+    # A band is one standard error; missing values are left out.
     assert band_at(accuracy.collections[0], 1.0) == [70, 90]
     assert list(ece.lines[0].get_xdata()) == [1.0]
     assert list(ece.lines[0].get_ydata()) == pytest.approx([2])
+    save_figure(figure, tmp_path / "f.png")
+    assert (tmp_path / "f.png").stat().st_size > 5000
 
 
 def test_panels_that_are_too_many_are_removed_and_few_betas_are_their_own_ticks() -> None:
