@@ -22,6 +22,7 @@ from flowclf.support.errors import UserError
 
 CASES = int(os.environ.get("FLOWCLF_FUZZ", "50"))
 Edit = Callable[[bytes], bytes]
+Lay, Read = Callable[[str], Path], Callable[[str], Dataset]
 
 # Headers are at the beginning or the end, and decide most.
 PLACES = st.integers(0, 200) | st.integers(-200, -1) | st.integers(0, 2**16)
@@ -113,9 +114,7 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_damage_is_read_or_refused(
-    lay: Callable[[str], Path], read: Callable[[str], Dataset], target: str
-) -> None:
+def test_damage_is_read_or_refused(lay: Lay, read: Read, target: str) -> None:
     source, name, within = TARGETS[target]
     path = lay(source) / name
     whole, messages, found = path.read_bytes(), list[str](), 0

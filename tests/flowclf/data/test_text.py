@@ -44,16 +44,13 @@ def test_texts_become_averaged_words(loaded: Load) -> None:
     assert torch.allclose(data.train.x, blue_green_red.repeat(4, 1))
 
 
-def test_columns_by_number_need_no_header(loaded: Load) -> None:
+def test_columns_by_number_need_no_header_and_named_ones_are_joined(loaded: Load) -> None:
+    joined = loaded(NAMED, "title,text").train.x[0]
+    assert joined.sort().values.tolist() == [0, 0, 0.25, 0.25, 0.5]
     data = loaded(BODY, "1, 2", "0")
     assert len(data.train) + len(data.test) == 10
     assert data.train.x[0].count_nonzero() == 3
     assert data.shape == (5,)
-
-
-def test_several_named_columns_are_joined(loaded: Load) -> None:
-    data = loaded(NAMED, "title,text")
-    assert data.train.x[0].sort().values.tolist() == [0, 0, 0.25, 0.25, 0.5]
 
 
 def test_the_vocabulary_is_that_of_train_without_stop_words(loaded: Load) -> None:
