@@ -261,9 +261,7 @@ class Chain(Invertible):
         rounding, which grows with the length of a segment; dropout masks and BatchNorm statistics
         are the same. Second derivatives need "store".
 
-        Args:
-            memory: the mode.
-            anchor_every: stages in a segment, inner chains' stages counted one by one.
+        A segment has `anchor_every` stages, inner chains' stages counted one by one.
 
         Raises:
             ValueError: an unknown mode, or segments shorter than one stage.

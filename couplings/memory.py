@@ -29,16 +29,10 @@ Result = tuple[Tensor, Tensor]
 
 
 class Restored(NamedTuple):
-    """Stage evaluated again from its output: a graph from `leaves` to (z, log_det).
+    """Stage evaluated again from its output: a graph from `leaves` to (z, log_det)."""
 
-    Attributes:
-        leaves: tensors that require a gradient and make up the input.
-        join: of the leaves (or their gradients) to the input (or its gradient).
-        z, log_det: what the stage returned.
-    """
-
-    leaves: tuple[Tensor, ...]
-    join: Callable[..., Tensor]
+    leaves: tuple[Tensor, ...]  # require a gradient and make up the input
+    join: Callable[..., Tensor]  # of the leaves (or their gradients) to the input (or its gradient)
     z: Tensor
     log_det: Tensor
 
@@ -93,11 +87,7 @@ class _Recompute(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        stages: Sequence[Stage],
-        x: Tensor,
-        context: Tensor | None,
-        *parameters: Tensor,
+        ctx: Any, stages: Sequence[Stage], x: Tensor, context: Tensor | None, *parameters: Tensor
     ) -> Result:
         ctx.stages, ctx.rng_states = stages, []
         ctx.autocast = _autocast(x.device.type)

@@ -16,12 +16,8 @@ __all__ = ["DCT", "Haar"]
 class Haar(Invertible):
     """Haar wavelets: (C, H, W) -> (4C, H/2, W/2), times a scale.
 
-    Per channel: average, horizontal, vertical and diagonal difference, an orthonormal transform;
-    log_det = dims · log(scale).
-
-    Args:
-        shape: (C, H, W) with even H and W.
-        scale: factor on the orthonormal coefficients (FrEIA's `rebalance`).
+    Per channel: average, horizontal, vertical and diagonal difference, an orthonormal transform of
+    even H and W. The scale is FrEIA's `rebalance`; log_det = dims · log(scale).
     """
 
     def __init__(self, shape: Shape, scale: float = 1.0) -> None:
@@ -42,10 +38,6 @@ class DCT(Invertible):
 
     with A_N[k, i] = sqrt((2 - δ_k0)/N) · cos(π (i + ½) k / N). IB-INN's own layer is not
     orthonormal and reports only an approximate determinant; its scale is 0.5.
-
-    Args:
-        shape: (C, H, W).
-        scale: factor on all coefficients.
     """
 
     float64_buffers = ("rows", "columns")

@@ -57,12 +57,7 @@ class FromFrEIA(Invertible):
         FrEIA draws from the global generators of numpy and torch: they are seeded meanwhile, and
         restored. Build on the CPU; the generators of other devices are not touched.
 
-        Args:
-            block: class of the FrEIA module, such as AllInOneBlock.
-            shape: shape of one sample.
-            seed: of everything the block and its subnetworks draw.
-            context_features: width of the context.
-            options: the block's own arguments.
+        The seed is of everything that the block, such as AllInOneBlock, and its subnetworks draw.
         """
         if context_features:
             options["dims_c"] = [(context_features, *shape[1:])]

@@ -61,11 +61,7 @@ class FromNFlows(Invertible):
 
 
 class ToNFlows(Transform):  # type: ignore[misc]  # nflows is not annotated
-    """Map of ours as an nflows transform: `Flow(ToNFlows(map), StandardNormal(map.out_shape))`.
-
-    Args:
-        map_: the map.
-    """
+    """Map of ours as an nflows transform: `Flow(ToNFlows(map), StandardNormal(map.out_shape))`."""
 
     def __init__(self, map_: Invertible) -> None:
         super().__init__()

@@ -78,10 +78,8 @@ def conv_network(
             f"expected one width, or one a level as blocks has, got {len(widths)} widths and "
             f"blocks at {len(blocks)} levels"
         )
-    settings: dict[str, Any] = {
-        "univariate": univariate or AFFINE,
-        "context_features": context_features,
-    }
+    map_, features = univariate or AFFINE, context_features
+    settings: dict[str, Any] = {"univariate": map_, "context_features": features}
     rotation: Factory = partial(Rotation, generator=generator)
     factories: list[Factory] = []
     current: Shape = tuple(shape)
@@ -122,16 +120,10 @@ def mlp_network(
     univariate: Univariate | None = None,
     context_features: int = 0,
 ) -> Chain:
-    """Build `blocks` x [rotation, two-sided dense coupling] on the flattened input.
+    """Build `blocks` x [rotation, two-sided dense coupling] on the flattened input of any shape.
 
-    Args:
-        shape: any; a single number gets an affine map.
-        generator: where weights and rotations come from.
-        blocks: number of two-sided couplings.
-        hidden: hidden widths of their networks.
-        dropout, batch_norm: in these networks.
-        univariate: the map of each number; default: affine, log-scales within ±1.
-        context_features: width of the conditional input.
+    A single number gets an affine map. `hidden`, `dropout` and `batch_norm` are those of the
+    couplings' networks, the other arguments as for `conv_network`.
     """
     rotation: Factory = partial(Rotation, generator=generator)
     if torch.Size(shape).numel() == 1:

@@ -84,12 +84,14 @@ def load_cifar100(source: DataSource) -> Dataset:
 
 def find_cifar10(source: DataSource) -> Path | None:
     """Return the folder or archive that `load_cifar10` would read, or None."""
-    return (place := _find(_CIFAR10, source)) and place.path
+    place = _find(_CIFAR10, source)
+    return place.path if place else None
 
 
 def find_cifar100(source: DataSource) -> Path | None:
     """Return the folder or archive that `load_cifar100` would read, or None."""
-    return (place := _find(_CIFAR100, source)) and place.path
+    place = _find(_CIFAR100, source)
+    return place.path if place else None
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,9 @@ def _load(
             f"{', '.join(parts) or 'neither'}; fetch the official archive"
         )
     train = Split(torch.cat([part.x for part in batches]), torch.cat([part.y for part in batches]))
-    test, found, total = parts[form.test], len(batches), len(form.train)
-    if found < total:
-        notices += (f"{found} of {total} training batches found: {len(train):,} images",)
+    test, count, total = parts[form.test], len(batches), len(form.train)
+    if count < total:
+        notices += (f"{count} of {total} training batches found: {len(train):,} images",)
     elif len(train) != 50_000:
         notices += (f"expected 50,000 training images, found {len(train):,}",)
     if len(test) != 10_000:

@@ -97,11 +97,7 @@ class Dataset:
 
 
 def validate(data: Dataset, path: Path | None = None) -> Dataset:
-    """Return `data` after checking everything that training relies on.
-
-    Args:
-        data: what was read.
-        path: the file or folder that it was read from, which messages name.
+    """Return `data` after checking everything that training relies on; messages name the path.
 
     Raises:
         UserError: an empty split, shapes that differ, a value that is not finite or not a grey

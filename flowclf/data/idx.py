@@ -128,7 +128,7 @@ def read_idx(path: Path, ndim: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(shape).copy())
 
 
-def _read_header(stream: IO[bytes], path: Path, ndim: int) -> tuple[int, ...]:
+def _read_header(stream: IO[bytes] | gzip.GzipFile, path: Path, ndim: int) -> tuple[int, ...]:
     magic, expected = stream.read(4), bytes((0, 0, _UBYTE, ndim))
     if magic != expected:
         raise UserError(

@@ -40,8 +40,7 @@ def load_npz(path: Path) -> Dataset:
     Raises:
         UserError: the file or an array in it is anything else.
     """
-    arrays, unused = _read(path)
-    x_train, y_train, x_test, y_test = arrays
+    (x_train, y_train, x_test, y_test), unused = _read(path)
     train = _split(x_train, y_train, f"{path}: train")
     test = _split(x_test, y_test, f"{path}: test")
     classes = len(torch.unique(train.labelled().y))
@@ -121,10 +120,6 @@ def _samples(x: _Array, where: str) -> Tensor:
         # Numbers beyond float32 become infinite here and are reported with their place.
         with np.errstate(over="ignore"):
             return torch.from_numpy(x.astype(np.float32))
-    return _images(x, where)
-
-
-def _images(x: _Array, where: str) -> Tensor:
     if x.ndim not in (3, 4):
         raise UserError(
             f"{where}: expected x as N×H×W, N×H×W×C or N×F, got {_shape(x)}; reshape it"

@@ -30,11 +30,8 @@ def decode(
     1-bit, 16-bit and grey-with-alpha pictures become L (16 bits lose the lower 8); all others
     become RGB, without their alpha channel.
 
-    Args:
-        file: a path, or a stream from its beginning.
-        where: how messages call it.
-        most_pixels: more are refused before any is decoded.
-        convert: to another mode than these.
+    The file is a path, or a stream from its beginning, which messages call `where`; `convert` is to
+    another mode. More than `most_pixels` are refused before any is decoded.
 
     Raises:
         UserError: it is no intact PNG, JPEG or BMP file, or has more than `most_pixels` pixels.

@@ -147,10 +147,7 @@ class _Parts(Sequence[Tensor]):
 class Reader:
     """Reader of rows by number, with a cache of the latest blocks.
 
-    Args:
-        shards: the files, in order.
-        shape: of one image, (C, H, W).
-        levels: grey levels, above all numbers.
+    The images (C, H, W) in the files, in order, have so many grey levels.
     """
 
     def __init__(self, shards: Sequence[Shard], shape: tuple[int, ...], levels: int) -> None:

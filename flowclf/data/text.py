@@ -28,23 +28,18 @@ _Row = list[str]
 class TextOptions:
     """Options for reading texts and their labels.
 
-    Args:
-        text: the column of the texts, or several joined by commas; empty for "text".
-        label: the column of the labels. Columns are names in the first row, or all of them are
-            numbers from 0, and the file has no header.
-        vocabulary: how many of the most frequent words to count at most.
-        train_size: labelled rows to train on, the others are the test split; None for 80 %.
-        seed: of the draw of these rows.
+    Columns are names in the first row, or all of them are numbers from 0, and the file has no
+    header.
 
     Raises:
         UserError: an empty vocabulary.
     """
 
-    text: str = ""
-    label: str = "label"
-    vocabulary: int = 2000
-    train_size: int | None = None
-    seed: int = 0
+    text: str = ""  # the column of the texts, or several joined by commas; empty for "text"
+    label: str = "label"  # the column of the labels
+    vocabulary: int = 2000  # at most so many of the most frequent words are counted
+    train_size: int | None = None  # labelled rows, the others are the test split; None: 80 %
+    seed: int = 0  # of the draw of these rows
 
     def __post_init__(self) -> None:
         if self.vocabulary < 1:

@@ -20,12 +20,8 @@ class TradeOff(nn.Module):
 
         φ_k = cos(k π u),  k = 1 … 4,  u = log(β̃/lowest) / log(highest/lowest)
 
-    Args:
-        lowest, highest: trained range, 0 < lowest < highest.
-        beta: initial β̃.
-
     Raises:
-        UserError: an invalid range, or β̃ outside of it.
+        UserError: a trained range without 0 < lowest < highest, or an initial β̃ outside of it.
     """
 
     beta: Tensor
@@ -65,15 +61,7 @@ class TradeOff(nn.Module):
 
 
 class ConditionedMixture(GaussianMixture):
-    """Mixture whose means depend on β̃: μ_k + Σ_j φ_j M_jk, with M initially 0.
-
-    Args:
-        trade_off: source of φ.
-        classes, dims, options: as of `GaussianMixture`.
-
-    Attributes:
-        mean_terms: M, (4, K, D).
-    """
+    """Mixture whose means depend on β̃: μ_k + Σ_j φ_j M_jk, with M (4, K, D) initially 0."""
 
     def __init__(self, trade_off: TradeOff, classes: int, dims: int, **options: Any) -> None:
         super().__init__(classes, dims, **options)

@@ -127,9 +127,7 @@ class GaussianMixture(nn.Module):
     def densities(self, z: Tensor, *, learn_weights: bool = True) -> MixtureDensities:
         """Return log q(z|k) (B, K), log q(z) (B,) and log q(k|z) (B, K) of z (B, D), in nats.
 
-        Args:
-            z: latents.
-            learn_weights: propagate the posterior's gradients to the class weights.
+        With `learn_weights` the posterior's gradients reach the class weights.
 
         Raises:
             UserError: z of another shape, type or device.
@@ -169,11 +167,8 @@ class GaussianMixture(nn.Module):
     ) -> Tensor:
         """Draw z = centre_y + temperature · σ_y · ε for labels y (B,): (B, D).
 
-        Args:
-            y: labels.
-            temperature: 1 and `around` means: draws from q(z|y).
-            generator: on the mixture's device.
-            around: the centre: "means", or "data" for the average training latents.
+        The centres are the "means", where temperature 1 draws from q(z|y), or around "data" the
+        average training latents. The generator is on the mixture's device.
 
         Raises:
             UserError: labels out of range, or a temperature that is negative or not finite.

@@ -92,11 +92,8 @@ def minibatch_information(
 ) -> dict[str, float]:
     """Estimate `information` with the Gaussians of each latent's own batch; MI <= log batch.
 
-    Args:
-        z: latents (N, D), drawn from their own Gaussians.
-        mean, log_var: those Gaussians, (N, D).
-        prior_log_prob: log p(z), (N,), nats.
-        batch: S consecutive rows; the last batch may be smaller. Each latent counts once.
+    Latents z (N, D) are drawn from their own Gaussians `mean`, `log_var` (N, D), with log p(z)
+    (N,). A batch is consecutive rows; the last may be smaller. Each latent counts once.
     """
     totals = {"mi_nats": 0.0, "md_nats": 0.0}
     split = (tensor.split(batch) for tensor in (z, mean, log_var, prior_log_prob))

@@ -124,11 +124,9 @@ class LowRankMixture(GaussianMixture):
 
     @torch.no_grad()
     def set_means(self, means: Tensor) -> None:
-        """Replace the means.
+        """Replace the means (K, D), whose last D-F numbers are projected onto the rows of V.
 
-        Args:
-            means: (K, D), of whose last D-F numbers the projection onto the rows of V is taken; or
-                coordinates (K, F + r), as `class_averages` returns them.
+        Coordinates (K, F + r), as `class_averages` returns them, serve as well.
 
         Raises:
             UserError: another shape, or a number that is not finite.
@@ -139,14 +137,6 @@ class LowRankMixture(GaussianMixture):
     def set_data_means(self, means: Tensor) -> None:
         """Replace the average training latents, given as to `set_means`."""
         self.data_coordinates.copy_(self._coordinates_of(means))
-
-    def _check_means(self, means: Tensor) -> None:
-        expected = (self.classes, self.dims), tuple(self.coordinates.shape)
-        if tuple(means.shape) not in expected or not bool(means.isfinite().all()):
-            raise UserError(
-                f"expected finite means of shape {expected[0]}, or coordinates {expected[1]}, "
-                f"got shape {tuple(means.shape)}"
-            )
 
     def project(self, z: Tensor) -> Tensor:
         """Return the coordinates of the nearest representable points to z (B, D): (B, F + r)."""
@@ -185,7 +175,12 @@ class LowRankMixture(GaussianMixture):
         return torch.cat((own, shared @ self.mean_basis), 1)
 
     def _coordinates_of(self, means: Tensor) -> Tensor:
-        self._check_means(means)
+        expected = (self.classes, self.dims), tuple(self.coordinates.shape)
+        if tuple(means.shape) not in expected or not bool(means.isfinite().all()):
+            raise UserError(
+                f"expected finite means of shape {expected[0]}, or coordinates {expected[1]}, "
+                f"got shape {tuple(means.shape)}"
+            )
         return self.project(means) if means.shape[1] == self.dims else means
 
     def extra_repr(self) -> str:

@@ -110,17 +110,21 @@ class VonMisesFisherMixture(GaussianMixture):
         """Draw directions from p(u|y) with κ_y / temperature² for labels y (B,): (B, D).
 
         Exact, by rejection, without gradients: Wood, "Simulation of the von Mises Fisher
-        distribution", 1994.
-
-        Arguments are those of `GaussianMixture.sample`; temperature 0 gives the mean directions.
+        distribution", 1994. Temperature 0 gives the mean directions.
 
         Raises:
             UserError: labels out of range, or a temperature that is negative or not finite.
         """
         y = self._check_draw(y, temperature, around)
         centres = normalize(self.class_means(y, around).double())
-        kappa = (self.kappa.double() / temperature**2).clamp(max=LARGEST_KAPPA)
-        return _draw(centres, kappa[y], generator).to(self.means.dtype)
+        kappa = (self.kappa.double() / temperature**2).clamp(max=LARGEST_KAPPA)[y]
+        drawn = torch.empty_like(centres)
+        left = torch.arange(len(centres), device=centres.device)
+        while len(left):
+            proposed, accepted = _propose(centres[left], kappa[left], generator)
+            drawn[left[accepted]] = proposed[accepted]
+            left = left[~accepted]
+        return drawn.to(self.means.dtype)
 
     @torch.no_grad()
     def set_means(self, means: Tensor) -> None:
@@ -230,17 +234,6 @@ def _debye(order: float, x: Tensor) -> Tensor:
     polynomials = ((order / s)[..., None] ** (2 * powers)) @ coefficients.T
     series = (polynomials * s[..., None] ** -powers).sum(-1)
     return s - order * (order / x).asinh() - 0.5 * (2 * pi * s).log() + series.log()
-
-
-def _draw(means: Tensor, kappa: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw one direction about each mean direction (B, D) with its κ (B,)."""
-    drawn = torch.empty_like(means)
-    left = torch.arange(len(means), device=means.device)
-    while len(left):
-        proposed, accepted = _propose(means[left], kappa[left], generator)
-        drawn[left[accepted]] = proposed[accepted]
-        left = left[~accepted]
-    return drawn
 
 
 def _propose(

@@ -23,13 +23,8 @@ class DensityRatio(nn.Module):
     Functions affine or quadratic in u are so in z; in u they are well scaled wherever the class
     lies. Affine ones are exact if q and p are Gaussians of equal covariance (and blind to other
     differences), quadratic ones for all diagonal Gaussians. All start at zero. Dhuliawala et al.,
-    "Variational classification", TMLR 2023, Sec. 3.3.
-
-    Args:
-        classes, dims: K and D.
-        kind: as above.
-        hidden: units per class of "mlp".
-        generator: source of the weights of "mlp".
+    "Variational classification", TMLR 2023, Sec. 3.3. `hidden` units per class of "mlp" start with
+    weights from `generator`.
     """
 
     def __init__(

@@ -37,13 +37,9 @@ class NoiseSettings(Section):
 class Noise(nn.Module):
     """x' = x + U[0, uniform) + sigma · unit · N(0, 1), in the data's own units.
 
-    Args:
-        shape: shape of one sample.
-        uniform: width of the uniform dequantization, in grey levels (1: exact; 0: none).
-        sigma: Gaussian standard deviation as a fraction of `unit`.
-        unit: 255 for 8-bit images; for tables each feature's standard deviation.
-
-    IB-INN: Sec. 2.1; its code uses uniform 255/256 and sigma 0.01 of the range [0, 1].
+    `uniform` is in grey levels (1: exact; 0: none), `unit` 255 for 8-bit images and for tables each
+    feature's standard deviation. IB-INN: Sec. 2.1; its code uses uniform 255/256 and sigma 0.01 of
+    the range [0, 1].
     """
 
     unit: Tensor
@@ -97,17 +93,11 @@ class Noise(nn.Module):
 
 @dataclass(frozen=True)
 class Encoding:
-    """Latents z (B, D) and the exact quantities that come with them.
+    """Latents z (B, D) and the exact quantities that come with them."""
 
-    Attributes:
-        z: latents; a Gaussian encoder's sample, or its mean in eval mode.
-        log_det: log|det dz/dx| (B,) in nats, of an invertible encoder.
-        mean, log_var: (B, D) of a Gaussian encoder.
-    """
-
-    z: Tensor
-    log_det: Tensor | None = None
-    mean: Tensor | None = None
+    z: Tensor  # a Gaussian encoder's sample, or its mean in eval mode
+    log_det: Tensor | None = None  # log|det dz/dx| (B,) in nats, of an invertible encoder
+    mean: Tensor | None = None  # (B, D) of a Gaussian encoder, as is log_var
     log_var: Tensor | None = None
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -134,13 +124,9 @@ class Encoder(nn.Module):
     Args:
         preprocess: map from data units to network units, e.g. standardization.
         network: map from there to the latents.
-
-    Attributes:
-        kind: form of q(z|x): an invertible map, a Gaussian, a point or a relaxed label with a
-            latent.
     """
 
-    kind: EncoderKind
+    kind: EncoderKind  # form of q(z|x); of a relaxed label with a latent
 
     def __init__(self, preprocess: Invertible, network: nn.Module) -> None:
         super().__init__()
@@ -162,9 +148,7 @@ class Encoder(nn.Module):
 class InvertibleEncoder(Encoder):
     """Bijective encoder, log-determinant of the preprocessing included.
 
-    Args:
-        preprocess, network: as for every encoder.
-        condition: module that returns features (F,) for the network; None: unconditional.
+    The network is conditioned on the features (F,) that `condition` returns; None: on nothing.
     """
 
     kind = "invertible"
@@ -207,12 +191,8 @@ class GaussianEncoder(Encoder):
     """Gaussian encoder q(z|x) = N(m(x), diag s(x)²) of a network (B, *shape) to (B, 2D).
 
     The second half r of its output gives s = softplus(r + shift). z is a sample in training mode,
-    the mean in eval mode. log s is finite however small s is.
-
-    Args:
-        preprocess, network: as for every encoder.
-        shift: -5: s is 0.0067 where the network starts with r = 0 (Alemi et al., "Deep
-            variational information bottleneck", ICLR 2017).
+    the mean in eval mode. log s is finite however small s is. With shift -5, s is 0.0067 where the
+    network starts with r = 0 (Alemi et al., "Deep variational information bottleneck", ICLR 2017).
     """
 
     kind = "gaussian"

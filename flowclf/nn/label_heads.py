@@ -36,14 +36,8 @@ class FittedBranch(nn.Module):
 
         q(k|z) = (n p_k + 1/K)/(n + 1) > 0,  p_k the share of n neighbours or trees
 
-    The encoder learns nothing from it. Its state are the latents that it is fitted to: a loaded
-    branch is fitted to them again.
-
-    Args:
-        dims, classes: D and K.
-        kind: knn or forest.
-        neighbours: number of neighbours of knn.
-        samples: largest number of stored latents.
+    The encoder learns nothing from it. Its state are the latents that it is fitted to, at most
+    `samples`: a loaded branch is fitted to them again.
     """
 
     latents: Tensor
@@ -74,7 +68,11 @@ class FittedBranch(nn.Module):
         return ((votes * shares + 1 / self.classes) / (votes + 1)).log()
 
     def _model(self) -> tuple[Any, int]:
-        """Return the fitted estimator and its number of votes."""
+        """Return the fitted estimator and its number of votes.
+
+        Raises:
+            UserError: latents of a manipulated file, or fewer than the neighbours.
+        """
         from sklearn.ensemble import RandomForestClassifier
         from sklearn.neighbors import KNeighborsClassifier
 
@@ -82,23 +80,20 @@ class FittedBranch(nn.Module):
         if self._fitted is None or self._fitted[0] != version:
             known = self.labels >= 0
             z, y = self.latents[known].cpu(), self.labels[known].cpu()
-            self._check(z, y)
+            if int(y.max()) >= self.classes or not bool(z.isfinite().all()):
+                raise UserError(
+                    "expected stored latents that are finite, of the classes "
+                    f"0..{self.classes - 1}, got others; the file of the model is damaged, train "
+                    "it again"
+                )
+            if self.kind == "knn" and len(y) < self.neighbours:
+                raise UserError(
+                    f"expected latents with labels of at least the {self.neighbours} neighbours "
+                    f"that vote, got {len(y)}; choose fewer neighbours"
+                )
             model: Any = KNeighborsClassifier(self.neighbours)
             if self.kind == "forest":
                 model = RandomForestClassifier(TREES, random_state=0)
             model.fit(z.numpy(), y.numpy())
             self._fitted = (version, model)
         return self._fitted[1], TREES if self.kind == "forest" else self.neighbours
-
-    def _check(self, z: Tensor, y: Tensor) -> None:
-        """Raise UserError for latents of a manipulated file, or fewer than the neighbours."""
-        if int(y.max()) >= self.classes or not bool(z.isfinite().all()):
-            raise UserError(
-                f"expected stored latents that are finite, of the classes 0..{self.classes - 1}, "
-                "got others; the file of the model is damaged, train it again"
-            )
-        if self.kind == "knn" and len(y) < self.neighbours:
-            raise UserError(
-                f"expected latents with labels of at least the {self.neighbours} neighbours that "
-                f"vote, got {len(y)}; choose fewer neighbours"
-            )

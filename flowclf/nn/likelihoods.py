@@ -59,10 +59,7 @@ class Likelihood(nn.Module):
         """Return E[x|z] (B, *shape), in data units."""
 
     def sample(
-        self,
-        out: Tensor,
-        generator: torch.Generator | None = None,
-        sampling: Sampling = "detached",
+        self, out: Tensor, generator: torch.Generator | None = None, sampling: Sampling = "detached"
     ) -> Tensor:
         """Draw x' ~ p(x|z), (B, *shape), in data units."""
         x = self._draw(out, generator, relaxed=sampling == "relaxed")

@@ -40,13 +40,10 @@ class PreprocessSettings(Section):
 
 
 def make_preprocess(shape: Shape, levels: int | None, marginal: float) -> Invertible:
-    """Return an unfitted first stage: grey levels to [-1, 1], tables as they are.
+    """Return an unfitted first stage: grey levels to [-1, 1], tables (levels None) as they are.
 
-    Args:
-        shape: shape of one sample.
-        levels: grey levels of an image; None for a table.
-        marginal: 0: standardization; above 0, for images: a monotone piecewise-linear map per
-            pixel, this fraction of the way to normal marginals.
+    A standardization, or with `marginal` above 0 for images a monotone piecewise-linear map per
+    pixel, which goes this fraction of the way to normal marginals.
     """
     half = torch.tensor((levels - 1) / 2 if levels else 1.0)
     if not marginal or levels is None:
@@ -84,8 +81,15 @@ def fit_preprocess(
 
 
 def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:
-    """Return mean and floored standard deviation per dimension or channel, shaped to broadcast."""
-    mean, variance = _moments_per_dim(x)
+    """Return mean and floored standard deviation per dimension or channel, shaped to broadcast.
+
+    In float64; integers are at mid-level.
+    """
+    middle = 0.0 if x.is_floating_point() else 0.5
+    parts, zero = _chunks(x), torch.zeros(x.shape[1:], dtype=torch.float64)
+    mean = sum((c.sum(0, dtype=torch.float64) for c in parts), zero) / len(x)
+    variance = sum(((c.double() - mean).square().sum(0) for c in parts), zero) / len(x)
+    mean = mean + middle
     if per == "channel" and mean.dim() > 1:
         axes = list(range(1, mean.dim()))
         centre = mean.mean(axes, keepdim=True)
@@ -97,16 +101,6 @@ def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:
         return mean, torch.where(std > 0, std, 1.0)
     largest = float(std.max())
     return mean, std.clamp_min(floor * largest if largest > 0 else 1.0)
-
-
-def _moments_per_dim(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance over the first dimension, float64; integers at mid-level."""
-    middle = 0.0 if x.is_floating_point() else 0.5
-    parts = _chunks(x)
-    zero = torch.zeros(x.shape[1:], dtype=torch.float64)
-    mean = sum((c.sum(0, dtype=torch.float64) for c in parts), zero) / len(x)
-    square = sum(((c.double() - mean).square().sum(0) for c in parts), zero) / len(x)
-    return mean + middle, square
 
 
 def _chunks(x: Tensor) -> Sequence[Tensor]:
@@ -136,12 +130,8 @@ def fit_marginals(x: Tensor, knots: Tensor, pseudo_counts: float = 1.0) -> Tenso
 
         Σ_b p_b [ log(v_{b+1} - v_b) - (v_b² + v_b v_{b+1} + v_{b+1}²)/6 ],
 
-    the expected log-density of uniformly dequantized data, which is concave: Newton's method.
-
-    Args:
-        x: (N, D) integer grey levels.
-        knots: (M,) edges of level ranges.
-        pseudo_counts: weight of the smoothing, in samples.
+    the expected log-density of uniformly dequantized data, which is concave: Newton's method. x are
+    integer grey levels (N, D), the knots (M,) edges of level ranges.
     """
     p = _bin_probabilities(x, knots, pseudo_counts)
     cumulative = torch.nn.functional.pad(p.cumsum(1), (1, 0))

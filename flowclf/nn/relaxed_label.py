@@ -100,23 +100,17 @@ class SquashedGaussian:
 
 @dataclass(frozen=True)
 class TwoPartEncoding(Encoding):
-    """Encoding with z = [y, z] (B, K + D): relaxed label and latent; in eval mode their centres.
+    """Encoding with z = [y, z] (B, K + D): relaxed label and latent; in eval mode their centres."""
 
-    Attributes:
-        logits: of q(y|x), (B, K).
-        log_y: log of the first K numbers of z.
-    """
-
-    logits: Tensor | None = None
-    log_y: Tensor | None = None
+    logits: Tensor | None = None  # of q(y|x), (B, K)
+    log_y: Tensor | None = None  # log of the first K numbers of z
 
 
 class LatentPart(nn.Module):
     """Network from x (B, *) and y (B, K) to mean and log-variance (B, D), s = softplus(r) + 1e-5.
 
-    Args:
-        hidden: map from [x, y] flattened, (B, F + K), to features.
-        mean, raw: linear layers on the features; `raw` is zeroed, so that s starts at log 2.
+    `hidden` maps [x, y] flattened, (B, F + K), to features, on which mean and r are linear; `raw`
+    is zeroed, so that s starts at log 2.
     """
 
     def __init__(self, hidden: nn.Module, mean: nn.Linear, raw: nn.Linear) -> None:
@@ -134,13 +128,8 @@ class LatentPart(nn.Module):
 class TwoPartEncoder(Encoder):
     """Encoder q(y|x) q(z|x, y).
 
-    Args:
-        preprocess: map from data units to network units.
-        network: map from there to the logits (B, K) of q(y|x).
-        latent: map to mean and log-variance of t.
-        dims: D of z.
-        temperature: τ.
-        box: z lies within ±box, with a uniform prior; None: on the real line, with prior N(0, I).
+    The network maps to the logits (B, K) of q(y|x), `latent` to mean and log-variance of t. z lies
+    within ±box, with a uniform prior; box None: on the real line, with prior N(0, I).
     """
 
     kind = "relaxed-label"

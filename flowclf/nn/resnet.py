@@ -22,20 +22,13 @@ from flowclf.nn.plain import ChannelsLast, conv_norm, need_image
 from flowclf.settings import Depth, Depths, Fraction, Positive, Section, Widths
 from flowclf.support.errors import UserError
 
-__all__ = [
-    "CifarResNetSettings",
-    "PaperResidualSettings",
-    "ResidualSettings",
-    "WideResNetSettings",
-]
+__all__ = ["CifarResNetSettings", "PaperResidualSettings", "ResidualSettings", "WideResNetSettings"]
 
 # Blocks in each of the four stages; True for bottleneck blocks.
 DEPTHS = {
-    10: ((1, 1, 1, 1), False),
-    18: ((2, 2, 2, 2), False),
-    34: ((3, 4, 6, 3), False),
-    50: ((3, 4, 6, 3), True),
-}
+    10: ((1, 1, 1, 1), False), 18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True),
+}  # fmt: skip
 EXPANSION = 4
 PAPER_WIDTHS, PAPER_DROPOUT = (16, 32, 64), (0.0, 0.0, 0.25)
 
@@ -158,8 +151,12 @@ class PaperResidualSettings(Section):
         layers.append(kaiming_conv(shape[0], shape[0], 1, generator))
         for level, count in enumerate(counts):
             if level:
-                strided, shape = _strided(shape, widths[level], conv, generator)
-                layers += strided
+                channels, height, wide = shape
+                before, shape = shape, (4 * channels, height // 2, wide // 2)
+                skip = kaiming_conv(channels, shape[0], 3, generator, stride=2)
+                strided = conv(before, shape[0], width=widths[level], stride=2)
+                last = conv(shape, shape[0], width=widths[level])
+                layers += [LeakyResidual(strided, skip), LeakyResidual(last)]
             net = partial(conv, shape, shape[0], width=widths[level], dropout=dropouts[level])
             layers += [LeakyResidual(net(leading_relu=bool(level or i))) for i in range(count)]
         dense = partial(MLP, generator=generator, hidden=(1024,), dropout=0.5, zero_last=False)
@@ -292,16 +289,6 @@ def _squeeze(shape: Shape) -> tuple[list[nn.Module], Shape]:
         f"network.kind=residual: expected sides that both divide by 2 or by 3, got {shape}; "
         "use network.kind=cnn or resnet"
     )
-
-
-def _strided(
-    shape: Shape, width: int, conv: partial[ConvNet], generator: torch.Generator
-) -> tuple[list[nn.Module], Shape]:
-    channels, height, wide = shape
-    out = (4 * channels, height // 2, wide // 2)
-    skip = kaiming_conv(channels, out[0], 3, generator, stride=2)
-    strided = conv(shape, out[0], width=width, stride=2)
-    return [LeakyResidual(strided, skip), LeakyResidual(conv(out, out[0], width=width))], out
 
 
 def _dense_end(features: int, blocks: int, dense: partial[MLP]) -> list[nn.Module]:

@@ -40,10 +40,8 @@ class IdentitySoftmax(nn.Module):
             that samples may share a code.
         generator: source of weights and random codes.
 
-    Attributes:
-        codes: (N, K), integers.
-        log_count: entropy of the code of a uniformly drawn sample, nats; log N if codes are
-            distinct.
+    `codes` are (N, K) integers, `log_count` is the entropy of the code of a uniformly drawn sample,
+    nats: log N if codes are distinct.
 
     Raises:
         UserError: a count below 1, or fewer than N mixed-radix codes.
@@ -142,14 +140,8 @@ def linear_cross_entropy(
     """Return -log p_target and H(p) of p = softmax(h Wᵀ + b), (B,) each, nats.
 
     Logits are computed in blocks (B, chunk), and again in the backward pass: two blocks of memory
-    beside arguments and gradients, never (B, N). Once differentiable; in the dtype of the weights,
-    also under autocast.
-
-    Args:
-        h: features (B, F).
-        weight, bias: W (N, F) and b (N,).
-        target: (B,), integers.
-        chunk: rows of W at once.
+    beside the arguments h (B, F), W (N, F), b (N,), t (B,) and gradients, never (B, N). Once
+    differentiable; in the dtype of the weights, also under autocast.
     """
     with torch.autocast(h.device.type, enabled=False):
         out: tuple[Tensor, Tensor] = _LinearCrossEntropy.apply(

@@ -119,10 +119,7 @@ class ReportedElsewhere(UserError):
 class Processes:
     """All processes that train one model together; a single one communicates with nobody.
 
-    Args:
-        rank: number of this process.
-        world: number of processes.
-        device: where tensors are exchanged.
+    Tensors are exchanged on the device.
     """
 
     def __init__(self, rank: int, world: int, device: torch.device) -> None:

@@ -61,9 +61,7 @@ def read_json(path: Path) -> Nested:
 def parse_json(text: str, finite: bool = True) -> Any:
     """Return a JSON document as plain values.
 
-    Args:
-        text: the document.
-        finite: refuse NaN and infinity, which Python's parser accepts and JSON lacks.
+    With `finite`, NaN and infinity, which Python's parser accepts and JSON lacks, are refused.
 
     Raises:
         ValueError: invalid JSON, or nested too deep.

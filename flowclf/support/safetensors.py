@@ -21,18 +21,10 @@ __all__ = ["DamagedFile", "read_tensors", "write_tensors"]
 # Metadata entry: KEY → MARK, sha256, space, note.
 KEY, MARK = "flowclf", "sha256:"
 TYPES = {
-    torch.complex64: "C64",
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+    torch.complex64: "C64", torch.float64: "F64", torch.float32: "F32", torch.float16: "F16",
+    torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torch.int16: "I16",
+    torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 class DamagedFile(UserError):
@@ -46,11 +38,8 @@ def write_tensors(
 
         sha256(note, then of each tensor in order of names: NUL name NUL dtype NUL shape NUL bytes)
 
-    Args:
-        path: the file.
-        tensors: on any device; tensors that share memory are written separately.
-        note: text stored with them.
-        previous: new name of the file that is replaced; None: it is deleted.
+    Tensors may be on any device; those that share memory are written separately. `previous` is the
+    new name of the file that is replaced; None: it is deleted.
 
     Raises:
         OSError: it could not be written; the file of before is intact.

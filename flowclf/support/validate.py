@@ -74,13 +74,9 @@ def numbers(
     *,
     infinite: bool = True,
 ) -> Tensor:
-    """Return the results (B, ...) computed from x (B, ...): the check at the exit.
+    """Return the results (B, ...) computed from `given`, x (B, ...): the check at the exit.
 
-    Args:
-        name, values: the results.
-        given, x: the argument that they were computed from.
-        training: trust values on other devices than the CPU.
-        infinite: accept ±infinity.
+    In training values on other devices than the CPU are trusted; `infinite` accepts ±infinity.
 
     Raises:
         UserError: a NaN, or an infinity unless `infinite`; the message says how large x is.
@@ -129,14 +125,14 @@ def indices(
 ) -> Tensor:
     """Return integers 0..count-1 (B,) as int64; with `none`, -1 is allowed as well.
 
+    In training values on other devices than the CPU are trusted.
+
     Args:
         name, values: the argument.
         what: plural noun for the message, e.g. "labels".
         count: number of choices.
         like: tensor on the expected device.
         length: B; None: any.
-        none: accept -1 for none.
-        training: trust values on other devices than the CPU.
 
     Raises:
         UserError: another type, shape, dtype, device or value.

@@ -23,23 +23,14 @@ __all__ = ["SYSTEMS", "Blueprint", "System", "find_system"]
 
 @dataclass(frozen=True)
 class System:
-    """Entry of a system: all that the command line and `build` need.
+    """Entry of a system: all that the command line and `build` need."""
 
-    Attributes:
-        summary: one line.
-        paper: where it comes from.
-        settings: its typed settings.
-        build: called as build(blueprint, settings).
-        beta: the setting that holds β̃ (section, field), or None where there is none.
-        borrows: the system whose presets it takes over, but for their objective and mixture.
-    """
-
-    summary: str
-    paper: str
+    summary: str  # one line
+    paper: str  # where it comes from
     settings: type[Section]
-    build: Callable[..., GenerativeClassifier]
-    beta: tuple[str, str] | None = None
-    borrows: str | None = None
+    build: Callable[..., GenerativeClassifier]  # called as build(blueprint, settings)
+    beta: tuple[str, str] | None = None  # the setting that holds β̃: section, field
+    borrows: str | None = None  # a system's presets are taken over, but for objective and mixture
 
 
 BETA = ("objective", "beta")

@@ -148,24 +148,15 @@ class FeedForwardSettings(ModelSettings):
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Facts that building a system needs besides its settings.
+    """Facts that building a system needs besides its settings."""
 
-    Args:
-        shape: (C, H, W) or (F,).
-        classes: K.
-        levels: grey levels of an image, None for a table.
-        seed: of weights, rotations and permutations.
-        backbone: the user's own module from (B, *shape) to (B, D), invertible where the system's
-            network is; or None.
-        samples: N of the training set, for systems that tell its samples apart, or None.
-    """
-
-    shape: Shape
+    shape: Shape  # (C, H, W) or (F,)
     classes: int
-    levels: int | None
-    seed: int
+    levels: int | None  # grey levels of an image, None for a table
+    seed: int  # of weights, rotations and permutations
+    # The user's own, from (B, *shape) to (B, D), invertible where the system's network is.
     backbone: nn.Module | None = None
-    samples: int | None = None
+    samples: int | None = None  # N of the training set, for systems that tell its samples apart
 
     def generator(self) -> torch.Generator:
         """Return a fresh generator, from which everything is drawn in order."""
@@ -209,7 +200,10 @@ def feed_forward_parts(
     """
     generator, shape = blueprint.generator(), blueprint.shape
     preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
-    network = _backbone(blueprint, settings.network, generator)
+    if isinstance(settings.network, CustomSettings):
+        network = _own(blueprint)
+    else:
+        network = settings.network.build(shape, generator)
     features = feature_count(network, shape)
     latent, numbers = settings.latent or features, 2 if encoder is GaussianEncoder else 1
     if settings.latent or numbers > 1:
@@ -255,14 +249,6 @@ def _mixture(
     return GaussianMixture(classes, dims, generator=generator, **options)
 
 
-def _backbone(
-    blueprint: Blueprint, settings: BackboneSettings, generator: torch.Generator
-) -> nn.Module:
-    if isinstance(settings, CustomSettings):
-        return _own(blueprint)
-    return settings.build(blueprint.shape, generator)
-
-
 def _own(blueprint: Blueprint) -> nn.Module:
     if blueprint.backbone is None:
         raise UserError(
@@ -272,23 +258,19 @@ def _own(blueprint: Blueprint) -> nn.Module:
     return blueprint.backbone
 
 
-def _own_invertible(blueprint: Blueprint) -> Invertible:
-    network = _own(blueprint)
-    if not isinstance(network, Invertible) or network.in_shape != blueprint.shape:
-        got = f"{type(network).__name__} of {getattr(network, 'in_shape', 'any')}"
-        raise UserError(
-            f"expected a couplings.Invertible of samples {blueprint.shape} as backbone, got {got}; "
-            "systems without an inverse take any network"
-        )
-    return network
-
-
 def _invertible(
     blueprint: Blueprint, settings: NetworkSettings, generator: torch.Generator, features: int
 ) -> Invertible:
-    if isinstance(settings, CustomSettings):
-        return _own_invertible(blueprint)
     shape = blueprint.shape
+    if isinstance(settings, CustomSettings):
+        network = _own(blueprint)
+        if not isinstance(network, Invertible) or network.in_shape != shape:
+            got = f"{type(network).__name__} of {getattr(network, 'in_shape', 'any')}"
+            raise UserError(
+                f"expected a couplings.Invertible of samples {shape} as backbone, got {got}; "
+                "systems without an inverse take any network"
+            )
+        return network
     own = {"kind", "clamp", *MapSettings.model_fields}
     options = settings.model_dump(exclude=own) | {"univariate": _univariate(settings)}
     if isinstance(settings, PaperSettings):

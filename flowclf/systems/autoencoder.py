@@ -24,10 +24,7 @@ CANDIDATES = 4096
 class LatentVariableModel(GenerativeClassifier):
     """Encoder, latent prior, and decoder with p(x|z): log p(x) has a bound, `elbo`.
 
-    Args:
-        shape, encoder, mixture, noise, settings: as of every system.
-        decoder: (B, D) to (B, outputs, *shape).
-        likelihood: p(x|z) of these outputs.
+    The decoder maps (B, D) to (B, outputs, *shape), of which the likelihood makes p(x|z).
     """
 
     accepts_unlabelled = True
@@ -149,16 +146,11 @@ class Autoencoder(LatentVariableModel):
         z = torch.empty_like(centres[y])
         # One after the other, as there can be many classes.
         for k in y.unique():
-            z[y == k] = self._of_class(k, centres[k] + noise, int((y == k).sum()), generator)
+            near, here = centres[k] + noise, y == k
+            posterior = validate.numbers("posterior", self.densities(near).log_posterior, "z", near)
+            shares, count = posterior[:, k].softmax(0), int(here.sum())
+            z[here] = near[shares.multinomial(count, replacement=True, generator=generator)]
         return z
-
-    def _of_class(
-        self, k: Tensor, z: Tensor, count: int, generator: torch.Generator | None
-    ) -> Tensor:
-        """Draw `count` of the latents z (N, D), in proportion to q(k|z)."""
-        log_posterior = validate.numbers("posterior", self.densities(z).log_posterior, "z", z)
-        shares = log_posterior[:, k].softmax(0)
-        return z[shares.multinomial(count, replacement=True, generator=generator)]
 
     def _log_weights(self, x: Tensor, y: Tensor | None, z: Tensor, encoding: Encoding) -> Tensor:
         """Compute log p(x|z) + log p(z) - log q(z|x) of draws z (S, B, D): (S, B)."""

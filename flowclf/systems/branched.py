@@ -85,8 +85,13 @@ class BranchedAutoencoder(Autoencoder):
         likelihood = make_likelihood(settings.likelihood, blueprint.shape, blueprint.levels)
         decoder = make_decoder(blueprint, settings.decoder, dims, likelihood.outputs)
         model = cls(blueprint.shape, *parts, settings, decoder, likelihood)
-        if settings.branch.kind != "mixture":
-            model.heads["branch"] = make_branch(blueprint, settings.branch, dims)
+        branch, classes = settings.branch, blueprint.classes
+        if branch.kind == "network":
+            generator = generator_for(blueprint.seed, "branch")
+            model.heads["branch"] = NetworkBranch(dims, classes, branch.hidden, generator)
+        elif branch.kind != "mixture":
+            sizes = branch.neighbours, branch.samples
+            model.heads["branch"] = FittedBranch(dims, classes, branch.kind, *sizes)
         fixed = settings.objective.target != "input"
         templates = blobs(blueprint.shape, blueprint.classes, likelihood.top) if fixed else None
         model.register_buffer("templates", templates)
@@ -167,41 +172,33 @@ class BranchedAutoencoder(Autoencoder):
 
 
 def check_settings(blueprint: Blueprint, settings: AutoencoderSettings) -> None:
-    """Refuse settings that exclude each other.
-
-    Raises:
-        UserError: naming it.
-    """
-    objective = settings.objective
+    """Raise UserError for settings that exclude each other."""
+    objective, kind = settings.objective, settings.branch.kind
     standard = settings.mixture == STANDARD_NORMAL
     weights = len(objective.class_weights)
-    for wrong, message in (
-        (settings.mixture.kind != "gaussian", "mixture.kind=gaussian, got vmf"),
-        (
-            standard and settings.branch.kind == "mixture",
+    message = ""
+    if settings.mixture.kind != "gaussian":
+        message = "mixture.kind=gaussian, got vmf"
+    elif standard and kind == "mixture":
+        message = (
             "a prior that knows the classes for branch.kind=mixture, e.g. "
-            "mixture.start=equidistant mixture.means=learned, got a standard normal",
-        ),
-        (
-            settings.branch.kind in ("knn", "forest") and bool(objective.branch),
-            f"objective.branch=0 for branch.kind={settings.branch.kind}, which has no gradient to "
-            "teach the encoder with",
-        ),
-        (
-            weights not in (0, blueprint.classes),
-            f"objective.class_weights of {blueprint.classes} classes, got {weights}",
-        ),
-        (
-            settings.likelihood != "gaussian" and bool(settings.noise.uniform),
-            f"noise.uniform=0 for likelihood={settings.likelihood}, which is one of grey levels",
-        ),
-        (
-            objective.target != "input" and len(blueprint.shape) != 3,
-            f"images for objective.target={objective.target}, got a table",
-        ),
-    ):
-        if wrong:
-            raise UserError(f"expected {message}")
+            "mixture.start=equidistant mixture.means=learned, got a standard normal"
+        )
+    elif kind in ("knn", "forest") and objective.branch:
+        message = (
+            f"objective.branch=0 for branch.kind={kind}, which has no gradient to teach the "
+            "encoder with"
+        )
+    elif weights not in (0, blueprint.classes):
+        message = f"objective.class_weights of {blueprint.classes} classes, got {weights}"
+    elif settings.likelihood != "gaussian" and settings.noise.uniform:
+        message = (
+            f"noise.uniform=0 for likelihood={settings.likelihood}, which is one of grey levels"
+        )
+    elif objective.target != "input" and len(blueprint.shape) != 3:
+        message = f"images for objective.target={objective.target}, got a table"
+    if message:
+        raise UserError(f"expected {message}")
 
 
 def make_decoder(
@@ -210,14 +207,3 @@ def make_decoder(
     """Build the decoder of the settings, from `dims` latents."""
     generator = generator_for(blueprint.seed, "decoder")
     return settings.build(dims, outputs, blueprint.shape, generator)
-
-
-def make_branch(
-    blueprint: Blueprint, settings: BranchSettings, dims: int
-) -> NetworkBranch | FittedBranch:
-    """Build the label branch of the settings, on `dims` latents."""
-    classes = blueprint.classes
-    if settings.kind == "network":
-        generator = generator_for(blueprint.seed, "branch")
-        return NetworkBranch(dims, classes, settings.hidden, generator)
-    return FittedBranch(dims, classes, settings.kind, settings.neighbours, settings.samples)

@@ -82,12 +82,7 @@ class ConditionedIBInn(IBInn):
     `move_to` went. None of the papers has it.
     """
 
-    def __init__(
-        self,
-        trade_off: TradeOff,
-        blueprint: Blueprint,
-        settings: IBInnSettings,
-    ) -> None:
+    def __init__(self, trade_off: TradeOff, blueprint: Blueprint, settings: IBInnSettings) -> None:
         parts = invertible_parts(blueprint, settings, trade_off)
         super().__init__(blueprint.shape, *parts, settings)
         self.trade_off = trade_off

@@ -29,19 +29,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from couplings import ElementwiseAffine, Invertible
+from couplings import ElementwiseAffine
 from couplings.conditioners import kaiming_linear
 from couplings.functional import MixtureDensities
 from flowclf.latent import MixtureSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.nn.encoders import DeltaEncoder, Encoding, Noise
 from flowclf.nn.likelihoods import Bernoulli, Gaussian, Likelihood, Sampling, make_likelihood
-from flowclf.nn.plain import (
-    ConvDecoderSettings,
-    DecoderSettings,
-    PlainSettings,
-    feature_count,
-)
+from flowclf.nn.plain import ConvDecoderSettings, DecoderSettings, PlainSettings, feature_count
 from flowclf.nn.preprocessing import PreprocessSettings
 from flowclf.nn.relaxed_label import (
     LatentPart,
@@ -69,12 +64,7 @@ from flowclf.systems.assemble import Blueprint, FeedForwardSettings, feed_forwar
 from flowclf.systems.autoencoder import LatentVariableModel
 from flowclf.systems.branched import make_decoder
 
-__all__ = [
-    "M2Settings",
-    "Untapped",
-    "UntappedSettings",
-    "build_untapped",
-]
+__all__ = ["M2Settings", "Untapped", "UntappedSettings", "build_untapped"]
 
 # The classes' one-hots; all else of the common mixture has no part in these systems.
 CORNERS = MixtureSettings(start="zero", means="frozen")
@@ -132,20 +122,15 @@ class Untapped(LatentVariableModel):
     """Two-part encoder, decoder p(x|y,z), and a bound in each direction.
 
     Its latents are [y, z] (B, K + D), the classes' means one-hot labels with the centre of the box.
-    In training y is a draw, so `accuracy` is that of draws from q(y|x).
-
-    Args:
-        shape, encoder, mixture, noise, settings: as of every system.
-        decoder: (B, K + D) to (B, outputs, *shape).
-        likelihood: p(x|y,z) of these outputs.
-        pairs: z of the fixed pairs, (K, D).
+    In training y is a draw, so `accuracy` is that of draws from q(y|x). The decoder maps (B, K + D)
+    to (B, outputs, *shape), of which the likelihood makes p(x|y,z).
     """
 
     needs_equal_shares = True  # its means are over rows with, or without, a label
     posterior_is_mixture = False  # but q(y|x)
     encoder: TwoPartEncoder
     settings: UntappedSettings
-    pairs: Tensor
+    pairs: Tensor  # z of the fixed pairs, (K, D)
 
     def __init__(
         self,
@@ -230,10 +215,16 @@ class Untapped(LatentVariableModel):
         log_x = self.likelihood.log_prob(batch.x, out)
         parts = log_x, self.encoder.prior_log_prob(z), log_q_z
         labelled = labelled_bound(*parts, self.classes)
+        assert encoding.logits is not None
+        if self.settings.objective.ce_on_sample:
+            drawn = encoding.z[:, : self.classes]
+            decision = mean_of(clipped_cross_entropy(drawn, batch.y), known)
+        else:
+            decision = cross_entropy(encoding.logits.log_softmax(1), batch.y)
         terms = {
             "labelled": -mean_of(labelled, known),
             "unlabelled": -self._unlabelled(parts, encoding, batch, ~known),
-            "ce": self._cross_entropy(encoding, batch.y),
+            "ce": decision,
             "reverse": -self._reverse(batch) if weights["reverse"] else log_x.new_zeros(()),
             "l2": mean_of(self._distance(batch, out), known),
         }
@@ -276,12 +267,6 @@ class Untapped(LatentVariableModel):
         noise = normal_like(rows, batch.generator).flatten(0, 1)
         bounds = self._bounds(x, noise)
         return marginal_bound(bounds, logits.log_softmax(1)).mean()
-
-    def _cross_entropy(self, encoding: TwoPartEncoding, y: Tensor) -> Tensor:
-        assert encoding.logits is not None
-        if self.settings.objective.ce_on_sample:
-            return mean_of(clipped_cross_entropy(encoding.z[:, : self.classes], y), y >= 0)
-        return cross_entropy(encoding.logits.log_softmax(1), y)
 
     def _reverse(self, batch: Batch) -> Tensor:
         """Average the bound of log q(y, z) over unfeatured labels, 0-dim.
@@ -336,43 +321,30 @@ def build_untapped(blueprint: Blueprint, settings: UntappedSettings) -> Untapped
 def _encoder(blueprint: Blueprint, settings: UntappedSettings) -> tuple[TwoPartEncoder, Noise]:
     direct = settings.model_copy(update={"latent": None})
     features, _, noise = feed_forward_parts(blueprint, direct, DeltaEncoder)
-    _start_at_black(features.preprocess, blueprint, settings)
+    preprocess, levels = features.preprocess, blueprint.levels
+    # Grey levels to 0 … 1 for preprocess.per=range, as the authors do, instead of ±1: where black
+    # is -1 the background is most of what q(y|x) sees, and M2 finds hardly any of the digits that
+    # have no labels: accuracy 0.08 instead of 0.59 on 5-9 (two seeds of
+    # benchmarks.flowclf.unlabelled_digits with 300 updates of 400 + 400 images, 5000 of each).
+    in_range = levels and settings.preprocess.per == "range"
+    if in_range and isinstance(preprocess, ElementwiseAffine):
+        preprocess.set(torch.tensor(0.0), torch.tensor((levels or 2) - 1.0))
     generator = generator_for(blueprint.seed, "two-part")
     count = feature_count(features.network, blueprint.shape)
     last = kaiming_linear(count, blueprint.classes, generator, gain=0.5**0.5)
+    inputs = torch.Size(blueprint.shape).numel() + blueprint.classes
+    hidden = settings.style.build((inputs,), generator)
+    sizes = settings.style.hidden[-1], settings.latent
+    linears = [kaiming_linear(*sizes, generator, gain=0.5**0.5) for _ in range(2)]
     encoder = TwoPartEncoder(
-        features.preprocess,
+        preprocess,
         nn.Sequential(features.network, last),
-        _latent_part(blueprint, settings, generator),
+        LatentPart(hidden, *linears),
         settings.latent,
         temperature=settings.temperature,
         box=settings.box,
     )
     return encoder, noise
-
-
-def _start_at_black(
-    preprocess: Invertible, blueprint: Blueprint, settings: UntappedSettings
-) -> None:
-    """Map grey levels to 0 … 1 for preprocess.per=range, as the authors do, instead of ±1.
-
-    Where black is -1 the background is most of what q(y|x) sees, and M2 finds hardly any of the
-    digits that have no labels: accuracy 0.08 instead of 0.59 on 5-9 (two seeds of
-    benchmarks.flowclf.unlabelled_digits with 300 updates of 400 + 400 images, 5000 of each).
-    """
-    in_range = blueprint.levels and settings.preprocess.per == "range"
-    if in_range and isinstance(preprocess, ElementwiseAffine):
-        preprocess.set(torch.tensor(0.0), torch.tensor((blueprint.levels or 2) - 1.0))
-
-
-def _latent_part(
-    blueprint: Blueprint, settings: UntappedSettings, generator: torch.Generator
-) -> LatentPart:
-    inputs = torch.Size(blueprint.shape).numel() + blueprint.classes
-    hidden = settings.style.build((inputs,), generator)
-    width = settings.style.hidden[-1]
-    linears = [kaiming_linear(width, settings.latent, generator, gain=0.5**0.5) for _ in range(2)]
-    return LatentPart(hidden, *linears)
 
 
 def _corners(classes: int, dims: int) -> GaussianMixture:

@@ -66,7 +66,8 @@ class VaeAs(BranchedAutoencoder):
             raise UserError(
                 "expected the numbers of the samples for vae-as, got none; give index=…"
             )
-        settings, softmax = self.settings.objective, self._softmax()
+        settings, softmax = self.settings.objective, self.heads["identity"]
+        assert isinstance(softmax, IdentitySoftmax)
         index = validate.indices(
             "index", batch.index, "numbers", softmax.samples, kl,
             length=len(batch.x), training=self.training,
@@ -90,11 +91,6 @@ class VaeAs(BranchedAutoencoder):
         total = learned + (weighted + identity - learned).detach()
         return {"kl_nats": kl, **terms, "identity": identity}, total
 
-    def _softmax(self) -> IdentitySoftmax:
-        head = self.heads["identity"]
-        assert isinstance(head, IdentitySoftmax)
-        return head
-
 
 def build_vae_as(blueprint: Blueprint, settings: VaeAsSettings) -> VaeAs:
     """Build an untrained VAE-AS.
@@ -105,14 +101,7 @@ def build_vae_as(blueprint: Blueprint, settings: VaeAsSettings) -> VaeAs:
     if blueprint.samples is None:
         raise UserError("expected samples=N, the number of training samples, for vae-as")
     model = VaeAs.assemble(blueprint, settings)
-    options = settings.identity
-    model.heads["identity"] = IdentitySoftmax(
-        blueprint.samples,
-        model.mixture.dims,
-        hidden=options.hidden,
-        tags=options.tags,
-        values=options.values,
-        coding=options.coding,
-        generator=generator_for(blueprint.seed, "identity"),
-    )
+    sizes, options = (blueprint.samples, model.mixture.dims), settings.identity.model_dump()
+    generator = generator_for(blueprint.seed, "identity")
+    model.heads["identity"] = IdentitySoftmax(*sizes, generator=generator, **options)
     return model

@@ -37,14 +37,7 @@ from flowclf.support.errors import UserError
 from flowclf.systems.assemble import Blueprint, FeedForwardSettings, feed_forward_parts
 from flowclf.systems.resnet import SOFTMAX
 
-__all__ = [
-    "CESettings",
-    "GMSettings",
-    "VCSettings",
-    "VariationalClassifier",
-    "build_variational",
-]
-
+__all__ = ["CESettings", "GMSettings", "VCSettings", "VariationalClassifier", "build_variational"]
 
 TERMS = {"ce", "prior_logprob", "ratio", "class_prior"}
 
@@ -118,6 +111,10 @@ class VariationalClassifier(GenerativeClassifier):
         """
         z, settings = encoding.z, self.settings.objective
         given_class = densities.log_prob_given_class
+        weights = settings.model_dump(include=TERMS)
+        if self.settings.mixture.weights != "learned":
+            # The biases of a softmax layer are no class frequencies to be learned by counting.
+            weights["class_prior"] = 0.0
         if not settings.prior_grad_to_encoder:
             given_class = self.mixture.log_prob_given_class(z.detach())
         terms = variational_loss(
@@ -126,19 +123,12 @@ class VariationalClassifier(GenerativeClassifier):
             self._ratio().frozen(z, self.mixture) if self.heads else None,
             self.mixture.log_weights,
             batch.y,
-            self._weights(),
+            weights,
         )
         if self.heads:
             terms["discriminator"] = self._discriminator_loss(z.detach(), batch.y, batch.generator)
             terms["total"] = terms["total"] + terms["discriminator"]
         return terms
-
-    def _weights(self) -> dict[str, float]:
-        weights = self.settings.objective.model_dump(include=TERMS)
-        if self.settings.mixture.weights != "learned":
-            # The biases of a softmax layer are no class frequencies to be learned by counting.
-            weights["class_prior"] = 0.0
-        return weights
 
     def _cross_entropy(self, densities: MixtureDensities, y: Tensor) -> Tensor:
         settings = self.settings.objective
@@ -178,11 +168,6 @@ def build_variational(blueprint: Blueprint, settings: CESettings) -> Variational
     model = VariationalClassifier(blueprint.shape, *parts, settings)
     if objective.ratio:
         options = settings.discriminator
-        model.heads["ratio"] = DensityRatio(
-            blueprint.classes,
-            model.mixture.dims,
-            options.kind,
-            options.hidden,
-            blueprint.generator(),
-        )
+        sizes, generator = (blueprint.classes, model.mixture.dims), blueprint.generator()
+        model.heads["ratio"] = DensityRatio(*sizes, options.kind, options.hidden, generator)
     return model

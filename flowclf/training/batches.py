@@ -26,30 +26,20 @@ class Batches:
     All draws are for the global batch, of which each rank takes its shard: the number of processes
     does not change the training data.
 
-    Args:
-        split: the training split, on the device.
-        size: samples in a global batch.
-        seed: seed of order, augmentation and noise.
-        augment: augmentation of raw batches, or None.
-        perturb: the model's noise.
-        rank, world: number of this process, and number of processes.
-        labelled: labelled samples in a global batch; None: as they come.
-        source: augmented instead of split.x, row by row, on the device.
-
     Raises:
         UserError: a batch that cannot be sharded evenly, or a `labelled` that leaves no room for
             unlabelled samples or lacks samples of either kind.
     """
 
-    split: Split
-    size: int
-    seed: int
-    augment: Augmentation | None
-    perturb: Perturb
+    split: Split  # on the device
+    size: int  # samples in a global batch
+    seed: int  # of order, augmentation and noise
+    augment: Augmentation | None  # of raw batches
+    perturb: Perturb  # the model's noise
     rank: int = 0
-    world: int = 1
-    labelled: int | None = None
-    source: Tensor | None = None
+    world: int = 1  # number of processes
+    labelled: int | None = None  # labelled samples in a global batch; None: as they come
+    source: Tensor | None = None  # augmented instead of split.x, row by row, on the device
 
     def __post_init__(self) -> None:
         unlabelled = self.split.unlabelled
@@ -131,14 +121,12 @@ class _Rounds:
 
     def _round(self, number: int) -> Tensor:
         if self._last[0] != number:
-            generator = generator_for(self.seed, self.stream, number)
-            order = self._shuffled(generator)
+            generator, count = generator_for(self.seed, self.stream, number), len(self.rows)
+            if self.block is None:
+                order = torch.randperm(count, generator=generator)
+            else:
+                from flowclf.data.streamed import shuffled
+
+                order = shuffled(count, generator, self.block)
             self._last = (number, self.rows[order.to(self.rows.device)])
         return self._last[1]
-
-    def _shuffled(self, generator: torch.Generator) -> Tensor:
-        if self.block is None:
-            return torch.randperm(len(self.rows), generator=generator)
-        from flowclf.data.streamed import shuffled
-
-        return shuffled(len(self.rows), generator, self.block)

@@ -58,11 +58,8 @@ def save_checkpoint(
     There is nothing else to remember: order, noise, dropout and learning rate follow from seed and
     step, hyperparameters from config.yaml, and no precision that can be set scales gradients.
 
-    Args:
-        run: the run of the checkpoint.
-        model, optimizer: saved; the tensors of parameter 3 are "AdamW.3.exp_avg" …
-        position: the position of the run.
-        keep: keep the checkpoint that is replaced as the previous one.
+    The optimiser's tensors of parameter 3 are "AdamW.3.exp_avg" … With `keep` the checkpoint that
+    is replaced stays as the previous one.
 
     Raises:
         OSError: it could not be written; the checkpoint before is intact.
@@ -89,7 +86,14 @@ def load_checkpoint(
     Raises:
         UserError: no checkpoint, a damaged one, or one of another architecture or optimiser.
     """
-    path = _newest(run)
+    path, previous = run.checkpoint_file, run.previous_checkpoint_file
+    if not run.has_checkpoint:
+        pickled = path.with_suffix(".pt")
+        missing = f"{path} does not exist: there is nothing to resume"
+        old = f"{pickled} is of an older flowclf, whose pickled checkpoints are no longer read"
+        raise UserError(f"{old if pickled.exists() else missing}; train anew with --out")
+    # Between the two renames of a save there is but the previous one.
+    path = path if path.is_file() else previous
     tensors, position = _read(path, run)
     weights = {
         name.removeprefix(MODEL): tensors.pop(name) for name in [*tensors] if name.startswith(MODEL)
@@ -100,17 +104,6 @@ def load_checkpoint(
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return position
-
-
-def _newest(run: Run) -> Path:
-    """Return the newest checkpoint: between the two renames of a save, the previous one."""
-    path, previous = run.checkpoint_file, run.previous_checkpoint_file
-    if not run.has_checkpoint:
-        pickled = path.with_suffix(".pt")
-        missing = f"{path} does not exist: there is nothing to resume"
-        old = f"{pickled} is of an older flowclf, whose pickled checkpoints are no longer read"
-        raise UserError(f"{old if pickled.exists() else missing}; train anew with --out")
-    return path if path.is_file() else previous
 
 
 def _read(path: Path, run: Run) -> tuple[dict[str, Tensor], Position]:

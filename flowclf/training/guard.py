@@ -38,13 +38,8 @@ def raise_diverged(
 ) -> NoReturn:
     """Compute a step that is not finite again, operation by operation, and raise where it began.
 
-    Args:
-        model: the model, with the gradients of the step.
-        terms: terms of the loss, 0-dim.
-        norm: norm of the gradient.
-        step: number of the step, for the message.
-        again: computes the terms once more, with their graph.
-        seed: seed of torch's generator when the terms were first computed.
+    The model has the gradients of the step, of that norm; `again` computes the 0-dim terms of the
+    loss once more, with their graph; `seed` was that of torch's generator the first time.
 
     Raises:
         TrainingDiverged: always. The first line names step, terms, and the layer whose output or

@@ -31,10 +31,8 @@ class StopFlag:
 def stop_on_signal() -> Iterator[StopFlag]:
     """Return a flag that a signal sets; outside the main thread none can be caught."""
     flag = StopFlag()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    before = {number: signal.signal(number, flag) for number in SIGNALS}
+    caught = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, flag) for number in caught}
     try:
         yield flag
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from math import cos, pi
@@ -123,7 +123,11 @@ def train(
         stop = held.enter_context(stop_on_signal())
         held.enter_context(cpu_threads(config.train.threads))
         loop = Loop(config, fabric, processes, model, batches, validation, run, report, stop)
-        with _synchronised(model) if processes.world > 1 else nullcontext():
+        with ExitStack() as synchronised:
+            if processes.world > 1:
+                from flowclf.training.shared_layers import synchronised_layers
+
+                synchronised.enter_context(synchronised_layers(model))
             seconds = loop.run_all(resume)
         if not processes.first:
             return Trained(model, training, validation, test, main_process=False)
@@ -138,12 +142,6 @@ def train(
             )
             run.write_summary(summary)
     return Trained(model, training, validation, test, summary)
-
-
-def _synchronised(model: GenerativeClassifier) -> AbstractContextManager[None]:
-    from flowclf.training.shared_layers import synchronised_layers
-
-    return synchronised_layers(model)
 
 
 def begin_run(run: Run, config: RunConfig, dataset: Dataset, samples: int, resume: bool) -> None:
@@ -329,13 +327,8 @@ def reestimate_batch_norm(
 ) -> None:
     """Replace running statistics by cumulative averages over `passes` epochs of noisy batches.
 
-    IB-INN's code does the same (5 passes): its momentum of 0.999 keeps only the last batch.
-
-    Args:
-        model: left in training mode.
-        batches: source of the batches.
-        first_step: position of the first batch.
-        passes: epochs.
+    IB-INN's code does the same (5 passes): its momentum of 0.999 keeps only the last batch. The
+    batches are those from `first_step` on; the model is left in training mode.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms or not passes:
@@ -352,11 +345,7 @@ def reestimate_batch_norm(
 
 
 def summarise(
-    config: RunConfig,
-    model: GenerativeClassifier,
-    validation: Split,
-    test: Split,
-    seconds: float,
+    config: RunConfig, model: GenerativeClassifier, validation: Split, test: Split, seconds: float
 ) -> dict[str, Any]:
     """Evaluate a trained model for summary.json, with temperature scaling if validated."""
     results = evaluate(model, test, seed=config.seed)

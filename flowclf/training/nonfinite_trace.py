@@ -26,10 +26,7 @@ UNINITIALISED = (torch.empty, torch.empty_like, Tensor.new_empty)
 class Trace(TorchFunctionMode):
     """Record of every floating-point tensor that a model computes while the mode is active.
 
-    A tensor belongs to the innermost module that has a method on the call stack.
-
-    Args:
-        model: the model whose layers are named.
+    A tensor belongs to the innermost module of the model that has a method on the call stack.
 
     Attributes:
         gradient: the first gradient, in the order of the backward pass, that is not finite, named
@@ -52,7 +49,7 @@ class Trace(TorchFunctionMode):
         """Compute the terms of a loss, and the gradient of their `total`."""
         learned = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
         for name, parameter in learned.items():
-            self._watch(parameter, name)
+            parameter.register_hook(partial(self._passed, name))
         # Compiled code runs eagerly here; without any, importing the compiler would take seconds.
         compiles = "torch._dynamo" in sys.modules
         with torch.compiler.set_stance("force_eager") if compiles else nullcontext(), self:
@@ -114,10 +111,8 @@ class Trace(TorchFunctionMode):
             self._wrong[id(value)] = (value, len(self._seen) if origin is None else origin)
         self._seen.append((layer, inf if isnan(size) else size))
         if value.grad_fn is not None:
-            self._watch(value, f"what {layer or 'the objective'} computes")
-
-    def _watch(self, value: Tensor, name: str) -> None:
-        value.register_hook(partial(self._passed, name))
+            name = f"what {layer or 'the objective'} computes"
+            value.register_hook(partial(self._passed, name))
 
     def _passed(self, name: str, gradient: Tensor | None) -> None:
         # None: the loss does not depend on this result.

@@ -67,13 +67,8 @@ def progress_bar(name: str) -> Iterator[Report]:
 
         def report(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
             averages.add(terms)
-            progress.update(
-                task,
-                description=f"{name}  epoch {epoch + 1}",
-                completed=step + 1,
-                total=steps,
-                terms=str(averages),
-            )
+            shown = {"description": f"{name}  epoch {epoch + 1}", "terms": str(averages)}
+            progress.update(task, completed=step + 1, total=steps, **shown)  # type: ignore[arg-type]
 
         yield report
 
@@ -87,12 +82,8 @@ def _two_line_bar(console: Console) -> Progress:
             yield self.make_tasks_table(self.tasks)
             yield from (task.fields["terms"] for task in self.tasks)
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeRemainingColumn(),
-    )
+    share = TextColumn("{task.percentage:3.0f}%")
+    columns = TextColumn("{task.description}"), BarColumn(), share, TimeRemainingColumn()
     return TwoLines(*columns, console=console)
 
 
@@ -103,12 +94,9 @@ class _LineReport:
     def __call__(self, step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
         self.averages.add(terms)
         if (step + 1) % max(1, steps // LOG_LINES) == 0:
-            seconds = time.perf_counter() - self.start
-            print(
-                f"{seconds:7.1f} s  step {step + 1}/{steps}  epoch {epoch + 1}  {self.averages}",
-                file=sys.stderr,
-                flush=True,
-            )
+            seconds, done = time.perf_counter() - self.start, f"step {step + 1}/{steps}"
+            line = f"{seconds:7.1f} s  {done}  epoch {epoch + 1}  {self.averages}"
+            print(line, file=sys.stderr, flush=True)
 
 
 class _Averages:

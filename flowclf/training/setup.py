@@ -120,7 +120,12 @@ def splits(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
     loaded = _as_loaded(config, dataset)
     if config.data.binarize == "none":
         return loaded
-    training, validation, test = (_binary(config, dataset, *part) for part in enumerate(loaded))
+    parts = []
+    for part, split in enumerate(loaded):
+        generator = generator_for(config.seed, "binarize", part)
+        x = binarize(split.x, config.data.binarize, dataset.levels, generator)
+        parts.append(replace(split, x=x))
+    training, validation, test = parts
     return training, validation, test
 
 
@@ -145,15 +150,13 @@ def augmentation(config: RunConfig, dataset: Dataset) -> Augmentation | None:
     return ending_binary(augment, config.data.binarize, dataset.levels)
 
 
-def _binary(config: RunConfig, dataset: Dataset, part: int, split: Split) -> Split:
-    generator = generator_for(config.seed, "binarize", part)
-    return replace(split, x=binarize(split.x, config.data.binarize, dataset.levels, generator))
-
-
 def _as_loaded(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
     """Return the three splits in the grey levels of the data."""
-    data = config.data
-    training = _training(config, dataset)
+    data, training, size = config.data, dataset.train, config.data.train_size
+    # A text file is subsampled when it is read.
+    if size is not None and size < len(training.labelled()):
+        first = data.subset == "first"
+        training = subset(training, size) if first else stratified(training, size, config.seed)[0]
     test = subset(dataset.test, data.test_size) if data.test_size else dataset.test
     training, validation = hold_out(training, data.validation, config.seed)
     missing = set(range(dataset.classes)) - set(training.y.tolist())
@@ -165,16 +168,6 @@ def _as_loaded(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split
     if data.labels is not None:
         training = keep_labels(training, data.labels, config.seed)
     return training, validation, test
-
-
-def _training(config: RunConfig, dataset: Dataset) -> Split:
-    size = config.data.train_size
-    # A text file is subsampled when it is read.
-    if size is None or size >= len(dataset.train.labelled()):
-        return dataset.train
-    if config.data.subset == "first":
-        return subset(dataset.train, size)
-    return stratified(dataset.train, size, config.seed)[0]
 
 
 def fresh_model(

@@ -34,23 +34,19 @@ class _Synced(nn.SyncBatchNorm):
         mean = all_reduce_mean(rows.mean(1))
         centred = rows - mean[:, None]
         var = all_reduce_mean(centred.square().mean(1))
-        self._count(mean.detach(), var.detach(), world_size() * rows.shape[1])
+        numbers = world_size() * rows.shape[1]
+        if self.running_mean is not None and self.running_var is not None:
+            # As BatchNorm does.
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            share = self.momentum
+            share = 1 / int(self.num_batches_tracked) if share is None else share
+            self.running_mean.lerp_(mean.detach(), share)
+            self.running_var.lerp_(var.detach() * (numbers / (numbers - 1)), share)
         out = centred * (var + self.eps).rsqrt()[:, None]
         if self.affine:
             out = out * self.weight[:, None] + self.bias[:, None]
         return out.view_as(x).transpose(0, 1).to(input.dtype)
-
-    def _count(self, mean: Tensor, var: Tensor, numbers: int) -> None:
-        """Update the running statistics as BatchNorm does."""
-        if self.running_mean is None or self.running_var is None:
-            return
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        share = self.momentum
-        if share is None:
-            share = 1 / int(self.num_batches_tracked)
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(var * (numbers / (numbers - 1)), share)
 
 
 class _Masked(nn.modules.dropout._DropoutNd):

@@ -16,7 +16,7 @@ __all__ = ["Task", "load_task"]
 
 @dataclass(frozen=True)
 class Task:
-    """Model, settings and data of a finished run."""
+    """Finished run, as `load_task` reads it."""
 
     config: RunConfig
     model: GenerativeClassifier
