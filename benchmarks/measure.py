@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from time import perf_counter
-from typing import Self
 
 import numpy as np
 import torch
@@ -15,33 +14,22 @@ from torch.utils.benchmark import Timer
 CPU = torch.device("cpu")
 
 
-class Clock:
-    """Seconds that the block inside took: by the CPU's clock, or by the GPU's own events."""
-
-    seconds: float
-
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-
-    def __enter__(self) -> Self:
-        if self.cuda:
-            self.begin, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            # Empties the cache, as in a network where other layers ran in between; and while it is
-            # being written the first launches are already under way.
-            _cache_filler().zero_()
-            self.begin.record()
-        else:
-            self.start = perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.cuda:
-            self.end.record()
-            torch.cuda.synchronize()
-            self.seconds = self.begin.elapsed_time(self.end) / 1000
-        else:
-            self.seconds = perf_counter() - self.start
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that a call takes: by the CPU's clock, or by the GPU's own events."""
+    if device.type != "cuda":
+        start = perf_counter()
+        call()
+        return perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    # Empties the cache, as in a network where other layers ran in between; and while it is being
+    # written the first launches are already under way.
+    _cache_filler().zero_()
+    begin.record()
+    call()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device = CPU) -> int:

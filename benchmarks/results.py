@@ -64,17 +64,14 @@ def circumstances(*packages: str, **where: Any) -> Row:
     """Return the date, where it was measured, the versions of packages, and the commit."""
     from flowclf.runs import git_commit
 
-    versions = {package: version_of(package) for package in packages}
     facts = {"date": datetime.now(UTC).date().isoformat(), **where}
-    return facts | {"python": platform.python_version(), **versions, "commit": git_commit() or ""}
-
-
-def version_of(package: str) -> str:
-    """Return the version that is installed, or nothing."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    facts["python"] = platform.python_version()
+    for package in packages:
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = ""
+    return facts | {"commit": git_commit() or ""}
 
 
 def digest(settings: Any) -> str:

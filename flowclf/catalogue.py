@@ -5,7 +5,7 @@ report and model cards take labels, units and directions from here.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 __all__ = ["ENDS", "METRICS", "Metric", "find_metric"]
@@ -66,12 +66,9 @@ def find_metric(name: str) -> Metric:
         return METRICS[name]
     if match := re.fullmatch(r"(.+)_(at|severity)_([\d.]+)", name):
         base, kind, value = match.groups()
-        own = METRICS.get(base)
-        place = f"at β̃ = {value}" if kind == "at" else f"at severity {value}"
-        if own:
-            return Metric(
-                f"{own.label} {place}", own.definition, own.unit, own.better, own.scale, own.form
-            )
+        if own := METRICS.get(base):
+            place = f"at β̃ = {value}" if kind == "at" else f"at severity {value}"
+            return replace(own, label=f"{own.label} {place}")
     words = name.replace("_", " ")
     return Metric(words.removesuffix(" nats"), words, "nats" if words.endswith(" nats") else "")
 
@@ -258,7 +255,5 @@ _DECISIONS = {
         "counterfactual elbo/d", "The same of the counterfactual."
     ),
 }
-METRICS: dict[str, Metric] = (
-    _RUN | _ACCURACY | _CALIBRATION | _DENSITY | _LATENTS | _OTHER_DATA | _DECISIONS
-)
-"""All metrics, and the other columns of their tables, by key."""
+# All metrics, and the other columns of their tables, by key.
+METRICS = _RUN | _ACCURACY | _CALIBRATION | _DENSITY | _LATENTS | _OTHER_DATA | _DECISIONS

@@ -141,7 +141,14 @@ def export_model(
             report(f"writing and comparing {path}")
             WRITERS[format](program, part, outputs, metadata)
             differences.extend(_compare(READERS[format](part, outputs), model, x))
-            _refuse(differences, tolerance, path)
+            for found in differences:
+                # NaN is no number below it either.
+                if not found.relative <= tolerance:
+                    raise ExportFailed(
+                        f"{path} is not written: its {found.output} differs from the model's by "
+                        f"{found.absolute:.3g} nats, relatively {found.relative:.3g}, in batches "
+                        f"of {found.batch}; the most allowed is {tolerance:g} (--tolerance)"
+                    )
 
         write_whole(path, write)
     return Exported(path, outputs, metadata, tuple(differences))
@@ -159,15 +166,12 @@ def _check(model: GenerativeClassifier, path: Path, x: Tensor, format: Format) -
         raise UserError(f"expected a model on the CPU and samples, got {device} and {len(x)}")
     if path.suffix != SUFFIXES[format]:
         raise UserError(f"expected a file named *{SUFFIXES[format]} for {format}, got {path}")
-    if format == "onnx":
-        dtype = model.mixture.coordinates.dtype
-        if dtype != torch.float32:  # onnxruntime has not all of its operators in others
-            raise UserError(f"expected a float32 model for onnx, got {dtype}; use model.float()")
-        _import_all(PACKAGES)
-
-
-def _import_all(packages: tuple[str, ...]) -> None:
-    for name in packages:
+    if format != "onnx":
+        return
+    dtype = model.mixture.coordinates.dtype
+    if dtype != torch.float32:  # onnxruntime has not all of its operators in others
+        raise UserError(f"expected a float32 model for onnx, got {dtype}; use model.float()")
+    for name in PACKAGES:
         try:
             import_module(name)
         except ImportError:
@@ -267,14 +271,10 @@ def _read_program(path: Path, outputs: tuple[str, ...]) -> Callable[[Tensor], Ou
     return module
 
 
-WRITERS: dict[Format, Callable[..., None]] = {
-    "onnx": _write_onnx,
-    "torch-export": _write_program,
-}
-READERS: dict[Format, Callable[[Path, tuple[str, ...]], Callable[[Tensor], Outputs]]] = {
-    "onnx": _read_onnx,
-    "torch-export": _read_program,
-}
+WRITERS: dict[str, Callable[..., None]] = {"onnx": _write_onnx, "torch-export": _write_program}
+READERS: dict[str, Callable[[Path, tuple[str, ...]], Callable[[Tensor], Outputs]]] = {
+    "onnx": _read_onnx, "torch-export": _read_program,
+}  # fmt: skip
 
 
 def _compare(
@@ -288,14 +288,3 @@ def _compare(
             absolute = torch.where(got == expected, 0.0, (got - expected).abs())
             relative = absolute / expected.abs().clamp_min(1)
             yield Difference(name, size, float(absolute.max()), float(relative.max()))
-
-
-def _refuse(differences: list[Difference], tolerance: float, path: Path) -> None:
-    for found in differences:
-        # NaN is no number below it either.
-        if not found.relative <= tolerance:
-            raise ExportFailed(
-                f"{path} is not written: its {found.output} differs from the model's by "
-                f"{found.absolute:.3g} nats, relatively {found.relative:.3g}, in batches of "
-                f"{found.batch}; the most allowed is {tolerance:g} (--tolerance)"
-            )

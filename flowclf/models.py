@@ -15,12 +15,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, make_settings
 from flowclf.runs import Run
 from flowclf.settings import DataFacts, ModelInfo, Section
-from flowclf.sharing import (
-    download,
-    is_hub_id,
-    is_saved,
-    read_folder,
-)
+from flowclf.sharing import download, is_hub_id, is_saved, read_folder
 from flowclf.support.devices import machine_memory
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors

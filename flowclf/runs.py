@@ -49,6 +49,7 @@ class Run:
     vocabulary_file: ClassVar = _File("vocabulary.txt")  # the words of a run on texts
     summary_file: ClassVar = _File("summary.json")  # system, data, seed, seconds and test metrics
     evaluation_file: ClassVar = _File("evaluation.json")  # results of `flowclf evaluate`
+    failure_file: ClassVar = _File("failed.json")  # why the run failed, until it is tried again
 
     @property
     def has_checkpoint(self) -> bool:
@@ -57,14 +58,8 @@ class Run:
 
     def remove_parts(self) -> None:
         """Delete what a killed training left half written; only by who holds the folder's lock."""
-        for file in (
-            self.config_file,
-            self.vocabulary_file,
-            self.metrics_file,
-            self.checkpoint_file,
-            self.weights_file,
-            self.summary_file,
-        ):
+        written = self.config_file, self.vocabulary_file, self.metrics_file
+        for file in (*written, self.checkpoint_file, self.weights_file, self.summary_file):
             remove_parts(file)
 
     def write_config(self, config: RunConfig, facts: DataFacts) -> None:
@@ -85,14 +80,9 @@ class Run:
         document = self.read_document()
         try:
             facts = DataFacts.model_validate(document["data_facts"])
-            config = make_config(
-                document["system"],
-                document["dataset"],
-                facts.shape,
-                preset=document["preset"],
-                seed=document["seed"],
-                overrides=[{k: v for k, v in document.items() if k not in (*NAMES, *RECORDED)}],
-            )
+            own: dict[str, Any] = {name: document[name] for name in NAMES}
+            layers = [{k: v for k, v in document.items() if k not in (*NAMES, *RECORDED)}]
+            config = make_config(shape=facts.shape, overrides=layers, **own)
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -157,11 +147,6 @@ class Run:
         """Read what `write_evaluation` wrote; empty where there is none."""
         file = self.evaluation_file
         return read_json(file) if file.exists() else {}
-
-    @property
-    def failure_file(self) -> Path:
-        """Reason why the run failed, until it is tried again."""
-        return self.folder / "failed.json"
 
     def write_failure(self, reason: str) -> None:
         """Write failed.json."""
@@ -233,12 +218,8 @@ def load_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
 
 def facts_of(dataset: Dataset, samples: int | None) -> DataFacts:
     """Return what a model must know of a data set, of which `samples` are trained on."""
-    return DataFacts(
-        shape=dataset.shape,
-        levels=dataset.levels,
-        class_names=dataset.class_names,
-        samples=samples,
-    )
+    names = dataset.class_names
+    return DataFacts(shape=dataset.shape, levels=dataset.levels, class_names=names, samples=samples)
 
 
 def new_run_folder(out: Path | None, name: str) -> Path:
@@ -260,8 +241,7 @@ def new_run_folder(out: Path | None, name: str) -> Path:
 
 def git_commit() -> str | None:
     """Return the commit of the checkout this package runs from, or None outside of one."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -162,8 +162,7 @@ def _nflows(shape: Shape, device: torch.device) -> Provider:
         return (transform.inverse if inverse else transform.forward)(x)
 
     def swapped(x: Tensor, parameters: Tensor) -> Tensors:
-        raw, shift = parameters.chunk(2, dim=1)
-        return x, torch.cat((shift, raw), dim=1)
+        return x, torch.cat(parameters.chunk(2, dim=1)[::-1], dim=1)
 
     return Provider.two_way("nflows", run, relayout=swapped)
 
@@ -186,8 +185,7 @@ def _normflows(shape: Shape, device: torch.device) -> Provider:
         return (block.inverse if inverse else block.forward)(x)
 
     def interleaved(x: Tensor, parameters: Tensor) -> Tensors:
-        raw, shift = parameters.chunk(2, dim=1)
-        return x, torch.stack((shift, raw), dim=2).flatten(1, 2)
+        return x, torch.stack(parameters.chunk(2, dim=1)[::-1], dim=2).flatten(1, 2)
 
     return Provider.two_way("normflows", run, relayout=interleaved)
 

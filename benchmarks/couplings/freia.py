@@ -90,7 +90,7 @@ def _blocks(stages: list[Invertible]) -> Iterator[Converted]:
                 yield freia.IRevNetDownsampling([squeeze.in_shape]), []
                 yield _glow(first, second, _SecondHalfFirst)
             case [DCT() as dct, *rest]:
-                yield ToFrEIA([dct.in_shape], make=lambda _, dct=dct: dct), []
+                yield _as_it_is(dct), []
             case [Flatten() as flatten, Permutation() as permutation, *rest]:
                 yield freia.Flatten([flatten.in_shape]), []
                 yield _permutation(flatten, permutation), []
@@ -100,6 +100,10 @@ def _blocks(stages: list[Invertible]) -> Iterator[Converted]:
             case _:
                 raise ValueError(f"FrEIA has no block for {type(stages[0]).__name__}")
         stages = rest
+
+
+def _as_it_is(stage: Invertible) -> freia.InvertibleModule:
+    return ToFrEIA([stage.in_shape], make=lambda _: stage)
 
 
 class _SecondHalfFirst(freia.GLOWCouplingBlock):  # type: ignore[misc]  # FrEIA is not annotated

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.couplings.case import Case, Job, Pass, notice
-from benchmarks.measure import Clock, copy_bandwidth, forked_rng, peak_bytes
+from benchmarks.measure import copy_bandwidth, forked_rng, peak_bytes, seconds_of
 from benchmarks.results import Row
 
 bandwidth = cache(copy_bandwidth)
@@ -114,10 +114,13 @@ def measure(jobs: Sequence[Job], effort: Effort) -> list[Timing]:
             peaks = [peak_of(job) for job in jobs]
             for job in jobs:
                 _timed(job)
-            for turn in _rounds(effort, jobs[0].case.rounds):
+            least = jobs[0].case.rounds if effort.least is None else effort.least
+            start, turn = perf_counter(), 0
+            while turn < least or (turn < effort.most and perf_counter() - start < effort.seconds):
                 for position in range(len(jobs)):
                     which = (turn + position) % len(jobs)
                     seconds[which].append(_timed(jobs[which]))
+                turn += 1
     finally:
         if enabled:
             gc.enable()
@@ -185,19 +188,9 @@ def _start(job: Job) -> bool:
 
 def _timed(job: Job) -> float:
     job.prepare()
-    with Clock(job.case.device) as clock:
-        result = job()
-    del result
+    seconds = seconds_of(job, job.case.device)
     job.release()
-    return clock.seconds
-
-
-def _rounds(effort: Effort, least: int) -> Iterator[int]:
-    least = least if effort.least is None else effort.least
-    start, turn = perf_counter(), 0
-    while turn < least or (turn < effort.most and perf_counter() - start < effort.seconds):
-        yield turn
-        turn += 1
+    return seconds
 
 
 def _row(job: Job, timing: Timing, ours: Timing) -> Row:

@@ -42,9 +42,8 @@ def spline_cases(options: Options) -> Iterator[Case]:
     peers = from_peers({name: partial(_durkan, name, module) for name, module in DURKAN.items()})
     peers += from_peers({"zuko": _zuko})
     providers = [ours, formula, *peers, *compiled([ours], options.compiles)]
-    yield Case(
-        "couplings", "spline coupling", inputs, providers, tolerance=TOLERANCE, essential=True
-    )
+    given = "couplings", "spline coupling", inputs, providers
+    yield Case(*given, tolerance=TOLERANCE, essential=True)
 
 
 def _couple(x: Tensor, parameters: Tensor, inverse: bool) -> Tensors:

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
-from benchmarks.measure import Clock, peak_bytes
+from benchmarks.measure import peak_bytes, seconds_of
 from benchmarks.results import append_rows
 from flowclf.classifier import GenerativeClassifier
 from flowclf.models import build
@@ -63,10 +62,8 @@ def run_cost(
     times: dict[str, list[float]] = {case: [] for case in models}
     for _ in range(repeats + 1):
         for case, model in models.items():
-            with Clock(place) as clock:
-                _backward(model, *batch)
-                optimizers[case].step()
-            times[case].append(1000 * clock.seconds)
+            step = partial(_step, optimizers[case], model, *batch)
+            times[case].append(1000 * seconds_of(step, place))
     rows: list[dict[str, Any]] = []
     for case, model in models.items():
         _, *values = times[case]  # the first is to warm up
@@ -83,9 +80,12 @@ def run_cost(
     return rows
 
 
-def _backward(
-    model: GenerativeClassifier, x: Tensor, y: Tensor, generator: torch.Generator, index: Tensor
-) -> None:
+def _backward(model: GenerativeClassifier, *batch: Any) -> None:
     """Compute the loss and its gradients; those of the step before are gone before it."""
     model.zero_grad()
-    model.loss(x, y, generator, index)["total"].backward()
+    model.loss(*batch)["total"].backward()
+
+
+def _step(optimizer: torch.optim.Optimizer, model: GenerativeClassifier, *batch: Any) -> None:
+    _backward(model, *batch)
+    optimizer.step()

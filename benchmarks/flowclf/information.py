@@ -47,10 +47,8 @@ def compare_information(run: Path) -> list[dict[str, Any]]:
         batch = z[whole], mean[whole], log_var[whole], prior[whole]
         found["mini-batch", size] = minibatch_information(*batch, size)
     found |= _by_softmax(model, *own, prior[first], len(x))
-    rows = [
-        {"estimator": name, "samples": size, **values, "run": run.name, "seed": task.config.seed}
-        for (name, size), values in found.items()
-    ]
+    own_facts = {"run": run.name, "seed": task.config.seed}
+    rows = [{"estimator": n, "samples": s, **v, **own_facts} for (n, s), v in found.items()]
     append_rows(recorded("vae-as-information.csv"), rows)
     return rows
 
@@ -63,9 +61,10 @@ def _by_softmax(
     identity, entropy = (float(v.mean()) for v in softmax(z, torch.arange(len(z))))
     divergence = float((gaussian_log_prob(z, mean, log_var) - prior).mean())
     md = divergence + identity - softmax.log_count
+    parts = (("bound", identity), ("entropy", entropy))
     return {
-        ("softmax, bound", samples): {"mi_nats": softmax.log_count - identity, "md_nats": md},
-        ("softmax, entropy", samples): {"mi_nats": softmax.log_count - entropy, "md_nats": md},
+        (f"softmax, {kind}", samples): {"mi_nats": softmax.log_count - part, "md_nats": md}
+        for kind, part in parts
     }
 
 

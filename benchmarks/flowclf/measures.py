@@ -85,11 +85,10 @@ def clusters(trained: Trained) -> Values:
     model, train, test = trained.model, trained.training.labelled(), trained.test
     z, y = latents(model, train.x[:MOST_LATENTS]).cpu(), train.y[:MOST_LATENTS]
     z_test = latents(model, test.x).cpu()
-    fitted = {
-        f"{kind}_accuracy": fitted_accuracy(kind, (z, y), (z_test, test.y), model.classes)
-        for kind in ("knn", "forest")
-    }
-    return {**fitted, **cluster_scores(kmeans(z_test, model.classes), test.y)}
+    sets = (z, y), (z_test, test.y), model.classes
+    knn, forest = (fitted_accuracy(kind, *sets) for kind in ("knn", "forest"))
+    scores = cluster_scores(kmeans(z_test, model.classes), test.y)
+    return {"knn_accuracy": knn, "forest_accuracy": forest, **scores}
 
 
 @torch.no_grad()
@@ -101,19 +100,14 @@ def rate(trained: Trained) -> Values:
         test, train = (_bound(model, s) for s in (trained.test, trained.training))
         x = trained.test.x[:BOUND_IMAGES].to(model.mixture.device)
         bound = importance_bounds(model, x, BOUND_DRAWS)
-    by_softmax: Values = dict.fromkeys(BY_SOFTMAX)
+    found: Values = dict.fromkeys(BY_SOFTMAX)
     if "identity" in model.heads:
-        by_softmax = {**softmax_information(model, trained.training.x, train["kl_nats"])}
+        found |= softmax_information(model, trained.training.x, train["kl_nats"])
     exact = aggregate_information(model, trained.training.x)
-    units = exact.pop("active_units")
-    return {
-        "nll_nats": float(-bound.double().mean()),
-        **{f"test_{name}": value for name, value in test.items()},
-        **{f"train_{name}": value for name, value in train.items()},
-        **by_softmax,
-        **{f"exact_{name}": value for name, value in exact.items()},
-        "active_units": units,
-    }
+    found |= {"nll_nats": float(-bound.double().mean()), "active_units": exact.pop("active_units")}
+    for part, values in (("test", test), ("train", train), ("exact", exact)):
+        found |= {f"{part}_{name}": value for name, value in values.items()}
+    return found
 
 
 def _bound(model: Autoencoder, split: Split) -> dict[str, float]:

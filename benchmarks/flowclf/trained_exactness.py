@@ -57,19 +57,12 @@ def measure_preset(
     before = evaluate_subject(Subject(untrained, dataset.test), ["exactness"])
     trained = train(config, dataset, device="cpu")
     after = evaluate_subject(Subject(trained.model, dataset.test), ["exactness"])
-    return {
-        "system": system,
-        "preset": preset,
-        "setting": setting,
-        "data": dataset.name,
-        "steps": settings.epochs * (len(trained.training) // settings.batch_size),
-        "batch": settings.batch_size,
-        "optimizer": settings.optimizer,
-        "lr": settings.lr,
-        **{f"{name}_before": value for name, value in before.items()},
-        **after,
-        "seconds": round(trained.summary["seconds"], 1),
-    }
+    batch, seconds = settings.batch_size, round(trained.summary["seconds"], 1)
+    steps = settings.epochs * (len(trained.training) // batch)
+    names = {"system": system, "preset": preset, "setting": setting, "data": dataset.name}
+    facts = {"steps": steps, "batch": batch, "optimizer": settings.optimizer, "lr": settings.lr}
+    earlier = {f"{name}_before": value for name, value in before.items()}
+    return {**names, **facts, **earlier, **after, "seconds": seconds}
 
 
 def _config(system: str, preset: str, setting: str, dataset: Dataset, steps: int) -> RunConfig:
@@ -91,8 +84,6 @@ if __name__ == "__main__":
         system, preset = preset.split("/")
         row = measure_preset(system, preset, setting)
         append_rows(recorded("exactness.csv"), [row])
-        print(
-            f"{name:24} inverse error {row['inverse_error_before']:.1e} -> "
-            f"{row['inverse_error']:.1e}, log_det error {row['log_det_error']:.1e}",
-            flush=True,
-        )
+        names = "inverse_error_before", "inverse_error", "log_det_error"
+        before, after, log_det = (f"{row[key]:.1e}" for key in names)
+        print(f"{name:24} inverse error {before} -> {after}, log_det error {log_det}", flush=True)

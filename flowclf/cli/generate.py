@@ -103,7 +103,14 @@ def interpolate(
 ) -> None:
     """Walk through latent space on straight lines, of one run or several side by side."""
     from flowclf.evaluation.exactness import check_exact_walks
-    from flowclf.figures import mean_walk_figure, mean_walks, save_figure
+    from flowclf.figures import (
+        interpolation_figure,
+        mean_walk_figure,
+        mean_walks,
+        model_interpolation_figure,
+        model_interpolations,
+        save_figure,
+    )
     from flowclf.training.task import load_task
 
     if len(runs) > 1 and between != Between.images:
@@ -129,7 +136,12 @@ def interpolate(
     elif between == Between.classes:
         figure = _between_classes(task, chosen if classes else None, pairs, steps, levels)
     else:
-        figure = _between_images(tasks, pairs, steps, seed, levels)
+        models = {name: each.model for name, each in tasks.items()}
+        strips = model_interpolations(models, task.test, pairs, steps, seed)
+        if len(strips) == 1:
+            figure = interpolation_figure(next(iter(strips.values())), levels)
+        else:
+            figure = model_interpolation_figure(strips, levels)
     save_figure(figure, out)
     _done(out, as_json)
 
@@ -170,23 +182,6 @@ def figure(
     out = out or run / "figures" / f"{kind}.png"
     save_figure(draw_kind(kind, source), out)
     _done(out, as_json)
-
-
-def _between_images(
-    tasks: dict[str, Task], pairs: int, steps: int, seed: int, levels: int
-) -> Figure:
-    from flowclf.figures import (
-        interpolation_figure,
-        model_interpolation_figure,
-        model_interpolations,
-    )
-
-    models = {name: task.model for name, task in tasks.items()}
-    test = next(iter(tasks.values())).test
-    strips = model_interpolations(models, test, pairs, steps, seed)
-    if len(strips) == 1:
-        return interpolation_figure(next(iter(strips.values())), levels)
-    return model_interpolation_figure(strips, levels)
 
 
 def _between_classes(

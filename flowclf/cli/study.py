@@ -86,19 +86,10 @@ def low_data(
     from flowclf.config import parse_assignments
     from flowclf.many import LowData, plan_low_data
 
-    wanted = LowData(
-        systems=list(dict.fromkeys(systems)),
-        data=data,
-        sizes=whole_numbers("--sizes", sizes, "50,100"),
-        seeds=whole_numbers("--seeds", seeds, "0,1,2"),
-        folder=out,
-        overrides=parse_assignments(assignments or []),
-        preset=preset,
-        epochs=epochs,
-        updates=updates,
-        baselines=baselines,
-        data_dir=data_dir,
-    )
+    numbers = whole_numbers("--sizes", sizes, "50,100"), whole_numbers("--seeds", seeds, "0,1,2")
+    names, overrides = list(dict.fromkeys(systems)), parse_assignments(assignments or [])
+    own: dict[str, Any] = {"epochs": epochs, "updates": updates, "baselines": baselines}
+    wanted = LowData(names, data, *numbers, out, overrides, preset, data_dir=data_dir, **own)
     plan = plan_low_data(wanted)
     for notice in plan.notices:
         message(f"note: {notice}")
@@ -142,6 +133,7 @@ def _report(study: LowData, outcomes: Sequence[Outcome], as_json: bool) -> None:
     failed = {outcome.name: outcome.failure for outcome in outcomes if outcome.failure}
     rows = [row for outcome in outcomes for row in outcome.rows]
     means = averages(rows, study.systems)
+    several = len(study.seeds) > 1
     figure = _draw(study, means) if means else None
     for note in notes:
         message(f"note: {note}")
@@ -155,7 +147,7 @@ def _report(study: LowData, outcomes: Sequence[Outcome], as_json: bool) -> None:
     elif figure:
         for metric in SHOWN:
             _print_table(Path(study.data).stem, means, metric)
-        print(f"seeds    {_seeds(study)}")
+        print(f"seeds    {', '.join(map(str, study.seeds))}" + ": mean ± standard error" * several)
         print(f"results  {results}")
         print(f"figure   {figure}")
 
@@ -168,14 +160,8 @@ def _draw(study: LowData, means: Sequence[dict[str, Any]]) -> Path:
     references: Collection[str] = {row["system"] for row in means} - {*study.systems}
     seeds = len(study.seeds)
     spread = f", mean ± standard error of {seeds} seeds" if seeds > 1 else ""
-    title = Path(study.data).stem + spread
-    save_figure(low_data_figure(means, references, title), path)
+    save_figure(low_data_figure(means, references, Path(study.data).stem + spread), path)
     return path
-
-
-def _seeds(study: LowData) -> str:
-    numbers = ", ".join(map(str, study.seeds))
-    return f"{numbers}: mean ± standard error" if len(study.seeds) > 1 else numbers
 
 
 def _print_table(title: str, means: Sequence[dict[str, Any]], metric: str) -> None:
@@ -186,6 +172,5 @@ def _print_table(title: str, means: Sequence[dict[str, Any]], metric: str) -> No
     for row in means:
         cells.setdefault(row["system"], {})[row["train_size"]] = shown.text(*row[metric] or (None,))
     table = [[name, *(own.get(size, "-") for size in sizes)] for name, own in cells.items()]
-    print_table(
-        f"{title}: {shown.heading}", ("system", *(f"n = {size:,}" for size in sizes)), table
-    )
+    columns = ("system", *(f"n = {size:,}" for size in sizes))
+    print_table(f"{title}: {shown.heading}", columns, table)

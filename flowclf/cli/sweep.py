@@ -79,21 +79,33 @@ def sweep(
     interrupted goes on from its checkpoint, what failed is listed and left
     (--retry-failed). A second command on the same folder shares the work.
     """
-    from flowclf.many import read_plan, states
+    from flowclf.config import merge, parse_assignments
+    from flowclf.many import Sweep, parse_betas, parse_grid, plan_sweep, read_plan, states
     from flowclf.many.run import Engine, run_here
 
     folder = _folder(what, out)
     if status:
-        found = states(read_plan(folder))
-        _print_states(found, as_json)
+        _print_states(states(read_plan(folder)), as_json)
         return 0
     runner: Engine = run_here
     if engine != "local" or address is not None:
         from flowclf.many.engines import find_engine
 
         runner = find_engine(engine, folder, address)
-    asked = _request(what, folder, betas, grid, seeds, data, epochs, preset, assignments, data_dir)
-    plan = read_plan(folder) if asked is None else asked
+    if Path(what) == folder:
+        if betas is not None or grid or assignments or epochs or preset:
+            raise UserError(
+                f"{folder} goes on as it was begun: name the system to add other settings"
+            )
+        plan = read_plan(folder)
+    else:
+        overrides = parse_assignments(assignments or [])
+        if epochs is not None:
+            overrides = merge([overrides, {"train": {"epochs": epochs}}])
+        wanted = () if betas is None else parse_betas(betas)
+        values, numbers = parse_grid(grid or []), whole_numbers("--seeds", seeds, "0,1,2")
+        settings = wanted, values, numbers, overrides, preset, data_dir
+        plan = plan_sweep(Sweep(what, data, folder, *settings))
     for notice in plan.notices:
         message(f"note: {notice}")
     outcomes = _run(plan, workers, device.value, retry_failed, runner)
@@ -111,46 +123,6 @@ def _folder(what: str, out: Path | None) -> Path:
     return out
 
 
-def _request(
-    what: str,
-    folder: Path,
-    betas: str | None,
-    grid: list[str] | None,
-    seeds: str,
-    data: str,
-    epochs: int | None,
-    preset: str | None,
-    assignments: list[str] | None,
-    data_dir: Path | None,
-) -> Plan | None:
-    """Return the plan of the request; None: the folder goes on as it is."""
-    from flowclf.config import merge, parse_assignments
-    from flowclf.many import Sweep, parse_betas, parse_grid, plan_sweep
-
-    if Path(what) == folder:
-        if betas is not None or grid or assignments or epochs or preset:
-            raise UserError(
-                f"{folder} goes on as it was begun: name the system to add other settings"
-            )
-        return None
-    overrides = [parse_assignments(assignments or [])]
-    if epochs is not None:
-        overrides.append({"train": {"epochs": epochs}})
-    return plan_sweep(
-        Sweep(
-            system=what,
-            data=data,
-            folder=folder,
-            betas=() if betas is None else parse_betas(betas),
-            grid=parse_grid(grid or []),
-            seeds=whole_numbers("--seeds", seeds, "0,1,2"),
-            overrides=merge(overrides),
-            preset=preset,
-            data_dir=data_dir,
-        )
-    )
-
-
 def _run(plan: Plan, workers: int, device: str, retry_failed: bool, engine: Any) -> list[Outcome]:
     """Run the sweep, with a live table on a terminal, else a line as each run ends."""
     from flowclf.figures.run import run_figures
@@ -158,12 +130,10 @@ def _run(plan: Plan, workers: int, device: str, retry_failed: bool, engine: Any)
     from flowclf.training import Interrupted
 
     outcomes: list[Outcome] = []
-    found = run_sweep(
-        plan, workers, device, retry_failed=retry_failed, engine=engine, draw=run_figures
-    )
+    options: dict[str, Any] = {"retry_failed": retry_failed, "engine": engine, "draw": run_figures}
     try:
         with _live(plan) as live:
-            for point, outcome in found:
+            for point, outcome in run_sweep(plan, workers, device, **options):
                 outcomes.append(outcome)
                 if not live:
                     place = f"{len(outcomes)}/{len(plan.points)}"
@@ -229,16 +199,10 @@ def _print_states(found: Sequence[State], as_json: bool) -> None:
         ]
         print_json(rows)
         return
-    print_table(
-        _counts(found),
-        ("run", *COLUMNS),
-        [[state.point.name, *_cells(state)] for state in found],
-    )
-
-
-def _counts(found: Sequence[State]) -> str:
     kinds = [state.kind for state in found]
-    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    cells = [[state.point.name, *_cells(state)] for state in found]
+    print_table(counts, ("run", *COLUMNS), cells)
 
 
 def _in_words(outcome: Outcome) -> str:
@@ -260,8 +224,7 @@ def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
     results, rows = plan.folder / "results.csv", sweep_rows(read_plan(plan.folder))
     figures = [str(path) for path in _draw(plan.folder, rows)]
     if as_json:
-        document = {"runs": rows, "failed": failed, "results": str(results), "figures": figures}
-        print_json(document)
+        print_json({"runs": rows, "failed": failed, "results": str(results), "figures": figures})
         return
     _print_states(states(plan), as_json=False)
     print(f"results  {results}")
@@ -271,7 +234,7 @@ def _report(plan: Plan, outcomes: Sequence[Outcome], as_json: bool) -> None:
 
 def _draw(folder: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
     """Curves against β̃, and the information plane once the runs are evaluated for it."""
-    from flowclf.figures.style import save_figure
+    from flowclf.figures.style import save_figures
     from flowclf.figures.trade_off import information_plane_figure, trade_off_figure
 
     if len({row["beta"] for row in rows} - {None}) < 2:
@@ -280,7 +243,4 @@ def _draw(folder: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
     figures = {"trade-off": trade_off_figure(rows, metrics)}
     if any(row.get("input_information_nats") or row.get("mi_nats") for row in rows):
         figures["information-plane"] = information_plane_figure(rows)
-    paths = [folder / f"{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        save_figure(figure, path)
-    return paths
+    return save_figures(figures, folder)

@@ -115,13 +115,13 @@ def pgd(
     ball = _Ball.around(model, x, epsilon, levels)
     y = y.to(ball.centre.device)
     with evaluating(model):
-        worst, largest = ball.centre, _margin(model, ball.centre, y)
+        worst = ball.centre, _margin(model, ball.centre, y)
         at = ball.draw(generator) if generator else ball.centre
         for _ in range(steps):
             gradient, margin = _gradient(model, at, y, loss)
-            worst, largest = _worse((worst, largest), (at, margin))
+            worst = _worse(worst, (at, margin))
             at = ball.project(at + 2.5 / steps * ball.radius * gradient.sign())
-        return _worse((worst, largest), (at, _margin(model, at, y)))[0]
+        return _worse(worst, (at, _margin(model, at, y)))[0]
 
 
 def attack_curve(

@@ -153,20 +153,15 @@ def paper_calibration(
     count, gap = binned.count[kept], 100 * (share - centres).abs()
     ece, mce = float((count * gap).sum() / count.sum()), float(gap.max())
     ice = float(torch.trapezoid(gap, centres))
-    draft = version == "draft"
-    ovc = (
-        float(1 - share[-2:].mean()) / (1 - PAPER_LAST_EDGE)
-        if draft
-        else _published_ovc(log_posterior, y)
-    )
-    third = max(1.0, ovc) if draft and ovc is not None else ice
-    return {
-        "ece_percent": ece,
-        "mce_percent": mce,
-        "ice_percent": ice,
-        "ovc": ovc,
-        "geometric_mean": (ece * mce * third) ** (1 / 3),
-    }
+    if version == "draft":
+        ovc: float | None = float(1 - share[-2:].mean()) / (1 - PAPER_LAST_EDGE)
+        third = max(1.0, ovc or 0.0)
+    else:
+        confidence, hit = _top(log_posterior, y)
+        wrong = 1 - hit[confidence > 1 - PAPER_THRESHOLD]
+        ovc, third = float(wrong.mean()) / PAPER_THRESHOLD if len(wrong) else None, ice
+    errors = {"ece_percent": ece, "mce_percent": mce, "ice_percent": ice, "ovc": ovc}
+    return errors | {"geometric_mean": (ece * mce * third) ** (1 / 3)}
 
 
 def bootstrap_interval(
@@ -266,12 +261,6 @@ def _reliability(p: Tensor, o: Tensor, edges: Tensor) -> Reliability:
     count = index.bincount(minlength=bins)
     confidence, accuracy = (index.bincount(values, bins) / count for values in (p, o))
     return Reliability(confidence, accuracy, count, edges)
-
-
-def _published_ovc(log_posterior: Tensor, y: Tensor) -> float | None:
-    confidence, hit = _top(log_posterior, y)
-    wrong = 1 - hit[confidence > 1 - PAPER_THRESHOLD]
-    return float(wrong.mean()) / PAPER_THRESHOLD if len(wrong) else None
 
 
 def _check_level(level: float) -> None:

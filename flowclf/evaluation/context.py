@@ -56,7 +56,12 @@ def predict_split(model: GenerativeClassifier, split: Split, seed: int = 0) -> P
         ]
     values = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     known = {name: values.pop(name, None) for name in ("log_posterior", "log_prob", "elbo")}
-    _refuse_nan(**known)
+    for name, value in known.items():  # infinite values are possible
+        if value is not None and (wrong := int(value.view(len(value), -1).isnan().any(1).sum())):
+            raise UserError(
+                f"expected a {name} that is a number, got NaN for {wrong} of {len(value)} samples; "
+                "the weights or the data hold NaN: train the run again or clean the data"
+            )
     log_posterior = known.pop("log_posterior")
     assert log_posterior is not None
     bounds = model.bounds_bits(split.x)
@@ -169,13 +174,3 @@ def _predict_batch(
         else:
             found |= {"elbo": model.elbo(noisy), **model.extra_rates(noisy)}
     return {name: values.cpu() for name, values in found.items()}
-
-
-def _refuse_nan(**values: Tensor | None) -> None:
-    """Raise where there is NaN; infinite values are possible."""
-    for name, value in values.items():
-        if value is not None and (wrong := int(value.view(len(value), -1).isnan().any(1).sum())):
-            raise UserError(
-                f"expected a {name} that is a number, got NaN for {wrong} of {len(value)} samples; "
-                "the weights or the data hold NaN: train the run again or clean the data"
-            )

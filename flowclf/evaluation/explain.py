@@ -77,7 +77,12 @@ def explain_rows(
     Raises:
         UserError: a system without a decoder and without distances to means.
     """
-    _check_explains(model)
+    if not (model.can_decode or model.mixture.has_distances):
+        raise UserError(
+            "the suite 'explain' needs a system that can decode or has Gaussian classes, got "
+            f"{type(model).__name__} with classes on a sphere (mixture.kind=vmf); leave it out, or "
+            "train with mixture.kind=gaussian"
+        )
     with torch.no_grad(), evaluating(model):
         return [
             row
@@ -120,22 +125,15 @@ def explanations(
         ]
 
 
-def _check_explains(model: GenerativeClassifier) -> None:
-    if not (model.can_decode or model.mixture.has_distances):
-        raise UserError(
-            "the suite 'explain' needs a system that can decode or has Gaussian classes, got "
-            f"{type(model).__name__} with classes on a sphere (mixture.kind=vmf); leave it out, or "
-            "train with mixture.kind=gaussian"
-        )
-
-
 def _rows(
     model: GenerativeClassifier, split: Split, log_posterior: Tensor, index: Tensor
 ) -> list[dict[str, Any]]:
     """Return rows of one batch, the samples at `index` of the test split."""
     device = model.mixture.device
     log_posterior = log_posterior.to(device)
-    predicted, runner_up = _likeliest(log_posterior)
+    # The two most probable classes, (B,) each; the first as `predict` has it.
+    predicted = log_posterior.argmax(1)
+    runner_up = log_posterior.scatter(1, predicted[:, None], -torch.inf).argmax(1)
     x, pair = split.x.to(device), (predicted, runner_up)
     posterior, other_posterior = (_at(log_posterior, k).exp() for k in pair)
     columns = {
@@ -150,12 +148,6 @@ def _rows(
     }
     values = [_listed(each, len(index)) for each in columns.values()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
-
-
-def _likeliest(log_posterior: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the two most probable classes, (B,) each; the first as `predict` has it."""
-    first = log_posterior.argmax(1)
-    return first, log_posterior.scatter(1, first[:, None], -torch.inf).argmax(1)
 
 
 def _distances(
@@ -210,16 +202,10 @@ def _explained(
     contributions = decision_contributions(model, at, source, target).cpu()
     path, log_posterior = class_change_path(model, at, target, steps, None, source)
     path, path_posterior = path.cpu(), log_posterior.exp().cpu()
-    return [
-        Explanation(
-            x[i],
-            row["class"],
-            row["predicted"],
-            row["runner_up"],
-            (row["posterior"], row["runner_up_posterior"]),
-            contributions[i],
-            path[:, i],
-            path_posterior[:, i, pair[i]],
-        )
-        for i, row in enumerate(rows)
-    ]
+    found = []
+    for i, row in enumerate(rows):
+        classes = row["class"], row["predicted"], row["runner_up"]
+        posterior = row["posterior"], row["runner_up_posterior"]
+        drawn = path[:, i], path_posterior[:, i, pair[i]]
+        found.append(Explanation(x[i], *classes, posterior, contributions[i], *drawn))
+    return found

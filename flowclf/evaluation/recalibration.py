@@ -191,14 +191,9 @@ def _fit_vector(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Fit a and b (K,) of least mean -log softmax(a_k s_k + b_k)_y."""
     classes = scores.shape[1]
     parameters = torch.stack([torch.ones(classes), torch.zeros(classes)]).double().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [parameters],
-        max_iter=MOST_STEPS,
-        max_eval=2 * MOST_STEPS,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )
+    effort = {"max_iter": MOST_STEPS, "max_eval": 2 * MOST_STEPS}
+    ends: dict[str, Any] = {"tolerance_grad": 1e-9, "tolerance_change": 1e-14, **effort}
+    optimizer = torch.optim.LBFGS([parameters], line_search_fn="strong_wolfe", **ends)
 
     def closure() -> Tensor:
         optimizer.zero_grad()

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, get_args
 
-from torch import Tensor
-
 from flowclf.classifier import GenerativeClassifier
 from flowclf.evaluation.attacks import AttackKind, AttackLoss, attack_curve
 from flowclf.evaluation.context import Scores, Subject
@@ -30,15 +28,12 @@ def ood_suite(subject: Subject) -> dict[str, Any]:
         UserError: no outliers, or no training split where the system has a density.
     """
     inside, outside = subject.outlier_scores
-    entropies = {
-        name: float(scores["entropy"].mean())
-        for name, scores in {"test": inside, **outside}.items()
-    }
+    means = {k: float(v["entropy"].mean()) for k, v in {"test": inside, **outside}.items()}
     return {
         "ood": [row for name, scores in outside.items() for row in _rows(name, inside, scores)],
         "ood_entropy": [
-            {"set": name, "entropy_nats": value, "increase_nats": value - entropies["test"]}
-            for name, value in entropies.items()
+            {"set": name, "entropy_nats": value, "increase_nats": value - means["test"]}
+            for name, value in means.items()
         ],
     }
 
@@ -50,16 +45,10 @@ def shift_suite(subject: Subject) -> dict[str, Any]:
     """
     (split, levels), known, options = subject.images("shift"), subject.held_out, subject.options
     temperature = None if known is None else fit_temperature(known.log_posterior, known.y)
+    wanted = options.families, options.severities, subject.seed
+    where: dict[str, Any] = {"official": options.official, "report": subject.report}
     table = shift_table(
-        subject.model,
-        split,
-        options.families,
-        options.severities,
-        subject.seed,
-        levels=levels,
-        official=options.official,
-        temperature=temperature,
-        report=subject.report,
+        subject.model, split, *wanted, levels=levels, temperature=temperature, **where
     )
     return {"shift": table}
 
@@ -89,25 +78,17 @@ def ensemble_rows(models: Sequence[GenerativeClassifier], subject: Subject) -> l
     ]
 
 
-def _rows(name: str, inside: Scores, outside: Scores) -> list[dict[str, Any]]:
-    """Return a row for each score of an out-of-distribution set."""
-    return [
-        {"set": name, "score": score, **_detection(score, inside[score], outside[score])}
-        for score in outside
-    ]
-
-
-def _detection(name: str, inside: Tensor, outside: Tensor) -> dict[str, float]:
-    """Compute each measure, with the ends of its 95 % interval."""
-    measures = {
-        "auroc": auroc(inside, outside),
-        "aupr": aupr(inside, outside, BOOTSTRAPS),
-        "fpr_at_95": fpr_at_95(inside, outside, BOOTSTRAPS),
-    }
-    if SCORES[name].direction == "both":
-        measures["two_tailed_auroc"] = two_tailed_auroc(inside, outside, BOOTSTRAPS)
-    return {
-        f"{measure}{end}": value
-        for measure, found in measures.items()
-        for end, value in (("", found.value), ("_low", found.low), ("_high", found.high))
-    }
+def _rows(data: str, inside: Scores, outside: Scores) -> list[dict[str, Any]]:
+    """Return a row for each score of an out-of-distribution set, with 95 % intervals."""
+    rows = []
+    for score in outside:
+        pair = inside[score], outside[score]
+        measures = {"auroc": auroc(*pair), "aupr": aupr(*pair, BOOTSTRAPS)}
+        measures["fpr_at_95"] = fpr_at_95(*pair, BOOTSTRAPS)
+        if SCORES[score].direction == "both":
+            measures["two_tailed_auroc"] = two_tailed_auroc(*pair, BOOTSTRAPS)
+        row: dict[str, Any] = {"set": data, "score": score}
+        for name, found in measures.items():
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        rows.append(row)
+    return rows

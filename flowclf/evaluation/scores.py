@@ -5,7 +5,7 @@ scores are normalised log-densities: it is not listed twice.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -233,11 +233,11 @@ def _told(model: GenerativeClassifier, x: Tensor, noisy: Tensor, centre: float |
     exact = encoding.log_det is not None
     posterior = model.densities(encoding.z).log_posterior if exact else model.log_posterior(x)
     log_posterior = posterior.cpu().double()
-    told = Told(_nll_per_dim(model, noisy), log_posterior, *_latent(model, encoding.z))
     rate = None
     if encoding.mean is not None and encoding.log_var is not None:
         rate = gaussian_kl(encoding.mean, encoding.log_var).cpu().double()
-    return replace(told, rate=rate, centre=centre)
+    nll = _nll_per_dim(model, noisy)
+    return Told(nll, log_posterior, *_latent(model, encoding.z), rate, centre)
 
 
 def _nll_per_dim(model: GenerativeClassifier, noisy: Tensor) -> Tensor | None:

@@ -75,16 +75,15 @@ def _measured(
     model: GenerativeClassifier, split: Split, seed: int, temperature: float | None
 ) -> dict[str, float]:
     p = predict_split(model, split, seed)
-    scaled = {}
+    found = {
+        "accuracy": metrics.accuracy(p.log_posterior, p.y),
+        "ece": expected_calibration_error(p.log_posterior, p.y),
+        "negative_log_posterior_nats": metrics.negative_log_posterior(p.log_posterior, p.y),
+    }
     if temperature is not None:
         log_posterior = scale(p.log_posterior, temperature)
-        scaled["ece_scaled"] = expected_calibration_error(log_posterior, p.y)
-    values = (
-        metrics.accuracy(p.log_posterior, p.y),
-        expected_calibration_error(p.log_posterior, p.y),
-        metrics.negative_log_posterior(p.log_posterior, p.y),
-    )
-    return dict(zip(METRICS, values, strict=True)) | scaled
+        found["ece_scaled"] = expected_calibration_error(log_posterior, p.y)
+    return found
 
 
 def _average(rows: list[dict[str, Any]], severity: int | None) -> dict[str, Any]:

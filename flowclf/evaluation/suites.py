@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from math import isnan
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +19,7 @@ from flowclf.evaluation.calibration import (
     reliability,
     wilson_interval,
 )
-from flowclf.evaluation.clustering import (
-    class_distances,
-    cluster_scores,
-    fitted_accuracy,
-    kmeans,
-)
+from flowclf.evaluation.clustering import class_distances, cluster_scores, fitted_accuracy, kmeans
 from flowclf.evaluation.context import MOST_TRAINING, Predictions, Subject
 from flowclf.evaluation.exactness import has_inverse, inverse_errors, points, precision_errors
 from flowclf.evaluation.explain import explain_suite
@@ -103,26 +98,17 @@ def paper_calibration_suite(subject: Subject) -> dict[str, Any]:
     Not comparable with others: all class probabilities are pooled, and a perfectly calibrated
     predictor has an ECE of about 0.5 %.
     """
-    p = subject.predictions
-    versions: tuple[Literal["published", "draft"], ...] = ("published", "draft")
-    return {
-        "paper_calibration": [
-            {"version": v, **paper_calibration(p.log_posterior, p.y, v)} for v in versions
-        ]
-    }
+    p, versions = subject.predictions, ("published", "draft")
+    found = [{"version": v, **paper_calibration(p.log_posterior, p.y, v)} for v in versions]
+    return {"paper_calibration": found}
 
 
 def reliability_suite(subject: Subject) -> dict[str, Any]:
     """List the 15 bins of the ECE, None in empty ones: rows of `reliability`."""
     p = subject.predictions
     found = reliability(p.log_posterior, p.y)
-    columns = {
-        "low": found.edges[:-1],
-        "high": found.edges[1:],
-        "count": found.count,
-        "confidence": found.confidence,
-        "accuracy": found.accuracy,
-    }
+    columns = {"low": found.edges[:-1], "high": found.edges[1:], "count": found.count}
+    columns |= {"confidence": found.confidence, "accuracy": found.accuracy}
     rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     known = ([None if isnan(value) else value for value in row] for row in rows)
     return {"reliability": [dict(zip(columns, row, strict=True)) for row in known]}
@@ -146,17 +132,16 @@ def recalibration_suite(subject: Subject) -> dict[str, Any]:
         name: kind().fit(known.log_posterior, known.y).transform(p.log_posterior)
         for name, kind in RECALIBRATIONS.items()
     }
-    return {
-        "recalibration": [
-            {
-                "method": name,
-                "accuracy": metrics.accuracy(log_posterior, p.y),
-                **calibration(replace(p, log_posterior=log_posterior)),
-                "brier": brier_score(log_posterior, p.y),
-            }
-            for name, log_posterior in {"none": p.log_posterior, **after}.items()
-        ]
-    }
+    rows = [
+        {
+            "method": name,
+            "accuracy": metrics.accuracy(log_posterior, p.y),
+            **calibration(replace(p, log_posterior=log_posterior)),
+            "brier": brier_score(log_posterior, p.y),
+        }
+        for name, log_posterior in {"none": p.log_posterior, **after}.items()
+    ]
+    return {"recalibration": rows}
 
 
 def bound_suite(subject: Subject) -> dict[str, Any]:
@@ -176,12 +161,8 @@ def bound_suite(subject: Subject) -> dict[str, Any]:
     with torch.no_grad(), evaluating(model):
         elbo = torch.cat([model.elbo(part) for part in x.split(20)])
     many = importance_bounds(model, x, options.draws, subject.seed)
-    return {
-        "bound": [
-            {"draws": 1, "log_prob_nats": _mean(elbo)},
-            {"draws": options.draws, "log_prob_nats": _mean(many)},
-        ]
-    }
+    bounds = ((1, elbo), (options.draws, many))
+    return {"bound": [{"draws": draws, "log_prob_nats": _mean(v)} for draws, v in bounds]}
 
 
 def likelihood_suite(subject: Subject) -> dict[str, Any]:

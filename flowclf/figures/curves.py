@@ -28,9 +28,8 @@ def corruption_figure(tables: Mapping[str, Rows]) -> Figure:
             families = [row for row in rows if row["family"] != "mean"]
             points = averages((int(row["severity"]), float(row[metric])) for row in families)
             draw_curve(axes, points, line_style(k, len(tables)), system)
-        axes.set_ylabel(find_metric(metric).label)
+        axes.set(xlabel="severity of the corruptions", ylabel=find_metric(metric).label)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("severity of the corruptions")
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.axes[0].legend(fontsize=8)
     return figure
@@ -45,25 +44,17 @@ def attack_figure(curves: Mapping[str, Rows]) -> Figure:
     detected = {name: rows for name, rows in curves.items() if rows[0]["auroc"] is not None}
     panels = 2 if detected else 1
     figure = new_figure(3.6 * panels, 3.2)
-    grid = figure.subplots(1, panels, squeeze=False)[0]
-    _draw_attacks(grid[0], curves, list(curves), "accuracy")
-    grid[0].set_ylabel("accuracy")
-    grid[0].legend(fontsize=8)
+    grid, styles = figure.subplots(1, panels, squeeze=False)[0], _line_styles([*curves])
+    labels = {"accuracy": "accuracy", "auroc": "AUROC of noticing it by −log q(x)"}
     if detected:
         grid[1].axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-        _draw_attacks(grid[1], detected, list(curves), "auroc")
-        grid[1].set_ylabel("AUROC of noticing it by −log q(x)")
+    for axes, own, (metric, label) in zip(grid, (curves, detected), labels.items(), strict=False):
+        for name, rows in own.items():
+            points = sorted((row["epsilon"], row[metric]) for row in rows)
+            axes.plot(*zip(*points, strict=True), label=name, **styles[name])
+        axes.set(ylim=(0, 1.02), xlabel="ε, of the range of grey levels", ylabel=label)
+    grid[0].legend(fontsize=8)
     return figure
-
-
-def _draw_attacks(axes: Axes, curves: Mapping[str, Rows], systems: list[str], metric: str) -> None:
-    """Plot a line a system, in the colour of its place in `systems`."""
-    for name, rows in curves.items():
-        points = sorted((row["epsilon"], row[metric]) for row in rows)
-        style = line_style(systems.index(name), len(systems))
-        axes.plot(*zip(*points, strict=True), label=name, **style)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("ε, of the range of grey levels")
 
 
 def low_data_figure(averages: Rows, references: Collection[str] = (), title: str = "") -> Figure:
@@ -102,12 +93,15 @@ def low_data_figure(averages: Rows, references: Collection[str] = (), title: str
 def _low_data_styles(
     names: Sequence[str], references: Collection[str]
 ) -> dict[str, dict[str, Any]]:
-    own = [name for name in names if name not in references]
     others = [name for name in names if name in references]
     grey = {"color": GREY, "linewidth": 1.2, "marker": ".", "markersize": 5, "zorder": 1.5}
-    return {name: line_style(k, len(own)) for k, name in enumerate(own)} | {
+    return _line_styles([name for name in names if name not in references]) | {
         name: {**grey, "linestyle": DASHES[k % len(DASHES)]} for k, name in enumerate(others)
     }
+
+
+def _line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    return {name: line_style(k, len(names)) for k, name in enumerate(names)}
 
 
 def information_figure(rows: Rows, samples: int | None = None, title: str = "") -> Figure:

@@ -16,7 +16,7 @@ from flowclf.evaluation.context import Scores
 from flowclf.evaluation.detection import auroc, checked_scores, roc_points
 from flowclf.evaluation.scores import SCORES
 from flowclf.figures.curves import attack_figure, corruption_figure
-from flowclf.figures.style import Figure, Rows, class_colors, new_figure, save_figure
+from flowclf.figures.style import Figure, Rows, class_colors, new_figure, save_figures
 from flowclf.support.errors import UserError
 
 __all__ = [
@@ -70,10 +70,7 @@ def evaluation_figures(
             figures[f"roc-{score}"] = roc_figure(inside[score], sets, label)
             histograms = score_histograms(inside[score], sets, label, inside_name="test set")
             figures[f"scores-{score}"] = histograms
-    paths = [folder / f"{kind}.png" for kind in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        save_figure(figure, path)
-    return paths
+    return save_figures(figures, folder)
 
 
 def _matrix(rows: Rows) -> Tensor:
@@ -127,8 +124,7 @@ def _draw_accuracy(axes: Axes, binned: Reliability) -> None:
     axes.bar(left, accuracy, width, align="edge", color=blue, alpha=0.35, edgecolor="white")
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
     axes.plot(confidence, accuracy, "o-", color=red, markersize=3.5, linewidth=1, clip_on=False)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
 def score_histograms(
@@ -151,10 +147,8 @@ def score_histograms(
     axes.stairs(_density(inside, edges), edges, **look)
     for (name, scores), color in zip(outside.items(), class_colors(len(outside)), strict=True):
         axes.stairs(_density(scores, edges), edges, color=color, linewidth=1.3, label=name)
-    axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(label)
-    axes.set_ylabel("density")
+    axes.set(xlim=(edges[0], edges[-1]), xlabel=label, ylabel="density")
     axes.legend(fontsize=LEGEND, frameon=False)
     return figure
 
@@ -194,11 +188,8 @@ def roc_figure(inside: Tensor, outside: Mapping[str, Tensor], title: str = "") -
         area = auroc(inside, scores)
         text = f"{name}: {area.value:.3f} ({area.low:.3f} to {area.high:.3f})"
         axes.plot(false.numpy(), true.numpy(), color=color, linewidth=1.3, label=text)
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
-    axes.set_aspect("equal")
-    axes.set_xlabel("false positive rate")
-    axes.set_ylabel("true positive rate")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
     axes.set_title(title, fontsize=9)
     if outside:
         axes.legend(
@@ -218,8 +209,7 @@ def confusion_figure(counts: Tensor, class_names: Sequence[str]) -> Figure:
     """
     shares = counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
     figure, axes = _map(shares.fill_diagonal_(0.0), counts.tolist(), class_names, "Reds")
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("class")
+    axes.set(xlabel="predicted", ylabel="class")
     total = int(counts.sum())
     axes.set_title(f"{total - int(counts.diagonal().sum())} errors in {total}", fontsize=9)
     return figure

@@ -11,7 +11,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
 from flowclf.evaluation.explain import Explanation, explanations
 from flowclf.figures.images import GAP, draw_images
-from flowclf.figures.style import BLUE, RED, Figure, new_figure, probability_axis, save_figure
+from flowclf.figures.style import BLUE, RED, Figure, new_figure, probability_axis, save_figures
 from flowclf.support.errors import UserError
 
 __all__ = ["explain_figure", "explanation_figures"]
@@ -40,10 +40,9 @@ def explanation_figures(
     Raises:
         UserError: a system without a decoder, or a posterior without a gradient.
     """
-    path = folder / "explain.png"
     found = explanations(model, test, rows)
-    save_figure(explain_figure(found, class_names, levels, feature_names), path)
-    return [path]
+    figure = explain_figure(found, class_names, levels, feature_names)
+    return save_figures({"explain": figure}, folder)
 
 
 def explain_figure(
@@ -85,7 +84,11 @@ def explain_figure(
     titles = ("x", "contributions", "on the way to the runner-up", "posterior")
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=8)
-    _draw_scale(figure, grid)
+    style: dict[str, Any] = {"shrink": 0.4, "aspect": 45, "pad": 0.015, "extend": "both"}
+    bar = figure.colorbar(grid[0, 1].images[0], ax=grid, location="bottom", **style)
+    bar.set_label("contribution in nats: red for the runner-up, blue for the predicted class")
+    bar.ax.xaxis.label.set_fontsize(7)
+    bar.ax.tick_params(labelsize=6)
     return figure
 
 
@@ -118,15 +121,6 @@ def _draw_path(axes: Axes, each: Explanation) -> None:
     axes.yaxis.tick_right()
     axes.set_box_aspect(1 / CURVES)
     axes.spines[["top", "left"]].set_visible(False)
-
-
-def _draw_scale(figure: Figure, grid: Any) -> None:
-    """Draw the colour bar of the contributions of all rows."""
-    style: dict[str, Any] = {"shrink": 0.4, "aspect": 45, "pad": 0.015, "extend": "both"}
-    bar = figure.colorbar(grid[0, 1].images[0], ax=grid, location="bottom", **style)
-    bar.set_label("contribution in nats: red for the runner-up, blue for the predicted class")
-    bar.ax.xaxis.label.set_fontsize(7)
-    bar.ax.tick_params(labelsize=6)
 
 
 def _table_figure(

@@ -81,8 +81,7 @@ def latent_figure(
     figure = new_figure(5.6, 4.6)
     axes = figure.add_subplot()
     _draw_gaussians(axes, z, y, means, std, class_names)
-    axes.set_xlabel("first direction of the class means")
-    axes.set_ylabel("second direction")
+    axes.set(xlabel="first direction of the class means", ylabel="second direction")
     axes.set_title("test set in the plane of the class means", fontsize=9)
     return figure
 
@@ -110,20 +109,16 @@ def _draw_gaussians(
     for k, color in enumerate(class_colors(len(class_names))):
         own = points[y == k]
         axes.scatter(own[:, 0], own[:, 1], s=7, color=color, alpha=0.5, linewidths=0)
-        _mark_mean(axes, centres[k], (basis * std[k].square()) @ basis.T, color)
+        # A cross, and the ellipse of two standard deviations.
+        variances, directions = torch.linalg.eigh((basis * std[k].square()) @ basis.T)
+        width, height = (4 * variances.clamp_min(0).sqrt()).tolist()
+        angle = float(torch.atan2(directions[1, 0], directions[0, 0]).rad2deg())
+        across, up = centres[k].tolist()
+        axes.scatter(across, up, marker="X", s=60, color=color, edgecolors="white", zorder=3)
+        style = {"fill": False, "color": color, "linewidth": 0.9, "alpha": 0.8}
+        axes.add_patch(Ellipse((across, up), width, height, angle=angle, **style))
         _write_name(axes, own.mean(0) if len(own) else centres[k], class_names[k], color)
     axes.set_aspect("equal")
-
-
-def _mark_mean(axes: Axes, mean: Tensor, covariance: Tensor, color: str) -> None:
-    """Draw a cross, and the ellipse of two standard deviations of a covariance (2, 2)."""
-    variances, directions = torch.linalg.eigh(covariance)
-    width, height = (4 * variances.clamp_min(0).sqrt()).tolist()
-    angle = float(torch.atan2(directions[1, 0], directions[0, 0]).rad2deg())
-    x, y = mean.tolist()
-    axes.scatter(x, y, marker="X", s=60, color=color, edgecolors="white", zorder=3)
-    style = {"fill": False, "color": color, "linewidth": 0.9, "alpha": 0.8}
-    axes.add_patch(Ellipse((x, y), width, height, angle=angle, **style))
 
 
 def _write_name(axes: Axes, place: Tensor, name: str, color: str) -> None:

@@ -9,7 +9,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Dataset, Split
 from flowclf.figures.images import sample_figure
 from flowclf.figures.latent import embedded_latents, latent_figure
-from flowclf.figures.style import Figure, save_figure
+from flowclf.figures.style import Figure, save_figures
 from flowclf.latent.gaussian import Around
 from flowclf.support.seeding import generator_for
 
@@ -27,9 +27,7 @@ def run_figures(
     figures = {"latent": draw_latents(model, test, names)}
     if dataset.levels and model.can_sample:
         figures = {"samples": draw_samples(model, names, dataset.levels)} | figures
-    for name, figure in figures.items():
-        save_figure(figure, folder / f"{name}.png")
-    return [folder / f"{name}.png" for name in figures]
+    return save_figures(figures, folder)
 
 
 def draw_samples(model: GenerativeClassifier, class_names: Sequence[str], levels: int) -> Figure:

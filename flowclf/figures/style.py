@@ -26,6 +26,7 @@ __all__ = [
     "new_figure",
     "probability_axis",
     "save_figure",
+    "save_figures",
 ]
 
 Rows = Sequence[Mapping[str, Any]]
@@ -67,6 +68,14 @@ def save_figure(figure: figure.Figure, path: Path) -> None:
     if path.suffix not in FORMATS:
         raise UserError(f"expected a file ending in {', '.join(FORMATS)}, got {path.name!r}")
     write_whole(path, lambda part: figure.savefig(part, dpi=DPI))
+
+
+def save_figures(figures: Mapping[str, figure.Figure], folder: Path) -> list[Path]:
+    """Write each figure to NAME.png in a folder; return their paths."""
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, each in zip(paths, figures.values(), strict=True):
+        save_figure(each, path)
+    return paths
 
 
 def class_colors(classes: int) -> list[str]:

@@ -92,8 +92,7 @@ def trajectory_figure(
     # Dark to light.
     colors = [to_hex(colormaps["plasma"](0.9 * k / max(1, steps - 1))) for k in range(steps)]
     _draw_path(axes, path, colors)
-    axes.set_xlabel("first direction of the class means")
-    axes.set_ylabel("second direction")
+    axes.set(xlabel="first direction of the class means", ylabel="second direction")
     axes.set_title("one image's way through the plane of the class means", fontsize=9)
     grid = lower.subplots(lines, per_line, squeeze=False).flatten()
     for k, thumbnail in enumerate(grid):
@@ -135,8 +134,7 @@ def _numbered(path: Tensor, apart: float) -> set[int]:
 
 def _draw_thumbnail(axes: Axes, trajectory: Trajectory, k: int, levels: int, color: str) -> None:
     axes.imshow(image_grid(trajectory.images[None, k : k + 1], levels).numpy())
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color=color, linewidth=2.5)
     axes.set_title(str(k), fontsize=8)
     axes.set_xlabel(f"{trajectory.labels[k]}\n{trajectory.latent_nll[k]:.0f} nats", fontsize=7)

@@ -1,6 +1,6 @@
 """Decoded walks in latent space: between test images, class means, and classes through a sample."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -197,7 +197,7 @@ def ambiguous_walk(
                 "two different ones, and train the model first"
             )
         points = (steps - 1) * FINE + 1
-        path = ROUTES[route](z[0], means, points)
+        path = _path(route, z[0], means, points)
         shown = path[::FINE]
         if gallery is None:
             images = model.decode(shown)
@@ -235,23 +235,14 @@ def ambiguous_walk_figure(
     return figure
 
 
-def _parallel_path(z: Tensor, means: Tensor, points: int) -> Tensor:
-    """Return (P, D) on the line through z (D,) along that of the means (2, D), past both."""
-    direction = means[1] - means[0]
-    reach = ((means - z) @ direction / direction.square().sum()).abs().max()
-    return z + torch.linspace(-1, 1, points).to(z)[:, None] * reach * direction
-
-
-def _path_of_means(z: Tensor, means: Tensor, points: int) -> Tensor:
-    """Return (P, D) on the lines from one mean (2, D) to z (D,) and from there to the other."""
+def _path(route: str, z: Tensor, means: Tensor, points: int) -> Tensor:
+    """Return (P, D) on the route by z (D,) and two means (2, D), see `ambiguous_walk`."""
+    if route == "parallel":  # past both
+        direction = means[1] - means[0]
+        reach = ((means - z) @ direction / direction.square().sum()).abs().max()
+        return z + torch.linspace(-1, 1, points).to(z)[:, None] * reach * direction
     weights = torch.linspace(0, 1, points // 2 + 1).to(z)[:, None]
     return torch.cat((means[0].lerp(z, weights), z.lerp(means[1], weights[1:])))
-
-
-ROUTES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "parallel": _parallel_path,
-    "means": _path_of_means,
-}
 
 
 def _draw_posterior(axes: Axes, walk: AmbiguousWalk, class_names: Sequence[str]) -> None:

@@ -62,15 +62,8 @@ class Sweep:
         self, beta: float | None, setting: Nested, seed: int, shape: Shape
     ) -> tuple[Nested, RunConfig]:
         layers = [self.overrides, *(nest(key, value) for key, value in setting.items())]
-        config = make_config(
-            self.system,
-            self.data,
-            shape,
-            preset=self.preset,
-            seed=seed,
-            beta=beta,
-            overrides=layers,
-        )
+        own: Nested = {"preset": self.preset, "seed": seed, "beta": beta, "overrides": layers}
+        config = make_config(self.system, self.data, shape, **own)
         return {} if beta is None else {"beta": beta}, config
 
 
@@ -190,7 +183,7 @@ def read_plan(folder: Path) -> Plan:
 
 def _point(sweep: Sweep, beta: Nested, config: RunConfig) -> Point:
     varied = {**beta, **{key: _value(config, key) for key in sweep.grid}}
-    parts = [f"{key}={_plain(value)}" for key, value in varied.items()]
+    parts = [f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in varied.items()]
     name = "-".join([sweep.system, *parts, f"seed={config.seed}"])
     return Point(re.sub(r"[^\w.=+-]+", "_", name), varied, config)
 
@@ -204,13 +197,12 @@ def _write(plan: Plan) -> None:
         document = {
             "shape": list(plan.shape),
             "data_dir": plan.data_dir and str(plan.data_dir),
-            "points": [_document(point) for point in points.values()],
+            "points": [
+                {"name": point.name, "varied": point.varied, "config": point.config.to_dict()}
+                for point in points.values()
+            ],
         }
         write_yaml(file, document)
-
-
-def _document(point: Point) -> Nested:
-    return {"name": point.name, "varied": point.varied, "config": point.config.to_dict()}
 
 
 def _read_point(document: Nested, shape: Shape) -> Point:
@@ -218,15 +210,9 @@ def _read_point(document: Nested, shape: Shape) -> Point:
     # The name is that of the run's folder.
     if not (isinstance(varied, dict) and isinstance(name, str) and NAME.fullmatch(name)):
         raise ValueError(f"{name!r} is no name of a run")
-    config = make_config(
-        settings["system"],
-        settings["dataset"],
-        shape,
-        preset=settings["preset"],
-        seed=settings["seed"],
-        overrides=[{key: value for key, value in settings.items() if key not in NAMES}],
-    )
-    return Point(name, varied, config)
+    own: Nested = {key: settings[key] for key in NAMES}
+    layers = [{key: value for key, value in settings.items() if key not in NAMES}]
+    return Point(name, varied, make_config(shape=shape, overrides=layers, **own))
 
 
 def _log_spaced(first: float, last: float, count: int) -> tuple[float, ...]:
@@ -243,7 +229,3 @@ def _value(config: RunConfig, key: str) -> Any:
     for part in key.split("."):
         found = found[part]
     return found
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

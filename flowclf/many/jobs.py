@@ -1,4 +1,4 @@
-"""Jobs: a run to train and evaluate, or baselines to fit to the samples of one."""
+"""Jobs: each trains and evaluates a run, or fits baselines to the samples of one."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Job:
             return Outcome(self.name, failure=first_line(error))
 
     def killed(self) -> Outcome:
-        """Record that the process of the job was killed each time it was tried."""
-        outcome = Outcome(self.name, failure="its process was killed at each try (out of memory?)")
-        if not self.baselines and outcome.failure:
-            Run(self.path).write_failure(outcome.failure)
-        return outcome
+        """Record a failure of a job whose process was killed at each try."""
+        failure = "its process was killed at each try (out of memory?)"
+        if not self.baselines:
+            Run(self.path).write_failure(failure)
+        return Outcome(self.name, failure=failure)
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,16 @@ def check_folder(job: Job) -> None:
         return
     found = run.read_config()[0]
     if found != job.config:
+        old, new = flatten(found.to_dict()), flatten(job.config.to_dict())
+        key = next(key for key in old | new if old.get(key) != new.get(key))
         raise UserError(
-            f"{job.path} has other settings: {_difference(found, job.config)}; "
-            "choose another --out, or remove that run"
+            f"{job.path} has other settings: {key} is {old.get(key)!r} there, and {new.get(key)!r} "
+            "was asked for; choose another --out, or remove that run"
         )
 
 
 def check_trainable(config: RunConfig, dataset: Dataset) -> None:
-    """Check that a run can be trained, by building all that it needs.
+    """Check that a run can be trained, by building its model and augmentation.
 
     Raises:
         UserError: settings that do not fit the data.
@@ -132,7 +134,7 @@ def _train(job: Job) -> Outcome:
 
 
 def _fit_baselines(job: Job) -> Outcome:
-    """Fit the baselines, and record them in their file."""
+    """Fit the baselines and write their file."""
     config, dataset = job.config, load_data(job.config, job.data_dir)
     training, _, test = splits(config, dataset)
     try:
@@ -146,7 +148,7 @@ def _fit_baselines(job: Job) -> Outcome:
 
 
 def _subset_facts(config: RunConfig) -> dict[str, Any]:
-    """Return everything that decides which samples baselines are fitted to."""
+    """Return the settings that decide which samples the baselines are fitted to."""
     return {"data": config.dataset, "seed": config.seed, **config.data.model_dump(mode="json")}
 
 
@@ -158,7 +160,7 @@ def _row(config: RunConfig, found: Row) -> Row:
 
 
 def _notes(config: RunConfig, training: Split, found: Sequence[Row]) -> list[str]:
-    """Explain where baselines are less than their names say."""
+    """Note where QDA is missing or reduced, and where samples are left out."""
     size, samples = f"n = {config.data.train_size}", found[0]["samples"]
     qda = next((row["system"] for row in found if row["system"].startswith("QDA")), None)
     notes = []
@@ -169,10 +171,3 @@ def _notes(config: RunConfig, training: Split, found: Sequence[Row]) -> list[str
     if samples < len(training.labelled()):
         notes.append(f"{size}: baselines are fitted to {samples:,} samples")
     return notes
-
-
-def _difference(found: RunConfig, wanted: RunConfig) -> str:
-    """Name the first setting that differs."""
-    old, new = flatten(found.to_dict()), flatten(wanted.to_dict())
-    key = next(key for key in old | new if old.get(key) != new.get(key))
-    return f"{key} is {old.get(key)!r} there, and {new.get(key)!r} was asked for"

@@ -1,4 +1,4 @@
-"""Execution of plans: jobs that are left run, states are read, a sweep's results are written."""
+"""Execution of plans: run the jobs that are left, read states, write a sweep's results."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -101,7 +101,7 @@ def execute(
         record: called with None before the first new outcome, and with each before it is yielded.
         retry_failed: try jobs again that have failed.
         engine: where the jobs run.
-        wait: wait for jobs that another process is at, instead of yielding them as busy.
+        wait: wait for jobs that another process holds, instead of yielding them as busy.
     """
     waiting = []
     for job in jobs:
@@ -120,7 +120,7 @@ def execute(
 
 
 def _until_free(jobs: list[Job], workers: int, engine: Engine) -> Iterator[Outcome]:
-    """Run all jobs, also those that another process is at once it has ended."""
+    """Run all jobs; those that another process holds, once it has ended."""
     while jobs:
         busy = set()
         for outcome in engine(jobs, workers):

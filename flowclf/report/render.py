@@ -14,19 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from flowclf.config import nested
+from flowclf.report import table
 from flowclf.report.collect import Collection, Entry, collect
 from flowclf.report.pictures import beta_curves, folder_pictures, pictured_runs, task_name
 from flowclf.report.rows import MAIN, Row, by_task, make_rows, ranked, varied_settings
 from flowclf.report.settings import common_settings
-from flowclf.report.table import (
-    IDENTITY,
-    comparison_table,
-    environment_table,
-    run_details,
-    seeds_table,
-    settings_table,
-    short,
-)
+from flowclf.report.table import IDENTITY, short
 from flowclf.support.atomic_files import write_text
 from flowclf.support.errors import UserError
 
@@ -79,7 +72,7 @@ def _content(found: Collection) -> dict[str, Any]:
     rows = make_rows(found, varied)
     anchors = {entry.name: f"run-{k}" for k, entry in enumerate(entries, 1)}
     pictures, shared = pictured_runs(rows), folder_pictures(found.pictures)
-    details = [run_details(e, anchors[e.name], pictures.get(e.name, ())) for e in entries]
+    details = [table.run_details(e, anchors[e.name], pictures.get(e.name, ())) for e in entries]
     common = common_settings([entry.settings for entry in entries])
     return {
         "title": title(entries),
@@ -87,17 +80,17 @@ def _content(found: Collection) -> dict[str, Any]:
         "tasks": [(task_name(*task), _bests(group)) for task, group in by_task(rows).items()],
         "anchors": anchors,
         "unfinished": found.unfinished,
-        "comparison": comparison_table(rows, varied, anchors),
+        "comparison": table.comparison_table(rows, varied, anchors),
         "comparison_main": len(IDENTITY) + len(varied) + len(MAIN),
-        "seeds": seeds_table(rows, varied),
+        "seeds": table.seeds_table(rows, varied),
         "figures": [*beta_curves(rows, varied), *shared],
         "figures_left_out": len(found.pictures) - len(shared),
         "runs": details,
         "pictured": len(pictures),
         "left_out": sum(each.has_figures for each in details) - len(pictures),
-        "differences": settings_table(entries),
+        "differences": table.settings_table(entries),
         "common": yaml.safe_dump(nested(common), sort_keys=False, allow_unicode=True),
-        "environment": environment_table(entries),
+        "environment": table.environment_table(entries),
     }
 
 
@@ -157,30 +150,28 @@ def _bests(rows: Sequence[Row]) -> list[Best]:
     """Return the best of a task by error, ECE and bits/dim, where there are such numbers."""
     error, ece, bits = (ranked(rows, name) for name in ("accuracy", "ece", "bits_per_dim"))
     several = len(rows) > 1
-    found = [_best_error(error, several)] if error else []
+    found = []
+    if error:
+        value = f"{100 * (1 - _value(error[0], 'accuracy')):.2f} %"
+        found.append(Best("lowest error" * several or "error", value, error[0], _interval(error)))
     if ece:
         value = f"{100 * _value(ece[0], 'ece'):.2f} %"
-        found.append(Best("lowest ECE" if several else "ECE", value, ece[0], "15 bins"))
+        found.append(Best("lowest ECE" * several or "ECE", value, ece[0], "15 bins"))
     if bits:
         value = f"{_value(bits[0], 'bits_per_dim'):.3f}"
         note = f"{bits[0].values.get('density', '')} log-likelihood".strip()
-        label = "fewest bits/dim" if several else "bits/dim"
-        found.append(Best(label, value, bits[0], note))
+        found.append(Best("fewest bits/dim" * several or "bits/dim", value, bits[0], note))
     return found
 
 
-def _best_error(order: Sequence[Row], several: bool) -> Best:
-    first = order[0]
-    value = f"{100 * (1 - _value(first, 'accuracy')):.2f} %"
-    label = "lowest error" if several else "error"
-    low, high = first.number("accuracy_low"), first.number("accuracy_high")
+def _interval(order: Sequence[Row]) -> str:
+    """Write the interval of the best error, and how many other runs lie within."""
+    low, high = order[0].number("accuracy_low"), order[0].number("accuracy_high")
     if low is None or high is None:
-        return Best(label, value, first)
-    note = f"95 % interval {100 * (1 - high):.2f} to {100 * (1 - low):.2f} %"
+        return ""
     near = sum(_value(row, "accuracy") >= low for row in order[1:])
-    if near:
-        note += f"; {near} other {'run lies' if near == 1 else 'runs lie'} within"
-    return Best(label, value, first, note)
+    others = f"; {near} other {'run lies' if near == 1 else 'runs lie'} within" if near else ""
+    return f"95 % interval {100 * (1 - high):.2f} to {100 * (1 - low):.2f} %{others}"
 
 
 def _value(row: Row, name: str) -> float:

@@ -26,8 +26,8 @@ from flowclf.data import Dataset, Split
 from flowclf.models import load, load_weights, save_weights, systems_with
 from flowclf.runs import Run, facts_of
 from flowclf.settings import DataFacts
-from flowclf.sklearn.params import SEEDS, draw_seed, plain, plain_labels, sections
-from flowclf.sklearn.samples import as_rows, grey_levels, image_shape, to_tensor
+from flowclf.sklearn import convert
+from flowclf.sklearn.convert import as_rows, plain, to_tensor
 from flowclf.support import validate
 from flowclf.support.atomic_files import check_new, write_yaml
 from flowclf.support.devices import pick_device
@@ -129,8 +129,8 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
             TrainingDiverged: a loss that is not finite.
             KeyboardInterrupt: Ctrl-C, between two steps.
         """
-        images = image_shape(X, self.shape)
-        levels = grey_levels(images, self.levels)
+        images = convert.image_shape(X, self.shape)
+        levels = convert.grey_levels(images, self.levels)
         rows, y = validate_data(self, as_rows(X, images), y, dtype=np.float32)
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
@@ -140,7 +140,10 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
                 "add samples of another class"
             )
         x = to_tensor(rows, images or rows.shape[1:], levels)
-        config, data = self._make_config(x), _dataset(x, labels, classes, levels)
+        training = Split(x, torch.from_numpy(labels.astype(np.int64)))
+        # The loop ends with an evaluation, of which nothing is kept: one sample is enough.
+        test, names = training.take(slice(1)), tuple(map(str, classes.tolist()))
+        config, data = self._make_config(x), Dataset(DATASET, training, test, names, levels)
         try:
             trained = train(config, data, device=self.device)
         except Interrupted as stop:
@@ -205,7 +208,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         random = check_random_state(self.random_state if random_state is None else random_state)
         labels = self._labels(n_samples, y, random)
         device = self.model_.mixture.device
-        generator = torch.Generator(device).manual_seed(int(random.randint(SEEDS)))
+        generator = torch.Generator(device).manual_seed(int(random.randint(convert.SEEDS)))
         parts = torch.from_numpy(labels).to(device).split(BATCH_SIZE)
         with _computing(self.model_):
             x = torch.cat([self.model_.sample(part, temperature, generator) for part in parts])
@@ -226,7 +229,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         check_new(run.folder)
         state = {
             "params": plain(self.get_params(deep=False)) | {"random_state": self._fixed_state()},
-            "classes": plain_labels(self.classes_),
+            "classes": convert.plain_labels(self.classes_),
             "dtype": str(self.classes_.dtype),
             "n_features_in": self.n_features_in_,
             "feature_names_in": None if names is None else names.tolist(),
@@ -276,15 +279,10 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
     def _make_config(self, x: Tensor) -> RunConfig:
         loop = {"epochs": plain(self.epochs), "batch_size": plain(self.batch_size)}
         given = {name: value for name, value in loop.items() if value is not None}
-        return make_config(
-            self.system,
-            DATASET,
-            tuple(x.shape[1:]),
-            preset=self.preset,
-            seed=draw_seed(self.random_state),
-            beta=plain(self.beta),
-            overrides=[sections(plain(self.settings)), {"train": given}],
-        )
+        overrides = [convert.sections(plain(self.settings)), {"train": given}]
+        own = {"preset": self.preset, "beta": plain(self.beta), "overrides": overrides}
+        seed = convert.draw_seed(self.random_state)
+        return make_config(self.system, DATASET, tuple(x.shape[1:]), seed=seed, **own)
 
     def _fixed_state(self) -> int | None:
         """Return `random_state` in a form that YAML can hold."""
@@ -324,11 +322,9 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
             raise UserError(f"expected y, one label or labels (n,), got shape {labels.shape}")
         numbers = {label: number for number, label in enumerate(self.classes_.tolist())}
         asked = labels.tolist()
-        strange = [
-            label for label in asked if not isinstance(label, Hashable) or label not in numbers
-        ]
-        if strange:
-            raise UserError(f"expected labels among {list(numbers)}, got {strange[0]!r}")
+        for label in asked:
+            if not isinstance(label, Hashable) or label not in numbers:
+                raise UserError(f"expected labels among {list(numbers)}, got {label!r}")
         return np.array([numbers[label] for label in asked], np.int64)
 
 
@@ -337,10 +333,3 @@ def _computing(model: Model) -> Iterator[None]:
     """Switch to eval mode without gradients or draws from torch's global generator."""
     with torch.no_grad(), classifier.evaluating(model), private_rng(0, model.mixture.device):
         yield
-
-
-def _dataset(x: Tensor, labels: Array, classes: Array, levels: int | None) -> Dataset:
-    training = Split(x, torch.from_numpy(labels.astype(np.int64)))
-    # The loop ends with an evaluation, of which nothing is kept: one sample is enough.
-    test = training.take(slice(1))
-    return Dataset(DATASET, training, test, tuple(map(str, classes.tolist())), levels)
