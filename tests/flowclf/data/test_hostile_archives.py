@@ -94,7 +94,7 @@ OTHERS = [(tarfile.CHRTYPE, ""), (tarfile.FIFOTYPE, ""), (tarfile.DIRTYPE, "")]
 def test_only_plain_files_are_read(tmp_path: Path, kind: tuple[bytes, str]) -> None:
     members = (member("other"), b"x"), (member("wanted", *kind), b"")
     path = tar(tmp_path / "x.tar.gz", *members)
-    refused(lambda: read(path), "x.tar.gz: expected a plain file, got a .* 'wanted'")
+    refused(lambda: read(path), "x.tar.gz: expected a plain file, got a link, .* 'wanted'")
 
 
 def summed(block: bytearray) -> bytes:
