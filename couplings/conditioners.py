@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from couplings.core import Shape, ShapeError
-from couplings.ops.dispatch import in_torch_func
+from couplings.ops.dispatch import keeps_channels_last, prefers_channels_last
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -133,20 +133,10 @@ class ConvNet(nn.Module):
         if context is not None:
             planes = context[:, :, None, None].expand(-1, -1, *x.shape[2:])
             x = torch.cat((x, planes), dim=1)
-        if _prefers_channels_last(x):
+        if prefers_channels_last(x):
             x = x.contiguous(memory_format=torch.channels_last)
         out: Tensor = self.layers(x)
-        return out.contiguous()
-
-
-def _prefers_channels_last(x: Tensor) -> bool:
-    """Return True where convolutions would otherwise reorder each of their inputs and outputs.
-
-    oneDNN does so on a CPU (a tenth of a training step), cuDNN for tensor cores in 16 bits.
-    """
-    if in_torch_func():
-        return False
-    return x.device.type == "cpu" or torch.is_autocast_enabled(x.device.type)
+        return out if keeps_channels_last(x) else out.contiguous()
 
 
 def kaiming_linear(

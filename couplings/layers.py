@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from couplings.core import Invertible, Shape, ShapeError, constant_log_det, sum_log_det
+from couplings.ops.dispatch import keeps_channels_last
 from couplings.ops.matmul import rotate, unrotate
 
 __all__ = [
@@ -219,7 +220,8 @@ class Logistic(Invertible):
 class SpaceToDepth(Invertible):
     """Space to depth: (C, H, W) -> (C·fh·fw, H/fh, W/fw), each fh x fw patch to channels by rows.
 
-    Channel order is c0: top-left, top-right, bottom-left, bottom-right; c1: … . log_det = 0.
+    Channel order is c0: top-left, top-right, bottom-left, bottom-right; c1: … . log_det = 0. Where
+    convolutions want channels innermost in memory, so is the result, and all maps after it.
 
     Args:
         shape: (C, H, W).
@@ -242,8 +244,12 @@ class SpaceToDepth(Invertible):
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         (c, _, _), (_, h, w), (fh, fw) = self.in_shape, self.out_shape, self.factor
-        patches = x.reshape(x.shape[0], c, h, fh, w, fw).permute(0, 1, 3, 5, 2, 4)
-        return patches.reshape(x.shape[0], *self.out_shape), constant_log_det(x, 0.0)
+        patches = x.reshape(x.shape[0], c, h, fh, w, fw)
+        if keeps_channels_last(x):
+            innermost = patches.permute(0, 2, 4, 1, 3, 5).reshape(x.shape[0], h, w, c * fh * fw)
+            return innermost.permute(0, 3, 1, 2), constant_log_det(x, 0.0)
+        channels = patches.permute(0, 1, 3, 5, 2, 4).reshape(x.shape[0], *self.out_shape)
+        return channels, constant_log_det(x, 0.0)
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         (c, _, _), (_, h, w), (fh, fw) = self.in_shape, self.out_shape, self.factor

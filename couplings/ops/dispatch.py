@@ -73,7 +73,7 @@ def define(
     torch.library.register_fake(qualified, fake)
     if triton is not None:
         torch.library.impl(qualified, "CUDA", _lazy(triton, name, eager))
-    if native_cpu is not None and native.available():
+    if native_cpu is not None and native.COMPILED:
         torch.library.impl(qualified, "CPU", _native(native_cpu, name))
     if setup is not None and backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup)
@@ -146,6 +146,21 @@ def empty_laid_out_as(like: Tensor, shape: Any, dtype: torch.dtype | None = None
 def is_channels_last(tensor: Tensor) -> bool:
     """Return True if the channels, or a slice of them, are innermost in memory."""
     return tensor.dim() == 4 and tensor.stride(1) == 1 and tensor.shape[1] > 1
+
+
+def prefers_channels_last(x: Tensor) -> bool:
+    """Return True where convolutions would otherwise reorder each of their inputs and outputs.
+
+    oneDNN does so on a CPU (a tenth of a training step), cuDNN for tensor cores in 16 bits.
+    """
+    if in_torch_func():
+        return False
+    return x.is_cpu or (x.is_cuda and torch.is_autocast_enabled("cuda"))
+
+
+def keeps_channels_last(x: Tensor) -> bool:
+    """Return True where a flow's state stays so: PyTorch's own operators are slow in it on CPUs."""
+    return prefers_channels_last(x) and (native.COMPILED or not x.is_cpu)
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

@@ -205,7 +205,11 @@ def _setup_rotate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_rotate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     operator = backward_of(eager_rotate_backward, "rotate_backward")
-    grad_input, grad_scale, grad_offset = operator(grad, *ctx.saved_tensors, ctx.inverse)
+    z, *parameters = ctx.saved_tensors
+    if _channels_last(z):
+        # As the state is laid out, unlike the gradient of a flattened one.
+        grad = grad.contiguous(memory_format=torch.channels_last)
+    grad_input, grad_scale, grad_offset = operator(grad, z, *parameters, ctx.inverse)
     return grad_input, None, grad_scale, grad_offset, None
 
 

@@ -9,7 +9,6 @@ library the operators are those written in PyTorch, for which COUPLINGS_KERNELS=
 import ctypes
 import os
 import struct
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,24 +67,18 @@ def readable(*tensors: Tensor) -> bool:
 
 def call(name: str, dtype: torch.dtype, form: str, *numbers: float) -> None:
     """Run a kernel that computes in `dtype` on a struct of these numbers."""
-    library, parallel_for = _loaded()
+    assert not isinstance(_LOADED, str)
+    library, parallel_for = _LOADED
     getattr(library, name)(parallel_for, dtype == torch.float64, struct.pack(form, *numbers))
-
-
-def available() -> bool:
-    """Return True if compiled kernels run on this machine."""
-    return not isinstance(_load(), str)
 
 
 def description() -> str:
     """Say in one line which CPU kernels run, and if none, why."""
-    loaded = _load()
-    if isinstance(loaded, str):
-        return f"CPU kernels: PyTorch's own ({loaded})"
-    return f"CPU kernels: compiled for {Path(loaded[0]._name).stem.split('_')[1].upper()}"
+    if isinstance(_LOADED, str):
+        return f"CPU kernels: PyTorch's own ({_LOADED})"
+    return f"CPU kernels: compiled for {Path(_LOADED[0]._name).stem.split('_')[1].upper()}"
 
 
-@cache
 def _load() -> tuple[ctypes.CDLL, ctypes.c_void_p] | str:
     """Return the library and torch_parallel_for, or the reason why there is none."""
     if os.environ.get("COUPLINGS_KERNELS") == "python":
@@ -103,12 +96,6 @@ def _load() -> tuple[ctypes.CDLL, ctypes.c_void_p] | str:
     if library.kernels_version().decode() != build_native.version():
         return f"{path.name} was compiled from other sources; see `python -m couplings build`"
     return library, address
-
-
-def _loaded() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
-    loaded = _load()
-    assert not isinstance(loaded, str)
-    return loaded
 
 
 def _libtorch() -> Any:
@@ -132,3 +119,8 @@ def _position_stride(x: Tensor) -> int:
             return -1
         extent *= size
     return stride
+
+
+# Chosen once: a run computes all its numbers with the same kernels.
+_LOADED = _load()
+COMPILED = not isinstance(_LOADED, str)
