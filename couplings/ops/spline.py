@@ -145,8 +145,8 @@ def eager_spline(
     bins, bound, inverse = settings
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     x, raw = _rows(active, parameters, dtype), _per_bin(active, parameters, bins, dtype)
-    y, log_slopes = torch.empty_like(x), x.new_empty(len(x))
-    index = torch.empty_like(x, dtype=torch.int64)
+    y, log_slopes = torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(len(x))
+    index = torch.empty_like(y, dtype=torch.int64)
     for rows, order in _chunks(x):
         outputs = y[rows], log_slopes[rows], index[rows]
         fill_map(x[rows], planes_of(raw[:, rows], bins), bound, inverse, order, *outputs)
@@ -176,7 +176,7 @@ def eager_spline_backward(
     grad_log = _rows(per_sample(grad_log_det, grad).expand_as(grad), parameters, dtype)
     grad_parameters = empty_laid_out_as(parameters, parameters.shape, x.dtype)
     out = _per_bin(active, grad_parameters, bins, dtype)
-    grad_x = torch.empty_like(x)
+    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     for rows, order in _chunks(x):
         planes, numbers = planes_of(raw[:, rows], bins), (x[rows], places[rows])
         upstream = grad_y[rows], grad_log[rows]
