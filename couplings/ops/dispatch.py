@@ -1,10 +1,11 @@
-"""Registration of operators, choice of their plain definition, layout of their results."""
+"""Registration of operators, choice of their kernel, layout of tensors for them."""
 
+import struct
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.autograd import forward_ad
 
 from couplings.ops import native
 
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 # Operators that can be differentiated, by name.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {}
 
@@ -50,7 +52,7 @@ def define(
     eager: Callable[..., Any],
     fake: Callable[..., Any],
     triton: str | None = None,
-    native_cpu: str | None = None,
+    compiled: Callable[..., Any] | None = None,
     *,
     setup: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
@@ -64,7 +66,7 @@ def define(
         fake: shapes, dtypes and strides of the results.
         triton: the module of `couplings.ops` in which a function of this name is the CUDA kernel;
             imported for the first CUDA tensor.
-        native_cpu: the same for compiled CPU kernels, where `native` finds them.
+        compiled: calls the compiled CPU kernel; registered where there is one.
         setup, backward: what torch.library.register_autograd takes, if it is differentiable.
     """
     qualified = f"couplings::{name}"
@@ -73,8 +75,8 @@ def define(
     torch.library.register_fake(qualified, fake)
     if triton is not None:
         torch.library.impl(qualified, "CUDA", _lazy(triton, name, eager))
-    if native_cpu is not None and native.COMPILED:
-        torch.library.impl(qualified, "CPU", _native(native_cpu, name))
+    if compiled is not None and native.COMPILED:
+        torch.library.impl(qualified, "CPU", compiled)
     if setup is not None and backward is not None:
         torch.library.register_autograd(qualified, backward, setup_context=setup)
         _FUNCTIONS[name] = _function(getattr(torch.ops.couplings, name), setup, backward)
@@ -168,6 +170,75 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
+class Layout(NamedTuple):
+    """Order in which a kernel walks over the numbers of a sample of (B, C, ...).
+
+    Channels are rows of positions or, where channels are innermost in memory, positions are rows of
+    channels. A view (struct View of csrc/view.h) is five numbers: address, dtype and the strides of
+    samples, rows and columns.
+    """
+
+    channels_last: bool
+
+    def shape(self, x: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of one sample."""
+        positions = x.shape[2:].numel()
+        return (positions, x.shape[1]) if self.channels_last else (x.shape[1], positions)
+
+    def views(self, *tensors: Tensor | None) -> list[int]:
+        """Describe tensors to a kernel; None: one that is not there."""
+        numbers: list[int] = []
+        for x in tensors:
+            if x is None:
+                numbers += (0, 0, 0, 0, 0)
+            else:
+                sample, channel, *_ = x.stride()
+                position = _position_stride(x)
+                rows = (position, channel) if self.channels_last else (channel, position)
+                numbers += (x.data_ptr(), _DTYPES[x.dtype], sample, *rows)
+        return numbers
+
+
+def sample_view(x: Tensor) -> tuple[int, ...]:
+    """Describe (B,), a number a sample."""
+    return x.data_ptr(), _DTYPES[x.dtype], x.stride(0), 0, 0
+
+
+def matrix_view(x: Tensor) -> tuple[int, ...]:
+    """Describe a matrix or vector, the same for all samples."""
+    row, column = x.stride() if x.dim() == 2 else (0, x.stride(0))
+    return x.data_ptr(), _DTYPES[x.dtype], 0, row, column
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Return True if the kernels take all of these: dtypes, strides, and something in them."""
+    return all(x.dtype in _DTYPES and x.numel() and _position_stride(x) >= 0 for x in tensors)
+
+
+def call(name: str, dtype: torch.dtype, form: str, *numbers: float) -> None:
+    """Run a kernel that computes in `dtype` on a struct of these numbers."""
+    assert not isinstance(native.LOADED, str)
+    library, parallel_for = native.LOADED
+    getattr(library, name)(parallel_for, dtype == torch.float64, struct.pack(form, *numbers))
+
+
+def _position_stride(x: Tensor) -> int:
+    """Return the one stride of all positions of (B, C, ...), or -1 if there is none."""
+    shape, strides = x.shape[2:], x.stride()[2:]
+    if len(shape) == 2 and strides[0] == strides[1] * shape[1]:
+        return strides[1]
+    stride, extent = 0, 1
+    for size, step in zip(reversed(shape), reversed(strides), strict=True):
+        if size == 1:
+            continue
+        if extent == 1:
+            stride = step
+        elif step != stride * extent:
+            return -1
+        extent *= size
+    return stride
+
+
 def record_halves(ctx: Any, active: Tensor, passive: Tensor | None, active_first: bool) -> None:
     """Record on a backward's context where in y each half lies; gradients may be None."""
     size, ctx.rest = active.shape[1], 0 if passive is None else passive.shape[1]
@@ -186,15 +257,6 @@ def half_gradients(
     grad = grad_y.narrow(1, ctx.active_start, active.shape[1])
     passive = grad_y.narrow(1, ctx.passive_start, ctx.rest) if ctx.rest else None
     return grad, grad_log_det, passive
-
-
-def _native(module: str, name: str) -> Callable[..., Any]:
-    @cache
-    def chosen() -> Callable[..., Any]:
-        kernel: Callable[..., Any] = getattr(import_module(f"couplings.ops.{module}"), name)
-        return kernel
-
-    return lambda *args: chosen()(*args)
 
 
 def _lazy(module: str, name: str, eager: Callable[..., Any]) -> Callable[..., Any]:

@@ -34,13 +34,24 @@ from torch import Tensor
 
 from couplings.ops import reference
 from couplings.ops.dispatch import (
+    Layout,
     backward_of,
+    call,
     define,
+    empty_laid_out_as,
     full_precision,
     in_torch_func,
+    is_channels_last,
+    matrix_view,
     operator_or,
+    readable,
     widened,
 )
+
+# struct Rotation of csrc/rotation.h, which keeps the matrix of so many channels on the stack.
+STRUCT, MOST_CHANNELS = "20q", 128
+# Numbers in the longest vector, in which the positions of a channel are multiplied.
+LEAST_POSITIONS = 16
 
 CHUNK = 16
 # From here on oneDNN's convolution is faster than a batch of small products, by up to a half.
@@ -140,6 +151,63 @@ def eager_rotate_backward(
         return grad_input, grad_scale, grad_offset
 
 
+def compiled_rotate(
+    x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool
+) -> Tensor:
+    """Compute what `eager_rotate` does, in one pass."""
+    if not _is_small(x, rotation, log_scale, offset):
+        return eager_rotate(x, rotation, log_scale, offset, inverse)
+    layout, out = Layout(is_channels_last(x)), empty_laid_out_as(x, x.shape)
+    call(
+        *("rotate_forward", x.dtype, STRUCT + "10q"),
+        *_struct(layout, x, rotation, log_scale, offset, inverse),
+        *layout.views(x, out),
+    )
+    return out
+
+
+def compiled_rotate_backward(
+    grad: Tensor, z: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor, inverse: bool
+) -> Triple:
+    """Compute what `eager_rotate_backward` does, in one pass."""
+    if not (_is_small(grad, rotation, log_scale, offset) and readable(z) and z.dtype == grad.dtype):
+        return eager_rotate_backward(grad, z, rotation, log_scale, offset, inverse)
+    layout, grad_input = Layout(is_channels_last(grad)), empty_laid_out_as(grad, grad.shape)
+    sums = grad.new_empty(len(grad), 2, grad.shape[1])
+    call(
+        *("rotate_backward", grad.dtype, STRUCT + "20q"),
+        *_struct(layout, grad, rotation, log_scale, offset, inverse),
+        *layout.views(grad, z, grad_input),
+        *(sums.data_ptr(), sums.dtype == torch.float64, *sums.stride()),
+    )
+    grad_offset, grad_scale = sums.sum(0).mul_(-1 if inverse else 1).to(offset.dtype)
+    return grad_input, grad_scale, grad_offset
+
+
+def _is_small(x: Tensor, rotation: Tensor, log_scale: Tensor, offset: Tensor) -> bool:
+    return (
+        x.dim() == 4
+        and x.dtype in (torch.float32, torch.float64)
+        and x.shape[1] <= MOST_CHANNELS
+        and (x.shape[2:].numel() >= LEAST_POSITIONS or is_channels_last(x))
+        and readable(x, rotation, log_scale, offset)
+        and rotation.shape == (x.shape[1], x.shape[1])
+        and log_scale.shape == offset.shape == x.shape[1:2]
+    )
+
+
+def _struct(
+    layout: Layout,
+    x: Tensor,
+    rotation: Tensor,
+    log_scale: Tensor,
+    offset: Tensor,
+    inverse: bool,
+) -> tuple[int, ...]:
+    shape = (len(x), *layout.shape(x), layout.channels_last, inverse)
+    return (*shape, *matrix_view(rotation), *matrix_view(log_scale), *matrix_view(offset))
+
+
 def _mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute weight x + bias over the channels of x (B, C, ...) in one product, in its layout."""
     if x.dim() == 2:
@@ -219,7 +287,7 @@ define(
     eager_rotate,
     _fake_rotate,
     triton="triton_rotation",
-    native_cpu="native_rotation",
+    compiled=compiled_rotate,
     setup=_setup_rotate,
     backward=_backward_rotate,
 )
@@ -230,7 +298,7 @@ define(
     eager_rotate_backward,
     _fake_rotate_backward,
     triton="triton_rotation",
-    native_cpu="native_rotation",
+    compiled=compiled_rotate_backward,
 )
 
 
