@@ -29,6 +29,7 @@ from couplings.ops.dispatch import (
     empty_laid_out_as,
     half_gradients,
     is_channels_last,
+    joinable,
     operator_or,
     per_sample,
     readable,
@@ -202,8 +203,7 @@ def compiled_affine(
     """Compute what `eager_affine` does, in one pass."""
     inputs = (active, parameters) if passive is None else (active, parameters, passive)
     shape = (len(active), 2 * active.shape[1], *active.shape[2:])
-    joinable = passive is None or _without_channels(passive) == _without_channels(active)
-    if not (readable(*inputs) and parameters.shape == shape and joinable):
+    if not (readable(*inputs) and parameters.shape == shape and joinable(active, passive)):
         return eager_affine(active, parameters, passive, active_first, *settings)
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     wide, layout = widened(dtype), Layout(is_channels_last(parameters))
@@ -248,10 +248,6 @@ def _struct(
     layout: Layout, active: Tensor, limit: float, gain: float, atan: bool, inverse: bool
 ) -> tuple[float, ...]:
     return len(active), *layout.shape(active), atan, inverse, limit, gain
-
-
-def _without_channels(x: Tensor) -> tuple[int, ...]:
-    return len(x), *x.shape[2:]
 
 
 def _formula(

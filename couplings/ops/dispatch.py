@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from couplings.ops import native
 
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.int16: 3}
 # Operators that can be differentiated, by name.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {}
 
@@ -212,7 +212,15 @@ def matrix_view(x: Tensor) -> tuple[int, ...]:
 
 def readable(*tensors: Tensor) -> bool:
     """Return True if the kernels take all of these: dtypes, strides, and something in them."""
-    return all(x.dtype in _DTYPES and x.numel() and _position_stride(x) >= 0 for x in tensors)
+    return all(
+        x.is_floating_point() and x.dtype in _DTYPES and x.numel() and _position_stride(x) >= 0
+        for x in tensors
+    )
+
+
+def joinable(active: Tensor, passive: Tensor | None) -> bool:
+    """Return True if the halves differ in their channels alone, and so lie side by side in y."""
+    return passive is None or (len(passive), passive.shape[2:]) == (len(active), active.shape[2:])
 
 
 def call(name: str, dtype: torch.dtype, form: str, *numbers: float) -> None:

@@ -20,22 +20,33 @@ from torch import Tensor
 
 from couplings.ops import reference_spline
 from couplings.ops.dispatch import (
+    Layout,
+    allocate_halves,
     allocate_joined,
     backward_of,
+    call,
     define,
     empty_laid_out_as,
     half_gradients,
     is_channels_last,
-    needs_reference,
+    joinable,
+    operator_or,
     per_sample,
+    readable,
     record_halves,
+    sample_view,
     widened,
 )
+from couplings.ops.reference_spline import MIN_SIZE, UNIT_SLOPE
 from couplings.ops.spline_planes import fill_gradients, fill_map, planes_of
 
 # Numbers per thread to work on at a time: a plane of them is a quarter of a MiB. With fewer, idle
 # cores are no faster, and on busy ones there are more operations that wait for the other threads.
 _GRAIN = 2**16
+
+# Of the compiled kernel: struct Spline of csrc/spline.h, and the bins with which the planes of a
+# block stay in the first caches.
+_STRUCT, _MOST_BINS = "6q3d", 64
 
 # Of the kernels (y, log_det, index); their `settings` are bins, bound, inverse.
 Kernel = tuple[Tensor, Tensor, Tensor]
@@ -132,9 +143,7 @@ def spline_uncouple(
 
 
 def _spline(*arguments: Any) -> tuple[Tensor, Tensor]:
-    if needs_reference():
-        return reference_spline.spline_couple(*arguments)
-    y, log_det, _ = torch.ops.couplings.spline_couple(*arguments)
+    y, log_det, *_ = operator_or(reference_spline.spline_couple, "spline_couple")(*arguments)
     return y, log_det
 
 
@@ -146,7 +155,7 @@ def eager_spline(
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     x, raw = _rows(active, parameters, dtype), _per_bin(active, parameters, bins, dtype)
     y, log_slopes = torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(len(x))
-    index = torch.empty_like(y, dtype=torch.int64)
+    index = torch.empty_like(y, dtype=torch.int16)
     for rows, order in _chunks(x):
         outputs = y[rows], log_slopes[rows], index[rows]
         fill_map(x[rows], planes_of(raw[:, rows], bins), bound, inverse, order, *outputs)
@@ -185,6 +194,71 @@ def eager_spline_backward(
         )
     grad_active = _unrowed(grad_x, active, parameters)
     return grad_active.to(active.dtype), grad_parameters.to(parameters.dtype)
+
+
+def compiled_spline(
+    active: Tensor, parameters: Tensor, passive: Tensor | None, active_first: bool, *settings: Any
+) -> Kernel:
+    """Compute what `eager_spline` does, in one pass."""
+    inputs = (active, parameters) if passive is None else (active, parameters, passive)
+    fits = _fits(active, parameters, *settings) and joinable(active, passive)
+    if not (fits and readable(*inputs)):
+        return eager_spline(active, parameters, passive, active_first, *settings)
+    dtype = torch.promote_types(active.dtype, parameters.dtype)
+    wide, layout = widened(dtype), Layout(is_channels_last(parameters))
+    out, mapped, rest = allocate_halves(active, passive, active_first, dtype)
+    log_det = active.new_empty(len(active), dtype=wide)
+    index = active.new_empty(active.shape, dtype=torch.int16)
+    call(
+        *("spline_couple", wide, _STRUCT + "37q"),
+        *_struct(layout, active, *settings),
+        *((0, 0) if passive is None else layout.shape(passive)),
+        *layout.views(active, parameters, passive, mapped, rest),
+        *sample_view(log_det),
+        *layout.views(index),
+    )
+    return out, log_det, index[:, None]
+
+
+def compiled_spline_backward(
+    grad: Tensor,
+    grad_log_det: Tensor,
+    active: Tensor,
+    index: Tensor,
+    parameters: Tensor,
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    """Compute what `eager_spline_backward` does, in one pass.
+
+    It searches the bins again, which takes less time than to read their indices.
+    """
+    inputs = (grad, grad_log_det, active, parameters)
+    if not (_fits(active, parameters, *settings) and readable(*inputs)):
+        return eager_spline_backward(grad, grad_log_det, active, index, parameters, *settings)
+    dtype = widened(torch.promote_types(active.dtype, parameters.dtype))
+    layout = Layout(is_channels_last(parameters))
+    grad_active = empty_laid_out_as(active, active.shape)
+    grad_parameters = empty_laid_out_as(parameters, parameters.shape)
+    call(
+        *("spline_couple_backward", dtype, _STRUCT + "30q"),
+        *_struct(layout, active, *settings),
+        *layout.views(grad),
+        *sample_view(grad_log_det),
+        *layout.views(active, parameters, grad_active, grad_parameters),
+    )
+    return grad_active, grad_parameters
+
+
+def _fits(active: Tensor, parameters: Tensor, bins: int, *_: Any) -> bool:
+    shape = (len(active), (3 * bins - 1) * active.shape[1], *active.shape[2:])
+    return bins <= _MOST_BINS and parameters.shape == shape
+
+
+def _struct(
+    layout: Layout, active: Tensor, bins: int, bound: float, inverse: bool
+) -> tuple[float, ...]:
+    sizes = len(active), *layout.shape(active)
+    return *sizes, bins, inverse, layout.channels_last, bound, MIN_SIZE, UNIT_SLOPE
 
 
 def _rows(values: Tensor, parameters: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -231,7 +305,7 @@ def _fake(
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     out, _mapped = allocate_joined(active, passive, active_first, dtype)
     log_det = active.new_empty(len(active), dtype=widened(dtype))
-    index = torch.empty_like(active, dtype=torch.int64, memory_format=torch.contiguous_format)
+    index = torch.empty_like(active, dtype=torch.int16, memory_format=torch.contiguous_format)
     return out, log_det, index[:, None]
 
 
@@ -283,6 +357,7 @@ define(
     eager_spline,
     _fake,
     triton="triton_spline",
+    compiled=compiled_spline,
     setup=_setup,
     backward=_backward,
 )
@@ -293,4 +368,5 @@ define(
     eager_spline_backward,
     _fake_backward,
     triton="triton_spline",
+    compiled=compiled_spline_backward,
 )

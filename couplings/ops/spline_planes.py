@@ -173,7 +173,7 @@ def _search(u: Tensor, sums: Tensor, bound: float) -> Tensor:
 
 def _places(index: Tensor, order: Tensor) -> Tensor:
     """Return where in the memory of planes the values of each number's bin lie."""
-    return index.view(-1).mul(len(order)).add_(order)
+    return torch.add(order, index.view(-1), alpha=len(order))
 
 
 def _pick(values: Tensor, at: Tensor, out: Tensor) -> None:

@@ -136,7 +136,7 @@ def _forward(
             y = y0 + height * ((theta * theta + a * t) / d)
         log_slope = tl.where(within, tl.log(s * m / (d * d)), 0 * x)
         tl.store(row + active_start + at, tl.where(within, y, x).to(out.dtype.element_ty), inside)
-        tl.store(index_out + sample * size + at, index.to(tl.int64), inside)
+        tl.store(index_out + sample * size + at, index.to(tl.int16), inside)
         total = tl.sum(tl.where(inside, log_slope, 0.0))
         tl.store(sums + sample * blocks + block, -total if INVERSE else total)
     else:
@@ -236,7 +236,7 @@ def spline_couple(
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     channels = active.shape[1] + (0 if passive is None else passive.shape[1])
     out = active.new_empty((len(active), channels, *active.shape[2:]), dtype=dtype)
-    index = torch.empty(active.shape, dtype=torch.int64, device=active.device)
+    index = torch.empty(active.shape, dtype=torch.int16, device=active.device)
     size, rest = active[0].numel(), 0 if passive is None else passive[0].numel()
     blocks, copies = triton.cdiv(size, BLOCK), triton.cdiv(rest, BLOCK)
     sums = active.new_empty(len(active), blocks, dtype=widened(dtype))

@@ -4,6 +4,7 @@
 // threads from torch_parallel_for, a function of torch's stable C ABI. It is compiled once for each
 // instruction set, as couplings/ops/native/build.py says.
 #include "affine.h"
+#include "spline.h"
 #include "rotation.h"
 
 #define KERNEL(name, Arguments)                                                           \
@@ -14,6 +15,8 @@
 
 KERNEL(affine_forward, AffineForward)
 KERNEL(affine_backward, AffineBackward)
+KERNEL(spline_couple, SplineForward)
+KERNEL(spline_couple_backward, SplineBackward)
 KERNEL(rotate_forward, RotationForward)
 KERNEL(rotate_backward, RotationBackward)
 

@@ -11,13 +11,14 @@ template <> struct Real<float> {
   static constexpr int mantissa = 23, bias = 127, exp_terms = 8, log_terms = 5, log1p_terms = 8;
   static constexpr int atan_terms = 9, sin_terms = 7;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f, largest = 104.0f;
+  static constexpr float smallest = 87.0f;
 };
 template <> struct Real<double> {
   using Bits = int64_t;
   static constexpr int mantissa = 52, bias = 1023, exp_terms = 14, log_terms = 11, log1p_terms = 17;
   static constexpr int atan_terms = 21, sin_terms = 12;
   static constexpr double ln2_high = 0.6931471803691238, ln2_low = 1.9082149292705877e-10;
-  static constexpr double largest = 745.0;
+  static constexpr double largest = 745.0, smallest = 708.0;
 };
 
 template <class T> constexpr T half_pi = T(1.57079632679489661923);
@@ -45,9 +46,9 @@ template <class T> INLINE T reduced_expm1(T x, typename Real<T>::Bits& k) {
   const T r = (x - turns * R::ln2_high) - turns * R::ln2_low;
   T sum = 1 / factorial<T>(R::exp_terms);
 #pragma GCC unroll 16
-  for (int n = R::exp_terms - 1; n > 0; --n) sum = 1 / factorial<T>(n) + sum * r;
+  for (int n = R::exp_terms - 1; n > 1; --n) sum = 1 / factorial<T>(n) + sum * r;
   k = typename R::Bits(turns);
-  return sum * r;
+  return r + (r * r) * sum;
 }
 
 template <class T> INLINE T exponential(T x) {
@@ -55,6 +56,14 @@ template <class T> INLINE T exponential(T x) {
   const T p = reduced_expm1(clamp(x, -Real<T>::largest, Real<T>::largest), k);
   const typename Real<T>::Bits half = k >> 1;  // 2^k itself may overflow where e^x does not
   return (1 + p) * two_to<T>(half) * two_to<T>(k - half);
+}
+
+// e^x of x <= 0, at least the smallest normal number.
+template <class T> INLINE T decaying_exponential(T x) {
+  typename Real<T>::Bits k;
+  const T p = reduced_expm1(x < -Real<T>::smallest ? -Real<T>::smallest : x, k);
+  const T scale = two_to<T>(k);
+  return scale + scale * p;
 }
 
 // tanh v = (e^2v - 1) / (e^2v + 1); beyond |2v| = 40 it is 1 in float64 too.
@@ -70,8 +79,9 @@ template <class T, int terms> INLINE T twice_artanh(T f) {
   const T square = f * f;
   T sum = 1 / T(2 * terms + 1);
 #pragma GCC unroll 32
-  for (int n = terms - 1; n >= 0; --n) sum = 1 / T(2 * n + 1) + sum * square;
-  return 2 * f * sum;
+  for (int n = terms - 1; n > 0; --n) sum = 1 / T(2 * n + 1) + sum * square;
+  const T twice = 2 * f;
+  return twice + twice * square * sum;
 }
 
 // log x = e ln 2 + 2 atanh((m - 1)/(m + 1)) with m in [1/sqrt 2, sqrt 2)
@@ -92,8 +102,14 @@ template <class T> INLINE T logarithm(T x) {
 
 // log(1 + e^x) = max(x, 0) + 2 atanh(y/(2 + y)) with y = e^-|x|
 template <class T> INLINE T softplus(T x) {
-  const T y = exponential(-magnitude(x));
+  const T y = decaying_exponential(-magnitude(x));
   return (x < 0 ? T(0) : x) + twice_artanh<T, Real<T>::log1p_terms>(y / (2 + y));
+}
+
+// 1/(1 + e^-x), the derivative of softplus
+template <class T> INLINE T sigmoid(T x) {
+  const T y = decaying_exponential(-magnitude(x));
+  return (x < 0 ? y : T(1)) / (1 + y);
 }
 
 // (2/pi) atan v, by atan v = pi/4 + atan((v - 1)/(v + 1)) or pi/2 - atan(1/v) for larger v.

@@ -9,7 +9,7 @@
 using Work = void (*)(int64_t, int64_t, void*);
 using ParallelFor = int32_t (*)(int64_t, int64_t, int64_t, Work, void*);
 
-enum Dtype : int64_t { float32, float64, bfloat16 };
+enum Dtype : int64_t { float32, float64, bfloat16, int16 };
 
 // Strides are in numbers. A view of one number per sample has outer = inner = 1.
 struct View {
@@ -105,6 +105,7 @@ void write_rows(const View& view, int64_t sample, const Block& block, const T* v
   };
   if (view.dtype == float32) copy(reinterpret_cast<float*>(start.data));
   else if (view.dtype == float64) copy(reinterpret_cast<double*>(start.data));
+  else if (view.dtype == int16) copy(reinterpret_cast<int16_t*>(start.data));
   else copy(reinterpret_cast<uint16_t*>(start.data));
 }
 
