@@ -34,7 +34,7 @@ RUN_SECTIONS = ("data", "train")
 NAMES = ("system", "dataset", "preset", "seed")
 # Which of several kinds of a section was meant: part of pydantic's locations, not of our keys.
 KINDS = ("conv", "mlp", "paper", "cnn", "resnet", "wide-resnet", "residual", "custom")
-RECORDED = ("data_facts", "versions", "commit")
+RECORDED = ("data_facts", "precision", "versions", "commit")
 
 
 class RunConfig(Section):

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import ValidationError
 
 from flowclf.config import NAMES, RECORDED, RunConfig, make_config
 from flowclf.data import Dataset, TextOptions, load_dataset
-from flowclf.settings import DataFacts
+from flowclf.settings import DataFacts, Precision
 from flowclf.support.atomic_files import occupied, remove_parts, write_json, write_text, write_yaml
 from flowclf.support.errors import UserError, first_line
 from flowclf.support.parse import parse_json, read_json, read_text, read_yaml
@@ -62,10 +62,13 @@ class Run:
         for file in (*written, self.checkpoint_file, self.weights_file, self.summary_file):
             remove_parts(file)
 
-    def write_config(self, config: RunConfig, facts: DataFacts) -> None:
-        """Write config.yaml."""
+    def write_config(
+        self, config: RunConfig, facts: DataFacts, precision: Precision | None = None
+    ) -> None:
+        """Write config.yaml, with the precision that the run is in where that is known."""
         document = config.to_dict() | {
             "data_facts": facts.model_dump(mode="json"),
+            **({"precision": precision} if precision else {}),
             "versions": {name: version(name) for name in VERSIONS},
             "commit": git_commit(),
         }
@@ -93,6 +96,22 @@ class Run:
                 f"{self.config_file} is damaged: {reason} is missing or wrong"
             ) from None
         return config, facts
+
+    def read_precision(self) -> Precision:
+        """Read the precision that the run was started in; of an older one, that of its settings.
+
+        Raises:
+            UserError: the folder is not a run, or its config.yaml is damaged.
+        """
+        config, _ = self.read_config()
+        found: Any = self.read_document().get("precision", config.train.precision)
+        if found not in get_args(Precision):
+            expected = ", ".join(get_args(Precision))
+            raise UserError(
+                f"{self.config_file} is damaged: expected precision to be one of {expected}, "
+                f"got {found!r}"
+            )
+        return found
 
     def load_data(self, data_dir: Path | None = None) -> Dataset:
         """Load the data that the run was trained on.

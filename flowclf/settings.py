@@ -83,7 +83,7 @@ class DataSettings(Section):
     vocabulary: Positive = 2000
 
 
-Precision = Literal["32-true", "bf16-mixed", "64-true"]
+Precision = Literal["32-true", "bf16-mixed", "64-true"]  # as Fabric names them
 
 
 class TrainSettings(Section):
@@ -110,7 +110,8 @@ class TrainSettings(Section):
     ] = ()  # shares of the run after which the rate falls tenfold
     clip_norm: Annotated[float, Field(gt=0)] = 8.0
     norm_passes: Annotated[int, Field(ge=0)] = 1  # re-estimate BatchNorm statistics at the end
-    precision: Precision = "32-true"
+    # Of the products in the networks; densities, losses and evaluation are in float32 or wider.
+    precision: Precision | Literal["auto"] = "auto"  # bf16-mixed where that is faster, or 32-true
     compile: bool = False
     # What a backward finds: all activations, or those of a few stages, see Chain.set_memory.
     memory: Literal["store", "recompute", "checkpoint"] = "store"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from couplings.conditioners import kaiming_linear
 from couplings.functional import MixtureDensities
+from couplings.ops.dispatch import widen
 from flowclf.classifier import GenerativeClassifier
 from flowclf.nn.encoders import Encoding
 from flowclf.objectives import Batch, cross_entropy
@@ -39,7 +40,7 @@ class Hybrid(GenerativeClassifier):
 
     def densities(self, z: Tensor) -> MixtureDensities:
         """Evaluate the mixture; log q(k|z) is the linear layer's."""
-        log_posterior = self.heads["linear"](z).log_softmax(1)
+        log_posterior = widen(self.heads["linear"](z)).log_softmax(1)
         return self.mixture.densities(z)._replace(log_posterior=log_posterior)
 
     def objective(

@@ -111,6 +111,11 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def widen(x: Tensor) -> Tensor:
+    """Return what a network computed, perhaps under autocast, in float32 or wider."""
+    return x.to(widened(x.dtype))
+
+
 def in_torch_func() -> bool:
     """Return True inside vmap, jvp, grad and the like, whose tensors do not show their layout."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

@@ -239,7 +239,9 @@ def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_js
         table.append([row["system"] + few, *numbers])
     columns = ("system", *(find_metric(name).column for name in MAIN))
     print_table(f"{dataset.name}: {len(test)} test samples", columns, table)
-    print(f"model    {summary['parameters']:,} parameters")
+    asked, ran = summary["precision"]["asked"], summary["precision"]["ran"]
+    chosen = "" if ran == asked else f" (train.precision={asked})"
+    print(f"model    {summary['parameters']:,} parameters, trained in {ran}{chosen}")
     print(f"run      {run.folder}")
     for path in figures:
         print(f"figure   {path}")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from couplings.ops.dispatch import full_precision
 from flowclf.latent.gaussian import GaussianMixture
 from flowclf.latent.low_rank import registered
 from flowclf.support.errors import UserError
@@ -74,7 +75,8 @@ class ConditionedMixture(GaussianMixture):
     def means(self) -> Tensor:  # type: ignore[override]
         """Means at the current β̃, (K, D)."""
         base = self._base()
-        return base + torch.tensordot(self.trade_off().to(base), self.mean_terms, 1)
+        with full_precision(base):
+            return base + torch.tensordot(self.trade_off().to(base), self.mean_terms, 1)
 
     @torch.no_grad()
     def set_means(self, means: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from couplings.functional import MixtureDensities, mixture_log_prob
+from couplings.ops.dispatch import full_precision
 from flowclf.support import validate
 from flowclf.support.collectives import normal_like
 from flowclf.support.errors import UserError
@@ -292,7 +293,7 @@ class GaussianMixture(nn.Module):
 
     def _per_class_densities(self, z: Tensor, learn_weights: bool) -> MixtureDensities:
         # Log-likelihoods are thousands of nats: bfloat16 would not resolve the classes.
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z):
             centre = self.means.detach().mean(0)
             z, means = z.to(centre.dtype) - centre, self.means - centre
             precision = self._precision()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from couplings.functional import MixtureDensities
+from couplings.ops.dispatch import full_precision
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.support import validate
 from flowclf.support.errors import UserError
@@ -110,7 +111,7 @@ class LowRankMixture(GaussianMixture):
         """
         validate.latents("z", z, self.dims, self.log_var)
         # Log-likelihoods are thousands of nats: bfloat16 would not resolve the classes.
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z):
             scale = self._scale()
             own, shared, basis = self._scaled(scale)
             # Relative to the centre of the means, lest common terms swamp the differences.
@@ -172,7 +173,8 @@ class LowRankMixture(GaussianMixture):
     def _expand(self, coordinates: Tensor) -> Tensor:
         """Return the points (N, D) of coordinates (N, F + r)."""
         own, shared = self._split(coordinates)
-        return torch.cat((own, shared @ self.mean_basis), 1)
+        with full_precision(shared):
+            return torch.cat((own, shared @ self.mean_basis), 1)
 
     def _coordinates_of(self, means: Tensor) -> Tensor:
         expected = (self.classes, self.dims), tuple(self.coordinates.shape)
@@ -190,8 +192,9 @@ class LowRankMixture(GaussianMixture):
 
 def _half_squares(own: Tensor, shared: Tensor, basis: Tensor) -> Tensor:
     """Return ½ ‖[m_k, u_k V]‖², (K,)."""
-    gram = basis @ basis.T
-    return 0.5 * (own.square().sum(1) + ((shared @ gram) * shared).sum(1))
+    with full_precision(shared):
+        gram = basis @ basis.T
+        return 0.5 * (own.square().sum(1) + ((shared @ gram) * shared).sum(1))
 
 
 def registered(tensors: Mapping[str, Tensor | None], name: str) -> Tensor:

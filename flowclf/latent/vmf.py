@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from couplings.functional import MixtureDensities
+from couplings.ops.dispatch import full_precision
 from flowclf.latent.gaussian import Around, GaussianMixture, Means, Weights
 from flowclf.support import validate
 from flowclf.support.errors import UserError
@@ -91,7 +92,7 @@ class VonMisesFisherMixture(GaussianMixture):
         """
         validate.latents("z", z, self.dims, self.log_var)
         # Log-normalizers are thousands of nats: their mean stays out of the scores.
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z):
             volumes = log_normalizer(self.dims, self.kappa.double())
             common = volumes.mean()
             wide = torch.promote_types(z.dtype, self.means.dtype)

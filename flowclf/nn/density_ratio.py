@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from couplings.conditioners import kaiming_linear
+from couplings.ops.dispatch import full_precision
 from flowclf.latent.gaussian import GaussianMixture
 
 __all__ = ["DensityRatio", "RatioKind"]
@@ -47,7 +48,20 @@ class DensityRatio(nn.Module):
             self.inner_bias = nn.Parameter(torch.zeros(classes, hidden))
 
     def forward(self, z: Tensor, mixture: GaussianMixture) -> Tensor:
-        """Return T_k(z) of all classes, (B, D) to (B, K), nats; the mixture only sets the units."""
+        """Return T_k(z) of all classes, (B, D) to (B, K), nats; the mixture only sets the units.
+
+        In the dtype of z also under autocast, as the densities that it compares.
+        """
+        with full_precision(z):
+            return self._ratios(z, mixture)
+
+    def frozen(self, z: Tensor, mixture: GaussianMixture) -> Tensor:
+        """Return T_k(z) without gradients for the discriminators' own parameters."""
+        parameters = {name: value.detach() for name, value in self.named_parameters()}
+        out: Tensor = torch.func.functional_call(self, parameters, (z, mixture))
+        return out
+
+    def _ratios(self, z: Tensor, mixture: GaussianMixture) -> Tensor:
         scale = 1 / mixture.std().detach()
         shift = mixture.means.detach() * scale
         if self.kind == "mlp":
@@ -64,9 +78,3 @@ class DensityRatio(nn.Module):
         offset = offset + (square * shift.square()).sum(1)
         features, weights = (z, z.square()), (slope, square * scale.square())
         return torch.cat(features, 1) @ torch.cat(weights, 1).T + offset
-
-    def frozen(self, z: Tensor, mixture: GaussianMixture) -> Tensor:
-        """Return T_k(z) without gradients for the discriminators' own parameters."""
-        parameters = {name: value.detach() for name, value in self.named_parameters()}
-        out: Tensor = torch.func.functional_call(self, parameters, (z, mixture))
-        return out

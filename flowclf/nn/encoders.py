@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from couplings import Invertible
 from couplings.core import Shape
+from couplings.ops.dispatch import widen
 from flowclf.settings import Section, Weight
 from flowclf.support.collectives import normal_like
 
@@ -184,7 +185,7 @@ class DeltaEncoder(Encoder):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
         """Return z = f(x)."""
-        return Encoding(self.network(self.preprocess(x)[0]))
+        return Encoding(widen(self.network(self.preprocess(x)[0])))
 
 
 class GaussianEncoder(Encoder):
@@ -203,7 +204,7 @@ class GaussianEncoder(Encoder):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Encoding:
         """Return z, mean and log_var of x (B, *shape)."""
-        mean, raw = self.network(self.preprocess(x)[0]).chunk(2, dim=1)
+        mean, raw = widen(self.network(self.preprocess(x)[0])).chunk(2, dim=1)
         log_std = log_softplus(raw + self.shift)
         z = mean
         if self.training:

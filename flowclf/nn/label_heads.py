@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from couplings.ops.dispatch import widen
 from flowclf.nn.plain import dense_layers
 from flowclf.support.errors import UserError
 
@@ -27,8 +28,7 @@ class NetworkBranch(nn.Sequential):
 
     def log_posterior(self, z: Tensor) -> Tensor:
         """Return log q(k|z), (B, K)."""
-        logits: Tensor = self(z)
-        return logits.log_softmax(1)
+        return widen(self(z)).log_softmax(1)
 
 
 class FittedBranch(nn.Module):

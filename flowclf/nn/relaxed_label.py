@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
 from couplings import Invertible, Logistic
+from couplings.ops.dispatch import widen
 from flowclf.latent.information import gaussian_log_prob
 from flowclf.nn.encoders import Encoder, Encoding
 from flowclf.support.collectives import empty_for_all_ranks, normal_like, rank_shard, uniform_like
@@ -122,7 +123,8 @@ class LatentPart(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance, (B, D) each."""
         features = self.hidden(torch.cat((x.flatten(1), y), 1))
-        return self.mean(features), 2 * (softplus(self.raw(features)) + LEAST_STD).log()
+        mean, raw = widen(self.mean(features)), widen(self.raw(features))
+        return mean, 2 * (softplus(raw) + LEAST_STD).log()
 
 
 class TwoPartEncoder(Encoder):
@@ -161,8 +163,7 @@ class TwoPartEncoder(Encoder):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of q(y|x), (B, K), for x (B, *shape) in data units."""
-        logits: Tensor = self.network(self.preprocess(x)[0])
-        return logits
+        return widen(self.network(self.preprocess(x)[0]))
 
     def given(self, x: Tensor, y: Tensor) -> SquashedGaussian:
         """Return q(z|x, y) of x (B, *shape) in data units and y (B, K) on the simplex."""

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils import skip_init
 
 from couplings.conditioners import kaiming_linear
+from couplings.ops.dispatch import full_precision, widen
 from flowclf.support.errors import UserError
 
 __all__ = ["Coding", "IdentitySoftmax", "linear_cross_entropy"]
@@ -85,7 +86,8 @@ class IdentitySoftmax(nn.Module):
         code = self.codes[index]
         if self.tags == 1:
             return linear_cross_entropy(features, self.last.weight, self.last.bias, code[:, 0])
-        log_s = self.last(features).unflatten(1, (self.tags, self.values)).log_softmax(2)
+        logits = widen(self.last(features))
+        log_s = logits.unflatten(1, (self.tags, self.values)).log_softmax(2)
         own = log_s.gather(2, code[..., None])
         return -own.sum((1, 2)), -(log_s.exp() * log_s).sum((1, 2))
 
@@ -143,7 +145,7 @@ def linear_cross_entropy(
     beside the arguments h (B, F), W (N, F), b (N,), t (B,) and gradients, never (B, N). Once
     differentiable; in the dtype of the weights, also under autocast.
     """
-    with torch.autocast(h.device.type, enabled=False):
+    with full_precision(h):
         out: tuple[Tensor, Tensor] = _LinearCrossEntropy.apply(
             h.to(weight.dtype), weight, bias, target, chunk
         )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from couplings.core import Shape
 from couplings.functional import MixtureDensities
+from couplings.ops.dispatch import widen
 from flowclf.classifier import GenerativeClassifier, ModelSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.latent.information import gaussian_log_prob
@@ -43,9 +44,13 @@ class LatentVariableModel(GenerativeClassifier):
         super().__init__(shape, encoder, mixture, noise, settings)
         self.decoder, self.likelihood = decoder, likelihood
 
+    def decoded(self, z: Tensor) -> Tensor:
+        """Compute the likelihood's parameters of latents z (B, D), in float32 or wider."""
+        return widen(self.decoder(z))
+
     def _decode(self, z: Tensor) -> Tensor:
         """Compute E[x|z], (B, *shape), of latents z (B, D), in data units."""
-        return self.likelihood.mean(self.decoder(z))
+        return self.likelihood.mean(self.decoded(z))
 
     def dequantize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return x itself where the likelihood is one of grey levels, else with noise."""
@@ -74,7 +79,7 @@ class Autoencoder(LatentVariableModel):
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Compute log p(x|z), (B,), nats, of x in data units."""
-        return self.likelihood.log_prob(x, self.decoder(z))
+        return self.likelihood.log_prob(x, self.decoded(z))
 
     def kl(self, encoding: Encoding, densities: MixtureDensities) -> Tensor:
         """Compute KL(q(z|x) ‖ p(z)), (B,), nats; for a mixture of several components at z.

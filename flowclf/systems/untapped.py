@@ -211,7 +211,7 @@ class Untapped(LatentVariableModel):
         known = batch.y >= 0
         y = relaxed_label(batch.y, self.classes, encoding.log_y.exp())
         z, log_q_z = self.encoder.given(batch.x, y).draw(batch.generator)
-        out = self.decoder(torch.cat((y, z), 1))
+        out = self.decoded(torch.cat((y, z), 1))
         log_x = self.likelihood.log_prob(batch.x, out)
         parts = log_x, self.encoder.prior_log_prob(z), log_q_z
         labelled = labelled_bound(*parts, self.classes)
@@ -242,7 +242,7 @@ class Untapped(LatentVariableModel):
         x = x.repeat_interleave(self.classes, 0)
         y = self.mixture.means[:, : self.classes].repeat(x.shape[0] // self.classes, 1)
         z, log_q_z = self.encoder.given(x, y).at(noise)
-        log_x = self.likelihood.log_prob(x, self.decoder(torch.cat((y, z), 1)))
+        log_x = self.likelihood.log_prob(x, self.decoded(torch.cat((y, z), 1)))
         bounds = labelled_bound(log_x, self.encoder.prior_log_prob(z), log_q_z, self.classes)
         return bounds.unflatten(0, (x.shape[0] // self.classes, self.classes))
 
@@ -282,7 +282,7 @@ class Untapped(LatentVariableModel):
         z = self.pairs[labels]
         if not settings.fixed_pairs:
             z = self.encoder.prior_sample(y, batch.generator)
-        out = self.decoder(torch.cat((y, z), 1))
+        out = self.decoded(torch.cat((y, z), 1))
         x = self.likelihood.sample(out, batch.generator, settings.sampling)
         log_q_y = concrete_log_prob(y.log(), self.encoder.logits(x), self.encoder.temperature)
         log_q_z = self.encoder.given(x, y).log_prob(z) if settings.z_term else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +20,9 @@ from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split
 from flowclf.evaluation import evaluate, evaluate_scaled
 from flowclf.models import save_weights, with_metrics
+from flowclf.objectives import Batch
 from flowclf.runs import Run, facts_of
-from flowclf.settings import TrainSettings
+from flowclf.settings import Precision, TrainSettings
 from flowclf.support.atomic_files import locked
 from flowclf.support.collectives import Processes
 from flowclf.support.errors import UserError
@@ -37,6 +39,7 @@ from flowclf.training.setup import (
     launch_fabric,
     make_batches,
     make_optimizer,
+    pick_precision,
     quiet,
     splits,
 )
@@ -106,11 +109,23 @@ def train(
             from flowclf.training.distributed import as_started, lost_processes
 
             held.enter_context(lost_processes())
+            held.enter_context(warnings.catch_warnings())
+            # Gradients of 1x1 convolutions in bfloat16 are laid out channels-last: a copy of them.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
             if devices is None or nodes is None:
                 devices, nodes = as_started(devices, nodes)
-        fabric = launch_fabric(device, devices, nodes, config.train.precision)
+        precision = run.read_precision() if run and resume else config.train.precision
+        numbers = config.train.batch_size * torch.Size(dataset.shape).numel()
+        precision = pick_precision(precision, device, numbers)
+        fabric = launch_fabric(device, devices, nodes, precision)
         processes = Processes(fabric.global_rank, fabric.world_size, fabric.device)
+        same = processes.same(precision == "bf16-mixed")
         with processes.fail_together():
+            if not same:
+                raise UserError(
+                    "expected train.precision=32-true or bf16-mixed for machines that differ, got "
+                    "auto, which differs between them"
+                )
             training, validation, test = splits(config, dataset)
             if backbone is not None:
                 custom = config.model.model_copy(update={"network": CustomSettings()})
@@ -119,7 +134,7 @@ def train(
             batches = make_batches(config, dataset, training, model, fabric.device, processes)
             if run and processes.first:
                 held.enter_context(locked(run.folder))
-                begin_run(run, config, dataset, len(training), resume)
+                begin_run(run, config, dataset, len(training), precision, resume)
         stop = held.enter_context(stop_on_signal())
         held.enter_context(cpu_threads(config.train.threads))
         loop = Loop(config, fabric, processes, model, batches, validation, run, report, stop)
@@ -131,7 +146,7 @@ def train(
             seconds = loop.run_all(resume)
         if not processes.first:
             return Trained(model, training, validation, test, main_process=False)
-        summary = summarise(config, model, validation, test, seconds)
+        summary = summarise(config, model, validation, test, precision, seconds)
         check_results(summary["test"], loop.steps)
         assert model.info is not None
         model.info = with_metrics(model.info, summary["test"])
@@ -144,12 +159,19 @@ def train(
     return Trained(model, training, validation, test, summary)
 
 
-def begin_run(run: Run, config: RunConfig, dataset: Dataset, samples: int, resume: bool) -> None:
+def begin_run(
+    run: Run,
+    config: RunConfig,
+    dataset: Dataset,
+    samples: int,
+    precision: Precision,
+    resume: bool,
+) -> None:
     """Clean the locked folder, and write the files that a new run begins with."""
     run.remove_parts()
     run.failure_file.unlink(missing_ok=True)
     if not resume:
-        run.write_config(config, facts_of(dataset, samples))
+        run.write_config(config, facts_of(dataset, samples), precision)
         if dataset.vocabulary:
             run.write_vocabulary(dataset.vocabulary)
 
@@ -221,7 +243,7 @@ class Loop:
         batch = self.batches.at(step)
         # All ranks draw the same numbers, for the whole batch.
         seed = derive_seed(self.config.seed, "dropout", step, 0)
-        loss = partial(self.module.loss, batch.x, batch.y, index=batch.index)
+        loss = partial(self._terms, batch)
         with private_rng(seed, self.fabric.device), self.processes.sharded():
             terms = loss()
             self.optimizer.zero_grad()
@@ -236,6 +258,15 @@ class Loop:
         self.optimizer.step()
         if self.report:
             self.report(step, self.steps, step // self.batches.per_epoch, terms)
+
+    def _terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the terms of the loss, the networks' products in the run's precision.
+
+        Fabric's own autocast covers wrapped calls, which on one device no call is.
+        """
+        with self.fabric.autocast():
+            terms: dict[str, Tensor] = self.module.loss(batch.x, batch.y, index=batch.index)
+        return terms
 
     def _finish(self) -> None:
         seed = derive_seed(self.config.seed, "norm")
@@ -345,7 +376,12 @@ def reestimate_batch_norm(
 
 
 def summarise(
-    config: RunConfig, model: GenerativeClassifier, validation: Split, test: Split, seconds: float
+    config: RunConfig,
+    model: GenerativeClassifier,
+    validation: Split,
+    test: Split,
+    precision: Precision,
+    seconds: float,
 ) -> dict[str, Any]:
     """Evaluate a trained model for summary.json, with temperature scaling if validated."""
     results = evaluate(model, test, seed=config.seed)
@@ -359,5 +395,6 @@ def summarise(
         "seconds": round(seconds, 3),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "device": str(model.mixture.device),
+        "precision": {"asked": config.train.precision, "ran": precision},
         "test": results,
     }

@@ -64,6 +64,9 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "half labelled": ("untapped", {"objective": {"l2_on_sample": True}, **HALF}, True),
     "64-true": ("ib-inn", {"network": CONV, "train": {"precision": "64-true"}}, True),
 }  # fmt: skip
+ROUNDED: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "bf16-mixed": ("ib-inn", {"network": CONV, "train": {"precision": "bf16-mixed"}}, True),
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def configure(dataset: Dataset, system: str, sections: dict[str, Any]) -> RunCon
 
 def learn(case: str, data: dict[bool, Dataset], world: int) -> tuple[Losses, dict[str, Tensor]]:
     """Losses of each step, and the weights at the end."""
-    system, sections, images = CASES[case]
+    system, sections, images = (CASES | ROUNDED)[case]
     losses: Losses = []
     config = configure(data[images], system, sections)
     report = partial(note, losses)
@@ -158,7 +161,7 @@ def statuses(ranks: list[Rank], seconds: float = 60.0) -> list[int]:
 
 
 def train_all_cases(data: dict[bool, Dataset], folder: Path, rank: int) -> None:
-    for case in CASES:
+    for case in CASES | ROUNDED:
         losses, weights = learn(case, data, 2)
         if rank == 0:
             torch.save(weights, folder / f"{case}.pt")
@@ -194,6 +197,16 @@ def test_two_processes_learn_what_one_does(
         # AdamW takes steps by rounding where a gradient is zero, as of a bias before BatchNorm.
         accurate = 1e-9 if value.dtype == torch.float64 else 2e-3
         torch.testing.assert_close(found[name], value, rtol=accurate, atol=accurate)
+
+
+def test_two_processes_round_as_one_does(data: dict[bool, Dataset], pair: Path) -> None:
+    rounded, exact = (
+        json.loads((pair / f"{case}.json").read_text(encoding="utf-8"))
+        for case in ("bf16-mixed", "batch norm")
+    )
+    for found, expected, other in zip(rounded, learn("bf16-mixed", data, 1)[0], exact, strict=True):
+        assert found == pytest.approx(expected, rel=5e-3)
+        assert found["total"] != pytest.approx(other["total"], rel=1e-5)
 
 
 MIDDLE = 3
