@@ -154,8 +154,8 @@ def eager_spline(
     bins, bound, inverse = settings
     dtype = torch.promote_types(active.dtype, parameters.dtype)
     x, raw = _rows(active, parameters, dtype), _per_bin(active, parameters, bins, dtype)
-    y, log_slopes = torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(len(x))
-    index = torch.empty_like(y, dtype=torch.int16)
+    y, log_slopes = torch.empty_like(x), x.new_empty(len(x))
+    index = torch.empty_like(x, dtype=torch.int16)
     for rows, order in _chunks(x):
         outputs = y[rows], log_slopes[rows], index[rows]
         fill_map(x[rows], planes_of(raw[:, rows], bins), bound, inverse, order, *outputs)
@@ -185,7 +185,7 @@ def eager_spline_backward(
     grad_log = _rows(per_sample(grad_log_det, grad).expand_as(grad), parameters, dtype)
     grad_parameters = empty_laid_out_as(parameters, parameters.shape, x.dtype)
     out = _per_bin(active, grad_parameters, bins, dtype)
-    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    grad_x = torch.empty_like(x)
     for rows, order in _chunks(x):
         planes, numbers = planes_of(raw[:, rows], bins), (x[rows], places[rows])
         upstream = grad_y[rows], grad_log[rows]
@@ -262,11 +262,11 @@ def _struct(
 
 
 def _rows(values: Tensor, parameters: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """View (B, A, ...) as (R, n) in the order of the parameters' memory, float32 or wider."""
+    """Return (B, A, ...) as dense (R, n) in the order of the parameters, float32 or wider."""
     values = values if dtype is None else values.to(widened(dtype))
     if is_channels_last(parameters):
-        return values.movedim(1, -1).reshape(-1, values.shape[1])
-    return values.reshape(len(values), values.shape[1:].numel())
+        return values.movedim(1, -1).reshape(-1, values.shape[1]).contiguous()
+    return values.reshape(len(values), values.shape[1:].numel()).contiguous()
 
 
 def _unrowed(rows: Tensor, like: Tensor, parameters: Tensor) -> Tensor:
