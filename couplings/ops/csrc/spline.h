@@ -3,6 +3,8 @@
 // A block of numbers is worked on at a time. Its parameters are planes, one bin of all its numbers
 // each; loops over numbers, of which each goes over the bins, are the vectorised ones.
 #pragma once
+#include <initializer_list>
+
 #include "view.h"
 
 struct Spline {
@@ -16,35 +18,35 @@ struct Spline {
   }
 };
 
-// Numbers that a block has room for; at 146 bins and more there is none for 16 at a time.
-constexpr int64_t SPLINE_SCRATCH = 8192, SPLINE_BLOCK = 128, SPLINE_ARRAYS = 24;
+// Memory of a block, in numbers: its planes and SplineArrays, with room for 16 of up to 164 bins.
+constexpr int64_t SPLINE_MEMORY = 8192, SPLINE_BLOCK = 128, SPLINE_ARRAYS = 16;
 
-template <class T> struct SplineBlock {
-  int64_t limit, step;  // strides of `exps` and `raw` from one bin to the next
+template <class T> struct SplinePlanes {
   const T* raw;
-  T *exps, *scratch;  // exps: the terms of both softmaxes, before normalisation
-
-  INLINE T* array(int n) const { return scratch + n * limit; }
+  int64_t step;  // stride of `raw` from one bin to the next
+  T* exps;       // terms of both softmaxes, before normalisation
+  int64_t limit;  // their stride, and that of SplineArrays
 };
 
-// Of each number's bin: the sums of both softmaxes, its term, the terms below it; raw slopes at its
-// ends.
-template <class T> struct SplineBins {
-  T *total[2], *term[2], *below[2], *slope[2], *index;
+// Of a block's numbers: sums of both softmaxes; of the bin of each its terms, the terms below it,
+// the raw slopes at its ends and its index. The others are for work, and for what is not dense.
+template <class T> struct SplineArrays {
+  T *total[2], *term[2], *below[2], *slope[2], *sum[2];
+  T *index, *position, *x, *grad, *log_slope, *out;
 
-  INLINE explicit SplineBins(const SplineBlock<T>& block)
-      : total{block.array(0), block.array(1)}, term{block.array(2), block.array(3)},
-        below{block.array(4), block.array(5)}, slope{block.array(6), block.array(7)},
-        index(block.array(8)) {}
+  INLINE SplineArrays(T* memory, int64_t limit) {
+    for (T** pair : {total, term, below, slope, sum})
+      for (int i = 0; i < 2; ++i, memory += limit) pair[i] = memory;
+    for (T** one : {&index, &position, &x, &grad, &log_slope, &out}) *one = memory, memory += limit;
+  }
 };
-constexpr int SPLINE_BIN_ARRAYS = 9;
 
 template <class T> INLINE T spline_spread(const Spline& map) {
   return T(2 * map.bound * (1 - map.least_size * map.bins));
 }
 
-template <class T> INLINE int64_t spline_limit(const Spline& map) {
-  const int64_t most = SPLINE_SCRATCH / (3 * map.bins - 1 + SPLINE_ARRAYS);
+INLINE int64_t spline_limit(const Spline& map) {
+  const int64_t most = SPLINE_MEMORY / (3 * map.bins - 1 + SPLINE_ARRAYS);
   return lesser(SPLINE_BLOCK, most - most % 16);
 }
 
@@ -66,17 +68,18 @@ void spline_softmax(int64_t count, int64_t bins, const T* raw, int64_t step, T* 
 
 // Count the inner edges at or before x and select what belongs to the bin after them.
 template <class T, bool inverse>
-void spline_search(const Spline& map, const SplineBlock<T>& block, int64_t count, const T* x,
-                   const SplineBins<T>& to, T* __restrict position, T* __restrict sum,
-                   T* __restrict other_sum) {
-  const int64_t bins = map.bins, step = block.step, limit = block.limit;
+void spline_search(const Spline& map, const SplinePlanes<T>& planes, int64_t count, const T* x,
+                   const SplineArrays<T>& to) {
+  const int64_t bins = map.bins, step = planes.step, limit = planes.limit;
   const T bound = T(map.bound), scale = 1 / spline_spread<T>(map);
   const T least = T(map.least_size / (1 - map.least_size * map.bins));
-  const T *own = block.exps + inverse * bins * limit, *other = block.exps + !inverse * bins * limit;
-  const T *slopes = block.raw + 2 * bins * step, *total = to.total[inverse];
+  const T* own = planes.exps + inverse * bins * limit;
+  const T* other = planes.exps + !inverse * bins * limit;
+  const T *slopes = planes.raw + 2 * bins * step, *total = to.total[inverse];
   T *own_term = to.term[inverse], *other_term = to.term[!inverse];
   T *own_below = to.below[inverse], *other_below = to.below[!inverse];
   T *left = to.slope[0], *right = to.slope[1], *index = to.index;
+  T *sum = to.sum[0], *other_sum = to.sum[1], *position = to.position;
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     position[i] = (clamp(x[i], -bound, bound) + bound) * total[i] * scale;
@@ -145,7 +148,7 @@ template <class T> struct SplineNumbers {
   const T *total0, *total1, *term0, *term1, *below0, *below1, *slope0, *slope1, *index;
   T spread, least_size, bound, unit_slope, least_slope;
 
-  INLINE SplineNumbers(const Spline& map, const SplineBins<T>& bins)
+  INLINE SplineNumbers(const Spline& map, const SplineArrays<T>& bins)
       : total0(bins.total[0]), total1(bins.total[1]), term0(bins.term[0]), term1(bins.term[1]),
         below0(bins.below[0]), below1(bins.below[1]), slope0(bins.slope[0]), slope1(bins.slope[1]),
         index(bins.index), spread(spline_spread<T>(map)), least_size(T(2 * map.bound * map.least_size)),
@@ -158,13 +161,14 @@ template <class T> struct SplineNumbers {
   }
 };
 
-// Map x to y and log-slopes; `bins` is filled.
+// Map x to y; fill `bins`, log-slopes among them.
 template <class T, bool inverse>
-void spline_map(const Spline& map, const SplineBlock<T>& block, int64_t count, const T* x,
-                const SplineBlock<T>& places, const SplineBins<T>& bins, T* y, T* log_slope) {
-  spline_search<T, inverse>(map, block, count, x, bins, places.array(12), places.array(13), places.array(14));
+void spline_map(const Spline& map, const SplinePlanes<T>& planes, int64_t count, const T* x,
+                const SplineArrays<T>& bins, T* y) {
+  spline_search<T, inverse>(map, planes, count, x, bins);
   const SplineNumbers<T> numbers(map, bins);
   const T bound = numbers.bound;
+  T* log_slope = bins.log_slope;
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     const T u = clamp(x[i], -bound, bound);
@@ -209,24 +213,25 @@ struct SplineTasks {
   }
 };
 
-// Read the parameters of a block and compute its softmaxes.
+// Read the parameters of a block and compute the terms and sums of its softmaxes.
 template <class T>
-INLINE SplineBlock<T> spline_block(const Spline& map, const View& parameters, int64_t step,
-                                   int64_t sample, const Block& block, int64_t limit, T* scratch,
-                                   const SplineBins<T>& to) {
-  const int64_t planes = 3 * map.bins - 1;
-  SplineBlock<T> read_block{limit, limit, scratch, scratch, scratch};
+INLINE SplinePlanes<T> spline_planes(const Spline& map, const View& parameters, int64_t step,
+                                     int64_t sample, const Block& block, int64_t limit, T* memory,
+                                     const SplineArrays<T>& to) {
+  SplinePlanes<T> planes{memory, limit, memory, limit};
   if (is_dense<T>(parameters, block)) {
-    read_block.raw = read(parameters, sample, block, scratch);
-    read_block.step = step;
+    planes.raw = read(parameters, sample, block, memory);
+    planes.step = step;
   } else {
-    for (int64_t k = 0; k < planes; ++k)
-      read(parameters.at(k * step), sample, block, scratch + k * limit);
+    for (int64_t k = 0; k < 3 * map.bins - 1; ++k)
+      read(parameters.at(k * step), sample, block, memory + k * limit);
   }
-  for (int g = 0; g < 2; ++g)
-    spline_softmax(block.count(), map.bins, read_block.raw + g * map.bins * read_block.step,
-                   read_block.step, scratch + g * map.bins * limit, limit, to.total[g], to.term[g]);
-  return read_block;
+  for (int g = 0; g < 2; ++g) {
+    const int64_t first = g * map.bins;
+    spline_softmax(block.count(), map.bins, planes.raw + first * planes.step, planes.step,
+                   planes.exps + first * limit, limit, to.total[g], to.term[g]);
+  }
+  return planes;
 }
 
 struct SplineForward {
@@ -238,30 +243,27 @@ struct SplineForward {
 template <class T, bool inverse>
 void spline_forward(ParallelFor parallel_for, const SplineForward& f) {
   const Spline map = f.map;
-  const int64_t limit = spline_limit<T>(map), planes = 3 * map.bins - 1;
+  const int64_t limit = spline_limit(map);
   const SplineTasks tasks(map, limit);
   const View active = tasks.view(f.active), parameters = tasks.view(f.parameters);
   const View y_active = tasks.view(f.y_active), index = tasks.view(f.index);
   tasks.run(parallel_for, [&](int64_t n) {
-    alignas(64) T scratch[SPLINE_SCRATCH];
-    T* arrays = scratch + planes * limit;
-    const SplineBlock<T> places{limit, 0, nullptr, nullptr, arrays};
-    const SplineBins<T> bins(places);
-    T *x_buffer = places.array(SPLINE_BIN_ARRAYS), *y_buffer = places.array(SPLINE_BIN_ARRAYS + 1);
-    T* log_slopes = places.array(SPLINE_BIN_ARRAYS + 2);
+    alignas(64) T memory[SPLINE_MEMORY];
+    const SplineArrays<T> bins(memory + (3 * map.bins - 1) * limit, limit);
     double sum = 0;
     tasks.blocks(n, [&](const Block& block) {
       const int64_t b = tasks.joined ? 0 : n, count = block.count();
-      const auto planes = spline_block<T>(map, parameters, map.step(f.parameters), b, block, limit, scratch, bins);
-      T* y = target(y_active, b, block, y_buffer);
-      spline_map<T, inverse>(map, planes, count, read(active, b, block, x_buffer), places, bins, y, log_slopes);
+      const auto planes =
+          spline_planes(map, parameters, map.step(f.parameters), b, block, limit, memory, bins);
+      T* y = target(y_active, b, block, bins.out);
+      spline_map<T, inverse>(map, planes, count, read(active, b, block, bins.x), bins, y);
       write(y_active, b, block, y);
       write(index, b, block, bins.index);
       for (int64_t r = 0; r < (tasks.joined ? block.rows : 1); ++r) {
         const int64_t size = tasks.joined ? block.columns : count;
         T part = 0;
 #pragma omp simd reduction(+ : part)
-        for (int64_t i = 0; i < size; ++i) part += log_slopes[r * size + i];
+        for (int64_t i = 0; i < size; ++i) part += bins.log_slope[r * size + i];
         sum = tasks.joined ? part : sum + part;
         const T log_det = T(sum);
         write(f.log_det, tasks.joined ? block.row + r : n, Block{0, 1, 0, 1}, &log_det);
@@ -280,14 +282,15 @@ struct SplineBackward {
   View grad, grad_log_det, active, parameters, grad_active, grad_parameters;
 };
 
-// Gradients of one block: what spline_planes.fill_gradients does.
+// Compute what spline_planes.fill_gradients does, but for the planes; bins.log_slope has the
+// gradient of log_det.
 template <class T, bool inverse>
-void spline_gradients(const Spline& map, const SplineBlock<T>& block, int64_t count, const T* x,
-                      const T* grad, const T* grad_log_det, const SplineBlock<T>& places,
-                      const SplineBins<T>& bins, T* grad_x) {
-  spline_search<T, inverse>(map, block, count, x, bins, places.array(12), places.array(13), places.array(14));
+void spline_gradients(const Spline& map, const SplinePlanes<T>& planes, int64_t count, const T* x,
+                      const T* grad, const SplineArrays<T>& bins, T* grad_x) {
+  spline_search<T, inverse>(map, planes, count, x, bins);
   const SplineNumbers<T> numbers(map, bins);
   const T bound = numbers.bound, spread = numbers.spread;
+  const T* by_log_det = bins.log_slope;
   // Of both groups: factors of the terms in the bin, below it and above it, in place of the shares.
   T *at0 = bins.term[0], *at1 = bins.term[1], *under0 = bins.below[0], *under1 = bins.below[1];
   T *over0 = bins.total[0], *over1 = bins.total[1], *left = bins.slope[0], *right = bins.slope[1];
@@ -300,7 +303,7 @@ void spline_gradients(const Spline& map, const SplineBlock<T>& block, int64_t co
     const T slant = c.rest - c.theta, slope = c.m * c.inverse_d * c.inverse_d;
     const T log_theta = 2 * ((c.b * c.theta - c.a * c.rest + slant) * inverse_m -
                              (c.a + c.b - 2) * slant * c.inverse_d);
-    T grad_y = inside ? grad[i] : T(0), grad_log = inside ? grad_log_det[i] : T(0);
+    T grad_y = inside ? grad[i] : T(0), grad_log = inside ? by_log_det[i] : T(0);
     T grad_theta, grad_rise;
     if (inverse) {
       // g_y = (g_x - g_L L_x) / y_x; what follows sees -g_y and -g_L.
@@ -344,7 +347,7 @@ INLINE void spline_size_plane(int64_t count, T k, const T* exps, const T* index,
     out[i] = exps[i] * (index[i] == k ? at[i] : index[i] > k ? under[i] : over[i]);
 }
 
-// Gradient of the raw slope at one edge: the right end of the bin `before` it, the left of the next.
+// Gradient of the raw slope at one edge: right end of the bin `before` it, left end of the next.
 template <class T>
 INLINE void spline_slope_plane(int64_t count, T before, const T* index, const T* left,
                                const T* right, T* out) {
@@ -356,34 +359,32 @@ INLINE void spline_slope_plane(int64_t count, T before, const T* index, const T*
 template <class T, bool inverse>
 void spline_backward(ParallelFor parallel_for, const SplineBackward& f) {
   const Spline map = f.map;
-  const int64_t limit = spline_limit<T>(map), planes = 3 * map.bins - 1;
+  const int64_t limit = spline_limit(map);
   const SplineTasks tasks(map, limit);
   const View active = tasks.view(f.active), parameters = tasks.view(f.parameters);
   const View grad = tasks.view(f.grad), grad_active = tasks.view(f.grad_active);
   const View grad_parameters = tasks.view(f.grad_parameters);
   tasks.run(parallel_for, [&](int64_t n) {
-    alignas(64) T scratch[SPLINE_SCRATCH];
-    const SplineBlock<T> places{limit, 0, nullptr, nullptr, scratch + planes * limit};
-    const SplineBins<T> bins(places);
-    T *x_buffer = places.array(SPLINE_BIN_ARRAYS), *grad_buffer = places.array(SPLINE_BIN_ARRAYS + 1);
-    T *grad_log = places.array(SPLINE_BIN_ARRAYS + 2), *out = places.array(SPLINE_BIN_ARRAYS + 3);
+    alignas(64) T memory[SPLINE_MEMORY];
+    const SplineArrays<T> bins(memory + (3 * map.bins - 1) * limit, limit);
     tasks.blocks(n, [&](const Block& block) {
       const int64_t b = tasks.joined ? 0 : n, count = block.count();
-      const auto planes = spline_block<T>(map, parameters, map.step(f.parameters), b, block, limit, scratch, bins);
+      const auto planes =
+          spline_planes(map, parameters, map.step(f.parameters), b, block, limit, memory, bins);
       for (int64_t r = 0; r < (tasks.joined ? block.rows : 1); ++r) {
         const int64_t size = tasks.joined ? block.columns : count;
         T value[1];
         const T upstream =
             *read(f.grad_log_det, tasks.joined ? block.row + r : n, Block{0, 1, 0, 1}, value);
-        for (int64_t i = 0; i < size; ++i) grad_log[r * size + i] = upstream;
+        for (int64_t i = 0; i < size; ++i) bins.log_slope[r * size + i] = upstream;
       }
-      T* grad_x = target(grad_active, b, block, out);
-      spline_gradients<T, inverse>(map, planes, count, read(active, b, block, x_buffer),
-                                   read(grad, b, block, grad_buffer), grad_log, places, bins, grad_x);
+      T* grad_x = target(grad_active, b, block, bins.out);
+      spline_gradients<T, inverse>(map, planes, count, read(active, b, block, bins.x),
+                                   read(grad, b, block, bins.grad), bins, grad_x);
       write(grad_active, b, block, grad_x);
       for (int64_t k = 0; k < 3 * map.bins - 1; ++k) {
         const View view = grad_parameters.at(k * map.step(f.grad_parameters));
-        T* to = target(view, b, block, out);
+        T* to = target(view, b, block, bins.out);
         const int g = k >= map.bins;
         if (k < 2 * map.bins)
           spline_size_plane(count, T(k - g * map.bins), planes.exps + k * limit, bins.index,

@@ -57,7 +57,7 @@ def test_derivatives_and_opcheck(rest: int, first: bool, inverse: bool) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("bins", [1, 2, 8])
+@pytest.mark.parametrize("bins", [1, 2, 8, 64, 200])
 def test_any_number_of_bins(bins: int, inverse: bool) -> None:
     tensors = draw((4, 3, 2), bins=bins)
     calls = (bound(function, inverse, bins=bins) for function in (OPERATOR, DEFINITION))
@@ -130,11 +130,22 @@ def test_any_layout(
     torch.testing.assert_close(gradients_of(call, laid_out), gradients_of(call, tensors))
 
 
-def test_zeros_are_the_identity() -> None:
-    x, raw = draw((6, 5))
-    y, log_det = RationalQuadratic(BINS, BOUND).forward(x, torch.zeros_like(raw))
+@both_ways
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [1, 5, 37, 150])
+def test_zeros_are_the_identity(size: int, dtype: torch.dtype, inverse: bool) -> None:
+    x, raw = draw((6, size), dtype=dtype)
+    y, log_det = bound(OPERATOR, inverse)(x, torch.zeros_like(raw))
     torch.testing.assert_close(y, x)
-    torch.testing.assert_close(log_det, torch.zeros(6, dtype=torch.float64))
+    assert not bool(log_det.any())
+
+
+@both_ways
+@pytest.mark.parametrize("shape", [(300, 2), (9, 1, 7), (300, 1, 1, 1)], ids=str)
+def test_samples_that_share_a_block_stay_apart(shape: tuple[int, ...], inverse: bool) -> None:
+    tensors = draw(shape, rest=2)
+    calls = (bound(function, inverse) for function in (OPERATOR, DEFINITION))
+    torch.testing.assert_close(*(gradients_of(call, tensors) for call in calls))
 
 
 def test_the_root_is_stable_at_its_hardest() -> None:
