@@ -253,6 +253,10 @@ class SpaceToDepth(Invertible):
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         (c, _, _), (_, h, w), (fh, fw) = self.in_shape, self.out_shape, self.factor
+        if keeps_channels_last(z):
+            innermost = z.permute(0, 2, 3, 1).reshape(z.shape[0], h, w, c, fh, fw)
+            pixels = innermost.permute(0, 1, 4, 2, 5, 3).reshape(z.shape[0], h * fh, w * fw, c)
+            return pixels.permute(0, 3, 1, 2), constant_log_det(z, 0.0)
         patches = z.reshape(z.shape[0], c, fh, fw, h, w).permute(0, 1, 4, 2, 5, 3)
         return patches.reshape(z.shape[0], *self.in_shape), constant_log_det(z, 0.0)
 
@@ -280,6 +284,8 @@ class Flatten(Invertible):
             x = z.reshape(z.shape[0], *rest, channels).movedim(-1, 1)
         else:
             x = z.reshape(z.shape[0], *self.in_shape)
+        if x.dim() == 4 and keeps_channels_last(x):
+            x = x.contiguous(memory_format=torch.channels_last)
         return x, constant_log_det(z, 0.0)
 
 

@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.testing import assert_close
 
-from couplings import Chain, Invertible, Rotation, ShapeError
+from couplings import Chain, Coupling, Invertible, Rotation, ShapeError
+from couplings.memory import Memory
 from couplings.networks import conv_network, mlp_network, paper_network
 from couplings.networks.default import squeeze_factor
+from couplings.ops import native
 from couplings.testing import assert_invertible, randomize
 
 SIZES = [(8, 8), (9, 9), (11, 13), (28, 28), (15, 8), (13, 12), (2, 3), (5, 5)]
@@ -143,3 +146,29 @@ def test_a_cosine_transform_puts_the_averages_of_the_channels_first(
     assert_close(z[:, 16:], torch.zeros(1, 48, dtype=torch.float64), rtol=0, atol=1e-12)
     assert_close(z[:, :16].norm(), flat.norm())
     assert_round_trip(randomized(network, generator), generator)
+
+
+@pytest.mark.skipif(not native.COMPILED, reason=native.description())
+@pytest.mark.parametrize("memory", ["store", "recompute"])
+def test_channels_stay_innermost_from_squeeze_to_flatten(
+    memory: Memory, generator: torch.Generator
+) -> None:
+    network = conv_network((3, 16, 16), generator, blocks=(2, 2), width=8).set_memory(memory)
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        output = output[0] if isinstance(output, tuple) else output
+        seen.append(output)
+        if output.requires_grad:
+            output.register_hook(seen.append)
+
+    for module in network.modules():
+        if isinstance(module, Coupling | Rotation | nn.Conv2d | nn.BatchNorm2d):
+            module.register_forward_hook(look)
+    z, log_det = network(torch.randn(2, 3, 16, 16, generator=generator).requires_grad_())
+    (z.square().sum() - log_det.sum()).backward()
+    images = [tensor for tensor in seen if tensor.dim() == 4]
+    assert len(images) > 50
+    # Only gradients that come through a flatten or a squeeze are laid out as its result was.
+    others = [x for x in images if not x.is_contiguous(memory_format=torch.channels_last)]
+    assert len(others) <= 2
