@@ -18,6 +18,7 @@ from benchmarks.couplings.mixture import mixture_cases
 from benchmarks.couplings.networks import network_cases
 from benchmarks.couplings.run import AgreementError, Effort, run_case
 from benchmarks.couplings.spline import spline_cases
+from benchmarks.couplings.utilisation import line, utilisation
 from benchmarks.results import ROOT, Row, append, check_columns, circumstances
 
 RECORDED = ROOT / "couplings" / "results.csv"
@@ -148,6 +149,11 @@ def _run(options: argparse.Namespace) -> list[Row]:
             new = [facts | row for row in run_case(case, effort)]
             append(None if options.no_record else options.out, new)
             rows += new
+    if device.type == "cpu" and options.bench in ("networks", "all"):
+        beside = None if options.no_record else options.out.with_name("utilisation.csv")
+        for row in utilisation(options.quick, effort.seconds):
+            append(beside, [facts | row])
+            print(line(row), file=sys.stderr if options.json else sys.stdout, flush=True)
     return rows
 
 
