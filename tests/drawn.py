@@ -16,12 +16,10 @@ def small_flow(shape: tuple[int, ...], classes: int, **options: Any) -> Generati
 
 
 def texts(artists: Iterable[Any]) -> list[str]:
-    """Return the texts of labels, legends or annotations."""
     return [artist.get_text() for artist in artists]
 
 
 def titles(figure: Any) -> list[str]:
-    """Return the titles of all panels."""
     return [axes.get_title() for axes in figure.axes]
 
 

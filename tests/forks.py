@@ -22,17 +22,21 @@ with locked(Path(sys.argv[1])):
 
 
 def fork(work: Callable[[], object]) -> int:
-    """Return the process of a fork of this one, which has everything imported and does the work."""
+    """Do the work in a fork of this process, which has everything imported.
+
+    Returns:
+        The process; it ends with the status that the work returns, if any.
+    """
     process = os.fork()
     if process:
         return process
+    status: object = 70
     try:
-        work()
-        os._exit(0)
+        status = work()
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(1)
+        os._exit(status if isinstance(status, int) else 0)
 
 
 def rerun(file: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ features", ICML 2019: log p(x) by a flow, p(y|x) by a linear layer on its latent
     -log p(y|x) - λ log p(x)/d    (Eq. 5)
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from couplings.conditioners import kaiming_linear
 from couplings.functional import MixtureDensities
@@ -55,13 +55,10 @@ class Hybrid(GenerativeClassifier):
 
 
 def build_hybrid(blueprint: Blueprint, settings: HybridSettings) -> Hybrid:
-    """Build an untrained hybrid."""
     parts = invertible_parts(blueprint, settings)
     model = Hybrid(blueprint.shape, *parts, settings)
-    linear: nn.Module = kaiming_linear(
-        model.mixture.dims, blueprint.classes, blueprint.generator(), gain=0.5**0.5
-    )
-    model.heads["linear"] = linear
+    sizes = model.mixture.dims, blueprint.classes
+    model.heads["linear"] = kaiming_linear(*sizes, blueprint.generator(), gain=0.5**0.5)
     return model
 
 

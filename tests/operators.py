@@ -1,14 +1,16 @@
 """Inputs and tables that the tests of operators and of their Triton kernels share."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from math import inf, nan
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-Function = Callable[..., tuple[Tensor, ...]]
+Function = Callable[..., Any]
 Clamp = tuple[float, float, bool, bool]
 
 # limit, gain, atan, inverse: the last arguments of affine_couple.
@@ -38,17 +40,11 @@ def draw(
     return [tensor.to(device, dtype) for tensor in drawn]
 
 
-def coupled(
-    shape: tuple[int, ...],
-    per_number: int,
-    rest: int = 0,
-    dtype: torch.dtype = torch.float64,
-    seed: int = 0,
-) -> list[Tensor]:
+def coupled(shape: tuple[int, ...], per_number: int, rest: int = 0, **options: Any) -> list[Tensor]:
     """Draw leaves: an active half of this shape, its parameters and, if any, the passive half."""
     batch, size, *inner = shape
     channels = [size, per_number * size] + ([rest] if rest else [])
-    drawn = draw(*((batch, c, *inner) for c in channels), dtype=dtype, seed=seed)
+    drawn = draw(*((batch, c, *inner) for c in channels), **options)
     return [tensor.requires_grad_() for tensor in drawn]
 
 
@@ -68,33 +64,37 @@ def gradients_of(function: Function, tensors: list[Tensor]) -> tuple[Tensor, ...
 
 
 def assert_as_exact(
-    operator: Function, reference: Function, inputs: Sequence[Tensor], factor: float = 2.0
+    operator: Callable[..., Any],
+    reference: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    *settings: object,
 ) -> None:
-    """Check that an operator's errors are at most `factor` times those of its definition.
+    """Check that an operator's errors are at most twice those of its definition.
 
     Results and gradients (for random upstream gradients) of both, in the dtype of the inputs, are
-    compared with the definition in float64: max|error| ≤ factor · max|the definition's error|,
-    plus one unit in the last place of the largest result. This is flash-attention's rule: no
-    tolerance has to be guessed.
+    compared with the definition in float64: max|error| ≤ 2 max|the definition's error|, plus one
+    unit in the last place of the largest result. This is flash-attention's rule: no tolerance has
+    to be guessed. Both functions take the inputs and the settings.
     """
     wide = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
-    truth = _results(reference, wide)
-    ours, plain = _results(operator, inputs), _results(reference, inputs)
+    truth = _results(reference, wide, settings)
+    ours, plain = (_results(function, inputs, settings) for function in (operator, reference))
     for position, (exact, got, expected) in enumerate(zip(truth, ours, plain, strict=True)):
         assert (got.shape, got.dtype) == (exact.shape, expected.dtype), f"result {position}"
         if exact.numel():
             slack = torch.finfo(got.dtype).eps * float(exact.abs().max())
-            allowed = factor * float((expected - exact).abs().max()) + slack
+            allowed = 2 * float((expected - exact).abs().max()) + slack
             assert float((got - exact).abs().max()) <= allowed, f"result {position}"
 
 
-def _results(function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
-    outputs = function(*inputs)
+def _results(
+    function: Function, inputs: Sequence[Tensor], settings: tuple[object, ...]
+) -> list[Tensor]:
+    found = function(*inputs, *settings)
+    outputs = (found,) if isinstance(found, Tensor) else found
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    generator = torch.Generator(inputs[0].device).manual_seed(0)
-    upstream = [
-        torch.randn(out.shape, generator=generator, device=out.device).to(out) for out in outputs
-    ]
+    draw_as = partial(torch.randn, generator=torch.Generator(inputs[0].device).manual_seed(0))
+    upstream = [draw_as(out.shape, device=out.device).to(out) for out in outputs]
     gradients = torch.autograd.grad(outputs, wanted, upstream) if wanted else ()
     return [tensor.detach() for tensor in (*outputs, *gradients)]
 

@@ -24,7 +24,6 @@ CNN: dict[str, Any] = {"kind": "cnn", "width": [4], "hidden": [8]}
 
 
 def is_flow(system: str) -> bool:
-    """Return whether the system's network is an invertible one."""
     return issubclass(SYSTEMS[system].settings, InvertibleSettings)
 
 

@@ -20,7 +20,7 @@ from nflows.transforms import (
     LULinear,
     PiecewiseRationalQuadraticCouplingTransform,
 )
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from couplings import (
     DCT,
@@ -98,25 +98,25 @@ class Case:
         return map_, draw(batch, *map_.in_shape), draw(batch, width) if width else None
 
 
-def mlp(generator: torch.Generator, **options: object) -> Conditioner:
+def mlp(generator: Generator, **options: object) -> Conditioner:
     return partial(MLP, generator=generator, hidden=(8,), **options)  # type: ignore[arg-type]
 
 
-def conv(generator: torch.Generator, **options: object) -> Conditioner:
+def conv(generator: Generator, **options: object) -> Conditioner:
     return partial(ConvNet, generator=generator, width=6, **options)  # type: ignore[arg-type]
 
 
-def strided(generator: torch.Generator) -> Conditioner:
+def strided(generator: Generator) -> Conditioner:
     return conv(generator, stride=2, leading_relu=True)
 
 
-def elementwise_affine(generator: torch.Generator) -> Invertible:
+def elementwise_affine(generator: Generator) -> Invertible:
     scale = torch.rand(3, 1, 1, generator=generator) + 0.5
     return ElementwiseAffine((3, 2, 2), torch.randn(3, 2, 2, generator=generator), scale)
 
 
 def piecewise_linear(shape: tuple[int, ...]) -> Callable[[torch.Generator], Invertible]:
-    def make(generator: torch.Generator) -> Invertible:
+    def make(generator: Generator) -> Invertible:
         steps = torch.rand(torch.Size(shape).numel(), 5, generator=generator) + 0.1
         return PiecewiseLinear(shape, torch.tensor([-1.0, -0.3, 0.0, 0.4, 1.0]), steps.cumsum(1))
 
@@ -142,16 +142,16 @@ def long_chain(g: torch.Generator) -> Invertible:
 
 
 # FrEIA and nflows call a subnetwork's constructor with widths, not with shapes.
-def mlp_of_width(generator: torch.Generator) -> Callable[[int, int], nn.Module]:
+def mlp_of_width(generator: Generator) -> Callable[[int, int], nn.Module]:
     return lambda inputs, outputs: mlp(generator)((inputs,), outputs, 0)
 
 
-def conv_of_width(generator: torch.Generator) -> Callable[[int, int], nn.Module]:
+def conv_of_width(generator: Generator) -> Callable[[int, int], nn.Module]:
     return lambda inputs, outputs: conv(generator)((inputs, 4, 4), outputs, 0)
 
 
 def spline_coupling(context: int) -> Callable[[torch.Generator], Invertible]:
-    def make(generator: torch.Generator) -> Invertible:
+    def make(generator: Generator) -> Invertible:
         def net(inputs: int, outputs: int) -> nn.Module:
             module = mlp(generator)((inputs,), outputs, context)
             # nflows scales the softmax by it, and warns where it is missing.
@@ -176,7 +176,7 @@ def freia(
 ) -> Case:
     """Build a block of FrEIA; those with a subnetwork hold lambdas and cannot be pickled."""
 
-    def make(generator: torch.Generator) -> Invertible:
+    def make(generator: Generator) -> Invertible:
         nets = {} if subnet is None else {"subnet_constructor": subnet(generator)}
         seed = int(torch.randint(1000, (), generator=generator))
         return FromFrEIA.build(
@@ -186,7 +186,7 @@ def freia(
     return Case(make, tolerance, picklable=subnet is None)
 
 
-def coupling_in_sequence(generator: torch.Generator) -> Invertible:
+def coupling_in_sequence(generator: Generator) -> Invertible:
     inn = SequenceINN(2, 4, 4)
     inn.append(ToFrEIA, make=lambda shape: Coupling(shape, conv(generator)))
     inn.append(HaarDownsampling)
@@ -195,13 +195,13 @@ def coupling_in_sequence(generator: torch.Generator) -> Invertible:
     return FromFrEIA(inn, (2, 4, 4), CONTEXT)
 
 
-def coupling_in_graph(generator: torch.Generator) -> Invertible:
+def coupling_in_graph(generator: Generator) -> Invertible:
     start = InputNode(4)
     middle = Node(start, ToFrEIA, {"make": partial(Coupling, conditioner=mlp(generator))})
     return FromFrEIA(GraphINN([start, middle, OutputNode(middle)]), (4,))
 
 
-def coupling_in_composite(generator: torch.Generator) -> Invertible:
+def coupling_in_composite(generator: Generator) -> Invertible:
     coupling = Coupling((4,), mlp(generator), context_features=CONTEXT)
     composite = CompositeTransform([ToNFlows(coupling), LULinear(4)])
     return FromNFlows(composite, (4,), context_features=CONTEXT)
@@ -211,13 +211,13 @@ def own(
     cls: Callable[..., Invertible],
     shape: tuple[int, ...],
     *nets: Callable[[torch.Generator], Conditioner],
+    context: int = 0,
     **options: Any,
 ) -> Case:
-    """Build a coupling of this shape with these networks."""
+    options |= {"context_features": context}
     return Case(lambda g: cls(shape, *(net(g) for net in nets), **options))
 
 
-WITH_CONTEXT = {"context_features": CONTEXT}
 OWN = {
     "Coupling (second active)": own(Coupling, (4, 4, 2), conv),
     "Coupling (first active)": own(Coupling, (4, 4, 2), conv, active="first"),
@@ -226,36 +226,32 @@ OWN = {
     "Coupling (3 channels, first)": own(Coupling, (3, 2, 2), conv, univariate=ATAN, active="first"),
     "Coupling (no BatchNorm)": own(Coupling, (4, 2, 2), partial(conv, batch_norm=False)),
     "Coupling (Dropout2d)": own(Coupling, (4, 2, 2), partial(conv, dropout=0.5)),
-    "Coupling (image, context)": own(Coupling, (4, 2, 2), conv, **WITH_CONTEXT),
+    "Coupling (image, context)": own(Coupling, (4, 2, 2), conv, context=3),
     "Coupling (features)": own(Coupling, (6,), mlp),
     "Coupling (5 features)": own(Coupling, (5,), mlp, univariate=ATAN, active="first"),
     "Coupling (features, BatchNorm)": own(Coupling, (4,), partial(mlp, batch_norm=True)),
     "Coupling (features, Dropout)": own(Coupling, (4,), partial(mlp, dropout=0.5)),
-    "Coupling (features, context)": own(Coupling, (4,), mlp, **WITH_CONTEXT),
+    "Coupling (features, context)": own(Coupling, (4,), mlp, context=3),
     "Coupling (not fused)": own(Coupling, (4, 2, 2), conv, univariate=Scaling()),
     "Coupling (not fused, first)": own(
-        Coupling, (5,), mlp, univariate=Scaling(), active="first", **WITH_CONTEXT
+        Coupling, (5,), mlp, univariate=Scaling(), active="first", context=3
     ),
     "Coupling (spline, features, first)": own(
         Coupling, (5,), mlp, univariate=SPLINE, active="first"
     ),
     "Coupling (spline, image, context)": own(
-        Coupling, (4, 2, 2), conv, univariate=SPLINE, **WITH_CONTEXT
+        Coupling, (4, 2, 2), conv, univariate=SPLINE, context=3
     ),
-    "Coupling (spline, features, context)": own(
-        Coupling, (4,), mlp, univariate=SPLINE, **WITH_CONTEXT
-    ),
+    "Coupling (spline, features, context)": own(Coupling, (4,), mlp, univariate=SPLINE, context=3),
     "two_sided_coupling": own(two_sided_coupling, (5, 2, 2), conv),
     "two_sided_coupling (spline)": own(two_sided_coupling, (5, 2, 2), conv, univariate=SPLINE),
-    "two_sided_coupling (context)": own(
-        two_sided_coupling, (5,), mlp, univariate=ATAN, **WITH_CONTEXT
-    ),
+    "two_sided_coupling (context)": own(two_sided_coupling, (5,), mlp, univariate=ATAN, context=3),
     "DownsamplingCoupling (2 channels)": own(DownsamplingCoupling, (2, 4, 4), strided, conv),
     "DownsamplingCoupling (spline)": own(
         DownsamplingCoupling, (2, 4, 4), strided, conv, univariate=SPLINE
     ),
     "DownsamplingCoupling (3 channels, context)": own(
-        DownsamplingCoupling, (3, 4, 2), strided, conv, univariate=ATAN, **WITH_CONTEXT
+        DownsamplingCoupling, (3, 4, 2), strided, conv, univariate=ATAN, context=3
     ),
     "Rotation (image)": Case(lambda g: Rotation((5, 2, 3), g)),
     "Rotation (features)": Case(lambda g: Rotation((6,), g)),
@@ -310,7 +306,6 @@ CASES = OWN | ADAPTERS
 
 @cache
 def tables() -> dict[str, dict[str, Case]]:
-    """List the cases that each fixture runs over."""
     conditional = {n: case for n, case in CASES.items() if case.build().context_features}
     return {"case": CASES, "own_case": OWN, "conditional_case": conditional}
 

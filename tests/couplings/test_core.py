@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from couplings import (
     DCT,
@@ -25,12 +25,12 @@ from couplings.core import constant_log_det, sum_log_det
 from couplings.testing import autograd_log_det, randomize
 
 
-def conditional(generator: torch.Generator, context_features: int) -> Coupling:
+def conditional(generator: Generator, context_features: int) -> Coupling:
     conditioner = partial(MLP, generator=generator, zero_last=False)
     return Coupling((4,), conditioner, context_features=context_features).double()
 
 
-def test_chain_refuses_stages_that_do_not_fit(generator: torch.Generator) -> None:
+def test_chain_refuses_stages_that_do_not_fit(generator: Generator) -> None:
     with pytest.raises(ShapeError) as error:
         Chain([SpaceToDepth((3, 4, 4)), DCT((3, 4, 4))])
     message = "stage 1 (DCT) takes (3, 4, 4), but stage 0 (SpaceToDepth) gives (12, 2, 2)"
@@ -47,7 +47,7 @@ def test_chain_refuses_stages_that_do_not_fit(generator: torch.Generator) -> Non
     assert "Chain: stage 1, built for (12, 3, 3): SpaceToDepth: expected height" in str(error.value)
 
 
-def test_chain_hides_the_context_from_stages_that_take_none(generator: torch.Generator) -> None:
+def test_chain_hides_the_context_from_stages_that_take_none(generator: Generator) -> None:
     plain, with_context = conditional(generator, 0), conditional(generator, 3)
     chain = Chain([plain, with_context])
     x, context = torch.randn(2, 4).double(), torch.randn(2, 3).double()
@@ -58,7 +58,7 @@ def test_chain_hides_the_context_from_stages_that_take_none(generator: torch.Gen
     torch.testing.assert_close(chain.inverse(z, context)[0], x)
 
 
-def test_grow_hands_on_the_shapes(generator: torch.Generator) -> None:
+def test_grow_hands_on_the_shapes(generator: Generator) -> None:
     permutation = partial(Permutation, generator=generator)
     chain = Chain.grow((3, 4, 4), [SpaceToDepth, Flatten, permutation])
     assert [stage.in_shape for stage in chain] == [(3, 4, 4), (12, 2, 2), (48,)]
@@ -66,7 +66,7 @@ def test_grow_hands_on_the_shapes(generator: torch.Generator) -> None:
     assert isinstance(chain[1], Flatten)
 
 
-def test_log_dets_of_a_chain_add_up(generator: torch.Generator) -> None:
+def test_log_dets_of_a_chain_add_up(generator: Generator) -> None:
     stages = [randomize(Rotation((4,), generator), generator) for _ in range(3)]
     x = torch.randn(2, 4, generator=generator)
     total = sum(float(stage.log_scale.detach().sum()) for stage in stages)
@@ -94,7 +94,7 @@ def test_a_map_keeps_the_number_of_dimensions() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, 4, 4)])
-def test_one_channel_cannot_be_coupled(shape: tuple[int, ...], generator: torch.Generator) -> None:
+def test_one_channel_cannot_be_coupled(shape: tuple[int, ...], generator: Generator) -> None:
     conditioner = partial(ConvNet, generator=generator)
     with pytest.raises(ShapeError, match="Coupling: expected at least 2 channels") as error:
         Coupling(shape, conditioner)
@@ -125,7 +125,7 @@ def test_autograd_log_det_of_a_known_matrix() -> None:
     torch.testing.assert_close(got, torch.full((3,), 7.0, dtype=torch.float64).log())
 
 
-def test_randomize_leaves_fixed_parameters_alone(generator: torch.Generator) -> None:
+def test_randomize_leaves_fixed_parameters_alone(generator: Generator) -> None:
     layer = torch.nn.Linear(2, 2)
     layer.bias.requires_grad_(False)
     weight, bias = layer.weight.detach().clone(), layer.bias.clone()

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from couplings import Chain, RationalQuadratic, Univariate
+from couplings import Chain, RationalQuadratic
 from couplings.networks import conv_network, mlp_network, paper_network
 from couplings.testing import randomize
 
@@ -18,20 +20,16 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def dense_of(univariate: Univariate | None) -> Make:
-    return lambda blocks: mlp_network(
-        (6,), seeded(), blocks=blocks, hidden=(8,), univariate=univariate
-    )
+def affine(blocks: int, **options: Any) -> Chain:
+    return mlp_network((6,), seeded(), blocks=blocks, hidden=(8,), **options)
 
 
-def conv_of(univariate: Univariate | None) -> Make:
-    return lambda blocks: conv_network(
-        (1, 4, 4), seeded(), blocks=(blocks,), width=2, dense_hidden=(4,), univariate=univariate
-    )
+def conv(blocks: int, **options: Any) -> Chain:
+    options |= {"width": 2, "dense_hidden": (4,)}
+    return conv_network((1, 4, 4), seeded(), blocks=(blocks,), **options)
 
 
-affine, spline = dense_of(None), dense_of(RationalQuadratic())
-conv, conv_spline = conv_of(None), conv_of(RationalQuadratic())
+spline, conv_spline = (partial(each, univariate=RationalQuadratic()) for each in (affine, conv))
 
 
 def samples(chain: Chain, count: int = 16) -> Tensor:

@@ -15,7 +15,19 @@ from couplings.networks.default import squeeze_factor
 from couplings.ops import native
 from couplings.testing import assert_invertible, randomize
 
-SIZES = [(8, 8), (9, 9), (11, 13), (28, 28), (15, 8), (13, 12), (2, 3), (5, 5)]
+SIZES = [
+    (8, 8),
+    (9, 9),
+    (11, 13),
+    (28, 28),
+    (15, 8),
+    (13, 12),
+    (2, 3),
+    (5, 5),
+    (4, 4),
+    (3, 3),
+    (5, 7),
+]
 
 small_conv = partial(conv_network, blocks=(1, 1), width=4, dense_hidden=(8,))
 
@@ -44,15 +56,9 @@ def test_any_image_becomes_a_vector_and_comes_back(
     network = small_conv((channels, *size), generator)
     assert network.out_shape == (channels * size[0] * size[1],)
     assert_round_trip(randomized(network, generator), generator)
-
-
-@pytest.mark.parametrize("shape", [(1, 4, 4), (2, 3, 3), (1, 5, 7)])
-def test_log_dets_of_odd_images_are_exact(
-    shape: tuple[int, ...], generator: torch.Generator
-) -> None:
-    network = randomized(small_conv(shape, generator), generator)
-    x = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
-    assert_invertible(network, x, tolerance=1e-10)
+    if network.dims <= 50:
+        x = torch.randn(2, *network.in_shape, generator=generator, dtype=torch.float64)
+        assert_invertible(network, x, tolerance=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -137,9 +143,7 @@ def test_the_number_of_blocks_a_level_can_be_chosen(generator: torch.Generator) 
         paper_network((1, 8, 8), generator, variant="mnist", blocks=(1, 2, 3))
 
 
-def test_a_cosine_transform_puts_the_averages_of_the_channels_first(
-    generator: torch.Generator,
-) -> None:
+def test_a_cosine_transform_puts_averages_of_channels_first(generator: torch.Generator) -> None:
     network = conv_network((1, 8, 8), generator, blocks=(1, 1), width=4, dense_blocks=0, dct=True)
     flat = torch.full((1, 1, 8, 8), 3.0, dtype=torch.float64)
     z, _ = network.double().eval()(flat)

@@ -19,5 +19,4 @@ if find_spec("triton") is None or not (INTERPRETED or torch.cuda.is_available())
 
 @pytest.fixture
 def device() -> torch.device:
-    """Return the device on which the kernels run."""
     return torch.device("cpu" if INTERPRETED else "cuda")

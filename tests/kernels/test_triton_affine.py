@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from operators import (
@@ -34,14 +36,12 @@ def test_forward(
     # Odd shapes, and halves that are slices of channels: samples do not follow each other.
     inputs = draw((3, 5 + rest, 7, 3), (3, 10, 7, 3), dtype=dtype, device=device)
 
-    def call(function: Function) -> Function:
-        def halves(whole: Tensor, parameters: Tensor) -> tuple[Tensor, ...]:
-            passive = whole[:, 5:] if rest else None
-            return function(whole[:, :5], parameters, passive, first, *settings)[:2]
+    def call(function: Function, whole: Tensor, parameters: Tensor) -> tuple[Tensor, ...]:
+        passive = whole[:, 5:] if rest else None
+        return function(whole[:, :5], parameters, passive, first, *settings)[:2]
 
-        return halves
-
-    assert_as_exact(call(triton_affine.affine_couple), call(reference.affine_couple), inputs)
+    functions = triton_affine.affine_couple, reference.affine_couple
+    assert_as_exact(*(partial(call, function) for function in functions), inputs)
 
 
 @all_clamps
@@ -55,14 +55,12 @@ def test_backward(settings: Clamp, dtype: torch.dtype, device: torch.device) -> 
     y, _, unit = eager_affine(active, parameters, None, False, *settings)
     kept = y if settings[-1] else active
 
-    def call(function: Function) -> Function:
-        return lambda grad, *t: function(grad[:, 3:], *t, *settings, t[1].dtype)
+    def call(function: Function, grad: Tensor, *t: Tensor) -> tuple[Tensor, ...]:
+        return function(grad[:, 3:], *t, *settings, t[1].dtype)
 
-    assert_as_exact(
-        call(triton_affine.affine_couple_backward),
-        call(eager_affine_backward),
-        [grad, grad_log_det, kept, unit],
-    )
+    functions = triton_affine.affine_couple_backward, eager_affine_backward
+    inputs = [grad, grad_log_det, kept, unit]
+    assert_as_exact(*(partial(call, function) for function in functions), inputs)
 
 
 # Long samples take several blocks.

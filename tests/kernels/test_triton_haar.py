@@ -24,11 +24,7 @@ def draw(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> Te
 def test_as_exact_as_the_definition(
     shape: tuple[int, ...], dtype: torch.dtype, inverse: bool, device: torch.device
 ) -> None:
-    assert_as_exact(
-        lambda x: (triton_haar.haar(x, 0.3, inverse),),
-        lambda x: (reference.haar(x, 0.3, inverse),),
-        [draw(device, dtype, shape)],
-    )
+    assert_as_exact(triton_haar.haar, reference.haar, [draw(device, dtype, shape)], 0.3, inverse)
 
 
 @both_ways

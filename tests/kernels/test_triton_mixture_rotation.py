@@ -31,11 +31,8 @@ def matrix_of(channels: int, device: torch.device) -> Tensor:
 def test_mixture(shape: tuple[int, int, int], distance: float, device: torch.device) -> None:
     batch, classes, dims = shape
     z, means, weights = draw(device, (batch, dims), (classes, dims), (classes,))
-    assert_as_exact(
-        lambda *t: triton_mixture.mixture(*t, False),
-        lambda *t: reference.mixture(*t, False),
-        [z, distance * means, weights.log_softmax(0)],
-    )
+    inputs = [z, distance * means, weights.log_softmax(0)]
+    assert_as_exact(triton_mixture.mixture, reference.mixture, inputs, False)
 
 
 @pytest.mark.parametrize("absent", [slice(0, 1), slice(2, 4), slice(0, 1100)], ids=str)
@@ -75,11 +72,11 @@ def test_rotation(
 ) -> None:
     matrix = matrix_of(shape[1], device)
     x, scale, offset = draw(device, shape, shape[1:2], shape[1:2], dtype=dtype)
-    assert_as_exact(
-        lambda x, s, o: (triton_rotation.rotate(x, matrix, s, o, inverse),),
-        lambda x, s, o: (reference.rotate(x, matrix, s, o, inverse),),
-        [x, scale, offset],
+    calls = (
+        lambda x, s, o, f=f: f(x, matrix, s, o, inverse)
+        for f in (triton_rotation.rotate, reference.rotate)
     )
+    assert_as_exact(*calls, [x, scale, offset])
 
 
 @both_ways

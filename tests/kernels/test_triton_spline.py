@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import operators
 import pytest
 import torch
@@ -34,11 +36,9 @@ def test_forward(
         passive = x[:, 3:] if rest else None
         return function(x[:, :3], raw, passive, first, bins, BOUND, inverse)[:2]
 
-    assert_as_exact(
-        lambda *t: call(triton_spline.spline_couple, *t),
-        lambda *t: call(reference_spline.spline_couple, *t),
-        draw(device, dtype, bins, rest),
-    )
+    functions = triton_spline.spline_couple, reference_spline.spline_couple
+    inputs = draw(device, dtype, bins, rest)
+    assert_as_exact(*(partial(call, function) for function in functions), inputs)
 
 
 @both_ways
@@ -53,11 +53,9 @@ def test_backward(bins: int, dtype: torch.dtype, inverse: bool, device: torch.de
         wide = grad_log_det.to(torch.promote_types(grad.dtype, torch.float32))
         return function(grad[:, 2:], wide, x, index, raw, bins, BOUND, inverse)
 
-    assert_as_exact(
-        lambda *t: call(triton_spline.spline_couple_backward, *t),
-        lambda *t: call(eager_spline_backward, *t),
-        [grad.to(dtype), x, raw],
-    )
+    functions = triton_spline.spline_couple_backward, eager_spline_backward
+    inputs = [grad.to(dtype), x, raw]
+    assert_as_exact(*(partial(call, function) for function in functions), inputs)
 
 
 @both_ways

@@ -32,7 +32,7 @@ OPERATOR, DEFINITION = torch.ops.couplings.affine_couple, reference.affine_coupl
 
 
 def draw(shape: tuple[int, ...], rest: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    return coupled(shape, 2, rest, dtype)
+    return coupled(shape, 2, rest, dtype=dtype)
 
 
 def both(first: bool, *settings: object) -> tuple[Function, Function]:
@@ -63,9 +63,7 @@ def test_as_exact_as_the_definition(
 @all_clamps
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("factor", [1e-4, 8.0])
-def test_small_and_saturated_scales_are_as_exact(
-    factor: float, dtype: torch.dtype, settings: Clamp
-) -> None:
+def test_small_and_saturated_scales(factor: float, dtype: torch.dtype, settings: Clamp) -> None:
     active, parameters = draw((4, 3, 5), dtype=dtype)
     parameters = (factor * parameters).detach().requires_grad_()
     assert_as_exact(*both(False, *settings), [active, parameters])

@@ -30,11 +30,7 @@ def test_derivatives_and_opcheck(inverse: bool) -> None:
 def test_as_exact_as_the_definition(
     shape: tuple[int, ...], dtype: torch.dtype, inverse: bool
 ) -> None:
-    assert_as_exact(
-        lambda x: (OPERATOR(x, 0.3, inverse),),
-        lambda x: (reference.haar(x, 0.3, inverse),),
-        [draw(shape, dtype)],
-    )
+    assert_as_exact(OPERATOR, reference.haar, [draw(shape, dtype)], 0.3, inverse)
 
 
 @both_ways

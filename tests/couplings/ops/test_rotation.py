@@ -23,8 +23,8 @@ def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[li
     return [tensor.requires_grad_() for tensor in tensors], rotation
 
 
-def bound(function: Function, rotation: Tensor, inverse: bool) -> Callable[..., tuple[Tensor]]:
-    return lambda x, scale, offset: (function(x, rotation, scale, offset, inverse),)
+def bound(function: Function, rotation: Tensor, inverse: bool) -> Function:
+    return lambda x, scale, offset: function(x, rotation, scale, offset, inverse)
 
 
 @both_ways
@@ -62,7 +62,7 @@ def test_channels_last_and_strided_inputs(inverse: bool) -> None:
     call, plain = (bound(f, rotation, inverse) for f in (OPERATOR, reference.rotate))
     for lay_out in (channels_last, strided):
         assert_as_exact(call, plain, [lay_out(x).requires_grad_(), scale, offset])
-    assert call(channels_last(x), scale, offset)[0].is_contiguous(memory_format=torch.channels_last)
+    assert call(channels_last(x), scale, offset).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_inverse_and_log_det() -> None:

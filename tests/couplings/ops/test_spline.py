@@ -1,6 +1,7 @@
 """couplings::spline_couple against its definition and nflows; stable where splines are not."""
 
 from collections.abc import Callable
+from typing import Any
 
 import operators
 import pytest
@@ -29,15 +30,9 @@ BINS, BOUND = 5, 3.0
 both_functions = pytest.mark.parametrize("function", [OPERATOR, DEFINITION])
 
 
-def draw(
-    shape: tuple[int, ...],
-    rest: int = 0,
-    dtype: torch.dtype = torch.float64,
-    bins: int = BINS,
-    seed: int = 0,
-) -> list[Tensor]:
+def draw(shape: tuple[int, ...], rest: int = 0, bins: int = BINS, **options: Any) -> list[Tensor]:
     """Draw x, a quarter of it in the tails; parameters; the passive half, where asked for."""
-    x, *others = operators.coupled(shape, 3 * bins - 1, rest, dtype, seed)
+    x, *others = operators.coupled(shape, 3 * bins - 1, rest, **options)
     return [(2.5 * x).detach().requires_grad_(), *others]
 
 
@@ -86,7 +81,7 @@ def test_as_exact_as_the_definition(
     shape: tuple[int, ...], dtype: torch.dtype, rest: int, first: bool, inverse: bool
 ) -> None:
     ours, plain = (bound(f, inverse, first) for f in (OPERATOR, DEFINITION))
-    assert_as_exact(ours, plain, draw(shape, rest, dtype))
+    assert_as_exact(ours, plain, draw(shape, rest, dtype=dtype))
 
 
 @both_ways
@@ -124,9 +119,8 @@ def test_rows_are_worked_on_in_chunks(inverse: bool, monkeypatch: pytest.MonkeyP
 def test_any_layout(
     lay_out: Callable[[Tensor], Tensor], rest: int, first: bool, inverse: bool
 ) -> None:
-    tensors = draw((2, 3, 4, 5), rest)
+    tensors, call = draw((2, 3, 4, 5), rest), bound(OPERATOR, inverse, first)
     laid_out = [lay_out(t).requires_grad_() for t in tensors]
-    call = bound(OPERATOR, inverse, first)
     torch.testing.assert_close(gradients_of(call, laid_out), gradients_of(call, tensors))
 
 
@@ -207,8 +201,7 @@ def at_the_edges(raw: Tensor, size: int) -> Tensor:
 @pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
 def test_float32_is_stable_for_extreme_parameters(scale: float, seed: int) -> None:
     """Invert where nflows fails an assertion: its discriminant comes out negative."""
-    _, raw = draw((64, 3), dtype=torch.float32, seed=seed)
-    raw = scale * raw.detach()
+    raw = scale * draw((64, 3), dtype=torch.float32, seed=seed)[1].detach()
     for points in at_the_edges(raw, 3).unbind(1):
         y, log_det = spline_couple(points, raw, BINS, BOUND)
         back, inverse_log_det = spline_uncouple(y, raw, BINS, BOUND)
@@ -225,8 +218,7 @@ def test_float32_is_stable_for_extreme_parameters(scale: float, seed: int) -> No
 @both_ways
 def test_float32_gradients_are_finite_for_extreme_parameters(inverse: bool) -> None:
     x, raw = draw((64, 3), dtype=torch.float32)
-    raw = (50 * raw).detach().requires_grad_()
-    outputs = bound(OPERATOR, inverse)(x, raw)
+    outputs = bound(OPERATOR, inverse)(x, 50 * raw)
     gradients = torch.autograd.grad([out.sum() for out in outputs], (x, raw))
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 

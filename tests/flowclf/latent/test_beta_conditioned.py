@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 import flowclf
-from couplings.testing import assert_invertible, autograd_log_det
+from couplings.testing import assert_invertible, autograd_log_det, randomize
 from flowclf.cli.app import run
 from flowclf.config import make_config
 from flowclf.data import load_dataset
@@ -29,10 +29,7 @@ def made(network: dict[str, object] = NETWORK, shape: tuple[int, ...] = (6,)) ->
     """Build a model of weights that are not zero, in float64 and eval mode."""
     model = flowclf.build("ib-inn", shape=shape, classes=3, network=network, beta=1.0)
     assert isinstance(model, ConditionedIBInn)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.empty_like(p).normal_(generator=generator))
+    randomize(model, torch.Generator().manual_seed(0), 0.1)
     return model.double().eval()
 
 
@@ -48,7 +45,7 @@ def test_features_are_cosines_of_the_place_in_the_range() -> None:
         torch.testing.assert_close(trade_off(), torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-def test_drawn_values_are_log_uniform(generator: torch.Generator) -> None:
+def test_drawn_values_are_log_uniform(generator: Generator) -> None:
     trade_off, drawn = TradeOff(0.1, 10.0, 1.0), []
     for _ in range(2000):
         trade_off.draw(generator)
@@ -86,7 +83,7 @@ def test_couplings_and_means_follow_beta() -> None:
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(found[0.1], found[10.0], strict=True))
 
 
-def test_training_draws_and_evaluation_goes_back(generator: torch.Generator) -> None:
+def test_training_draws_and_evaluation_goes_back(generator: Generator) -> None:
     model, x = made(), samples(9)
     y = torch.arange(9) % 3
     before = model.log_prob(x)
@@ -103,7 +100,7 @@ def test_training_draws_and_evaluation_goes_back(generator: torch.Generator) -> 
     assert torch.equal(model.log_prob(x), before)
 
 
-def test_gradients_reach_all_that_is_conditioned(generator: torch.Generator) -> None:
+def test_gradients_reach_all_that_is_conditioned(generator: Generator) -> None:
     model = made().train()
     model.loss(samples(9), torch.arange(9) % 3, generator)["total"].backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -122,9 +119,7 @@ def test_it_is_copied_pickled_and_saved_whole(tmp_path: Path) -> None:
         model.move_to(1.0)
 
 
-def test_a_trained_run_answers_at_every_beta(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_answers_at_every_beta(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digits, folder = load_dataset("digits"), tmp_path / "run"
     small = {
         "network": NETWORK | {"blocks": 1},

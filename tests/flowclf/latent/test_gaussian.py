@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,7 +21,6 @@ every_covariance = pytest.mark.parametrize("covariance", ["unit", "shared", "per
 
 
 def make_mixture(covariance: Any, weights: Any = "learned") -> GaussianMixture:
-    """Build a mixture of random means, variances and weights."""
     mixture = GaussianMixture(K, D, covariance=covariance, weights=weights).double()
     randomize(mixture, torch.Generator().manual_seed(1), 1.0)
     if weights == "empirical":
@@ -49,7 +48,7 @@ def reference(mixture: GaussianMixture, weights: str) -> MixtureSameFamily:
 @pytest.mark.parametrize("weights", ["uniform", "empirical", "learned"])
 @every_covariance
 def test_densities_and_posterior_are_those_of_torch_distributions(
-    covariance: str, weights: str, generator: torch.Generator
+    covariance: str, weights: str, generator: Generator
 ) -> None:
     mixture = make_mixture(covariance, weights)
     z = (2 * torch.randn(B, D, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -93,9 +92,7 @@ def test_nothing_larger_than_its_inputs_and_outputs_is_made(covariance: Any) -> 
 
 
 @every_covariance
-def test_samples_have_the_moments_of_their_class(
-    covariance: str, generator: torch.Generator
-) -> None:
+def test_samples_have_the_moments_of_their_class(covariance: str, generator: Generator) -> None:
     mixture, n = make_mixture(covariance), 20_000
     z = mixture.sample(torch.full((n,), 2), generator=generator)
     mean, std = mixture.means[2], variances(mixture)[2].sqrt()

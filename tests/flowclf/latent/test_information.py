@@ -4,7 +4,7 @@ from math import log
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.distributions import Normal
 from torch.testing import assert_close
 
@@ -21,14 +21,14 @@ Encoder = Latents = tuple[Tensor, Tensor]
 
 
 @pytest.fixture
-def encoder(generator: torch.Generator) -> Encoder:
+def encoder(generator: Generator) -> Encoder:
     """Draw means and log-variances of N overlapping Gaussians in float64."""
     mean, log_var = torch.randn(2, N, D, generator=generator, dtype=torch.float64)
     return mean, log_var - 1
 
 
 @pytest.fixture
-def latents(encoder: Encoder, generator: torch.Generator) -> Latents:
+def latents(encoder: Encoder, generator: Generator) -> Latents:
     """Draw from each Gaussian; return the draws and the Gaussians' indices."""
     index = torch.arange(N * DRAWS) % N
     mean, log_var = (rows[index] for rows in encoder)
@@ -51,11 +51,6 @@ def sampled(z: Tensor, index: Tensor, encoder: Encoder) -> dict[str, float]:
     return info.information(z, mean[index], log_var[index], mean, log_var, prior_log_prob(z))
 
 
-def sample_cross_entropy(z: Tensor, index: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Return -log q(index|z) by Bayes' rule, (B,)."""
-    return -brute_log_joint(z, mean, log_var).log_softmax(1).gather(1, index[:, None])[:, 0]
-
-
 def close(got: Tensor, expected: Tensor) -> None:
     assert_close(got, expected, rtol=0, atol=EXACT)
 
@@ -74,7 +69,7 @@ def test_densities_are_those_of_torch(
         close(info.aggregate_log_prob(z[part], *encoder), joint[part].logsumexp(1))
 
 
-def test_narrow_gaussians_in_float32(generator: torch.Generator) -> None:
+def test_narrow_gaussians_in_float32(generator: Generator) -> None:
     mean = torch.randn(N, 40, generator=generator)
     log_var = 2 * (0.001 + torch.rand(N, 40, generator=generator)).log()
     z = mean + (0.5 * log_var).exp() * torch.randn(N, 40, generator=generator)
@@ -106,16 +101,10 @@ def test_a_diverged_encoder_is_named(encoder: Encoder) -> None:
         info.aggregate(*encoder)
 
 
-# Identities and bounds.
-
-
-def test_kl_is_mutual_information_and_marginal_divergence(
-    encoder: Encoder, latents: Latents
-) -> None:
+def test_kl_is_information_and_marginal_divergence(encoder: Encoder, latents: Latents) -> None:
     z, index = latents
-    mean, log_var = encoder
     found = sampled(z, index, encoder)
-    own = info.gaussian_log_prob(z, mean[index], log_var[index])
+    own = info.gaussian_log_prob(z, *(rows[index] for rows in encoder))
     pointwise = own - prior_log_prob(z)
     assert found["mi_nats"] + found["md_nats"] == pytest.approx(float(pointwise.mean()), abs=EXACT)
     deviation = float(pointwise.std()) / len(z) ** 0.5
@@ -123,11 +112,10 @@ def test_kl_is_mutual_information_and_marginal_divergence(
     assert abs(float(pointwise.mean()) - kl) < 4 * deviation
 
 
-def test_the_exact_posterior_makes_both_bounds_equalities(
-    encoder: Encoder, latents: Latents
-) -> None:
-    found = sampled(*latents, encoder)
-    sc = float(sample_cross_entropy(*latents, *encoder).mean())
+def test_the_posterior_makes_both_bounds_equalities(encoder: Encoder, latents: Latents) -> None:
+    (z, index), found = latents, sampled(*latents, encoder)
+    log_posterior = brute_log_joint(z, *encoder).log_softmax(1)  # by Bayes' rule
+    sc = -float(log_posterior.gather(1, index[:, None]).mean())
     assert log(N) - sc == pytest.approx(found["mi_nats"], abs=EXACT)
     kl = found["mi_nats"] + found["md_nats"]
     assert kl + sc - log(N) == pytest.approx(found["md_nats"], abs=EXACT)
@@ -143,16 +131,13 @@ def random_softmax(latents: Latents, tags: int = 1) -> tuple[IdentitySoftmax, fl
 
 @pytest.mark.parametrize("tags", [1, 2])
 def test_any_softmax_bounds_both(tags: int, encoder: Encoder, latents: Latents) -> None:
-    found = sampled(*latents, encoder)
+    found, (softmax, sc) = sampled(*latents, encoder), random_softmax(latents, tags)
     kl = found["mi_nats"] + found["md_nats"]
-    softmax, sc = random_softmax(latents, tags)
     assert softmax.log_count - sc < found["mi_nats"]
     assert kl + sc - softmax.log_count > found["md_nats"]
 
 
-def test_the_posterior_of_gaussians_is_a_softmax_layer_on_squares(
-    encoder: Encoder, latents: Latents
-) -> None:
+def test_the_posterior_is_a_softmax_layer_on_squares(encoder: Encoder, latents: Latents) -> None:
     """W = [m/s², -½/s²], b = -½ Σ (m²/s² + log s²)."""
     (z, index), (mean, log_var) = latents, encoder
     softmax, precision = IdentitySoftmax(N, D, ()).double(), (-log_var).exp()
@@ -165,9 +150,7 @@ def test_the_posterior_of_gaussians_is_a_softmax_layer_on_squares(
     close(softmax(z, index)[1], -(log_posterior.exp() * log_posterior).sum(1))
 
 
-def test_weights_of_both_bounds_make_a_beta_vae_and_one_information_term(
-    encoder: Encoder, latents: Latents
-) -> None:
+def test_both_bounds_weighted_make_a_beta_vae(encoder: Encoder, latents: Latents) -> None:
     softmax, sc = random_softmax(latents)
     kl = float(gaussian_kl(*encoder).mean())
     mi, md = softmax.log_count - sc, kl + sc - softmax.log_count
@@ -176,10 +159,7 @@ def test_weights_of_both_bounds_make_a_beta_vae_and_one_information_term(
         assert alpha * mi + beta * md == pytest.approx(combined, abs=EXACT)
 
 
-# Estimates from few components.
-
-
-def test_distant_gaussians_hold_all_that_can_be_known(generator: torch.Generator) -> None:
+def test_distant_gaussians_hold_all_that_can_be_known(generator: Generator) -> None:
     mean = 1000 * torch.arange(N, dtype=torch.float64)[:, None].expand(N, D)
     log_var = torch.zeros(N, D, dtype=torch.float64)
     z = mean + torch.randn(N, D, generator=generator, dtype=torch.float64)
@@ -198,13 +178,12 @@ def test_distant_gaussians_hold_all_that_can_be_known(generator: torch.Generator
 
 def test_foreign_components_overestimate_information(encoder: Encoder, latents: Latents) -> None:
     (z, index), (mean, log_var) = latents, encoder
-    foreign = info.information(
-        z, mean[index], log_var[index], mean[:1] + 5, log_var[:1], prior_log_prob(z)
-    )
+    own = (rows[index] for rows in encoder)
+    foreign = info.information(z, *own, mean[:1] + 5, log_var[:1], prior_log_prob(z))
     assert foreign["mi_nats"] > sampled(z, index, encoder)["mi_nats"] + 1
 
 
-def test_identical_gaussians_know_nothing(generator: torch.Generator) -> None:
+def test_identical_gaussians_know_nothing(generator: Generator) -> None:
     z = torch.randn(50, D, generator=generator)
     zeros = torch.zeros(50, D)
     found = info.information(z, zeros, zeros, zeros, zeros, prior_log_prob(z))

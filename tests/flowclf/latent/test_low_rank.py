@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.testing import assert_close
 
 import flowclf
@@ -42,7 +42,7 @@ def make_pair(
 @pytest.mark.parametrize("covariance", ["unit", "shared"])
 @every_size
 def test_densities_and_gradients_are_those_of_the_full_mixture(
-    rank: int, full: int, covariance: str, weights: str, generator: torch.Generator
+    rank: int, full: int, covariance: str, weights: str, generator: Generator
 ) -> None:
     low, dense = make_pair(rank, full, covariance, weights)
     z = (2 * torch.randn(B, D, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -74,9 +74,7 @@ def test_samples_and_means_of_a_class_are_those_of_the_full_mixture(rank: int, f
 
 
 @every_size
-def test_averages_keep_what_the_basis_spans(
-    rank: int, full: int, generator: torch.Generator
-) -> None:
+def test_averages_keep_what_the_basis_spans(rank: int, full: int, generator: Generator) -> None:
     low, dense = make_pair(rank, full)
     z, y = torch.randn(40, D, generator=generator, dtype=torch.float64), torch.arange(40) % K
     average = dense.class_averages([(z, y)])
@@ -145,9 +143,7 @@ def test_memory_is_linear_in_the_rank_and_never_classes_times_dimensions() -> No
     assert peaks[1] - peaks[0] == pytest.approx(peaks[2] - peaks[1], rel=0.1)
 
 
-def test_a_run_with_it_trains_resumes_and_shows_itself(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_trains_resumes_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path / "run")
     quick = ["network.kind=mlp", "network.blocks=2", "train.epochs=3", "data.train_size=600"]
     own = ["mixture.rank=4", "mixture.full_dims=6", "mixture.start=data", "data.test_size=200"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import scipy.special
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
@@ -25,14 +25,13 @@ every_concentration = pytest.mark.parametrize("concentration", ["shared", "per-c
 def make_mixture(
     concentration: Any = "per-class", classes: int = K, dims: int = D, kappa: float = 3.0
 ) -> VonMisesFisherMixture:
-    """Build a mixture of random means, concentrations and weights."""
     options: dict[str, Any] = {"kappa": kappa, "weights": "learned"}
     mixture = VonMisesFisherMixture(classes, dims, concentration=concentration, **options).double()
     randomize(mixture, torch.Generator().manual_seed(1), 1.0)
     return mixture
 
 
-def latents(generator: torch.Generator, batch: int = B, dims: int = D) -> Tensor:
+def latents(generator: Generator, batch: int = B, dims: int = D) -> Tensor:
     return 2 * torch.randn(batch, dims, generator=generator, dtype=torch.float64)
 
 
@@ -118,9 +117,7 @@ def test_densities_integrate_to_one(dims: int, concentration: str) -> None:
 
 
 @every_concentration
-def test_densities_and_posterior_are_bayes_rule(
-    concentration: str, generator: torch.Generator
-) -> None:
+def test_densities_and_posterior_by_bayes(concentration: str, generator: Generator) -> None:
     mixture, z = make_mixture(concentration), latents(generator)
     cosines = torch.cosine_similarity(z[:, None], mixture.means, dim=2)
     given_class = log_normalizer(D, mixture.kappa) + mixture.kappa * cosines
@@ -134,7 +131,7 @@ def test_densities_and_posterior_are_bayes_rule(
         assert_close(mixture.log_posterior(z), softmax, rtol=0, atol=1e-13)
 
 
-def test_lengths_do_not_count(generator: torch.Generator) -> None:
+def test_lengths_do_not_count(generator: Generator) -> None:
     mixture, z = make_mixture(), latents(generator)
     expected = mixture.densities(z)
     mixture.set_means(7 * mixture.means)
@@ -143,7 +140,7 @@ def test_lengths_do_not_count(generator: torch.Generator) -> None:
 
 
 @every_concentration
-def test_gradients_are_finite_differences(concentration: str, generator: torch.Generator) -> None:
+def test_gradients_are_finite_differences(concentration: str, generator: Generator) -> None:
     mixture, z = make_mixture(concentration), latents(generator, 3).requires_grad_()
 
     def outputs(*_: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,9 +152,7 @@ def test_gradients_are_finite_differences(concentration: str, generator: torch.G
 
 
 @every_concentration
-def test_float32_posterior_in_many_dimensions(
-    concentration: str, generator: torch.Generator
-) -> None:
+def test_float32_posterior_in_many_dimensions(concentration: str, generator: Generator) -> None:
     mixture = make_mixture(concentration, 10, 3072, 3072.0).float()
     z = latents(generator, dims=3072).float()
     got = mixture.log_posterior(z).double()
@@ -165,24 +160,19 @@ def test_float32_posterior_in_many_dimensions(
     assert_close(got, expected, rtol=1e-6, atol=1e-3)
 
 
-def mean_length(dims: int, kappa: float) -> float:
-    """Return A_D(κ) = I_{D/2} / I_{D/2-1}."""
-    upper, lower = scipy.special.ive([dims / 2, dims / 2 - 1], kappa)
-    return float(upper / lower)
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("kappa", [0.1, 2.0, 50.0])
 @pytest.mark.parametrize("dims", [2, 3, 10, 100])
 def test_samples_have_the_moments_of_their_class(
-    dims: int, kappa: float, temperature: float, generator: torch.Generator
+    dims: int, kappa: float, temperature: float, generator: Generator
 ) -> None:
     """Cosines: mean A, variance 1 - A² - (D-1) A/κ; as much in one direction across as another."""
     n, mixture = 20_000, VonMisesFisherMixture(2, dims, kappa=kappa).double()
     z = mixture.sample(torch.ones(n, dtype=torch.long), temperature, generator)
     assert_close(z.norm(dim=1), torch.ones(n, dtype=torch.float64))
     narrowed = kappa / temperature**2
-    expected = mean_length(dims, narrowed)
+    upper, lower = scipy.special.ive([dims / 2, dims / 2 - 1], narrowed)
+    expected = float(upper / lower)  # A_D(κ) = I_{D/2} / I_{D/2-1}
     variance = 1 - expected**2 - (dims - 1) * expected / narrowed
     axis = normalize(mixture.means[1].detach(), dim=0)
     cosines = z @ axis
@@ -192,9 +182,7 @@ def test_samples_have_the_moments_of_their_class(
     assert float(across.norm()) < 5 / sqrt(n)
 
 
-def test_samples_on_the_sphere_have_the_cosines_of_the_closed_form(
-    generator: torch.Generator,
-) -> None:
+def test_cosines_on_the_sphere_are_those_of_the_closed_form(generator: Generator) -> None:
     """D = 3: P(cosine <= w) = (e^κw - e^-κ) / (e^κ - e^-κ). Kolmogorov-Smirnov."""
     n, kappa = 20_000, 2.0
     mixture = VonMisesFisherMixture(1, 3, kappa=kappa).double()
@@ -259,7 +247,7 @@ def test_initial_state(concentration: str) -> None:
     assert concentration in repr(mixture)
 
 
-def test_averages_and_learning_recover_means_and_concentrations(generator: torch.Generator) -> None:
+def test_averages_and_learning_recover_means_and_concentrations(generator: Generator) -> None:
     truth = make_mixture(dims=5)
     y = torch.arange(8000) % K
     z = truth.sample(y, generator=generator)
@@ -280,7 +268,7 @@ def test_averages_and_learning_recover_means_and_concentrations(generator: torch
     assert_close(mixture.log_kappa, truth.log_kappa, rtol=0, atol=0.1)
 
 
-def test_pictures_show_directions_and_their_spread(generator: torch.Generator) -> None:
+def test_pictures_show_directions_and_their_spread(generator: Generator) -> None:
     mixture = VonMisesFisherMixture(3, 50, kappa=400.0)
     y = torch.arange(3).repeat(2000)
     directions = mixture.embed(5 * mixture.sample(y, generator=generator))

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_systems import saved
 
 from couplings import ShapeError
-from flowclf.data import Dataset, load_dataset
+from flowclf.data import load_dataset
 from flowclf.many import LowData, Outcome, averages, jobs, plan_low_data, run_low_data
 from flowclf.many.table import COLUMNS
 from flowclf.runs import Run
@@ -20,11 +21,6 @@ from flowclf.training import TrainingDiverged
 from flowclf.training.task import load_task
 
 SMALL = {"network": {"kind": "mlp", "hidden": [8]}, "train": {"batch_size": 20}}
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load_dataset("digits")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +50,7 @@ def results(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_run_is_a_folder_and_a_row(done: Path, digits: Dataset) -> None:
+def test_every_run_is_a_folder_and_a_row(done: Path) -> None:
     rows = results(done)
     assert tuple(rows[0]) == COLUMNS
     assert [(row["system"], row["train_size"]) for row in rows] == [
@@ -66,12 +62,10 @@ def test_every_run_is_a_folder_and_a_row(done: Path, digits: Dataset) -> None:
     assert float(rows[4]["negative_log_posterior_nats"]) == summary["negative_log_posterior_nats"]
     assert rows[4]["bits_per_dim"] == ""
     task = load_task(done / "gm-60-0", device="cpu")
-    assert len(task.test) == len(digits.test)
+    assert len(task.test) == len(load_dataset("digits").test)
 
 
-def test_all_systems_of_a_seed_see_the_same_samples_and_smaller_sets_lie_in_larger(
-    done: Path,
-) -> None:
+def test_systems_of_a_seed_see_the_same_samples_and_small_sets_lie_in_large(done: Path) -> None:
     folders = (done / name for name in ("ce-60-0", "gm-60-0", "gm-30-0"))
     ce, gm, few = (load_task(folder, device="cpu") for folder in folders)
     assert torch.equal(ce.training.x, gm.training.x)
@@ -92,26 +86,17 @@ def test_all_systems_of_a_seed_see_the_same_samples_and_smaller_sets_lie_in_larg
         ({"preset": "mnist14"}, [2000, 2000, 667, 200]),
     ],
 )
-def test_runs_make_equally_many_updates(
-    tmp_path: Path, changes: dict[str, Any], epochs: list[int]
-) -> None:
-    study = small(
-        tmp_path,
-        systems=["ib-inn"],
-        sizes=[50, 100, 500, 1347],
-        **({"overrides": {}, "updates": None, "baselines": False} | changes),
-    )
+def test_runs_update_equally(tmp_path: Path, changes: dict[str, Any], epochs: list[int]) -> None:
+    usual = {"overrides": {}, "updates": None, "baselines": False, "systems": ["ib-inn"]}
+    study = small(tmp_path, sizes=[50, 100, 500, 1347], **(usual | changes))
     configs = [point.config for point in plan_low_data(study).points]
     assert [config.train.epochs for config in configs] == epochs
     assert [config.train.cpu_seconds for config in configs] == [None] * 4
     assert {config.data.subset for config in configs} == {"stratified"}
     assert list(tmp_path.iterdir()) == []
-
-
-def test_validation_keeps_its_share_of_the_looks(tmp_path: Path) -> None:
-    study = small(tmp_path, systems=["ib-inn"], sizes=[50], overrides={}, updates=None)
-    settings = plan_low_data(study).points[0].config.train
-    assert settings.epochs / settings.evaluate_every == pytest.approx(75 / 5)
+    if not changes:  # validation keeps its share of the looks
+        few = configs[0].train
+        assert few.epochs / few.evaluate_every == pytest.approx(75 / 5)
 
 
 def test_what_is_done_is_not_done_again(copied: LowData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +107,7 @@ def test_what_is_done_is_not_done_again(copied: LowData, monkeypatch: pytest.Mon
     assert (copied.folder / "results.csv").read_bytes() == before
 
 
-def test_an_interrupted_run_goes_on_from_its_checkpoint(
-    copied: LowData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on(copied: LowData, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(copied.folder / "gm-30-0")
     before = run.read_summary()
     run.summary_file.unlink()
@@ -145,15 +128,11 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(
     assert after["seconds"] >= before["seconds"]  # what it had taken counts on
 
 
-def test_a_run_of_other_settings_is_refused(copied: LowData) -> None:
-    before = (copied.folder / "results.csv").read_bytes()
+def test_other_systems_and_seeds_join_the_results_other_settings_do_not(copied: LowData) -> None:
+    before = results(copied.folder)
     with pytest.raises(UserError, match=r"ce-30-0 has other settings: train.epochs is 4 .*, and 9"):
         plan_low_data(replace(copied, updates=9))
-    assert (copied.folder / "results.csv").read_bytes() == before
-
-
-def test_other_systems_and_seeds_join_the_results(copied: LowData) -> None:
-    before = results(copied.folder)
+    assert results(copied.folder) == before
     study = replace(copied, systems=["vc"], sizes=[30], seeds=[1], baselines=False)
     assert len(outcomes(study)) == 1
     after = results(copied.folder)
@@ -161,9 +140,7 @@ def test_other_systems_and_seeds_join_the_results(copied: LowData) -> None:
     assert len(after) == len(before) + 1
 
 
-def test_failures_are_told_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failures_are_told_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(config: Any, *arguments: Any, **options: Any) -> None:
         if config.system == "ce":
             raise TrainingDiverged("step 3: not finite\nstages")
@@ -180,9 +157,7 @@ def test_failures_are_told_and_the_others_go_on(
     assert Run(tmp_path / "ce-30-0").read_failure() is None
 
 
-def test_baselines_say_where_they_are_less(
-    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reduced_baselines(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = outcomes(small(done))
     assert found[2].notes == ["n = 30: no QDA, for want of samples of each class"]
     assert found[5].notes == ["n = 60: QDA of 2 components, for want of samples of each class"]
@@ -244,11 +219,9 @@ def test_mistakes_are_found_before_anything_is_written(case: str, tmp_path: Path
 
 
 def test_a_system_that_needs_images_refuses_a_table(tmp_path: Path) -> None:
-    y = np.arange(60) % 3
     x = np.random.default_rng(0).normal(size=(60, 4))
-    np.savez(tmp_path / "t.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    conv = {"network": {"kind": "conv"}}
-    study = small(tmp_path / "out", systems=["ib-inn"], data=str(tmp_path / "t.npz"))
+    table = saved(tmp_path / "t.npz", x, np.arange(60) % 3)
+    study = small(tmp_path / "out", systems=["ib-inn"], data=table.name)
     with pytest.raises(ShapeError, match="takes images"):
-        plan_low_data(replace(study, overrides=conv))
+        plan_low_data(replace(study, overrides={"network": {"kind": "conv"}}))
     assert len(plan_low_data(study).points) == 4

@@ -34,15 +34,8 @@ POINTS, KILLS = 5, 5
 
 
 def plan(folder: Path, points: int = POINTS) -> Plan:
-    return plan_sweep(
-        Sweep(
-            "ib-inn",
-            "digits",
-            folder,
-            parse_betas(f"0.1:10:{points}" if points > 1 else "1"),
-            overrides=SMALL,
-        )
-    )
+    betas = parse_betas(f"0.1:10:{points}" if points > 1 else "1")
+    return plan_sweep(Sweep("ib-inn", "digits", folder, betas, overrides=SMALL))
 
 
 def sweep(folder: Path) -> None:
@@ -83,7 +76,6 @@ def check_once(folder: Path) -> None:
 
 
 def main(kills: int) -> None:
-    """Kill so many times, five in each sweep, and say what became of them."""
     torch.set_num_threads(1)
     for library in ("torch._dynamo", "lightning.fabric", "matplotlib.figure", "sklearn.datasets"):
         import_module(library)  # once, not in each fork

@@ -10,22 +10,13 @@ from torch import nn
 from couplings.core import Shape
 from flowclf import build
 from flowclf.nn.plain import CNNSettings, PlainSettings, blobs, class_means, feature_count
-from flowclf.nn.resnet import (
-    CifarResNetSettings,
-    PaperResidualSettings,
-    ResidualSettings,
-    WideResNetSettings,
-)
+from flowclf.nn.resnet import CifarResNetSettings as CifarResNet
+from flowclf.nn.resnet import PaperResidualSettings as PaperResidual
+from flowclf.nn.resnet import ResidualSettings as Residual
+from flowclf.nn.resnet import WideResNetSettings as WideResNet
 from flowclf.support.errors import UserError
 
-Backbone = (
-    PlainSettings
-    | CNNSettings
-    | CifarResNetSettings
-    | WideResNetSettings
-    | ResidualSettings
-    | PaperResidualSettings
-)
+Backbone = PlainSettings | CNNSettings | CifarResNet | WideResNet | Residual | PaperResidual
 
 CIFAR, MNIST, SMALL = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
@@ -37,19 +28,17 @@ NETWORKS: dict[str, tuple[Backbone, Shape, int]] = {
     "cnn": (CNNSettings(width=(4, 6), hidden=(9,), dropout=0.5), SMALL, 9),
     "cnn-no-dense": (CNNSettings(width=(4, 6), hidden=()), (2, 8, 12), 6 * 2 * 3),
     "cnn-tiny": (CNNSettings(width=(4, 4, 4), hidden=()), (1, 2, 5), 4 * 1 * 2),
-    "resnet-10": (CifarResNetSettings(depth=10, width=4), SMALL, 32),
-    "resnet-34": (CifarResNetSettings(depth=34, width=2), SMALL, 16),
-    "resnet-50": (CifarResNetSettings(depth=50, width=2), (3, 9, 7), 64),
-    "wide-resnet": (WideResNetSettings(depth=10, width=1, dropout=0.3), SMALL, 64),
-    "residual": (ResidualSettings(blocks=(1, 2), width=(4,)), SMALL, 16),
+    "resnet-10": (CifarResNet(depth=10, width=4), SMALL, 32),
+    "resnet-34": (CifarResNet(depth=34, width=2), SMALL, 16),
+    "resnet-50": (CifarResNet(depth=50, width=2), (3, 9, 7), 64),
+    "wide-resnet": (WideResNet(depth=10, width=1, dropout=0.3), SMALL, 64),
+    "residual": (Residual(blocks=(1, 2), width=(4,)), SMALL, 16),
     "residual-widths": (  # sides of three stay
-        ResidualSettings(blocks=(1, 1), width=(4, 6), dense_blocks=2, dense_hidden=(5,)),
-        (3, 6, 6),
-        3 * 4,
+        Residual(blocks=(1, 1), width=(4, 6), dense_blocks=2, dense_hidden=(5,)), (3, 6, 6), 12,
     ),
-    "paper-cifar": (PaperResidualSettings(variant="cifar"), CIFAR, 48),
-    "paper-mnist": (PaperResidualSettings(variant="mnist"), MNIST, 16),
-}
+    "paper-cifar": (PaperResidual(variant="cifar"), CIFAR, 48),
+    "paper-mnist": (PaperResidual(variant="mnist"), MNIST, 16),
+}  # fmt: skip
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -69,10 +58,10 @@ def count(*modules: nn.Module) -> int:
 @pytest.mark.parametrize(
     ("settings", "features", "parameters"),
     [
-        pytest.param(CifarResNetSettings(depth=18), 512, 11_173_962, id="resnet-18"),
-        pytest.param(CifarResNetSettings(depth=50), 2048, 23_520_842, id="resnet-50"),
-        pytest.param(WideResNetSettings(), 640, 36_479_194, id="wrn-28-10"),
-        pytest.param(PaperResidualSettings(variant="cifar"), 48, 2_213_110, id="ib-inn"),
+        pytest.param(CifarResNet(depth=18), 512, 11_173_962, id="resnet-18"),
+        pytest.param(CifarResNet(depth=50), 2048, 23_520_842, id="resnet-50"),
+        pytest.param(WideResNet(), 640, 36_479_194, id="wrn-28-10"),
+        pytest.param(PaperResidual(variant="cifar"), 48, 2_213_110, id="ib-inn"),
     ],
 )
 def test_with_a_softmax_layer_they_have_the_published_sizes(
@@ -136,11 +125,11 @@ def test_tables_are_no_images(settings: Backbone) -> None:
 @pytest.mark.parametrize(
     ("settings", "shape", "message"),
     [
-        (WideResNetSettings(depth=4), CIFAR, r"6n \+ 4 .*, got 4"),
-        (WideResNetSettings(depth=12), CIFAR, r"6n \+ 4 .*, got 12"),
-        (WideResNetSettings(depth=27), CIFAR, r"6n \+ 4 .*, got 27"),
-        (ResidualSettings(blocks=(1, 1, 1), width=(4, 4)), SMALL, "got 2 widths and blocks at 3 l"),
-        (ResidualSettings(blocks=(1,)), (1, 4, 9), r"both divide by 2 or by 3, got \(1, 4, 9\)"),
+        (WideResNet(depth=4), CIFAR, r"6n \+ 4 .*, got 4"),
+        (WideResNet(depth=12), CIFAR, r"6n \+ 4 .*, got 12"),
+        (WideResNet(depth=27), CIFAR, r"6n \+ 4 .*, got 27"),
+        (Residual(blocks=(1, 1, 1), width=(4, 4)), SMALL, "got 2 widths and blocks at 3 l"),
+        (Residual(blocks=(1,)), (1, 4, 9), r"both divide by 2 or by 3, got \(1, 4, 9\)"),
     ],
 )
 def test_impossible_sizes_are_refused(settings: Backbone, shape: Shape, message: str) -> None:
@@ -151,27 +140,26 @@ def test_impossible_sizes_are_refused(settings: Backbone, shape: Shape, message:
 @pytest.mark.parametrize("depth", [0, 17, 101])
 def test_resnets_of_other_depths_are_refused(depth: Any) -> None:
     with pytest.raises(ValidationError, match="10, 18, 34 or 50"):
-        CifarResNetSettings(depth=depth)
+        CifarResNet(depth=depth)
 
 
 @pytest.mark.parametrize(
     ("network", "got"),
     [
-        pytest.param(nn.Identity(), r"\(2, 1, 8, 8\)", id="an-image"),
-        pytest.param(nn.Flatten(0), r"\(128,\)", id="no-rows"),
-        pytest.param(nn.Flatten(0, 1), r"\(2, 8, 8\)", id="three-axes"),
-        pytest.param(nn.GRU(8, 4), "", id="a-tuple"),
+        (nn.Identity(), r"\(2, 1, 8, 8\)"),
+        (nn.Flatten(0), r"\(128,\)"),
+        (nn.Flatten(0, 1), r"\(2, 8, 8\)"),
+        (nn.GRU(8, 4), "tuple"),
     ],
 )
 def test_only_rows_of_features_are_accepted(network: nn.Module, got: str) -> None:
     shape = (3, 8) if isinstance(network, nn.GRU) else SMALL
-    with pytest.raises(UserError, match=rf"to \(B, D\), got {got or 'tuple'} for B = 2"):
+    with pytest.raises(UserError, match=rf"to \(B, D\), got {got} for B = 2"):
         feature_count(network, shape)
 
 
 def test_class_means_are_averages() -> None:
-    x = torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2)
-    y = torch.tensor([0, 1, 0, 1, 1, 1])
+    x, y = torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2), torch.tensor([0, 1, 0, 1, 1, 1])
     torch.testing.assert_close(class_means(x, y, 2)[1], x[y == 1].float().mean(0))
 
 
@@ -181,5 +169,4 @@ def test_blobs_lie_apart_within_the_image() -> None:
     assert images.max() <= 255
     assert images.amax((1, 2, 3)).min() > 200
     flat = torch.nn.functional.normalize(images.flatten(1), dim=1)
-    overlap = flat @ flat.T - torch.eye(10)
-    assert overlap.max() < 0.2
+    assert (flat @ flat.T - torch.eye(10)).max() < 0.2

@@ -18,9 +18,7 @@ NORMAL_ENTROPY = 0.5 * math.log(2 * math.pi * math.e)
 @pytest.mark.parametrize(
     ("uniform", "sigma"), [(1.0, 0.0), (0.25, 0.0), (0.0, 0.01), (1.0, 0.01), (0.0, 0.0)]
 )
-def test_both_kinds_have_their_moments(
-    uniform: float, sigma: float, generator: torch.Generator
-) -> None:
+def test_both_have_their_moments(uniform: float, sigma: float, generator: torch.Generator) -> None:
     noise = Noise(SHAPE, uniform, sigma, unit=255)(GREY, generator) - 7
     assert float(noise.mean()) == pytest.approx(uniform / 2, rel=0.03, abs=13 * sigma)
     variance = (255 * sigma) ** 2 + uniform**2 / 12
@@ -75,12 +73,10 @@ def test_the_module_decides_the_type(dtype: torch.dtype, generator: torch.Genera
 @pytest.mark.parametrize(
     ("uniform", "sigma", "expected"),
     [
-        (1.0, 0.0, 0.0),
-        (0.25, 0.0, math.log(0.25)),
-        (0.0, 0.01, NORMAL_ENTROPY + math.log(2.55)),
-        (0.0, 0.0, -math.inf),
+        (1.0, 0.0, 0.0), (0.25, 0.0, math.log(0.25)),
+        (0.0, 0.01, NORMAL_ENTROPY + math.log(2.55)), (0.0, 0.0, -math.inf),
     ],
-)
+)  # fmt: skip
 def test_entropy_of_either_noise_is_known(uniform: float, sigma: float, expected: float) -> None:
     noise = Noise((1, 2, 2), uniform, sigma, unit=255)
     assert noise.entropy() == pytest.approx(4 * expected, rel=1e-6)

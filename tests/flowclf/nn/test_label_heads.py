@@ -71,9 +71,7 @@ def test_a_network_starts_uniform_and_learns() -> None:
         ([0, 1, -1], 0.0, "at least the 3 neighbours that vote, got 2"),
     ],
 )
-def test_latents_that_nobody_stored_are_refused(
-    labels: list[int], value: float, message: str
-) -> None:
+def test_latents_that_nobody_stored(labels: list[int], value: float, message: str) -> None:
     branch = FittedBranch(2, 3, "knn", neighbours=3, samples=3)
     state = {"latents": torch.full((3, 2), value), "labels": torch.tensor(labels)}
     branch.load_state_dict(state)

@@ -10,6 +10,7 @@ from small_systems import small
 from torch import Tensor
 from torch.testing import assert_close
 
+from couplings.testing import randomize
 from flowclf import build
 from flowclf.nn.label_heads import NetworkBranch
 from flowclf.systems.autoencoder import Autoencoder
@@ -23,8 +24,7 @@ def tiny(**settings: Any) -> Autoencoder:
     model = build("vae", shape=(1, 2, 2), classes=3, **{"latent": 1, **networks, **settings})
     assert isinstance(model, Autoencoder)
     generator = torch.Generator().manual_seed(1)
-    for parameter in model.decoder.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    randomize(model.decoder, generator)
     last = list(model.encoder.parameters())[-2:]
     for parameter in last:
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn.functional import nll_loss
 from torch.testing import assert_close
@@ -24,12 +24,11 @@ EXACT: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
 y = torch.arange(B) % K
 
 
-def normal(generator: torch.Generator, *shape: int) -> Tensor:
+def normal(generator: Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def make_mixture(covariance: str, weights: str = "learned", dims: int = D) -> GaussianMixture:
-    """Random means, variances and weights."""
     generator = torch.Generator().manual_seed(1)
     options: dict[str, Any] = {"covariance": covariance, "weights": weights, "generator": generator}
     mixture = GaussianMixture(K, dims, **options).double()
@@ -44,13 +43,10 @@ def loss_and_gradients(log_posterior: Tensor, *inputs: Tensor) -> tuple[Tensor, 
     return loss, *torch.autograd.grad(loss, inputs)
 
 
-# I1: mixtures and softmax layers.
-
-
 @pytest.mark.parametrize("weights", ["uniform", "empirical", "learned", "affine"])
 @pytest.mark.parametrize("covariance", ["unit", "shared"])
 def test_equal_covariances_make_an_affine_softmax(
-    covariance: str, weights: str, generator: torch.Generator
+    covariance: str, weights: str, generator: Generator
 ) -> None:
     """I1: w_y = μ_y/σ², b_y = log π_y - ½ Σ μ_y²/σ²."""
     mixture, z = make_mixture(covariance, weights), normal(generator, B, D).requires_grad_()
@@ -67,9 +63,7 @@ def test_equal_covariances_make_an_affine_softmax(
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_any_softmax_layer_is_a_mixture_and_learns_as_one(
-    bias: bool, generator: torch.Generator
-) -> None:
+def test_any_softmax_layer_learns_as_a_mixture(bias: bool, generator: Generator) -> None:
     """I1b: μ_y = w_y, log π_y = b_y + ½|w_y|² up to a constant; with weights "affine"."""
     layer = nn.utils.skip_init(nn.Linear, D, K, bias=bias).double()
     for parameter in layer.parameters():
@@ -105,7 +99,7 @@ def affine_residual(z: Tensor, values: Tensor) -> float:
 
 
 @torch.no_grad()
-def test_covariances_per_class_are_no_affine_softmax(generator: torch.Generator) -> None:
+def test_covariances_per_class_are_no_affine_softmax(generator: Generator) -> None:
     """I1c: the identity must fail; log-ratios to the first class have a quadratic part."""
     z = 2 * normal(generator, 100, D)
 
@@ -118,14 +112,9 @@ def test_covariances_per_class_are_no_affine_softmax(generator: torch.Generator)
     assert residual("per-class") > 1
 
 
-# I2: the optimal class-conditional latents.
-
-
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
 @torch.no_grad()
-def test_the_best_latents_of_a_class_are_tilted_by_the_posterior(
-    beta: float, generator: torch.Generator
-) -> None:
+def test_the_best_latents_are_tilted_by_the_posterior(beta: float, generator: Generator) -> None:
     """I2: q ∝ p(z|y) p(y|z)^(1/β) maximises E_q log p(y|z) - β KL(q ‖ p(z|y)), on a grid."""
     mixture = make_mixture("per-class", dims=1)
     z = torch.linspace(-15, 15, 501, dtype=torch.float64)[:, None]
@@ -143,9 +132,6 @@ def test_the_best_latents_of_a_class_are_tilted_by_the_posterior(
     assert bool((gaps > 0).all())
     assert_close(gaps, beta * divergences, rtol=1e-9, atol=1e-12)
     assert float(value(best) - value(prior)) > 1e-3
-
-
-# I7: IB-INN and class-NLL.
 
 
 def flow(
@@ -170,7 +156,7 @@ def total_and_gradients(model: GenerativeClassifier, x: Tensor, y: Tensor) -> li
 @pytest.mark.parametrize("labels", ["all", "some"])
 @pytest.mark.parametrize("covariance", ["unit", "shared", "per-class"])
 def test_class_nll_is_ib_inn_at_beta_one_over_d(
-    covariance: str, labels: str, weights: str, generator: torch.Generator
+    covariance: str, labels: str, weights: str, generator: Generator
 ) -> None:
     """I7: totals differ by the factor 1 + 1/d and by -2 mean(log w_y)/d.
 
@@ -192,7 +178,7 @@ def test_class_nll_is_ib_inn_at_beta_one_over_d(
     assert_close(scaled, gradients, rtol=1e-10, atol=1e-10)
 
 
-def test_with_smoothed_labels_it_is_not(generator: torch.Generator) -> None:
+def test_with_smoothed_labels_it_is_not(generator: Generator) -> None:
     x, objective = normal(generator, B, D), {"beta": 1 / D, "label_smoothing": 0.1}
     _, *smoothed = total_and_gradients(flow("ib-inn", "unit", objective=objective), x, y)
     _, *class_nll = total_and_gradients(flow("class-nll", "unit"), x, y)
@@ -200,14 +186,11 @@ def test_with_smoothed_labels_it_is_not(generator: torch.Generator) -> None:
     assert max(float(gap.abs().max()) for gap in gaps) > 1e-3
 
 
-# I9: a flow without classes.
-
-
 @pytest.mark.parametrize("place", [{"distance": 0.0}, {"start": "zero"}])
 @pytest.mark.parametrize("classes", [1, 7])
 @pytest.mark.parametrize("covariance", ["unit", "shared", "per-class"])
 def test_components_at_zero_are_the_standard_normal(
-    covariance: Any, classes: int, place: dict[str, Any], generator: torch.Generator
+    covariance: Any, classes: int, place: dict[str, Any], generator: Generator
 ) -> None:
     """I9, of one component; and of several."""
     mixture = GaussianMixture(classes, D, covariance=covariance, **place).double()
@@ -217,9 +200,6 @@ def test_components_at_zero_are_the_standard_normal(
     assert_close(mixture.log_prob_given_class(z), expected[:, None].expand(-1, classes), **EXACT)
     if classes == 1:
         assert not mixture.log_posterior(z).any()
-
-
-# I11: density ratios of Gaussians.
 
 
 class Latents:
@@ -257,7 +237,7 @@ def best_ratio(latents: Latents, mixture: GaussianMixture, kind: Any) -> Density
 @pytest.mark.parametrize("covariance", ["unit", "shared", "per-class"])
 @torch.no_grad()
 def test_quadratic_ratios_are_exact_and_affine_ones_with_equal_covariances(
-    covariance: str, same_std: bool, generator: torch.Generator
+    covariance: str, same_std: bool, generator: Generator
 ) -> None:
     """I11."""
     mixture, z = make_mixture(covariance), 2 * normal(generator, 100, D)
@@ -301,9 +281,7 @@ def test_prior_and_ratio_together_have_the_gradients_of_the_divergence() -> None
 
 
 @pytest.mark.parametrize(("prior", "ratio"), [(0.1, 0.2), (0.1, 0.1), (0.0, 0.3)])
-def test_how_far_latents_fill_their_gaussian_follows_from_the_weights(
-    prior: float, ratio: float
-) -> None:
+def test_how_far_latents_fill_their_gaussian(prior: float, ratio: float) -> None:
     """ratio · E log q - (prior + ratio) · E log p of N(0, s²) and N(0, 1): s² = ratio/(both)."""
     std = torch.linspace(0.2, 2, 18_001, dtype=torch.float64)
     q = Normal(torch.zeros_like(std), std)

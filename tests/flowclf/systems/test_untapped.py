@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from small_systems import check_all_grouped, check_gradients, group_gradients
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 
 from couplings.testing import randomize
@@ -81,9 +81,6 @@ def groups_of(model: Untapped) -> dict[str, list[nn.Parameter]]:
 
 def reached(model: Untapped, term: Tensor) -> set[str]:
     return set(group_gradients(term, groups_of(model))) if term.requires_grad else set()
-
-
-# Bounds.
 
 
 def exact_joint(model: Untapped, x: Tensor) -> Tensor:
@@ -212,8 +209,6 @@ def test_the_discriminative_terms_by_hand() -> None:
     assert_close(relaxed_bound(one, -one, one, one, 4), torch.full((1,), log(6) - 2))
 
 
-# Who learns from what.
-
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, set[str]]]] = {
     "default": ({}, {}),
     "without z": ({"z_term": False}, {"reverse_nats": {"label", "decoder"}}),
@@ -249,7 +244,6 @@ def test_the_total_is_the_weighted_sum() -> None:
 
 
 def decoder_gradient(model: Untapped, term: Tensor) -> Tensor:
-    """Compute the decoder's gradient of a term, a vector."""
     parameters = list(model.decoder.parameters())
     return torch.cat(
         [g.flatten() for g in torch.autograd.grad(term, parameters, retain_graph=True)]
@@ -301,11 +295,9 @@ def test_images_are_drawn_from_the_likelihood(sampling: str) -> None:
     assert float(drawn.std()) == pytest.approx(1.0, abs=0.02)
 
 
-# The presets of the paper.
-
-
-def make_preset(preset: str) -> Untapped:
-    model = build("untapped", shape=SHAPE, classes=K, levels=2, preset=preset).double().train()
+def make_preset(preset: str, **options: Any) -> Untapped:
+    options = {"shape": SHAPE, "classes": K, "levels": 2, "preset": preset} | options
+    model = build("untapped", **options).double().train()
     assert isinstance(model, Untapped)
     return model
 
@@ -349,16 +341,11 @@ def test_m2_is_untapped_without_the_reverse_bound() -> None:
 @pytest.mark.parametrize("preset", ["paper", "code"])
 def test_the_papers_networks(preset: str) -> None:
     """Sizes of the recipe: x to y, (x, y) to z, (y, z) to x."""
-    model = build("untapped", shape=(1, 28, 28), classes=10, preset=preset)
-    assert isinstance(model, Untapped)
-    sizes = [
-        [m.weight.shape[0] for m in part.modules() if isinstance(m, nn.Linear)]
-        for part in (model.encoder.network, model.encoder.latent, model.decoder)
-    ]
+    model = make_preset(preset, shape=(1, 28, 28), classes=10)
+    parts = (model.encoder.network, model.encoder.latent, model.decoder)
+    layers = [[m for m in part.modules() if isinstance(m, nn.Linear)] for part in parts]
+    sizes = [[layer.out_features for layer in part] for part in layers]
     assert sizes == [[50, 50, 10], [10, 10, 2, 2], [250, 500, 784]]
-
-
-# Labelled and unlabelled rows.
 
 
 def test_rows_count_in_the_term_that_they_are_of() -> None:
@@ -394,9 +381,6 @@ def test_tables_and_images_of_any_kind_are_learned(data: str, sampling: str) -> 
     check_gradients(model.train(), loss(model, x, y)["total"])
 
 
-# The common face.
-
-
 @torch.no_grad()
 def test_latents_are_label_and_place() -> None:
     model, (x, _) = make_model().eval(), draw()
@@ -413,7 +397,7 @@ def test_latents_are_label_and_place() -> None:
 
 @every_box
 @torch.no_grad()
-def test_samples_are_decoded_labels(box: float | None, generator: torch.Generator) -> None:
+def test_samples_are_decoded_labels(box: float | None, generator: Generator) -> None:
     model, y = make_model(box=box).eval(), torch.tensor([2, 0])
     x = model.sample(y, 0.0, generator)
     assert_close(x, model.decode(model.mixture.means[y]), **EXACT)
@@ -427,14 +411,13 @@ def test_samples_are_decoded_labels(box: float | None, generator: torch.Generato
 
 def test_networks_see_images_from_zero_to_one() -> None:
     x = torch.tensor([0, 4, 16], dtype=torch.uint8)[:, None, None, None].expand(3, 1, 8, 8)
-
-    def seen(**settings: Any) -> Tensor:
+    seen = []
+    for settings in ({}, {"preprocess": {"per": "dim"}}):
         model = build("untapped", shape=(1, 8, 8), classes=K, levels=17, **settings)
         model.fit_statistics(x, torch.arange(3))
-        return model.encoder.preprocess(x.float())[0]
-
-    assert seen()[:, 0, 0, 0].tolist() == [0.0, 0.25, 1.0]
-    assert float(seen(preprocess={"per": "dim"}).min()) < -0.5
+        seen.append(model.encoder.preprocess(x.float())[0])
+    assert seen[0][:, 0, 0, 0].tolist() == [0.0, 0.25, 1.0]
+    assert float(seen[1].min()) < -0.5
 
 
 def test_a_missing_class_does_not_end_the_training() -> None:
@@ -446,15 +429,11 @@ def test_a_missing_class_does_not_end_the_training() -> None:
     assert not torch.equal(model.mixture.data_means, before)
 
 
-def test_bits_are_bounded_of_binary_images_alone() -> None:
-    model, (x, _) = make_model().eval(), draw()
-    assert (model.bounds_bits(x), model.bounds_bits(x / 2)) == (True, False)
-
-
 @pytest.mark.parametrize("system", ["m2", "untapped"])
 def test_digits_are_learned_from_a_few_labels(system: str) -> None:
     data = load_dataset("digits")
-    y = torch.where(torch.arange(len(data.train)) < 300, data.train.y, -1)
+    y = data.train.y.clone()
+    y[300:] = -1
     data = replace(data, train=Split(data.train.x, y))
     config = make_config(system, "digits", data.shape, overrides=[{"train": {"epochs": 12}}])
     results = [train(config, data, device="cpu").summary["test"] for _ in range(2)]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from small_systems import check_all_grouped, group_gradients
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 
 from couplings.testing import randomize
@@ -40,7 +40,7 @@ def make_model(
     return model
 
 
-def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw(generator: Generator) -> tuple[Tensor, Tensor]:
     return torch.randn(B, F, generator=generator, dtype=torch.float64), torch.arange(B) % K
 
 
@@ -58,26 +58,21 @@ def groups_of(model: VariationalClassifier) -> dict[str, list[nn.Parameter]]:
     }
 
 
-def reached(model: VariationalClassifier, x: Tensor, y: Tensor) -> dict[str, set[str]]:
-    """List the groups of parameters that each term teaches."""
-    terms, groups = loss(model, x, y), groups_of(model)
-    names = terms.keys() - {"accuracy", "total"}
-    return {name: set(group_gradients(terms[name], groups)) for name in names}
-
-
 @pytest.mark.parametrize("ratio", ["affine", "quadratic", "mlp"])
 @pytest.mark.parametrize("to_weights", [True, False], ids=["weights-learn", "weights-fixed"])
 @pytest.mark.parametrize("to_encoder", [True, False], ids=["prior-moves-z", "prior-stays"])
 @every_encoder
 def test_each_term_reaches_its_parameters(
-    encoder: str, to_encoder: bool, to_weights: bool, ratio: str, generator: torch.Generator
+    encoder: str, to_encoder: bool, to_weights: bool, ratio: str, generator: Generator
 ) -> None:
     routing = {"prior_grad_to_encoder": to_encoder, "posterior_grad_to_weights": to_weights}
     discriminator = {"kind": ratio, "hidden": 5}
     model = make_model("vc", encoder, LEARNED, VC_WEIGHTS | routing, discriminator=discriminator)
     model.train()
-    check_all_grouped(model, groups_of(model))
-    assert reached(model, *draw(generator)) == {
+    terms, groups = loss(model, *draw(generator)), groups_of(model)
+    check_all_grouped(model, groups)
+    names = terms.keys() - {"accuracy", "total"}
+    assert {name: set(group_gradients(terms[name], groups)) for name in names} == {
         "decision": {"encoder", "means", "log_var"} | ({"weight_logits"} if to_weights else set()),
         "prior_nats": {"means", "log_var"} | ({"encoder"} if to_encoder else set()),
         "class_prior": {"weight_logits"},
@@ -86,7 +81,7 @@ def test_each_term_reaches_its_parameters(
     }
 
 
-def test_a_softmax_layer_learns_its_biases_whatever_the_routing(generator: torch.Generator) -> None:
+def test_a_softmax_layer_learns_its_biases_whatever_the_routing(generator: Generator) -> None:
     affine = {"weights": "affine", "start": "linear"}
     model = make_model("ce", "delta", affine, {"posterior_grad_to_weights": False})
     (x, y), groups = draw(generator), groups_of(model)
@@ -98,7 +93,7 @@ def test_a_softmax_layer_learns_its_biases_whatever_the_routing(generator: torch
 @pytest.mark.parametrize("to_encoder", [True, False], ids=["prior-moves-z", "prior-stays"])
 @every_encoder
 def test_the_total_is_the_weighted_sum_of_its_parts(
-    encoder: str, to_encoder: bool, generator: torch.Generator
+    encoder: str, to_encoder: bool, generator: Generator
 ) -> None:
     weights = {"ce": 0.9, "class_prior": 0.5, **VC_WEIGHTS}
     routing = {"prior_grad_to_encoder": to_encoder}
@@ -118,7 +113,7 @@ def test_the_total_is_the_weighted_sum_of_its_parts(
         assert_close([sum(same) for same in zip(*given, strict=True)], expected, **EXACT)
 
 
-def test_the_terms_are_what_their_names_say(generator: torch.Generator) -> None:
+def test_the_terms_are_what_their_names_say(generator: Generator) -> None:
     model, (x, y) = make_model(), draw(generator)
     terms, z, rows = loss(model, x, y), model.encode(x).z, torch.arange(B)
     given_class = torch.distributions.Normal(model.mixture.means, model.mixture.std())
@@ -131,9 +126,7 @@ def test_the_terms_are_what_their_names_say(generator: torch.Generator) -> None:
 
 
 @every_encoder
-def test_vc_is_gm_and_a_ratio_and_that_is_ce_and_a_prior(
-    encoder: str, generator: torch.Generator
-) -> None:
+def test_vc_is_gm_and_a_ratio_gm_is_ce_and_a_prior(encoder: str, generator: Generator) -> None:
     x, y = draw(generator)
     objectives = {"vc": GM_WEIGHTS | {"ratio": 0.0}, "gm": GM_WEIGHTS, "ce": {}}
     models = (make_model(name, encoder, LEARNED, each) for name, each in objectives.items())
@@ -147,14 +140,9 @@ def test_vc_is_gm_and_a_ratio_and_that_is_ce_and_a_prior(
     assert_close(in_ce["total"], in_ce["decision"] + in_ce["class_prior"], **EXACT)
 
 
-# The margin.
-
-
 @pytest.mark.parametrize("weights", ["uniform", "learned"])
 @pytest.mark.parametrize("covariance", ["unit", "shared", "per-class"])
-def test_the_margin_lengthens_the_way_to_the_true_class(
-    covariance: str, weights: str, generator: torch.Generator
-) -> None:
+def test_the_margin_lengthens_the_way(covariance: str, weights: str, generator: Generator) -> None:
     """log w_k - ½ log|Σ_k| - (1 + m [k = y]) d_k, normalised; d_k half the squared distance."""
     mixture = {"covariance": covariance, "weights": weights, "start": "normal"}
     model = make_model("gm", mixture=mixture, objective={"margin": 0.4})
@@ -174,10 +162,7 @@ def test_the_margin_lengthens_the_way_to_the_true_class(
     assert with_margin(scores, torch.full((B, K), float("nan")), y, 0.0) is scores
 
 
-# The sphere.
-
-
-def test_latents_on_the_sphere_can_be_classified(generator: torch.Generator) -> None:
+def test_latents_on_the_sphere_can_be_classified(generator: Generator) -> None:
     model = make_model("ce", mixture={"kind": "vmf"}, objective={})
     x, y = draw(generator)
     terms = loss(model, x, y)
@@ -196,9 +181,6 @@ def test_the_sphere_has_neither_ratio_nor_margin(system: str, objective: dict[st
         make_model(system, mixture={"kind": "vmf"}, objective=objective)
 
 
-# Gaussian encoders.
-
-
 def widened() -> VariationalClassifier:
     """Build a model whose latents have a spread that is not small."""
     model = make_model("vc", "gaussian")
@@ -207,9 +189,7 @@ def widened() -> VariationalClassifier:
 
 
 @torch.no_grad()
-def test_posteriors_of_a_gaussian_encoder_are_deterministic_and_each_rows_own(
-    generator: torch.Generator,
-) -> None:
+def test_posteriors_of_a_gaussian_encoder_are_each_rows_own(generator: Generator) -> None:
     model, (x, _) = widened(), draw(generator)
     log_posterior = model.log_posterior(x)
     assert torch.equal(log_posterior, model.log_posterior(x))
@@ -230,7 +210,7 @@ def test_posteriors_of_a_gaussian_encoder_are_deterministic_and_each_rows_own(
 
 
 @torch.no_grad()
-def test_latents_are_drawn_in_training_and_means_in_evaluation(generator: torch.Generator) -> None:
+def test_latents_are_drawn_in_training_and_means_in_evaluation(generator: Generator) -> None:
     model, (x, _) = widened(), draw(generator)
 
     def latents(seed: int) -> Tensor:

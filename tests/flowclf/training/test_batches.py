@@ -16,17 +16,10 @@ ROWS = torch.arange(100)
 X = ROWS.to(torch.uint8).view(100, 1, 1, 1)
 
 
-def make(
-    world: int = 1,
-    rank: int = 0,
-    seed: int = 0,
-    y: Tensor = ROWS,
-    uniform: float = 1.0,
-    **more: Any,
-) -> Batches:
+def make(rank: int = 0, y: Tensor = ROWS, uniform: float = 1.0, **options: Any) -> Batches:
     noise = Noise((1, 1, 1), uniform, 0.0, 255.0)
-    options = {"size": 20, "augment": None} | more
-    return Batches(Split(X, y), seed=seed, perturb=noise, rank=rank, world=world, **options)
+    options = {"size": 20, "augment": None, "seed": 0, "world": 1} | options
+    return Batches(Split(X, y), perturb=noise, rank=rank, **options)
 
 
 def partly(labelled: int) -> Tensor:
@@ -56,9 +49,7 @@ def test_an_epoch_sees_every_sample_once_in_a_new_order() -> None:
 def test_a_step_gives_the_same_batch_in_any_order_of_calls(labelled: int | None) -> None:
     one, other = (make(labelled=labelled, y=partly(5)) for _ in range(2))
     expected = one.at(7)
-    for step in (12, 0, 7):
-        got = other.at(step)
-    assert_same(got, expected)
+    assert_same([other.at(step) for step in (12, 0, 7)][-1], expected)
 
 
 @pytest.mark.parametrize("labelled", [None, 4])
@@ -75,9 +66,8 @@ def test_processes_share_the_batch_that_one_would_have(labelled: int | None) -> 
 
 def test_labels_stay_with_their_samples_under_noise() -> None:
     batch = make(seed=3).at(1)
-    x, y = batch.x, batch.y
-    assert torch.equal(x.floor().flatten().long(), y)
-    assert float((x.flatten() - y).std()) > 0.2
+    assert torch.equal(batch.x.floor().flatten().long(), batch.y)
+    assert float((batch.x.flatten() - batch.y).std()) > 0.2
 
 
 @pytest.mark.parametrize("labelled", [None, 7])
@@ -141,18 +131,12 @@ def test_batches_that_cannot_be_made_are_refused(options: dict[str, Any], messag
 
 def test_resampled_batches_change_by_step_and_repeat_with_it() -> None:
     grey = torch.full((100, 1, 8, 8), 100, dtype=torch.uint8)
-    options: dict[str, Any] = {
-        "source": grey,
-        "augment": ending_binary(None, "resampled", 256),
-        "uniform": 0.0,
-        "size": 100,
-    }
+    options: dict[str, Any] = {"source": grey, "augment": ending_binary(None, "resampled", 256)}
+    options |= {"uniform": 0.0, "size": 100}
     batches = make(**options)
     first, second = batches.at(0), batches.at(1)
     assert set(first.x.unique().tolist()) == {0, 255}
     assert_same(first, make(**options).at(0))
-    images = [
-        torch.zeros_like(each.x).index_copy(0, index_of(each), each.x) for each in (first, second)
-    ]
-    assert 0.4 < float((images[0] != images[1]).float().mean()) < 0.55
+    one, other = (each.x[index_of(each).argsort()] for each in (first, second))
+    assert 0.4 < float((one != other).float().mean()) < 0.55
     assert not torch.equal(first.x, make(seed=1, **options).at(0).x)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from errno import EACCES, EIO, ENOSPC
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_systems import saved
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 import flowclf
 from flowclf.classifier import GenerativeClassifier
@@ -49,8 +50,7 @@ def configure(table: Dataset, system: str = "ce", **sections: Any) -> RunConfig:
     return make_config(system, table.name, table.shape, overrides=[merge([SMALL, sections])])
 
 
-@dataclass
-class Halves:
+class Halves(NamedTuple):
     """Finished run, and a copy of it from the middle, after a save."""
 
     config: RunConfig
@@ -76,7 +76,6 @@ def halves(table: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Halves:
 
 @pytest.fixture
 def half(halves: Halves, tmp_path: Path) -> Run:
-    """Return a copy for each test."""
     return Run(shutil.copytree(halves.half.folder, tmp_path / "half"))
 
 
@@ -92,10 +91,8 @@ def fresh(halves: Halves, table: Dataset) -> Saved:
 def assert_ended_as(run: Run, whole: Run) -> None:
     """Weights, optimiser and metrics, bit for bit."""
     for file in ("weights_file", "checkpoint_file"):
-        tensors, expected = load_file(getattr(run, file)), load_file(getattr(whole, file))
-        assert tensors.keys() == expected.keys()
-        for name, value in tensors.items():
-            assert torch.equal(value, expected[name]), name
+        tensors, expected = (load_file(getattr(each, file)) for each in (run, whole))
+        assert_close(tensors, expected, rtol=0, atol=0)
     assert list(run.read_metrics()) == list(whole.read_metrics())
 
 
@@ -116,15 +113,13 @@ def test_every_system_goes_on_bit_for_bit(case: str, table: Dataset, tmp_path: P
     assert_ended_as(halves.half, halves.whole)
 
 
-def test_while_it_runs_there_is_the_checkpoint_before_and_at_its_end_no_more(
-    halves: Halves, fresh: Saved
-) -> None:
+def test_the_checkpoint_before_is_kept_until_the_end(halves: Halves, fresh: Saved) -> None:
     half, whole = halves.half, halves.whole
     assert load_checkpoint(half, *fresh).step == MIDDLE
-    half_before = Run(half.folder.parent / "before")
-    half_before.checkpoint_file.parent.mkdir(parents=True)
-    shutil.copy(half.previous_checkpoint_file, half_before.checkpoint_file)
-    assert load_checkpoint(half_before, *fresh).step == MIDDLE - 1
+    before = Run(half.folder.parent / "before")
+    before.checkpoint_file.parent.mkdir(parents=True)
+    shutil.copy(half.previous_checkpoint_file, before.checkpoint_file)
+    assert load_checkpoint(before, *fresh).step == MIDDLE - 1
     assert load_checkpoint(whole, *fresh).step == STEPS
     assert not whole.previous_checkpoint_file.exists()
 
@@ -195,9 +190,7 @@ def test_other_damage_is_found_and_nothing_unpickled(
     assert not (half.folder / "pwned").exists()
 
 
-def test_a_damaged_checkpoint_deleted_the_run_ends_as_it_would_have(
-    halves: Halves, half: Run, table: Dataset
-) -> None:
+def test_without_a_damaged_checkpoint_it_goes_on(halves: Halves, half: Run, table: Dataset) -> None:
     half.checkpoint_file.write_bytes(b"")
     with pytest.raises(DamagedFile, match="delete it to go on from the one before"):
         train(halves.config, table, half, device="cpu", resume=True)
@@ -207,9 +200,7 @@ def test_a_damaged_checkpoint_deleted_the_run_ends_as_it_would_have(
     assert_ended_as(half, halves.whole)
 
 
-def test_damaged_weights_are_written_anew_from_the_checkpoint(
-    halves: Halves, table: Dataset, tmp_path: Path
-) -> None:
+def test_damaged_weights_are_written_anew(halves: Halves, table: Dataset, tmp_path: Path) -> None:
     run = Run(shutil.copytree(halves.whole.folder, tmp_path / "run"))
     content = run.weights_file.read_bytes()
     run.weights_file.write_bytes(content[:-1])
@@ -229,9 +220,7 @@ def test_weights_that_others_wrote_need_no_digest(halves: Halves, half: Run, fre
 
 
 @pytest.mark.parametrize("kind", [torch.int8, torch.complex64, torch.float8_e5m2])
-def test_weights_of_other_numbers_are_refused(
-    halves: Halves, half: Run, fresh: Saved, kind: torch.dtype
-) -> None:
+def test_weights_of_other_types(halves: Halves, half: Run, fresh: Saved, kind: torch.dtype) -> None:
     weights = {n: value.to(kind) for n, value in load_file(halves.whole.weights_file).items()}
     save_file(weights, half.weights_file)
     with pytest.raises(UserError, match=rf"another architecture: expected \(.*\) for .* {kind}"):
@@ -251,9 +240,7 @@ WEIGHTS = safetensors.torch.save({"model.x": torch.zeros(1)})
     ],
     ids=["none", "older", "weights", "both damaged"],
 )
-def test_what_is_no_checkpoint_is_refused(
-    half: Run, fresh: Saved, file: str, content: bytes, message: str
-) -> None:
+def test_no_checkpoints(half: Run, fresh: Saved, file: str, content: bytes, message: str) -> None:
     folder = half.checkpoint_file.parent
     if file != "state.safetensors":
         shutil.rmtree(folder)
@@ -337,9 +324,7 @@ def fails(run: Run, saved: Saved, step: int, faults: Faults) -> bool:
 
 
 @pytest.mark.parametrize("code", [ENOSPC, EIO, EACCES])
-def test_whichever_call_of_a_save_fails_a_whole_checkpoint_loads(
-    half: Run, fresh: Saved, code: int
-) -> None:
+def test_whichever_call_fails_a_checkpoint_loads(half: Run, fresh: Saved, code: int) -> None:
     found: list[int] = []
     failed = True
     while failed:
@@ -356,9 +341,7 @@ def test_whichever_call_of_a_save_fails_a_whole_checkpoint_loads(
     assert len(found) > 10
 
 
-def test_a_full_disk_leaves_the_checkpoint_and_one_line(
-    half: Run, fresh: Saved, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_leaves_the_checkpoint(half: Run, capsys: pytest.CaptureFixture[str]) -> None:
     resource = pytest.importorskip("resource")
     before = half.checkpoint_file.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -374,16 +357,12 @@ def test_a_full_disk_leaves_the_checkpoint_and_one_line(
 @pytest.mark.parametrize("code", [ENOSPC, EIO, EACCES])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_save_that_fails_ends_the_command_with_one_line(
-    half: Run,
-    fresh: Saved,
-    call: str,
-    code: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    half: Run, fresh: Saved, call: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Number 1 is of the metrics, from which later ones are dropped.
-    monkeypatch.setattr(os, call, Faults(2, code).checked(getattr(os, call)))
-    status = flowclf_command(["train", "--resume", str(half.folder), "--device", "cpu"])
+    with pytest.MonkeyPatch.context() as patched:
+        # Number 1 is of the metrics, from which later ones are dropped.
+        patched.setattr(os, call, Faults(2, code).checked(getattr(os, call)))
+        status = flowclf_command(["train", "--resume", str(half.folder), "--device", "cpu"])
     assert os.strerror(code) in assert_failed(status, half, capsys)
     assert load_checkpoint(half, *fresh).step == MIDDLE
 
@@ -397,9 +376,7 @@ def assert_failed(status: int, run: Run, capsys: pytest.CaptureFixture[str]) -> 
     return last
 
 
-def test_what_a_killed_process_left_is_gone_after_the_next(
-    halves: Halves, half: Run, table: Dataset
-) -> None:
+def test_what_a_killed_process_left_is_removed(halves: Halves, half: Run, table: Dataset) -> None:
     left = [half.checkpoint_file.with_name(".state.123.part.safetensors")]
     left.append(half.folder / ".metrics.123.part.jsonl")
     others = half.folder / ".evaluation.123.part.json"
@@ -409,17 +386,11 @@ def test_what_a_killed_process_left_is_gone_after_the_next(
     assert [file for file in half.folder.rglob("*.part*")] == [others]
 
 
-def test_cpu_seconds_that_were_spent_are_spent(
-    half: Run, fresh: Saved, table: Dataset, halves: Halves
-) -> None:
+def test_cpu_seconds_stay_spent(half: Run, fresh: Saved, table: Dataset, halves: Halves) -> None:
     assert load_checkpoint(half, *fresh).cpu_seconds > 0
     save_checkpoint(half, *fresh, Position(step=MIDDLE, seconds=7.0, cpu_seconds=50.0))
-    config, done = configure(table, train={"cpu_seconds": 49.0}), []
-
-    def report(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
-        done.append(step)
-
-    train(config, table, half, device="cpu", resume=True, report=report)
+    config, done = configure(table, train={"cpu_seconds": 49.0}), list[Any]()
+    train(config, table, half, device="cpu", resume=True, report=lambda *step: done.append(step))
     assert done == []
     end = load_checkpoint(half, *fresh)
     assert end.seconds >= 7

@@ -71,9 +71,8 @@ def same(one: Run, other: Run) -> bool:
     """Weights, the optimiser's tensors and metrics, bit for bit."""
     for file in ("weights_file", "checkpoint_file"):
         tensors, copies = (load_file(getattr(run, file)) for run in (one, other))
-        if tensors.keys() != copies.keys():
-            return False
-        if not all(torch.equal(value, copies[name]) for name, value in tensors.items()):
+        same_names = tensors.keys() == copies.keys()
+        if not (same_names and all(torch.equal(tensors[name], copies[name]) for name in tensors)):
             return False
     return list(one.read_metrics()) == list(other.read_metrics())
 
@@ -99,7 +98,6 @@ def kill_runs(start: Callable[[Run], int], folder: Path, runs: int) -> str:
 
 
 def main(runs: int) -> None:
-    """Kill so many runs, and say what became of them."""
     torch.set_num_threads(1)
     gc.disable()  # A full collection makes a fork copy most of the memory that it shares.
     digits = load_dataset("digits")

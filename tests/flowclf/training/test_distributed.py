@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import fork
 from safetensors.torch import load_file
 from small_systems import saved
 from torch import Tensor
@@ -100,8 +100,6 @@ def note(losses: Losses, step: int, steps: int, epoch: int, terms: dict[str, Ten
 
 @dataclass(frozen=True)
 class Rank:
-    """Process and its output."""
-
     process: int
     file: Path
 
@@ -116,30 +114,18 @@ def start(world: int, work: Callable[[int], object], folder: Path, **extra: str)
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **extra}
-    ranks = []
-    for rank in range(world):
-        file = folder / f"{rank}.log"
-        process = os.fork()
-        if not process:
-            names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID")
-            os.environ |= dict.fromkeys(names, str(rank)) | common
-            become(partial(work, rank), file)
-        ranks.append(Rank(process, file))
-    return ranks
 
+    def run(rank: int, file: Path) -> object:
+        names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID")
+        os.environ |= dict.fromkeys(names, str(rank)) | common
+        output = os.open(file, os.O_WRONLY | os.O_CREAT)
+        for standard in (1, 2):
+            os.dup2(output, standard)
+        sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
+        return work(rank)
 
-def become(work: Callable[[], object], file: Path) -> None:
-    output = os.open(file, os.O_WRONLY | os.O_CREAT)
-    for standard in (1, 2):
-        os.dup2(output, standard)
-    sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
-    status: object = 70
-    try:
-        status = work()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status if isinstance(status, int) else 0)
+    files = [folder / f"{rank}.log" for rank in range(world)]
+    return [Rank(fork(partial(run, rank, file)), file) for rank, file in enumerate(files)]
 
 
 def statuses(ranks: list[Rank], seconds: float = 60.0) -> list[int]:
@@ -186,9 +172,7 @@ def assert_same(losses: Losses, expected: Losses) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_learn_what_one_does(
-    case: str, data: dict[bool, Dataset], pair: Path
-) -> None:
+def test_two_processes_learn_as_one(case: str, data: dict[bool, Dataset], pair: Path) -> None:
     losses, weights = learn(case, data, 1)
     assert_same(json.loads((pair / f"{case}.json").read_text(encoding="utf-8")), losses)
     found = torch.load(pair / f"{case}.pt")
@@ -294,9 +278,7 @@ def saved_step(run: Run) -> int:
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_where_one_is_killed_the_other_says_so_and_ends(
-    killed: int, endless: tuple[list[Rank], Run]
-) -> None:
+def test_where_one_is_killed_the_other_ends(killed: int, endless: tuple[list[Rank], Run]) -> None:
     ranks, run = endless
     os.kill(ranks[killed].process, signal.SIGKILL)
     assert statuses(ranks, 20)[1 - killed] == 1
@@ -353,9 +335,7 @@ def test_one_process_tells_what_is_wrong(
     assert message in line
 
 
-def test_what_is_wrong_in_another_process_the_first_tells(
-    data: dict[bool, Dataset], tmp_path: Path
-) -> None:
+def test_the_first_tells_what_is_wrong_in_others(data: dict[bool, Dataset], tmp_path: Path) -> None:
     def work(rank: int) -> int:
         missing = ["--config", str(tmp_path / "missing.yaml")] if rank else []
         return call(*command(data[False], tmp_path / "run", "--devices", "2", *missing))(rank)
@@ -379,9 +359,7 @@ def test_systems_with_means_over_labelled_rows_need_equal_shares(
     assert statuses(ranks) == [0, 0], ranks[0].said
 
 
-def test_fabric_starts_the_others_and_the_first_alone_prints(
-    data: dict[bool, Dataset], tmp_path: Path
-) -> None:
+def test_fabric_starts_others_and_one_prints(data: dict[bool, Dataset], tmp_path: Path) -> None:
     arguments = command(data[False], tmp_path / "run", "--devices", "2", "--epochs", "1", "--json")
     program = [sys.executable, "-m", "flowclf", *arguments]
     finished = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)

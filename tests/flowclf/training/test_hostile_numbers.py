@@ -92,8 +92,8 @@ def spoilt(folder: Path) -> list[str]:
         if file.suffix == ".safetensors":
             found += [f"{file.name}: {name}" for name in not_finite(load_file(file))]
         elif file.suffix in (".json", ".jsonl"):
-            lines = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
-            found += [f"{file.name}: {x}" for line in lines for x in constants(line)]
+            texts = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
+            found += [f"{file.name}: {x}" for text in texts for x in constants(text)]
     return found
 
 
@@ -103,8 +103,6 @@ def constants(line: str) -> list[str]:
     json.loads(line, parse_constant=found.append)
     return found
 
-
-# Faults.
 
 AT = 4
 Model = GenerativeClassifier
@@ -249,22 +247,15 @@ def test_weights_that_a_step_has_spoilt_are_not_saved(
     assert found.step == (0 if interrupted else AT)
 
 
-def test_the_command_line_says_so_and_fails(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    small = "network={kind: mlp, hidden: [8]}", "data={train_size: 100, test_size: 20}"
-    words = [word for setting in (*small, "train.lr=1e20") for word in ("--set", setting)]
-    assert run_cli(["train", "ib-inn", "--out", str(tmp_path / "run"), *words]) == 1
-    message = capsys.readouterr().err
-    assert re.search(
-        r"^flowclf: step 1: loss term .* is not finite, first in encoder", message, re.M
-    )
-    assert "the last good checkpoint is in" in message
-    assert "Traceback" not in message
+def test_the_command_says_so_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--set", "network={kind: mlp, hidden: [8]}", "--set", "data.train_size=100"]
+    out = ["--out", str(tmp_path / "run"), "--set", "train.lr=1e20"]
+    assert run_cli(["train", "ib-inn", *small, *out]) == 1
+    told = capsys.readouterr().err
+    assert re.search(r"^flowclf: step 1: loss term .* is not finite, first in encoder", told, re.M)
+    assert "the last good checkpoint is in" in told
+    assert "Traceback" not in told
     assert spoilt(tmp_path) == []
-
-
-# Data.
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -59,7 +59,6 @@ def test_memory_does_not_grow_with_the_steps() -> None:
 
 
 def main(steps: int, *systems: str) -> None:
-    """Measure over so many steps."""
     torch.set_num_threads(1)
     for system in systems or SYSTEMS:
         found = slope(system, steps)
