@@ -119,13 +119,7 @@ def train(
         precision = pick_precision(precision, device, numbers)
         fabric = launch_fabric(device, devices, nodes, precision)
         processes = Processes(fabric.global_rank, fabric.world_size, fabric.device)
-        same = processes.same(precision == "bf16-mixed")
         with processes.fail_together():
-            if not same:
-                raise UserError(
-                    "expected train.precision=32-true or bf16-mixed for machines that differ, got "
-                    "auto, which differs between them"
-                )
             training, validation, test = splits(config, dataset)
             if backbone is not None:
                 custom = config.model.model_copy(update={"network": CustomSettings()})
@@ -135,6 +129,11 @@ def train(
             if run and processes.first:
                 held.enter_context(locked(run.folder))
                 begin_run(run, config, dataset, len(training), precision, resume)
+        if not processes.same(precision == "bf16-mixed"):
+            raise UserError(
+                "expected train.precision=32-true or bf16-mixed for machines that differ, got auto, "
+                "which differs between them"
+            )
         stop = held.enter_context(stop_on_signal())
         held.enter_context(cpu_threads(config.train.threads))
         loop = Loop(config, fabric, processes, model, batches, validation, run, report, stop)
