@@ -247,7 +247,8 @@ def _validate(settings: type[Section], values: Nested, prefix: str = "") -> Any:
 
 def _explain(error: ValidationError, settings: type[Section], prefix: str) -> str:
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    # Beside "auto", pydantic calls a number by its type.
+    path = [str(part) for part in first["loc"] if part != "constrained-int"]
     known = setting_names(settings)
     key = prefix + ".".join(part for part in path if part not in KINDS)
     key = key.removesuffix(".")

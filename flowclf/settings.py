@@ -115,8 +115,9 @@ class TrainSettings(Section):
     compile: bool = False
     # What a backward finds: all activations, or those of a few stages, see Chain.set_memory.
     memory: Literal["store", "recompute", "checkpoint"] = "store"
-    # CPU threads; small networks are faster on one.
-    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
+    # CPU threads; small networks are faster on one, as all are where other programs want the cores.
+    # auto: the faster number, again and again, at the price that a seed gives other bits; None: all
+    threads: Annotated[int, Field(gt=0, le=1024)] | Literal["auto"] | None = None
     evaluate_every: Positive = 5  # epochs, on the validation set
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
     cpu_seconds: Annotated[float, Field(gt=0)] | None = None  # end by CPU time instead of epochs

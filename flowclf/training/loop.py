@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import cos, pi
@@ -32,7 +32,7 @@ from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import Clock, Position, load_checkpoint, save_checkpoint
 from flowclf.training.guard import check_results, check_state, raise_diverged
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
-from flowclf.training.progress import Report
+from flowclf.training.progress import Report, tell
 from flowclf.training.setup import (
     cpu_threads,
     fresh_model,
@@ -46,6 +46,8 @@ from flowclf.training.setup import (
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+    from flowclf.training.threads import ThreadWatch
 
 __all__ = ["Trained", "train"]
 
@@ -146,6 +148,9 @@ def train(
         if not processes.first:
             return Trained(model, training, validation, test, main_process=False)
         summary = summarise(config, model, validation, test, precision, seconds)
+        choices = {"choices": loop.watch.choices} if loop.watch and loop.watch.choices else {}
+        ran = torch.get_num_threads()
+        summary["threads"] = {"asked": config.train.threads, "ran": ran, **choices}
         check_results(summary["test"], loop.steps)
         assert model.info is not None
         model.info = with_metrics(model.info, summary["test"])
@@ -204,6 +209,11 @@ class Loop:
         if settings.compile:
             model.encoder.network.compile()
         self.steps = settings.epochs * batches.per_epoch
+        self.watch: ThreadWatch | None = None
+        if fabric.device.type == "cpu" and torch.get_num_threads() > 1:
+            from flowclf.training.threads import ThreadWatch
+
+            self.watch = ThreadWatch(settings.threads, tell if self.report else lambda line: None)
 
     def run_all(self, resume: bool) -> float:
         """Run all remaining steps and the final statistics; return the seconds of training."""
@@ -218,7 +228,8 @@ class Loop:
                 progress = spent / self.settings.cpu_seconds
                 if progress >= 1:
                     break
-            self._step(step, progress)
+            with self.watch.timed(step) if self.watch else nullcontext():
+                self._step(step, progress)
             done = step + 1
             if done % (self.batches.per_epoch * self.settings.evaluate_every) == 0:
                 with self.processes.fail_together():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
 
-__all__ = ["Report", "file_report", "progress_bar"]
+__all__ = ["Report", "file_report", "progress_bar", "tell"]
 
 LOG_LINES = 10
 SMOOTHING = 0.95
@@ -50,6 +50,11 @@ def file_report(path: Path, every: float = 1.0) -> Report:
         part.replace(path)
 
     return report
+
+
+def tell(line: str) -> None:
+    """Print a line to standard error, above the bar where there is one."""
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -141,10 +141,10 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """Set the number of CPU threads within the block; None: leave it."""
+def cpu_threads(count: int | Literal["auto"] | None) -> Iterator[None]:
+    """Set the number of CPU threads within the block, to begin with; None, "auto": leave it."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count if isinstance(count, int) else before)
     try:
         yield
     finally:
