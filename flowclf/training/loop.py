@@ -133,8 +133,8 @@ def train(
                 begin_run(run, config, dataset, len(training), precision, resume)
         if not processes.same(precision == "bf16-mixed"):
             raise UserError(
-                "expected train.precision=32-true or bf16-mixed for machines that differ, got auto, "
-                "which differs between them"
+                "expected train.precision=32-true or bf16-mixed for machines that differ, got "
+                "auto, which differs between them"
             )
         stop = held.enter_context(stop_on_signal())
         held.enter_context(cpu_threads(config.train.threads))
