@@ -12,7 +12,6 @@ from statistics import median
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.couplings.networks import BATCH, BLOCKS, QUICK_SHAPE, SHAPE, loss
 from benchmarks.measure import CPU, forked_rng, seconds_of
@@ -49,6 +48,8 @@ def line(row: Row) -> str:
 
 def flops(call: Call) -> int:
     """Count the FLOPs of the products in a call, and in the backward that it runs."""
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton, where it is
+
     rotations = torch.ops.couplings.rotate, torch.ops.couplings.rotate_backward
     product = dict.fromkeys(rotations, lambda x, *_, **__: 2 * x.numel() * x[1])
     with FlopCounterMode(None, 0, False, product) as count:
