@@ -126,8 +126,18 @@ template <class F> INLINE void for_blocks(int64_t rows, int64_t columns, int64_t
   }
 }
 
+// Copy a sample as it is, or through numbers of type T where the two types differ.
 template <class T> INLINE void copy_sample(const View& from, const View& to, int64_t sample,
                                            int64_t rows, int64_t columns) {
+  const View source = from.at(sample * from.sample), copy = to.at(sample * to.sample);
+  const auto as_it_is = [&](auto* data) {
+    copy_strided(data, to.row, to.column, reinterpret_cast<decltype(data)>(source.data), from.row,
+                 from.column, rows, columns);
+  };
+  if (from.dtype == to.dtype && from.dtype == float32)
+    return as_it_is(reinterpret_cast<float*>(copy.data));
+  if (from.dtype == to.dtype && from.dtype == bfloat16)
+    return as_it_is(reinterpret_cast<uint16_t*>(copy.data));
   T buffer[1024];
   for_blocks(rows, columns, 1024, [&](const Block& block) {
     write(to, sample, block, read(from, sample, block, buffer));
