@@ -19,6 +19,7 @@ from benchmarks.results import Row
 from couplings import Chain
 from couplings.networks import conv_network, paper_network
 
+PRESET_BATCH = 128
 Call = Callable[[], object]
 # In names of operators and of autograd's nodes; of nested ones the outermost that is known counts.
 KINDS = {
@@ -31,7 +32,8 @@ def utilisation(quick: bool, seconds: float) -> Iterator[Row]:
     """Yield a row for each network and precision on the CPU, measured for about `seconds`."""
     for dtype in (torch.float32, *[torch.bfloat16] * torch.cpu._is_avx512_bf16_supported()):
         for name, network in _networks(quick):
-            x = torch.randn(BATCH, *network.in_shape, generator=torch.Generator().manual_seed(1))
+            batch = BATCH if quick or "paper" in name else PRESET_BATCH
+            x = torch.randn(batch, *network.in_shape, generator=torch.Generator().manual_seed(1))
             shape, precision = "x".join(map(str, x.shape)), str(dtype).removeprefix("torch.")
             row: Row = {"network": name, "shape": shape, "dtype": precision}
             calls: list[Call] = [partial(_step, network, x, dtype), *_probes(dtype, quick)]
