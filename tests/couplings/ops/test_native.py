@@ -34,6 +34,7 @@ def test_a_library_that_does_not_fit_is_not_called(
 ) -> None:
     if replaced == "version" and not native.COMPILED:
         pytest.skip(native.description())
+    monkeypatch.delenv("COUPLINGS_KERNELS", raising=False)
     monkeypatch.setattr(build_native, replaced, by)
     assert reason in str(native._load())
     monkeypatch.setenv("COUPLINGS_KERNELS", "python")
