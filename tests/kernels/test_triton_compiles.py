@@ -29,7 +29,7 @@ BOTH = ("_forward", "_backward")
 ENTRIES = {triton_haar: ("_transform",), triton_rotation: ("_mix",)}
 ENTRIES |= dict.fromkeys((triton_affine, triton_mixture, triton_spline), BOTH)
 TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
-TYPES |= {torch.float64: "*fp64", torch.int64: "*i64"}
+TYPES |= {torch.float64: "*fp64", torch.int16: "*i16", torch.int64: "*i64"}
 
 
 class Compiled:
@@ -71,7 +71,7 @@ def launches(dtype: torch.dtype) -> Iterator[None]:
         clamp = (0.7, 0.1, atan, inverse)
         yield triton_affine.affine_couple(x, twice, x, False, *clamp)
         yield triton_affine.affine_couple_backward(x, log_det, x, x.to(wide), *clamp, dtype)
-    index, weights = torch.ones(3, 1, 4, 8, 8, dtype=torch.int64), torch.ones(4, dtype=wide)
+    index, weights = torch.ones(3, 1, 4, 8, 8, dtype=torch.int16), torch.ones(4, dtype=wide)
     for inverse in (False, True):
         raw, settings = torch.ones(3, 4 * 14, 8, 8).to(dtype), (5, 3.0, inverse)
         yield triton_spline.spline_couple(x, raw, x, False, *settings)
