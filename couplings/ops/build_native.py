@@ -59,21 +59,12 @@ def build() -> list[Path]:
         raise FileNotFoundError(
             "no C++ compiler for the CPU kernels: expected $CXX, c++, g++ or clang++ on the PATH"
         )
+    common = [*compiler, *FLAGS, f'-DKERNELS_VERSION="{version()}"', str(SOURCES / "kernels.cpp")]
     built, complaints = [], []
     for capability, flags in INSTRUCTION_SETS.items():
         final = library(capability)
         part = final.with_suffix(f".{os.getpid()}.part")
-        defined = f'-DKERNELS_VERSION="{version()}"'
-        command = [
-            *compiler,
-            *FLAGS,
-            *flags,
-            defined,
-            str(SOURCES / "kernels.cpp"),
-            "-o",
-            str(part),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run([*common, *flags, "-o", str(part)], capture_output=True, text=True)
         if done.returncode:
             complaints.append(done.stderr.strip())
             part.unlink(missing_ok=True)

@@ -38,7 +38,6 @@ from couplings.ops.dispatch import (
     backward_of,
     call,
     define,
-    empty_laid_out_as,
     full_precision,
     in_torch_func,
     is_channels_last,
@@ -157,7 +156,7 @@ def compiled_rotate(
     """Compute what `eager_rotate` does, in one pass."""
     if not _is_small(x, rotation, log_scale, offset):
         return eager_rotate(x, rotation, log_scale, offset, inverse)
-    layout, out = Layout(is_channels_last(x)), empty_laid_out_as(x, x.shape)
+    layout, out = Layout(is_channels_last(x)), _empty_like(x)
     call(
         *("rotate_forward", x.dtype, STRUCT + "10q"),
         *_struct(layout, x, rotation, log_scale, offset, inverse),
@@ -172,13 +171,13 @@ def compiled_rotate_backward(
     """Compute what `eager_rotate_backward` does, in one pass."""
     if not (_is_small(grad, rotation, log_scale, offset) and readable(z) and z.dtype == grad.dtype):
         return eager_rotate_backward(grad, z, rotation, log_scale, offset, inverse)
-    layout, grad_input = Layout(is_channels_last(grad)), empty_laid_out_as(grad, grad.shape)
+    layout, grad_input = Layout(is_channels_last(grad)), _empty_like(grad)
     sums = grad.new_empty(len(grad), 2, grad.shape[1])
     call(
         *("rotate_backward", grad.dtype, STRUCT + "20q"),
         *_struct(layout, grad, rotation, log_scale, offset, inverse),
         *layout.views(grad, z, grad_input),
-        *(sums.data_ptr(), sums.dtype == torch.float64, *sums.stride()),
+        *Layout(False).views(sums),
     )
     grad_offset, grad_scale = sums.sum(0).mul_(-1 if inverse else 1).to(offset.dtype)
     return grad_input, grad_scale, grad_offset

@@ -199,17 +199,25 @@ struct SplineTasks {
     return v;
   }
 
+  // How many samples are joined.
+  INLINE int64_t together() const { return limit / (rows * columns); }
+
   template <class F> void run(ParallelFor parallel_for, F work) const {
-    const int64_t size = rows * columns, together = limit / size;
     if (!joined) return for_samples(parallel_for, samples, work);
-    for_samples(parallel_for, (samples + together - 1) / together, work);
+    for_samples(parallel_for, (samples + together() - 1) / together(), work);
   }
 
   // Blocks of task n; those of joined samples are whole rows.
   template <class F> INLINE void blocks(int64_t n, F work) const {
     if (!joined) return for_blocks(rows, columns, limit, work);
-    const int64_t size = rows * columns, together = limit / size;
-    work(Block{n * together, lesser(together, samples - n * together), 0, size});
+    const int64_t first = n * together();
+    work(Block{first, lesser(together(), samples - first), 0, rows * columns});
+  }
+
+  // Call work(sample, start, size) for what a block of task n has of each sample.
+  template <class F> INLINE void parts(int64_t n, const Block& block, F work) const {
+    if (!joined) return work(n, int64_t(0), block.count());
+    for (int64_t r = 0; r < block.rows; ++r) work(block.row + r, r * block.columns, block.columns);
   }
 };
 
@@ -259,15 +267,14 @@ void spline_forward(ParallelFor parallel_for, const SplineForward& f) {
       spline_map<T, inverse>(map, planes, count, read(active, b, block, bins.x), bins, y);
       write(y_active, b, block, y);
       write(index, b, block, bins.index);
-      for (int64_t r = 0; r < (tasks.joined ? block.rows : 1); ++r) {
-        const int64_t size = tasks.joined ? block.columns : count;
+      tasks.parts(n, block, [&](int64_t sample, int64_t start, int64_t size) {
         T part = 0;
 #pragma omp simd reduction(+ : part)
-        for (int64_t i = 0; i < size; ++i) part += bins.log_slope[r * size + i];
+        for (int64_t i = start; i < start + size; ++i) part += bins.log_slope[i];
         sum = tasks.joined ? part : sum + part;
         const T log_det = T(sum);
-        write(f.log_det, tasks.joined ? block.row + r : n, Block{0, 1, 0, 1}, &log_det);
-      }
+        write(f.log_det, sample, Block{0, 1, 0, 1}, &log_det);
+      });
       if (!f.passive.data || !tasks.joined) return;
       for (int64_t r = block.row; r < block.row + block.rows; ++r)
         copy_sample<T>(f.passive, f.y_passive, r, f.passive_rows, f.passive_columns);
@@ -371,13 +378,11 @@ void spline_backward(ParallelFor parallel_for, const SplineBackward& f) {
       const int64_t b = tasks.joined ? 0 : n, count = block.count();
       const auto planes =
           spline_planes(map, parameters, map.step(f.parameters), b, block, limit, memory, bins);
-      for (int64_t r = 0; r < (tasks.joined ? block.rows : 1); ++r) {
-        const int64_t size = tasks.joined ? block.columns : count;
+      tasks.parts(n, block, [&](int64_t sample, int64_t start, int64_t size) {
         T value[1];
-        const T upstream =
-            *read(f.grad_log_det, tasks.joined ? block.row + r : n, Block{0, 1, 0, 1}, value);
-        for (int64_t i = 0; i < size; ++i) bins.log_slope[r * size + i] = upstream;
-      }
+        const T upstream = *read(f.grad_log_det, sample, Block{0, 1, 0, 1}, value);
+        for (int64_t i = start; i < start + size; ++i) bins.log_slope[i] = upstream;
+      });
       T* grad_x = target(grad_active, b, block, bins.out);
       spline_gradients<T, inverse>(map, planes, count, read(active, b, block, bins.x),
                                    read(grad, b, block, bins.grad), bins, grad_x);
