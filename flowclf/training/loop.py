@@ -128,14 +128,15 @@ def train(
                 config = config.model_copy(update={"model": custom})
             model = fresh_model(config, dataset, training, backbone)
             batches = make_batches(config, dataset, training, model, fabric.device, processes)
-            if run and processes.first:
-                held.enter_context(locked(run.folder))
-                begin_run(run, config, dataset, len(training), precision, resume)
         if not processes.same(precision == "bf16-mixed"):
             raise UserError(
                 "expected train.precision=32-true or bf16-mixed for machines that differ, got "
                 "auto, which differs between them"
             )
+        with processes.fail_together():
+            if run and processes.first:
+                held.enter_context(locked(run.folder))
+                begin_run(run, config, dataset, len(training), precision, resume)
         stop = held.enter_context(stop_on_signal())
         held.enter_context(cpu_threads(config.train.threads))
         loop = Loop(config, fabric, processes, model, batches, validation, run, report, stop)
