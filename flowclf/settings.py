@@ -111,7 +111,7 @@ class TrainSettings(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 8.0
     norm_passes: Annotated[int, Field(ge=0)] = 1  # re-estimate BatchNorm statistics at the end
     # Of the products in the networks; densities, losses and evaluation are in float32 or wider.
-    precision: Precision | Literal["auto"] = "auto"  # bf16-mixed where that is faster, or 32-true
+    precision: Literal["auto", Precision] = "auto"  # bf16-mixed where that is faster, or 32-true
     compile: bool = False
     # What a backward finds: all activations, or those of a few stages, see Chain.set_memory.
     memory: Literal["store", "recompute", "checkpoint"] = "store"

@@ -128,6 +128,7 @@ CASES = {
     ),
     "endless layers": ([*TRAIN, "--set", "network.blocks=1001"], "blocks.0: .*equal to 1000, got"),
     "endless threads": ([*TRAIN, "--set", "train.threads=9999"], "threads: .*equal to 1024, got"),
+    "no precision": ([*TRAIN, "--set", "train.precision=8"], "precision: .*should be 'auto'"),
     "no section": ([*TRAIN, "--set", "network=3"], "network: .*got 3"),
     "no key": ([*TRAIN, "--set", "=3"], "expected --set key=value, got '=3'"),
     "settings in a list": ([*TRAIN, "--config", "list.yaml"], "list.yaml.*mapping"),
