@@ -2,7 +2,8 @@
 
 The packages are copied to a temporary folder, and one fault at a time is put into the copy: a
 log-determinant counted twice, a sign, a constant. The tests named beside it must fail, and must
-pass without it. `tests/test_mutations.py` holds that each fault still has its place.
+pass without it. Of the kernels those that hold the fault run: PyTorch's own, or the compiled ones,
+which are compiled with it. `tests/test_mutations.py` holds that each fault still has its place.
 
 Words after the command choose the faults whose names contain one of them.
 """
@@ -42,6 +43,11 @@ class Fault:
     wrong: str
     tests: tuple[str, ...]
     only: str = ""
+
+    @property
+    def kernels(self) -> str:
+        """Kernels that hold the fault, as COUPLINGS_KERNELS."""
+        return "compiled" if "/csrc/" in self.file else "python"
 
 
 CONTRACT = "test_contract.py::test_inverse_and_log_dets_are_exact"
@@ -107,6 +113,26 @@ couplings/ops/matmul.py
       common = torch.linalg.vecdot(z, z).⟨add_(z.shape[1] * log(2 * pi)).→⟩mul_(-0.5)
     mixture: ½ of the norms
       bias = torch.linalg.vecdot(means, means).mul_(-⟨0.5→1⟩)
+couplings/ops/csrc/affine.h
+  ops/test_affine.py::test_as_exact_as_the_definition
+    compiled affine coupling: log-det twice
+      const T log_det = T(⟨→2 * ⟩sum * (map.inverse
+  ops/test_affine.py::test_derivatives_and_opcheck
+    compiled affine coupling's backward: sign of the shift
+      grad_shift[i] = map.inverse ? ⟨-→⟩scaled : g;
+couplings/ops/csrc/rotation.h
+  ops/test_rotation.py::test_derivatives_and_opcheck
+    compiled rotation's backward: no offset
+      product += gradient[c] * ⟨(latent[c] - shift)→latent[c]⟩;
+    compiled rotation's backward, channels-last: no offset
+      products[c] += gradient[c] * ⟨(latent[c] - offset[c])→latent[c]⟩;
+couplings/ops/csrc/spline.h
+  ops/test_spline.py::test_any_number_of_bins
+    compiled spline's inverse: sign of the log-det
+      (inverse ? ⟨-→⟩log_derivative : log_derivative)
+  ops/test_spline.py::test_derivatives_and_opcheck
+    compiled spline's backward: sign of a share
+      at0[i] = (by_width ⟨-→+⟩ mean0) * scale0;
 flowclf/latent/information.py
   latent/test_information.py::test_densities_are_those_of_torch
     Gaussian: no 2π
@@ -233,14 +259,18 @@ def copy_to(folder: Path) -> Path:
     return folder
 
 
-def run_tests(root: Path, tests: list[str], *options: str) -> tuple[int, str]:
-    """Return pytest's exit status in a copy, and its output."""
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=no", "-rfE", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *options, *tests], cwd=root, env=environment, capture_output=True, text=True
-    )
+def run(root: Path, kernels: str, *module: str) -> tuple[int, str]:
+    """Run a module in a copy with these kernels; return its exit status and output."""
+    own = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COUPLINGS_KERNELS": kernels}
+    command = [sys.executable, "-m", *module]
+    done = subprocess.run(command, cwd=root, env=os.environ | own, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
+
+
+def run_tests(root: Path, kernels: str, tests: list[str], *options: str) -> tuple[int, str]:
+    """Return pytest's exit status in a copy, and its output."""
+    quiet = "-x", "--tb=no", "-rfE", "-p", "no:cacheprovider"
+    return run(root, kernels, "pytest", *quiet, *options, *tests)
 
 
 def find(fault: Fault) -> tuple[Fault, str]:
@@ -248,7 +278,10 @@ def find(fault: Fault) -> tuple[Fault, str]:
     with TemporaryDirectory() as folder:
         root = copy_to(Path(folder))
         (root / fault.file).write_text(mutated(fault, root), "utf-8")
-        status, output = run_tests(root, list(fault.tests), "-k", fault.only)
+        if fault.kernels == "compiled":
+            status, output = run(root, fault.kernels, "couplings", "build")
+            assert status == 0, output
+        status, output = run_tests(root, fault.kernels, list(fault.tests), "-k", fault.only)
     failed = re.search(r"^FAILED (.+?)(?: - |$)", output, re.MULTILINE)
     return fault, failed[1] if status == 1 and failed else ""
 
@@ -260,11 +293,13 @@ def main(words: list[str]) -> int:
         mutated(fault)
     start = time.perf_counter()
     with TemporaryDirectory() as folder:
-        tests = list(dict.fromkeys(test for fault in chosen for test in fault.tests))
-        status, output = run_tests(copy_to(Path(folder)), tests)
-    if status:
-        print(f"without a fault:\n{output}")
-        return 1
+        root = copy_to(Path(folder))
+        for kernels in sorted({fault.kernels for fault in chosen}):
+            tests = {test: None for f in chosen if f.kernels == kernels for test in f.tests}
+            status, output = run_tests(root, kernels, list(tests))
+            if status:
+                print(f"without a fault, {kernels} kernels:\n{output}")
+                return 1
     print(f"{'without a fault':62} all pass")
     survived = 0
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -8,7 +8,8 @@ from mutations import FAULTS, HERE, Fault, mutated
 def test_each_fault_has_its_place(fault: Fault) -> None:
     text = mutated(fault)
     assert text != (HERE / fault.file).read_text("utf-8")
-    compile(text, fault.file, "exec")
+    if fault.file.endswith(".py"):
+        compile(text, fault.file, "exec")
     assert all((HERE / test.split("::")[0]).is_file() for test in fault.tests)
 
 
