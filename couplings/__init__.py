@@ -12,6 +12,8 @@ from couplings.layers import (
     PiecewiseLinear,
     Rotation,
     SpaceToDepth,
+    Whitening,
+    fit_whitening,
     random_rotation,
 )
 from couplings.transforms import DCT, Haar
@@ -40,6 +42,8 @@ __all__ = [
     "SoftClamp",
     "SpaceToDepth",
     "Univariate",
+    "Whitening",
+    "fit_whitening",
     "join",
     "random_rotation",
     "two_sided_coupling",

@@ -18,8 +18,13 @@ __all__ = [
     "PiecewiseLinear",
     "Rotation",
     "SpaceToDepth",
+    "Whitening",
+    "fit_whitening",
     "random_rotation",
 ]
+
+# Variances below this fraction of the largest are rounding, not data.
+LEAST_VARIANCE = 1e-10
 
 
 class Rotation(Invertible):
@@ -50,6 +55,70 @@ class Rotation(Invertible):
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return unrotate(z, self.rotation, self.log_scale, self.offset)
+
+
+class Whitening(Rotation):
+    """Rotation whose matrix, scale and offset are fitted to data; the identity until then.
+
+        z = Λ^(-p/2) Uᵀ (x - m),   log_det = -p/2 H · W · Σ_c log λ_c
+
+    m and U Λ Uᵀ are mean and covariance of the channels over samples and positions. A flow of
+    identities behind such layers is a Gaussian on patches. Components fall in variance along the
+    even channels of U, then along the odd ones, so that both halves of a coupling hold coarse and
+    fine ones. Scale and offset are trained on.
+
+    Args:
+        shape: (C, H, W) or (F,).
+        power: p; 1 gives all components unit variance, less leaves the coarse ones stronger.
+    """
+
+    def __init__(self, shape: Shape, power: float = 1.0) -> None:
+        super().__init__(shape, torch.Generator())
+        self.rotation.copy_(torch.eye(shape[0]))
+        self.power = power
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Fit to samples x (B, *in_shape), in place.
+
+        Raises:
+            ShapeError: as `forward`.
+        """
+        self._check(x, self.in_shape, None)
+        rows = x.movedim(1, -1).reshape(-1, self.in_shape[0]).double()
+        mean = rows.mean(0)
+        rows = rows - mean
+        variance, vectors = torch.linalg.eigh(rows.T @ rows / max(len(rows), 1))
+        order = torch.arange(len(variance) - 1, -1, -1)
+        order = torch.cat((order[::2], order[1::2])).to(x.device)
+        variance, vectors = variance[order], vectors[:, order]
+        vectors[:, 0] *= torch.linalg.det(vectors).sign()
+        largest = variance.max()
+        variance = torch.where(largest > 0, variance.clamp_min(LEAST_VARIANCE * largest), 1.0)
+        self.rotation.copy_(vectors.T)
+        scale = variance.pow(-0.5 * self.power)
+        self.log_scale.copy_(scale.log())
+        self.offset.copy_(-scale * (vectors.T @ mean))
+
+
+@torch.no_grad()
+def fit_whitening(network: nn.Module, *inputs: Tensor | None) -> None:
+    """Fit each `Whitening` in a network to what reaches it when the network is called on inputs.
+
+    Put a network with BatchNorm into eval mode first, lest its statistics follow.
+    """
+
+    def fit(stage: Whitening, arguments: tuple[Tensor, ...]) -> None:
+        stage.fit(arguments[0])
+
+    stages = [module for module in network.modules() if isinstance(module, Whitening)]
+    hooks = [stage.register_forward_pre_hook(fit) for stage in stages]
+    try:
+        if hooks:
+            network(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Permutation(Invertible):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from couplings import fit_whitening
 from couplings.core import Shape
 from couplings.functional import MixtureDensities
 from flowclf.latent import MixtureSettings
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 BATCH_SIZE = 512
+FITTED_NUMBERS = 2**23
 POSTERIOR_DRAWS = 12
 
 
@@ -319,8 +321,15 @@ class GenerativeClassifier(nn.Module):
         return {**terms, "accuracy": correct / all_reduce_count((y >= 0).sum())}
 
     def densities(self, z: Tensor) -> MixtureDensities:
-        """Compute log q(z|k), log q(z) and log q(k|z) of latents z (B, D), nats."""
-        return self.mixture.densities(z, learn_weights=self.learn_weights)
+        """Compute log q(z|k), log q(z) and log q(k|z) of latents z (B, D), nats.
+
+        In eval mode the posterior may be that of equally likely classes (mixture.predict).
+        """
+        densities = self.mixture.densities(z, learn_weights=self.learn_weights)
+        if self.training or self.settings.mixture.predict == "weights":
+            return densities
+        even = densities.log_prob_given_class.log_softmax(1)
+        return densities._replace(log_posterior=even)
 
     @abstractmethod
     def objective(
@@ -347,10 +356,22 @@ class GenerativeClassifier(nn.Module):
         fit_preprocess(self.encoder.preprocess, x, **settings.preprocess.model_dump())
         if x.is_floating_point():
             self.noise.set_unit(x.std(0, correction=0))
+        self._fit_network(x)
         if settings.mixture.weights == "empirical":
             self.mixture.set_weights(y[y >= 0].bincount(minlength=self.classes))
         if settings.mixture.start == "data":
             self.mixture.set_means(class_latents(self, x, y))
+
+    @torch.no_grad()
+    def _fit_network(self, x: Tensor) -> None:
+        """Fit what the network computes from data, its `Whitening`, to noisy training samples."""
+        count = min(len(x), max(FITTED_NUMBERS // self.dims, 1))
+        rows = torch.linspace(0, len(x) - 1, count).long()
+        noisy = self.noise(x[rows], torch.Generator(x.device).manual_seed(0))
+        u, _ = self.encoder.preprocess(noisy)
+        context = self.encoder.context(u)
+        with evaluating(self):
+            fit_whitening(self.encoder.network, u, *([] if context is None else [context]))
 
     @torch.no_grad()
     def fit_latents(self, x: Tensor, y: Tensor) -> None:

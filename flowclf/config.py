@@ -180,8 +180,8 @@ def preset_names(system: str) -> list[str]:
 def load_preset(system: str, name: str) -> Nested:
     """Load a preset: its differences from the defaults.
 
-    A borrowed one gives the network, the data pipeline and the schedule, so that systems can be
-    compared; objective and mixture are each system's own.
+    A borrowed one gives the network, the data pipeline, the schedule and the label smoothing, so
+    that systems can be compared; objective and mixture are else each system's own.
 
     Raises:
         UserError: there is no such preset.
@@ -191,8 +191,14 @@ def load_preset(system: str, name: str) -> Nested:
         raise UserError(f"{system} has no preset {name!r}; choose one of: {', '.join(presets)}")
     owner, file = presets[name]
     values = yaml.safe_load(file.read_text("utf-8")) or {}
-    own = () if owner == system else ("objective", "mixture")
-    return {key: value for key, value in values.items() if key not in own}
+    if owner == system:
+        return values
+    smoothing = values.pop("objective", {}).get("label_smoothing")
+    values.pop("mixture", None)
+    objective = find_system(system).settings().model_dump().get("objective", {})
+    if smoothing is not None and "label_smoothing" in objective:
+        values["objective"] = {"label_smoothing": smoothing}
+    return values
 
 
 def _presets(system: str) -> dict[str, tuple[str, Traversable]]:

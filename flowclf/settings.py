@@ -94,13 +94,16 @@ class TrainSettings(Section):
     # Samples with a label in each batch, the others having none, of which an epoch sees all once;
     # None: as they come.
     labelled: Positive | None = None
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-3
-    momentum: Fraction = 0.9  # sgd; beta1 of adamw
+    momentum: Fraction = 0.9  # of sgd; beta1 of adamw
     weight_decay: Weight = 0.0
     means_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # learning rate of the means, relative
     mixture_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # of covariances and class weights
     heads_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # of discriminators
+    # Of weights that a BatchNorm follows, which Muon turns; all others are AdamW's.
+    muon_lr_factor: Annotated[float, Field(gt=0)] = 16.0
+    muon_momentum: Fraction = 0.6
     means_momentum: Fraction = 0.9
     weights_momentum: Fraction = 0.9
     schedule: Literal["cosine", "one-cycle", "milestones", "constant"] = "one-cycle"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from couplings import (
     SoftClamp,
     SpaceToDepth,
     Univariate,
+    Whitening,
     two_sided_coupling,
 )
 from couplings.core import Shape, ShapeError
@@ -43,6 +45,7 @@ def conv_network(
     univariate: Univariate | None = None,
     context_features: int = 0,
     dct: bool = False,
+    whiten: float = 0.0,
 ) -> Chain:
     """Build per level a squeeze and `blocks` x [conv coupling, rotation]; then dense couplings.
 
@@ -62,6 +65,8 @@ def conv_network(
         context_features: width of the conditional input.
         dct: a cosine transform of the last level, so that where no dense coupling follows the
             latent begins with the C averages of its channels.
+        whiten: above 0 a level begins with a `Whitening` of this power, to be fitted to data, and
+            its couplings change the two halves in turn, with no rotation in between.
 
     Raises:
         ShapeError: not an image shape, or another number of widths than of levels.
@@ -89,7 +94,12 @@ def conv_network(
             factories.append(partial(SpaceToDepth, factor=factor))
             current = SpaceToDepth(current, factor).out_shape
         conv = partial(ConvNet, generator=generator, width=hidden, batch_norm=batch_norm)
-        factories += [partial(Coupling, conditioner=conv, **settings), rotation] * count
+        coupling = partial(Coupling, conditioner=conv, **settings)
+        if whiten:
+            halves = (partial(coupling, active=half) for half in cycle(("second", "first")))
+            factories += [partial(Whitening, power=whiten), *islice(halves, count)]
+        else:
+            factories += [coupling, rotation] * count
     dense = partial(MLP, generator=generator, hidden=dense_hidden, dropout=dropout)
     factories += [DCT, partial(Flatten, channels_last=True)] if dct else [Flatten]
     permutation: Factory = partial(Permutation, generator=generator)

@@ -221,17 +221,19 @@ def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: 
 
 
 def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_json: bool) -> None:
-    from flowclf.evaluation.baselines import baseline_rows
+    from flowclf.evaluation.baselines import baseline_rows, beaten_by
     from flowclf.figures.run import run_figures
 
     summary, fitted, test = trained.summary, trained.training, trained.test
     others = baseline_rows(fitted, test, dataset.levels) if baselines else []
     figures = [str(path) for path in run_figures(trained.model, test, dataset, run.figures)]
+    own = {"system": summary["system"], "seconds": summary["seconds"], **summary["test"]}
+    warnings = beaten_by(own, others)
     if as_json:
-        print_json({"run": str(run.folder), **summary, "baselines": others, "figures": figures})
+        found = {"baselines": others, "warnings": warnings, "figures": figures}
+        print_json({"run": str(run.folder), **summary, **found})
         return
     table = []
-    own = {"system": summary["system"], "seconds": summary["seconds"], **summary["test"]}
     for row in (own, *others):
         samples = row.get("samples", len(fitted))
         few = "" if samples == len(fitted) else f" ({samples:,} samples)"
@@ -245,3 +247,5 @@ def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_js
     print(f"run      {run.folder}")
     for path in figures:
         print(f"figure   {path}")
+    for line in warnings:
+        print(f"warning  {line}")

@@ -21,6 +21,9 @@ class MixtureSettings(Section):
     start: Literal["equidistant", "sphere", "normal", "linear", "zero", "data"] = "equidistant"
     covariance: Literal["unit", "shared", "per-class"] = "unit"
     weights: Literal["uniform", "empirical", "learned", "affine"] = "uniform"
+    # Prior of the classes where a trained model predicts: the `weights`, or all equally likely, as
+    # IB-INN's code has it.
+    predict: Literal["weights", "uniform"] = "weights"
     distance: Annotated[float, Field(gt=0)] = 5.0
     # Means too large to store: free in the first dimensions, of this rank in all others.
     rank: Annotated[int, Field(ge=0)] | None = None  # None: full means

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from couplings import MLP, ConvNet, SpaceToDepth
+from couplings import MLP, ConvNet, Invertible, SpaceToDepth, Whitening
 from couplings.conditioners import kaiming_conv
 from couplings.core import Shape
 from couplings.networks.default import squeeze_factor
@@ -98,6 +98,7 @@ class ResidualSettings(Section):
     dense_hidden: Widths = (256,)
     dropout: Fraction = 0.0
     batch_norm: bool = True
+    whiten: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the first level's channels alone
 
     def build(self, shape: Shape, generator: torch.Generator) -> nn.Sequential:
         """Return the counterpart of `couplings.networks.conv_network`.
@@ -119,9 +120,11 @@ class ResidualSettings(Section):
             )
         conv = partial(ConvNet, generator=generator, batch_norm=self.batch_norm)
         layers: list[nn.Module] = [ChannelsLast()]
-        for count, hidden in zip(blocks, widths, strict=True):
+        for level, (count, hidden) in enumerate(zip(blocks, widths, strict=True)):
             squeeze, shape = _squeeze(shape)
             layers += squeeze
+            if self.whiten and not level:
+                layers.append(Forward(Whitening(shape, self.whiten)))
             layers += [LeakyResidual(conv(shape, shape[0], width=hidden)) for _ in range(count)]
         dense = partial(MLP, generator=generator, hidden=self.dense_hidden, dropout=self.dropout)
         return nn.Sequential(*layers, *_dense_end(shape[0], self.dense_blocks, dense))
@@ -265,17 +268,17 @@ class LeakyResidual(nn.Module):
         return nn.functional.leaky_relu(out)
 
 
-class Squeeze(nn.Module):
-    """Space to depth, also of an empty batch, which torch's PixelUnshuffle does not reshape."""
+class Forward(nn.Module):
+    """Invertible map as a layer: its values without the log-determinant."""
 
-    def __init__(self, shape: Shape, factor: int) -> None:
+    def __init__(self, of: Invertible) -> None:
         super().__init__()
-        self.map = SpaceToDepth(shape, factor)
+        self.of = of
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C·factor², H/factor, W/factor)."""
-        squeezed: Tensor = self.map(x)[0]
-        return squeezed
+        """Map (B, *in_shape) to (B, *out_shape)."""
+        out: Tensor = self.of(x)[0]
+        return out
 
 
 def _squeeze(shape: Shape) -> tuple[list[nn.Module], Shape]:
@@ -284,7 +287,7 @@ def _squeeze(shape: Shape) -> tuple[list[nn.Module], Shape]:
     rows, columns = squeeze_factor(shape)
     if rows == columns:
         out = (channels * rows * columns, height // rows, width // columns)
-        return ([Squeeze(shape, rows)] if rows > 1 else []), out
+        return ([Forward(SpaceToDepth(shape, rows))] if rows > 1 else []), out
     raise UserError(
         f"network.kind=residual: expected sides that both divide by 2 or by 3, got {shape}; "
         "use network.kind=cnn or resnet"

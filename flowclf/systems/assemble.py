@@ -33,6 +33,7 @@ from flowclf.nn.resnet import (
     ResidualSettings,
     WideResNetSettings,
 )
+from flowclf.nn.whitened_cnn import WhitenedCNNSettings
 from flowclf.settings import Depth, Depths, Fraction, Positive, Section, Widths
 from flowclf.support.errors import UserError
 
@@ -82,6 +83,10 @@ class ConvSettings(MapSettings):
     batch_norm: bool = True
     clamp: ClampSettings = ClampSettings()
     dct: bool = False  # of the last level: with dense_blocks=0 the latent's low frequencies first
+    # Above 0 a level begins by decorrelating its channels over the training data, whose variances
+    # go to this power of the way to one, and its couplings change the two halves in turn; at 0 a
+    # random rotation follows each coupling.
+    whiten: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class MLPSettings(MapSettings):
@@ -100,6 +105,7 @@ class PaperSettings(MapSettings):
 
     kind: Literal["paper"] = "paper"
     variant: Literal["cifar", "mnist"] = "cifar"
+    blocks: Depths | None = None  # couplings at each level; None: (8, 24, 24), mnist (24, 24)
     actnorm: Literal["learned", "fixed"] = "learned"  # published version; "fixed": the draft
     start: Literal["authors", "identity"] = "authors"  # "identity" keeps the inverse exact
 
@@ -121,6 +127,7 @@ BackboneSettings = Annotated[
     | WideResNetSettings
     | ResidualSettings
     | PaperResidualSettings
+    | WhitenedCNNSettings
     | CustomSettings,
     Field(discriminator="kind"),
 ]
@@ -239,7 +246,7 @@ def _mixture(
             classes, dims, means=settings.means, weights=settings.weights, generator=generator
         )
     start = "equidistant" if settings.start == "data" else settings.start
-    own = {"kind", "start", "rank", "full_dims"}
+    own = {"kind", "start", "rank", "full_dims", "predict"}
     options = settings.model_dump(exclude=own) | {"start": start}
     if settings.rank is not None:
         sizes = classes, dims, settings.rank, settings.full_dims

@@ -1,4 +1,4 @@
-"""Parts of a training: precision, Fabric, splits, untrained model, optimizer, batches."""
+"""Parts of a training: precision, Fabric, splits, untrained model, batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from flowclf.data import (
 )
 from flowclf.models import assemble, info_of
 from flowclf.runs import facts_of
-from flowclf.settings import Precision, TrainSettings
+from flowclf.settings import Precision
 from flowclf.support.collectives import Processes
 from flowclf.support.devices import pick_device
 from flowclf.support.errors import UserError, first_line
@@ -45,7 +45,6 @@ __all__ = [
     "fresh_model",
     "launch_fabric",
     "make_batches",
-    "make_optimizer",
     "pick_precision",
     "quiet",
     "resampled",
@@ -219,44 +218,6 @@ def fresh_model(
     model = assemble(info, config.model, backbone)
     model.fit_statistics(training.x, training.y)
     return model
-
-
-def make_optimizer(model: GenerativeClassifier, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return SGD or AdamW with groups: network, means, rest of the mixture, heads.
-
-    Only the network has weight decay, as in IB-INN's code.
-    """
-    heads, lr = list(model.heads.parameters()), settings.lr
-    named = list(model.mixture.named_parameters())
-    means = [p for name, p in named if name.startswith("mean")]
-    others = [p for name, p in named if not name.startswith("mean")]
-    grouped = {*means, *others, *heads}
-    network = [p for p in model.parameters() if p not in grouped]
-    groups = [
-        _group(network, lr, settings.weight_decay, settings.momentum),
-        _group(means, lr * settings.means_lr_factor, 0.0, settings.means_momentum),
-        _group(others, lr * settings.mixture_lr_factor, 0.0, settings.weights_momentum),
-        _group(heads, lr * settings.heads_lr_factor, 0.0, settings.momentum),
-    ]
-    groups = [group for group in groups if group["params"]]
-    if settings.optimizer == "adamw":
-        for group in groups:
-            group["betas"] = (group.pop("momentum"), 0.99)
-        return torch.optim.AdamW(groups, fused=True)
-    return torch.optim.SGD(groups)
-
-
-def _group(
-    parameters: list[torch.nn.Parameter], lr: float, weight_decay: float, momentum: float
-) -> dict[str, Any]:
-    trained = [p for p in parameters if p.requires_grad]
-    return {
-        "params": trained,
-        "lr": lr,
-        "initial_lr": lr,
-        "weight_decay": weight_decay,
-        "momentum": momentum,
-    }
 
 
 def make_batches(

@@ -42,6 +42,7 @@ from couplings import (
     Rotation,
     SoftClamp,
     SpaceToDepth,
+    Whitening,
     two_sided_coupling,
 )
 from couplings.core import sum_log_det
@@ -121,6 +122,11 @@ def piecewise_linear(shape: tuple[int, ...]) -> Callable[[torch.Generator], Inve
         return PiecewiseLinear(shape, torch.tensor([-1.0, -0.3, 0.0, 0.4, 1.0]), steps.cumsum(1))
 
     return make
+
+
+def fitted(map_: Whitening, g: torch.Generator) -> Whitening:
+    map_.fit(torch.randn(50, *map_.in_shape, generator=g).cumsum(1))
+    return map_
 
 
 def long_chain(g: torch.Generator) -> Invertible:
@@ -256,6 +262,8 @@ OWN = {
     "Rotation (image)": Case(lambda g: Rotation((5, 2, 3), g)),
     "Rotation (features)": Case(lambda g: Rotation((6,), g)),
     "Rotation (scale 0.75)": Case(lambda g: Rotation((4, 2, 2), g, scale=0.75)),
+    "Whitening": Case(lambda g: fitted(Whitening((5, 2, 3)), g)),
+    "Whitening (features, half)": Case(lambda g: fitted(Whitening((6,), 0.5), g)),
     "Permutation (image)": Case(lambda g: Permutation((5, 2, 2), g)),
     "Permutation (features)": Case(lambda g: Permutation((7,), g)),
     "ElementwiseAffine": Case(elementwise_affine),

@@ -7,12 +7,14 @@ import pytest
 import scipy.fft
 import torch
 from FrEIA.modules import HaarDownsampling
+from scipy.stats import multivariate_normal
 from torch import Generator, Tensor
 from torch.nn.functional import pixel_unshuffle
 from torch.testing import assert_close
 
 from couplings import (
     DCT,
+    Chain,
     ElementwiseAffine,
     Flatten,
     Haar,
@@ -22,6 +24,8 @@ from couplings import (
     Rotation,
     ShapeError,
     SpaceToDepth,
+    Whitening,
+    fit_whitening,
     random_rotation,
 )
 from couplings.testing import assert_invertible, randomize
@@ -80,6 +84,67 @@ def test_rotation_is_its_formula(generator: Generator) -> None:
     expected = map_.log_scale.exp()[:, None, None] * turned + map_.offset[:, None, None]
     assert_close(z, expected)
     assert_close(log_det, (2 * 4 * map_.log_scale.sum()).expand(2))
+
+
+def correlated(generator: Generator, channels: int = 5, count: int = 40) -> Tensor:
+    mix = torch.randn(channels, channels, dtype=torch.float64, generator=generator)
+    x = torch.randn(count, channels, 3, 2, dtype=torch.float64, generator=generator)
+    return torch.einsum("ij,bjhw->bihw", mix, x) + torch.arange(5.0)[:, None, None]
+
+
+def test_whitening_is_the_gaussian_of_the_channels(generator: Generator) -> None:
+    x = correlated(generator)
+    map_ = Whitening((5, 3, 2)).double()
+    assert_close(map_(x)[0], x, rtol=0, atol=1e-15)
+    map_.fit(x)
+    z, log_det = map_(x)
+    rows, latents = (v.movedim(1, -1).reshape(-1, 5) for v in (x, z))
+    gaussian = multivariate_normal(rows.mean(0), np.cov(rows.T, ddof=0))
+    expected = gaussian.logpdf(rows).reshape(len(x), -1).sum(1)
+    standard = -0.5 * (latents.square() + log(2 * np.pi)).reshape(len(x), -1).sum(1)
+    assert_close(standard + log_det, torch.from_numpy(expected))
+    assert_close(latents.T @ latents / len(latents), torch.eye(5, dtype=torch.float64))
+    assert distance_from_orthogonal(map_.rotation) < 1e-13
+    assert float(torch.linalg.det(map_.rotation)) == pytest.approx(1.0, abs=1e-12)
+    assert_invertible(map_, x[:2])
+
+
+def test_less_whitening_leaves_coarse_components_stronger_in_both_halves(
+    generator: Generator,
+) -> None:
+    x = correlated(generator)
+    rows = x.movedim(1, -1).reshape(-1, 5)
+    falling = np.linalg.eigvalsh(np.cov(rows.T, ddof=0))[::-1]
+    map_ = Whitening((5, 3, 2), power=0.5).double()
+    map_.fit(x)
+    latents = map_(x)[0].movedim(1, -1).reshape(-1, 5)
+    variances = latents.var(0, correction=0)
+    assert_close(variances, torch.from_numpy(falling[[0, 2, 4, 1, 3]] ** 0.5))
+
+
+def test_whitening_of_channels_without_variance_is_finite(generator: Generator) -> None:
+    x = correlated(generator)
+    x[:, 3:] = 7
+    for values in (x, torch.full_like(x, 3), x[:1, :, :1, :1].expand_as(x)):
+        map_ = Whitening((5, 3, 2)).double()
+        map_.fit(values)
+        z, log_det = map_(values)
+        assert bool(z.isfinite().all() and log_det.isfinite().all())
+        assert_close(map_.inverse(z)[0], values)
+
+
+def test_whitening_is_fitted_wherever_it_stands_to_what_reaches_it(generator: Generator) -> None:
+    x = correlated(generator)[..., :2, :2]
+    first, second = Whitening((5, 2, 2)).double(), Whitening((20, 1, 1)).double()
+    network = Chain([first, Chain([SpaceToDepth((5, 2, 2)), second])])
+    fit_whitening(network, x)
+    z = network(x)[0][:, :, 0, 0]
+    assert_close(z.T @ z / len(z), torch.eye(20, dtype=torch.float64), rtol=0, atol=1e-9)
+    before = second.rotation.clone()
+    network(2 * x)
+    assert torch.equal(second.rotation, before)
+    with pytest.raises(ShapeError, match="Whitening: expected input of shape"):
+        first.fit(x[:, :2])
 
 
 def test_permutation_moves_whole_channels(generator: Generator) -> None:

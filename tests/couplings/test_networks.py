@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from couplings import Chain, Coupling, Invertible, Rotation, ShapeError
+from couplings import (
+    Chain,
+    Coupling,
+    Invertible,
+    Rotation,
+    ShapeError,
+    Whitening,
+    fit_whitening,
+)
 from couplings.memory import Memory
 from couplings.networks import conv_network, mlp_network, paper_network
 from couplings.networks.default import squeeze_factor
@@ -70,6 +78,19 @@ def test_any_image_becomes_a_vector_and_comes_back(
 )  # fmt: skip
 def test_squeeze_factor(shape: tuple[int, ...], factor: tuple[int, int]) -> None:
     assert squeeze_factor(shape) == factor
+
+
+def test_whitened_levels_couple_their_halves_in_turn(generator: torch.Generator) -> None:
+    network = conv_network((3, 8, 8), generator, blocks=(3, 2), width=4, whiten=0.5, dense_blocks=0)
+    kinds = [type(stage).__name__ for stage in network]
+    level = ["SpaceToDepth", "Whitening", "Coupling", "Coupling"]
+    assert kinds == [*level, "Coupling", *level, "Flatten"]
+    couplings = [stage for stage in network if isinstance(stage, Coupling)]
+    assert [c.active for c in couplings] == ["second", "first", "second", "second", "first"]
+    whitening = [stage for stage in network if isinstance(stage, Whitening)]
+    assert [stage.power for stage in whitening] == [0.5, 0.5]
+    fit_whitening(network, torch.randn(20, 3, 8, 8, generator=generator))
+    assert_round_trip(randomized(network, generator), generator)
 
 
 def test_one_width_serves_all_levels(generator: torch.Generator) -> None:

@@ -17,7 +17,7 @@ from flowclf.classifier import GenerativeClassifier as Model
 from flowclf.data import Split, hold_out
 from flowclf.data.outliers import Outliers
 from flowclf.evaluation import SUITES, Options, Subject, evaluate, metrics, predict_split
-from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows
+from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows, beaten_by
 from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.clustering import class_distances
 from flowclf.evaluation.recalibration import TemperatureScaling
@@ -323,7 +323,7 @@ def test_qda_of_images_counts_in_grey_levels(generator: torch.Generator) -> None
         noise = torch.rand(x.shape, generator=generator_for(0, "baselines"), dtype=x.dtype)
         return ((x + noise) / 255).numpy()
 
-    qda, logistic = baseline_rows(train, test, 256)
+    qda, logistic, gaussian = baseline_rows(train, test, 256)
     check_qda(qda, noisy(train), train.y, noisy(test), test.y, 4 * log(255))
     fitted, held_out = hold_out(train, 0.1, seed=0)
     parts = [split.x.flatten(1).double().numpy() / 255 for split in (fitted, held_out, test)]
@@ -333,6 +333,32 @@ def test_qda_of_images_counts_in_grey_levels(generator: torch.Generator) -> None
     assert logistic["ece"] == pytest.approx(
         expected_calibration_error(temperature.transform(tested), test.y), abs=1e-12
     )
+    assert (gaussian["system"], gaussian["accuracy"], gaussian["ece"]) == ("Gaussian", None, None)
+    x, points = (255 * noisy(split) for split in (train, test))
+    density = multivariate_normal(x.mean(0), np.cov(x.T, ddof=0))
+    bits = -density.logpdf(points).mean() / 4 / log(2)
+    assert gaussian["bits_per_dim"] == pytest.approx(bits, abs=1e-4)
+    few = baseline_rows(train.take(slice(7)), test, 256)[-1]
+    x = x[:7]
+    density = multivariate_normal(x.mean(0), np.diag(x.var(0)))
+    assert few["system"] == "Gaussian of each pixel"
+    assert few["bits_per_dim"] == pytest.approx(-density.logpdf(points).mean() / 4 / log(2), 1e-4)
+
+
+def test_a_baseline_that_beats_the_system_is_named() -> None:
+    def row(system: str, accuracy: float | None, bits: float | None) -> dict[str, Any]:
+        return {"system": system, "accuracy": accuracy, "bits_per_dim": bits}
+
+    others = [row("QDA", 0.95, 4.0), row("logistic", 0.9, None), row("Gaussian", None, 3.5)]
+    lines = beaten_by(row("ib-inn", 0.92, 3.6), others)
+    assert [line.partition(",")[0] for line in lines] == [
+        "QDA classifies better", "Gaussian is the better density",
+    ]  # fmt: skip
+    assert "95.0% against 92.0%" in lines[0]
+    assert "3.500 bits/dim against 3.600" in lines[1]
+    assert beaten_by(row("ib-inn", 0.94, 3.4), others) == []
+    assert beaten_by(row("ce", 0.94, None), others) == []
+    assert beaten_by(row("ib-inn", 0.5, 3.4), []) == []
 
 
 def test_qda_of_many_dimensions_gets_components(generator: torch.Generator) -> None:
