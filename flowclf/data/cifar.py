@@ -78,7 +78,10 @@ def load_cifar10(source: DataSource) -> Dataset:
 
 
 def load_cifar100(source: DataSource) -> Dataset:
-    """Load CIFAR-100 with its 100 fine labels: 50,000 and 10,000 images (3, 32, 32)."""
+    """Load CIFAR-100 with its 100 fine labels: 50,000 and 10,000 images (3, 32, 32).
+
+    A folder with the test batch alone gives an empty training set: images to compare with.
+    """
     return _load("cifar100", _CIFAR100, CIFAR100_NAMES, source)
 
 
@@ -112,14 +115,20 @@ class _Place:
 
 def _find(forms: tuple[_Form, ...], source: DataSource) -> _Place | None:
     for root in source.roots():
-        for form in forms:
-            for folder in (root / form.folder, root):
-                trains = any((folder / name).is_file() for name in form.train)
-                if trains and (folder / form.test).is_file():
-                    return _Place(form, folder)
+        tests = [
+            _Place(form, folder)
+            for form in forms
+            for folder in (root / form.folder, root)
+            if (folder / form.test).is_file()
+        ]
+        for place in tests:
+            if any((place.path / name).is_file() for name in place.form.train):
+                return place
         for form in forms:
             if found := find_in(root, form.folder, form.archive):
                 return _Place(form, found.path, found.notices)
+        if tests:
+            return tests[0]
     return None
 
 
@@ -133,7 +142,11 @@ def _load(
     form, notices = place.form, place.notices
     parts = {batch: form.parse(data, f"{place.path}: {batch}") for batch, data in place.batches()}
     batches = [parts[batch] for batch in form.train if batch in parts]
-    if not batches or form.test not in parts:
+    if form.test in parts and not batches:
+        test = parts[form.test]
+        notices += ("no training batch found: its test images alone",)
+        return Dataset(name, test.take(slice(0)), test, class_names, 256, notices)
+    if form.test not in parts:
         raise UserError(
             f"{place.path}: expected {form.test} and {form.train[0]} in it, got "
             f"{', '.join(parts) or 'neither'}; fetch the official archive"

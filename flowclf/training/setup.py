@@ -193,6 +193,11 @@ def augmentation(config: RunConfig, dataset: Dataset) -> Augmentation | None:
 def _as_loaded(config: RunConfig, dataset: Dataset) -> tuple[Split, Split, Split]:
     """Return the three splits in the grey levels of the data."""
     data, training, size = config.data, dataset.train, config.data.train_size
+    if not len(training):
+        raise UserError(
+            f"expected training samples in {dataset.name}, got none; its test samples can be "
+            "--outliers of another run"
+        )
     # A text file is subsampled when it is read.
     if size is not None and size < len(training.labelled()):
         first = data.subset == "first"

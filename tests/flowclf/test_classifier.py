@@ -224,3 +224,24 @@ def test_means_can_start_at_the_average_latents(generator: torch.Generator) -> N
     z = model.eval().encode(x).z
     for k in range(4):
         assert_close(model.mixture.means[k], z[y == k].mean(0))
+
+
+def test_a_uniform_prior_at_test_time_leaves_training_and_density_alone(
+    generator: torch.Generator,
+) -> None:
+    even, weighed = (
+        flowclf.build(
+            "ib-inn", shape=(4,), classes=3, mixture={"weights": "learned", "predict": predict}
+        )
+        for predict in ("uniform", "weights")
+    )
+    x = torch.randn(5, 4, generator=generator)
+    for model in (even, weighed):
+        model.mixture.weight_logits.data = torch.tensor([3.0, 0.0, 0.0])
+    assert_close(even.train().densities(x).log_posterior, weighed.train().densities(x)[2])
+    even, weighed = even.eval(), weighed.eval()
+    assert_close(even.log_prob(x), weighed.log_prob(x))
+    joint = torch.stack([even.log_prob(x, torch.full((5,), k)) for k in range(3)], 1)
+    assert_close(even.log_posterior(x), joint.log_softmax(1))
+    weights = torch.tensor([3.0, 0.0, 0.0]).log_softmax(0)
+    assert_close(weighed.log_posterior(x), (joint + weights).log_softmax(1))

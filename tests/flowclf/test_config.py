@@ -185,6 +185,18 @@ def test_a_system_without_beta_names_its_own_weights() -> None:
         assert ("its objective has no weights" in message) == (not weights)
 
 
+def test_a_borrowed_preset_keeps_the_label_smoothing_and_no_other_objective() -> None:
+    own = make_config("ib-inn", "cifar10", (3, 32, 32), preset="cifar10-small").model
+    for system in ("i-revnet", "resnet", "vib"):
+        borrowed = make_config(system, "cifar10", (3, 32, 32), preset="cifar10-small").model
+        assert borrowed.objective.label_smoothing == own.objective.label_smoothing == 0.05
+    flow = make_config("class-nll", "cifar10", (3, 32, 32), preset="cifar10-small").model
+    assert flow.network == own.network
+    assert not hasattr(flow, "objective")
+    weighed = make_config("i-revnet", "mnist14", (1, 14, 14), preset="mnist14").model
+    assert weighed.objective.model_dump() == {"label_smoothing": 0.005}
+
+
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(UserError, match="'ib-in' is not a system; choose one of: ib-inn"):
         find_system("ib-in")

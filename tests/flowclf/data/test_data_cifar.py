@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from flowclf.config import make_config
 from flowclf.data.cifar import (
     CIFAR10_NAMES,
     CIFAR100_NAMES,
@@ -20,9 +21,12 @@ from flowclf.data.cifar import (
     load_cifar10,
     load_cifar100,
 )
+from flowclf.data.dataset import Dataset
+from flowclf.data.outliers import load_outliers
 from flowclf.data.pickled import read_pickled_batch
 from flowclf.data.source import DataSource
 from flowclf.support.errors import UserError
+from flowclf.training.setup import splits
 
 
 def _pixels(rows: int, seed: int) -> npt.NDArray[np.uint8]:
@@ -113,6 +117,23 @@ def test_cifar100_uses_the_fine_label(tmp_path: Path, form: str) -> None:
     assert data.classes == len(set(CIFAR100_NAMES)) == 100
     assert list(CIFAR100_NAMES) == sorted(CIFAR100_NAMES)
     assert len(CIFAR10_NAMES) == 10
+
+
+def test_the_test_set_alone_is_there_to_compare_with(tmp_path: Path) -> None:
+    test = _records(_pixels(100, seed=0), coarse=True)
+    _write(tmp_path / "cifar-100-binary", {"test.bin": test})
+    data = load_cifar100(_source(tmp_path))
+    assert (len(data.train), len(data.test), data.shape) == (0, 100, (3, 32, 32))
+    assert data.notices[-1] == "no training batch found: its test images alone"
+    like = Dataset("cifar10", data.test, data.test, ("a", "b"), 256)
+    assert torch.equal(load_outliers("cifar100", like, data_dir=tmp_path).x, data.test.x)
+    config = make_config("ib-inn", "cifar100", data.shape)
+    with pytest.raises(UserError, match="training samples in cifar100, got none; its test"):
+        splits(config, data)
+    # A folder with training batches goes before one without.
+    pixels = pickle.dumps({"data": _pixels(100, 1), "fine_labels": list(range(100))}, protocol=2)
+    _write(tmp_path / "cifar-100-python", {"train": pixels, "test": pixels})
+    assert len(load_cifar100(_source(tmp_path)).train) == 100
 
 
 def test_cifar10(real: Path) -> None:
