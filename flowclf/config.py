@@ -33,7 +33,9 @@ RUN_SECTIONS = ("data", "train")
 # What a run's config.yaml says beside the settings: what the run is called, and what is recorded.
 NAMES = ("system", "dataset", "preset", "seed")
 # Which of several kinds of a section was meant: part of pydantic's locations, not of our keys.
-KINDS = ("conv", "mlp", "paper", "cnn", "resnet", "wide-resnet", "residual", "custom")
+KINDS = (
+    "conv", "mlp", "paper", "cnn", "resnet", "wide-resnet", "residual", "whitened-cnn", "custom",
+)  # fmt: skip
 RECORDED = ("data_facts", "precision", "versions", "commit")
 
 

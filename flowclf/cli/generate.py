@@ -151,8 +151,9 @@ def figure(
     kind: Annotated[
         str,
         typer.Option(
-            help="latent, principal, samples, reconstructions, landscape, trajectory (of RGB "
-            "images), extraction (of labels that had no data) or information (of --rows)."
+            help="latent, principal, samples, reconstructions, landscape, similarity (of the "
+            "classes), trajectory (of RGB images), extraction (of labels that had no data) or "
+            "information (of --rows)."
         ),
     ],
     out: Annotated[

@@ -22,6 +22,7 @@ from flowclf.figures.latent import (
     principal_figure,
 )
 from flowclf.figures.run import class_samples
+from flowclf.figures.similarity import similarity_figure
 from flowclf.figures.style import save_figure
 from flowclf.figures.trade_off import information_plane_figure, trade_off_figure
 from flowclf.figures.trajectory import image_trajectory, rotation_trajectory, trajectory_figure
@@ -68,6 +69,7 @@ __all__ = [
     "sample_figure",
     "save_figure",
     "score_histograms",
+    "similarity_figure",
     "temperature_figure",
     "trade_off_figure",
     "trajectory_figure",

@@ -14,6 +14,7 @@ from flowclf.figures.images import reconstructed, reconstruction_figure
 from flowclf.figures.landscape import landscape_figure, loss_landscape
 from flowclf.figures.latent import embedded_latents, principal_figure
 from flowclf.figures.run import draw_latents, draw_samples
+from flowclf.figures.similarity import similarity_figure
 from flowclf.figures.style import Figure, Rows
 from flowclf.figures.trajectory import rotation_trajectory, trajectory_figure
 from flowclf.support.errors import UserError
@@ -65,6 +66,12 @@ def _trajectory(source: Source) -> Figure:
     return trajectory_figure(path, background, source.names, source.levels)
 
 
+def _similarity(source: Source) -> Figure:
+    mixture = source.model.mixture
+    means = mixture.embed(mixture.centres()).detach().cpu()
+    return similarity_figure(means, mixture.std().detach().cpu(), source.names)
+
+
 def _extraction(source: Source) -> Figure:
     """Draw what the labels stand for; known are the first classes with labelled training data."""
     model, labelled = source.model, source.training.labelled()
@@ -107,6 +114,7 @@ KINDS: dict[str, Kind] = {
         lambda s: landscape_figure(loss_landscape(s.model, *s.classes, s.names, beta=s.beta)),
         {"posterior_is_mixture": True}, "the posterior of its mixture",
     ),
+    "similarity": Kind(_similarity),
     "trajectory": Kind(_trajectory, channels=(3,)),
     "extraction": Kind(
         _extraction, {"encoder_kind": "relaxed-label"}, "a label among its latents", (1, 3)

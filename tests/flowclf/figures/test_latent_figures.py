@@ -5,6 +5,7 @@ import sys
 from math import pi
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from drawn import small_flow, texts, titles
@@ -12,7 +13,13 @@ from matplotlib.patches import Ellipse
 
 from flowclf import GenerativeClassifier as Model
 from flowclf.data import Split
-from flowclf.figures import latent_figure, latent_panels, sample_figure, save_figure
+from flowclf.figures import (
+    latent_figure,
+    latent_panels,
+    sample_figure,
+    save_figure,
+    similarity_figure,
+)
 from flowclf.figures.landscape import landscape_figure, loss_landscape, plane_through
 from flowclf.figures.latent import (
     Latents,
@@ -260,3 +267,18 @@ def test_a_landscape_needs_two_classes_and_a_third_point_which_may_be_any(model:
             loss_landscape(model, y, other, NAMES)
     with pytest.raises(UserError, match="give third"):
         loss_landscape(small_flow((4,), 2), 0, 1, NAMES)
+
+
+def test_similarity_shows_the_distances_of_the_means_and_none_to_itself() -> None:
+    means, std = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]), torch.ones(3, 2)
+    figure = similarity_figure(means, std, ["a", "b", "c"])
+    (axes, bar) = figure.axes
+    shown = axes.images[0].get_array()
+    assert shown is not None
+    assert np.isnan(np.diag(np.asarray(shown))).all()
+    assert shown[0, 1] == pytest.approx(5.0)
+    assert [text.get_text() for text in axes.texts[:2]] == ["5.0", "1.0"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert "standard deviations" in bar.get_ylabel()
+    many = similarity_figure(torch.randn(20, 3), torch.ones(20, 3), [str(k) for k in range(20)])
+    assert not many.axes[0].texts
