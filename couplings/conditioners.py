@@ -5,7 +5,7 @@ position of an image. Weights are drawn from the generator handed in, never from
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,10 @@ from torch.nn.utils import skip_init
 from couplings.core import Shape, ShapeError
 from couplings.ops.dispatch import keeps_channels_last, prefers_channels_last
 
+Activation = Literal["relu", "silu"]
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
-__all__ = ["MLP", "ConvNet", "kaiming_conv", "kaiming_linear"]
+__all__ = ["MLP", "Activation", "ConvNet", "kaiming_conv", "kaiming_linear"]
 
 
 class MLP(nn.Module):
@@ -86,6 +87,7 @@ class ConvNet(nn.Module):
         dropout: probability of a hidden channel's absence.
         batch_norm: normalise after both 3x3 convolutions (which then carry no bias).
         norm_eps, norm_momentum: of the BatchNorm.
+        activation: after each normalisation, "relu" or "silu".
         zero_last: start with zeros in the last layer, so that an affine coupling is the identity.
     """
 
@@ -103,6 +105,7 @@ class ConvNet(nn.Module):
         batch_norm: bool = True,
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
+        activation: Activation = "relu",
         zero_last: bool = True,
     ) -> None:
         super().__init__()
@@ -116,8 +119,8 @@ class ConvNet(nn.Module):
             conv = kaiming_conv(channels, width, 3, generator, stride=stride, bias=not batch_norm)
             norm = nn.BatchNorm2d(width, eps=norm_eps, momentum=norm_momentum)
             # In place: neither backward needs what the ReLU overwrites.
-            relu = nn.ReLU(inplace=True)
-            return [conv, norm, relu] if batch_norm else [conv, relu]
+            rectify = nn.ReLU(inplace=True) if activation == "relu" else nn.SiLU()
+            return [conv, norm, rectify] if batch_norm else [conv, rectify]
 
         last = kaiming_conv(width, out_channels, 1, generator, gain=0.0 if zero_last else 1.0)
         self.layers = nn.Sequential(

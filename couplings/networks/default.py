@@ -24,6 +24,7 @@ from couplings import (
     Whitening,
     two_sided_coupling,
 )
+from couplings.conditioners import Activation
 from couplings.core import Shape, ShapeError
 
 __all__ = ["conv_network", "mlp_network", "squeeze_factor"]
@@ -46,6 +47,7 @@ def conv_network(
     context_features: int = 0,
     dct: bool = False,
     whiten: float = 0.0,
+    activation: Activation = "relu",
 ) -> Chain:
     """Build per level a squeeze and `blocks` x [conv coupling, rotation]; then dense couplings.
 
@@ -67,6 +69,7 @@ def conv_network(
             latent begins with the C averages of its channels.
         whiten: above 0 a level begins with a `Whitening` of this power, to be fitted to data, and
             its couplings change the two halves in turn, with no rotation in between.
+        activation: in the convolutional networks.
 
     Raises:
         ShapeError: not an image shape, or another number of widths than of levels.
@@ -93,7 +96,13 @@ def conv_network(
         if factor != (1, 1):
             factories.append(partial(SpaceToDepth, factor=factor))
             current = SpaceToDepth(current, factor).out_shape
-        conv = partial(ConvNet, generator=generator, width=hidden, batch_norm=batch_norm)
+        conv = partial(
+            ConvNet,
+            generator=generator,
+            width=hidden,
+            batch_norm=batch_norm,
+            activation=activation,
+        )
         coupling = partial(Coupling, conditioner=conv, **settings)
         if whiten:
             halves = (partial(coupling, active=half) for half in cycle(("second", "first")))

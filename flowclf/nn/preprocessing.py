@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 CHUNK = 4096  # rows at a time, so that the training set is never copied whole
+EXACT_ROWS = 256  # of 8-bit levels, whose squares add up to less than 2²⁴
 NEWTON_STEPS, HALVINGS, TOLERANCE = 50, 30, 1e-9
 
 Per = Literal["dim", "channel", "range"]
@@ -86,9 +87,7 @@ def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:
     In float64; integers are at mid-level.
     """
     middle = 0.0 if x.is_floating_point() else 0.5
-    parts, zero = _chunks(x), torch.zeros(x.shape[1:], dtype=torch.float64)
-    mean = sum((c.sum(0, dtype=torch.float64) for c in parts), zero) / len(x)
-    variance = sum(((c.double() - mean).square().sum(0) for c in parts), zero) / len(x)
+    mean, variance = _float_moments(x) if x.is_floating_point() else _level_moments(x)
     mean = mean + middle
     if per == "channel" and mean.dim() > 1:
         axes = list(range(1, mean.dim()))
@@ -101,6 +100,28 @@ def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:
         return mean, torch.where(std > 0, std, 1.0)
     largest = float(std.max())
     return mean, std.clamp_min(floor * largest if largest > 0 else 1.0)
+
+
+def _float_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each dimension, float64."""
+    parts, zero = _chunks(x), torch.zeros(x.shape[1:], dtype=torch.float64)
+    mean = sum((c.sum(0, dtype=torch.float64) for c in parts), zero) / len(x)
+    return mean, sum(((c.double() - mean).square().sum(0) for c in parts), zero) / len(x)
+
+
+def _level_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each dimension of grey levels, float64.
+
+    The sums of few enough levels and squares are exact in float32, which is fast.
+    """
+    total = square = torch.zeros(x.shape[1:], dtype=torch.float64)
+    for chunk in _chunks(x):
+        for part in chunk.split(EXACT_ROWS):
+            levels = part.float()
+            total = total + levels.sum(0)
+            square = square + levels.square().sum(0)
+    mean = total / len(x)
+    return mean, square / len(x) - mean.square()
 
 
 def _chunks(x: Tensor) -> Sequence[Tensor]:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from couplings import MLP, ConvNet, Invertible, SpaceToDepth, Whitening
-from couplings.conditioners import kaiming_conv
+from couplings.conditioners import Activation, kaiming_conv
 from couplings.core import Shape
 from couplings.networks.default import squeeze_factor
 from couplings.networks.paper import BLOCKS
@@ -98,6 +98,7 @@ class ResidualSettings(Section):
     dense_hidden: Widths = (256,)
     dropout: Fraction = 0.0
     batch_norm: bool = True
+    activation: Activation = "relu"  # of the convolutional blocks' inner layers
     whiten: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the first level's channels alone
 
     def build(self, shape: Shape, generator: torch.Generator) -> nn.Sequential:
@@ -118,7 +119,9 @@ class ResidualSettings(Section):
                 f"expected one network.width, or one per level of network.blocks, got {len(widths)}"
                 f" widths and blocks at {len(blocks)} levels"
             )
-        conv = partial(ConvNet, generator=generator, batch_norm=self.batch_norm)
+        conv = partial(
+            ConvNet, generator=generator, batch_norm=self.batch_norm, activation=self.activation
+        )
         layers: list[nn.Module] = [ChannelsLast()]
         for level, (count, hidden) in enumerate(zip(blocks, widths, strict=True)):
             squeeze, shape = _squeeze(shape)

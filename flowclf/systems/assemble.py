@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from couplings import Affine, Invertible, RationalQuadratic, SoftClamp, Univariate
-from couplings.conditioners import kaiming_linear
+from couplings.conditioners import Activation, kaiming_linear
 from couplings.core import Shape
 from couplings.networks import conv_network, mlp_network, paper_network
 from flowclf.classifier import ModelSettings
@@ -81,6 +81,7 @@ class ConvSettings(MapSettings):
     dense_hidden: Widths = (256,)
     dropout: Fraction = 0.0
     batch_norm: bool = True
+    activation: Activation = "relu"  # of the convolutional networks
     clamp: ClampSettings = ClampSettings()
     dct: bool = False  # of the last level: with dense_blocks=0 the latent's low frequencies first
     # Above 0 a level begins by decorrelating its channels over the training data, whose variances

@@ -15,6 +15,7 @@ NETS = {
     "MLP": (MLP, (4,)),
     "MLP with BatchNorm and Dropout": (partial(MLP, batch_norm=True, dropout=0.3), (4,)),
     "ConvNet": (ConvNet, (4, 6, 6)),
+    "ConvNet with SiLU": (partial(ConvNet, activation="silu"), (4, 6, 6)),
     "ConvNet without BatchNorm": (partial(ConvNet, batch_norm=False, dropout=0.3), (4, 6, 6)),
 }
 Make = Callable[..., nn.Module]

@@ -7,13 +7,16 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from couplings import Whitening
 from couplings.core import Shape
 from flowclf import build
 from flowclf.nn.plain import CNNSettings, PlainSettings, blobs, class_means, feature_count
 from flowclf.nn.resnet import CifarResNetSettings as CifarResNet
+from flowclf.nn.resnet import Forward
 from flowclf.nn.resnet import PaperResidualSettings as PaperResidual
 from flowclf.nn.resnet import ResidualSettings as Residual
 from flowclf.nn.resnet import WideResNetSettings as WideResNet
+from flowclf.nn.whitened_cnn import WhitenedCNNSettings as WhitenedCNN
 from flowclf.support.errors import UserError
 
 Backbone = PlainSettings | CNNSettings | CifarResNet | WideResNet | Residual | PaperResidual
@@ -36,6 +39,11 @@ NETWORKS: dict[str, tuple[Backbone, Shape, int]] = {
     "residual-widths": (  # sides of three stay
         Residual(blocks=(1, 1), width=(4, 6), dense_blocks=2, dense_hidden=(5,)), (3, 6, 6), 12,
     ),
+    "residual-whitened": (
+        Residual(blocks=(1, 1), width=(4,), dense_blocks=0, whiten=0.5, activation="silu"),
+        SMALL, 16,
+    ),
+    "whitened-cnn": (WhitenedCNN(width=(4, 6)), (2, 9, 8), 6),
     "paper-cifar": (PaperResidual(variant="cifar"), CIFAR, 48),
     "paper-mnist": (PaperResidual(variant="mnist"), MNIST, 16),
 }  # fmt: skip
@@ -129,12 +137,34 @@ def test_tables_are_no_images(settings: Backbone) -> None:
         (WideResNet(depth=12), CIFAR, r"6n \+ 4 .*, got 12"),
         (WideResNet(depth=27), CIFAR, r"6n \+ 4 .*, got 27"),
         (Residual(blocks=(1, 1, 1), width=(4, 4)), SMALL, "got 2 widths and blocks at 3 l"),
+        (WhitenedCNN(), (3, 8, 32), r"sides of 9 at least .* 3 times, got \(3, 8, 32\)"),
         (Residual(blocks=(1,)), (1, 4, 9), r"both divide by 2 or by 3, got \(1, 4, 9\)"),
     ],
 )
 def test_impossible_sizes_are_refused(settings: Backbone, shape: Shape, message: str) -> None:
     with pytest.raises(UserError, match=message):
         settings.build(shape, seeded())
+
+
+@pytest.mark.parametrize("name", ["residual-whitened", "whitened-cnn"])
+def test_whitened_networks_decorrelate_what_their_convolutions_see(name: str) -> None:
+    settings, shape, features = NETWORKS[name]
+    model = build("resnet", shape=shape, classes=3, network=settings.model_dump())
+    x = (40 * torch.rand(300, *shape, generator=seeded()).cumsum(1).cumsum(2)).to(torch.uint8)
+    seen = []
+    for module in model.encoder.network.modules():
+        if isinstance(module, Forward) and isinstance(module.of, Whitening):
+            module.register_forward_hook(lambda module, arguments, out: seen.append(out))
+    model.fit_statistics(x, torch.arange(len(x)) % 3)
+    assert len(seen) == 1
+    seen.clear()
+    model.encode(x)
+    (z,) = seen
+    rows = z.detach().double().movedim(1, -1).flatten(0, -2)
+    covariance = rows.T.cov(correction=0)
+    scale = covariance.diagonal().sqrt()
+    correlation = covariance / scale[:, None] / scale
+    torch.testing.assert_close(correlation, torch.eye(len(scale)).double(), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("depth", [0, 17, 101])
