@@ -1,6 +1,6 @@
 """Further numbers of a trained system, which a study measures besides an evaluation's suites."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -54,6 +54,10 @@ TESTS = {
     "typicality": ("typicality", "auroc"),
     "rate": ("rate", "auroc"),
 }
+# VC's Table 3: by the surest class, and by the latent's density.
+OF_LATENTS = {
+    "max_probability": ("max-probability", "auroc"), "latent": ("latent-negative-log-prob", "auroc"),
+}  # fmt: skip
 
 
 class Measure(NamedTuple):
@@ -138,8 +142,10 @@ def paper_table(trained: Trained, specs: Sequence[str] = OUTLIERS) -> Values:
     return calibration | outliers(trained, specs)
 
 
-def outliers(trained: Trained, specs: Sequence[str]) -> Values:
-    """Return the AUROC of each out-of-distribution set by `TESTS`, and its increase of entropy.
+def outliers(
+    trained: Trained, specs: Sequence[str], tests: Mapping[str, tuple[str, str]] = TESTS
+) -> Values:
+    """Return the AUROC of each out-of-distribution set by the tests, and its increase of entropy.
 
     Entropies are above those of the test split, in nats. None where a system lacks a density.
     """
@@ -152,7 +158,7 @@ def outliers(trained: Trained, specs: Sequence[str]) -> Values:
     entropies = {row["set"]: row["increase_nats"] for row in found["ood_entropy"]}
     values: Values = {}
     for spec, each in sets.items():
-        for test_name, (score, column) in TESTS.items():
+        for test_name, (score, column) in tests.items():
             values[f"{test_name}_{spec}"] = rows.get((each.name, score), {}).get(column)
         values[f"entropy_{spec}"] = entropies[each.name]
     return values
@@ -184,8 +190,10 @@ def _log_prob(model: GenerativeClassifier, x: Tensor) -> Tensor:
         return torch.cat([model.log_prob(part) for part in parts]).cpu()
 
 
-def _outlier_names(specs: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{test}_{spec}" for spec in specs for test in (*TESTS, "entropy"))
+def _outlier_names(
+    specs: Sequence[str], tests: Mapping[str, tuple[str, str]] = TESTS
+) -> tuple[str, ...]:
+    return tuple(f"{test}_{spec}" for spec in specs for test in (*tests, "entropy"))
 
 
 def robustness(trained: Trained) -> Values:
@@ -238,6 +246,9 @@ MEASURES = {
     "paper-table": Measure((*CALIBRATION, *_outlier_names(OUTLIERS)), paper_table),
     "paper-table-colour": Measure(
         (*CALIBRATION, *_outlier_names(COLOUR)), partial(paper_table, specs=COLOUR)
+    ),
+    "latent-outliers": Measure(
+        _outlier_names(COLOUR, OF_LATENTS), partial(outliers, specs=COLOUR, tests=OF_LATENTS)
     ),
     "rgb-ramp": Measure(RGB_RAMP, rgb_ramp),
     "likelihood-trap": Measure(_outlier_names(TRAP), partial(outliers, specs=TRAP)),
