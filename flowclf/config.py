@@ -89,7 +89,11 @@ def make_config(
     spec = find_system(system)
     preset = preset or default_preset(system, dataset, shape)
     # A section's defaults are the system's own, also where only some of its fields are set.
-    layers = [spec.settings().model_dump(), load_preset(system, preset), *overrides]
+    overrides, base = list(overrides), load_preset(system, preset)
+    if any("train.epochs" in flatten(layer) for layer in overrides):
+        # Who asks for epochs gets them.
+        base.get("train", {}).pop("least_updates", None)
+    layers = [spec.settings().model_dump(), base, *overrides]
     if beta is not None:
         layers.append(_beta_override(system, spec, beta))
     merged = merge(layers)
@@ -220,7 +224,11 @@ def default_preset(system: str, dataset: str, shape: Shape) -> str:
         return "mnist"
     if dataset.endswith(".csv") and "text" in preset_names(system):
         return "text"
-    return "image" if len(shape) == 3 else "mlp"
+    if len(shape) < 3:
+        return "mlp"
+    # Networks for colour halve the sides three times.
+    large = shape[0] == 3 and min(shape[1:]) >= 16 and all(side % 8 == 0 for side in shape[1:])
+    return "cifar10-small" if large and "cifar10-small" in preset_names(system) else "image"
 
 
 def _beta_override(name: str, spec: System, beta: float) -> Nested:

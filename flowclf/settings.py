@@ -90,6 +90,7 @@ class TrainSettings(Section):
     """Training loop."""
 
     epochs: Positive = 30
+    least_updates: Positive | None = None  # further epochs of few data, until so many steps
     batch_size: Positive = 128
     # Samples with a label in each batch, the others having none, of which an epoch sees all once;
     # None: as they come.

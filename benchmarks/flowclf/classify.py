@@ -45,7 +45,7 @@ def run_bench(
 
 def tiny(config: RunConfig) -> RunConfig:
     """Shorten a run to an epoch of at most 400 samples."""
-    data, loop = config.data, {"epochs": 1, "threads": 1}
+    data, loop = config.data, {"epochs": 1, "least_updates": None, "threads": 1}
     few = {"train_size": min(data.train_size or 400, 400), "labels": data.labels and 100}
     data = data.model_copy(update={**few, "test_size": 100})
     return config.model_copy(update={"data": data, "train": config.train.model_copy(update=loop)})

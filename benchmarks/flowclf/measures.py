@@ -56,8 +56,9 @@ TESTS = {
 }
 # VC's Table 3: by the surest class, and by the latent's density.
 OF_LATENTS = {
-    "max_probability": ("max-probability", "auroc"), "latent": ("latent-negative-log-prob", "auroc"),
-}  # fmt: skip
+    "max_probability": ("max-probability", "auroc"),
+    "latent": ("latent-negative-log-prob", "auroc"),
+}
 
 
 class Measure(NamedTuple):

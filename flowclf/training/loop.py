@@ -158,7 +158,7 @@ def train(
         if run:
             save_weights(model, run.weights_file)
             run.append_metrics(
-                {"step": loop.steps, "epoch": config.train.epochs, "test": summary["test"]}
+                {"step": loop.steps, "epoch": loop.epochs, "test": summary["test"]}
             )
             run.write_summary(summary)
     return Trained(model, training, validation, test, summary)
@@ -209,12 +209,17 @@ class Loop:
             model.encoder.network.set_memory(settings.memory)
         if settings.compile:
             model.encoder.network.compile()
-        self.steps = settings.epochs * batches.per_epoch
+        self.steps = max(settings.epochs * batches.per_epoch, settings.least_updates or 0)
         self.watch: ThreadWatch | None = None
         if fabric.device.type == "cpu" and torch.get_num_threads() > 1:
             from flowclf.training.threads import ThreadWatch
 
             self.watch = ThreadWatch(settings.threads, tell if self.report else lambda line: None)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole training, the last perhaps not to its end."""
+        return -(-self.steps // self.batches.per_epoch)
 
     def run_all(self, resume: bool) -> float:
         """Run all remaining steps and the final statistics; return the seconds of training."""

@@ -55,7 +55,9 @@ def test_every_preset_is_valid_and_can_be_built(preset: str) -> None:
         ("mnist14", (1, 14, 14), "mnist14"),
         ("fashion-mnist", (1, 28, 28), "mnist"),
         ("omniglot", (1, 28, 28), "mnist"),
-        ("mine", (3, 64, 64), "image"),
+        ("mine", (3, 64, 64), "cifar10-small"),
+        ("mine", (3, 64, 60), "image"),
+        ("cifar10", (3, 32, 32), "cifar10"),
         ("mine", (7,), "mlp"),
     ],
 )
@@ -183,6 +185,15 @@ def test_a_system_without_beta_names_its_own_weights() -> None:
         weights = [key for key in own[name] if key.startswith("objective.")]
         assert all(key in message for key in weights)
         assert ("its objective has no weights" in message) == (not weights)
+
+
+def test_who_sets_the_epochs_gets_no_more_than_those() -> None:
+    preset = make_config("ib-inn", "photos", (3, 64, 64)).train
+    assert (preset.epochs, preset.least_updates) == (6, 600)
+    short = make_config("ib-inn", "photos", (3, 64, 64), overrides=[{"train": {"epochs": 2}}]).train
+    assert (short.epochs, short.least_updates) == (2, None)
+    own = {"train": {"epochs": 2, "least_updates": 50}}
+    assert make_config("ib-inn", "", (3, 64, 64), overrides=[own]).train.least_updates == 50
 
 
 def test_a_borrowed_preset_keeps_the_label_smoothing_and_no_other_objective() -> None:

@@ -1,5 +1,7 @@
 """Muon against its definition, and which weights it takes."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -81,3 +83,31 @@ def test_every_parameter_is_in_one_group_and_the_rates_are_as_set() -> None:
     # Without a BatchNorm there is nothing to turn.
     plain = flowclf.build("ib-inn", shape=(5,), classes=3)
     assert type(make_optimizer(plain, settings)) is torch.optim.AdamW
+
+
+def test_muon_goes_on_from_its_saved_state(generator: torch.Generator) -> None:
+    def fresh() -> tuple[list[nn.Parameter], Muon]:
+        parameters = [nn.Parameter(torch.ones(4, 2, 3, 3)), nn.Parameter(torch.ones(4))]
+        options = {"lr": 0.1, "betas": (0.6, 0.99)}
+        groups = [{"params": [parameters[0]], "orthogonal": True}, {"params": [parameters[1]]}]
+        return parameters, Muon([group | options for group in groups])
+
+    def step(parameters: list[nn.Parameter], optimizer: Muon, number: int) -> None:
+        for parameter in parameters:
+            draws = torch.Generator().manual_seed(number)
+            parameter.grad = torch.randn(parameter.shape, generator=draws)
+        optimizer.step()
+
+    whole, optimizer = fresh()
+    for number in range(4):
+        if number == 2:
+            halfway = [p.detach().clone() for p in whole], deepcopy(optimizer.state_dict())
+        step(whole, optimizer, number)
+    resumed, other = fresh()
+    for parameter, value in zip(resumed, halfway[0], strict=True):
+        parameter.data.copy_(value)
+    groups = other.state_dict()["param_groups"]
+    other.load_state_dict({"state": halfway[1]["state"], "param_groups": groups})
+    for number in (2, 3):
+        step(resumed, other, number)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))

@@ -65,6 +65,26 @@ def test_training_lowers_the_loss_and_classifies(digits: Dataset) -> None:
     assert trained.summary["test"]["accuracy"] > 0.8
 
 
+def test_few_data_are_seen_again_until_there_are_enough_updates(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    steps: list[int] = []
+
+    def report(at: int, total: int, epoch: int, terms: dict[str, Tensor]) -> None:
+        steps.append(total)
+
+    config = small_config(digits, train={"epochs": 1, "least_updates": 11})
+    run = Run(tmp_path / "run")
+    train(config, digits, run, report=report, device="cpu")
+    assert steps == [11] * 11
+    rows = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    # 360 samples are 7 batches: the second epoch is not gone through.
+    assert [(row["step"], row["epoch"]) for row in rows] == [(7, 1), (11, 2)]
+    steps.clear()
+    train(small_config(digits, train={"epochs": 2, "least_updates": 11}), digits, report=report)
+    assert steps == [14] * 14
+
+
 def test_a_head_that_looks_on_does_not_steer_the_network(digits: Dataset) -> None:
     """VAE-AS at (1, 1) is the VAE to its last update, although the clip binds both (its softmax
     has a gradient of its own, which would shorten the encoder's steps)."""
