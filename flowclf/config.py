@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError
+from pydantic_core import ErrorDetails
 
 from couplings.core import Shape
 from flowclf.settings import DataSettings, Section, TrainSettings
@@ -262,9 +263,8 @@ def _validate(settings: type[Section], values: Nested, prefix: str = "") -> Any:
 
 
 def _explain(error: ValidationError, settings: type[Section], prefix: str) -> str:
-    first = error.errors()[0]
-    # Beside "auto", pydantic calls a number by its type.
-    path = [str(part) for part in first["loc"] if part != "constrained-int"]
+    first, *others = error.errors()
+    path = _place(first)
     known = setting_names(settings)
     key = prefix + ".".join(part for part in path if part not in KINDS)
     key = key.removesuffix(".")
@@ -276,7 +276,18 @@ def _explain(error: ValidationError, settings: type[Section], prefix: str) -> st
         close = difflib.get_close_matches(key, full + sections, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(full)}"
         return f"unknown setting {key!r}{hint}"
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first.get('input')!r}"
+    # What else a field of several types takes.
+    also = [
+        other["msg"].removeprefix("Input should be ") for other in others if _place(other) == path
+    ]
+    expected = " or ".join([first["msg"][0].lower() + first["msg"][1:], *also])
+    return f"{key}: {expected}, got {first.get('input')!r}"
+
+
+def _place(error: ErrorDetails) -> list[str]:
+    """Return the path of a field; beside "auto", pydantic calls a number by its type."""
+    parts = [str(part) for part in error["loc"]]
+    return [part for part in parts if part != "constrained-int" and not part.startswith("literal[")]
 
 
 def setting_names(settings: type[Section], prefix: str = "") -> list[str]:

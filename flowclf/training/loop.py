@@ -157,9 +157,7 @@ def train(
         model.info = with_metrics(model.info, summary["test"])
         if run:
             save_weights(model, run.weights_file)
-            run.append_metrics(
-                {"step": loop.steps, "epoch": loop.epochs, "test": summary["test"]}
-            )
+            run.append_metrics({"step": loop.steps, "epoch": loop.epochs, "test": summary["test"]})
             run.write_summary(summary)
     return Trained(model, training, validation, test, summary)
 
