@@ -114,8 +114,7 @@ def fit_whitening(network: nn.Module, *inputs: Tensor | None) -> None:
     stages = [module for module in network.modules() if isinstance(module, Whitening)]
     hooks = [stage.register_forward_pre_hook(fit) for stage in stages]
     try:
-        if hooks:
-            network(*inputs)
+        network(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from couplings import fit_whitening
+from couplings import Whitening, fit_whitening
 from couplings.core import Shape
 from couplings.functional import MixtureDensities
 from flowclf.latent import MixtureSettings
@@ -365,6 +365,8 @@ class GenerativeClassifier(nn.Module):
     @torch.no_grad()
     def _fit_network(self, x: Tensor) -> None:
         """Fit what the network computes from data, its `Whitening`, to noisy training samples."""
+        if not any(isinstance(module, Whitening) for module in self.encoder.network.modules()):
+            return
         count = min(len(x), max(FITTED_NUMBERS // self.dims, 1))
         rows = torch.linspace(0, len(x) - 1, count).long()
         noisy = self.noise(x[rows], torch.Generator(x.device).manual_seed(0))

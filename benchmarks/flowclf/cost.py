@@ -18,7 +18,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.models import build
 from flowclf.settings import TrainSettings
 from flowclf.support.seeding import generator_for
-from flowclf.training.optimizers import make_optimizer
+from flowclf.training.setup import make_optimizer
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How near the classes are to each other in latent space."""
+"""Similarity of the classes: distances of their means in latent space."""
 
 from collections.abc import Sequence
 

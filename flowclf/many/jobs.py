@@ -138,10 +138,11 @@ def _fit_baselines(job: Job) -> Outcome:
     config, dataset = job.config, load_data(job.config, job.data_dir)
     training, _, test = splits(config, dataset)
     try:
-        found = baseline_rows(training, test, dataset.levels)
+        rows = baseline_rows(training, test, dataset.levels)
     except ValueError as error:  # of scikit-learn, numpy or ours
         reason = first_line(error)
         return Outcome(job.name, notes=[f"{job.name} cannot be fitted: {reason}"])
+    found = [row for row in rows if row["accuracy"] is not None]
     rows, notes = [_row(config, row) for row in found], _notes(config, training, found)
     write_json(job.path, {"of": _subset_facts(config), "rows": rows, "notes": notes})
     return Outcome(job.name, rows, notes=notes)

@@ -32,13 +32,13 @@ from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import Clock, Position, load_checkpoint, save_checkpoint
 from flowclf.training.guard import check_results, check_state, raise_diverged
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
-from flowclf.training.optimizers import make_optimizer
 from flowclf.training.progress import Report, tell
 from flowclf.training.setup import (
     cpu_threads,
     fresh_model,
     launch_fabric,
     make_batches,
+    make_optimizer,
     pick_precision,
     quiet,
     splits,

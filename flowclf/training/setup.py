@@ -1,4 +1,4 @@
-"""Parts of a training: precision, Fabric, splits, untrained model, batches."""
+"""Parts of a training: precision, Fabric, splits, untrained model, optimizer, batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from flowclf.data import (
 )
 from flowclf.models import assemble, info_of
 from flowclf.runs import facts_of
-from flowclf.settings import Precision
+from flowclf.settings import Precision, TrainSettings
 from flowclf.support.collectives import Processes
 from flowclf.support.devices import pick_device
 from flowclf.support.errors import UserError, first_line
@@ -45,6 +45,7 @@ __all__ = [
     "fresh_model",
     "launch_fabric",
     "make_batches",
+    "make_optimizer",
     "pick_precision",
     "quiet",
     "resampled",
@@ -223,6 +224,52 @@ def fresh_model(
     model = assemble(info, config.model, backbone)
     model.fit_statistics(training.x, training.y)
     return model
+
+
+def make_optimizer(model: GenerativeClassifier, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return SGD, AdamW or Muon with groups: network, means, rest of the mixture, heads.
+
+    Only the network has weight decay, as in IB-INN's code. Muon puts the network's weights that it
+    turns into a group of their own.
+    """
+    heads, lr = list(model.heads.parameters()), settings.lr
+    named = list(model.mixture.named_parameters())
+    means = [p for name, p in named if name.startswith("mean")]
+    others = [p for name, p in named if not name.startswith("mean")]
+    turned: list[nn.Parameter] = []
+    if settings.optimizer == "muon":
+        from flowclf.training.muon import Muon, normalised_weights
+
+        turned = normalised_weights(model.encoder)
+    grouped = {*means, *others, *heads, *turned}
+    network = [p for p in model.parameters() if p not in grouped]
+    groups = [
+        _group(network, lr, settings.weight_decay, settings.momentum),
+        _group(means, lr * settings.means_lr_factor, 0.0, settings.means_momentum),
+        _group(others, lr * settings.mixture_lr_factor, 0.0, settings.weights_momentum),
+        _group(heads, lr * settings.heads_lr_factor, 0.0, settings.momentum),
+        _group(turned, lr * settings.muon_lr_factor, 0.0, settings.muon_momentum),
+    ]
+    groups[-1]["orthogonal"] = True
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups)
+    for group in groups:
+        group["betas"] = (group.pop("momentum"), 0.99)
+    return Muon(groups) if turned else torch.optim.AdamW(groups, fused=True)
+
+
+def _group(
+    parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float
+) -> dict[str, Any]:
+    trained = [p for p in parameters if p.requires_grad]
+    return {
+        "params": trained,
+        "lr": lr,
+        "initial_lr": lr,
+        "weight_decay": weight_decay,
+        "momentum": momentum,
+    }
 
 
 def make_batches(

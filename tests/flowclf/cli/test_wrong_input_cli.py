@@ -127,7 +127,7 @@ CASES = {
         "network.hidden.0: .*less than or equal to 1000000000, got 1000000000000",
     ),
     "endless layers": ([*TRAIN, "--set", "network.blocks=1001"], "blocks.0: .*equal to 1000, got"),
-    "endless threads": ([*TRAIN, "--set", "train.threads=9999"], "threads: .*equal to 1024 or 'auto', got"),
+    "endless threads": ([*TRAIN, "--set", "train.threads=9999"], "threads: .*1024 or 'auto', got"),
     "no precision": ([*TRAIN, "--set", "train.precision=8"], "precision: .*should be 'auto'"),
     "no section": ([*TRAIN, "--set", "network=3"], "network: .*got 3"),
     "no key": ([*TRAIN, "--set", "=3"], "expected --set key=value, got '=3'"),

@@ -18,7 +18,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.config import make_config
 from flowclf.data import Split, load_dataset
 from flowclf.support.seeding import generator_for, private_rng
-from flowclf.training.optimizers import make_optimizer
+from flowclf.training.setup import make_optimizer
 
 CIFAR = (3, 32, 32)
 

@@ -31,8 +31,7 @@ from flowclf.support.safetensors import DamagedFile
 from flowclf.systems import SYSTEMS
 from flowclf.training import train
 from flowclf.training.checkpoint import Position, load_checkpoint, save_checkpoint
-from flowclf.training.optimizers import make_optimizer
-from flowclf.training.setup import fresh_model
+from flowclf.training.setup import fresh_model, make_optimizer
 
 STEPS, MIDDLE = 6, 3
 OFTEN = {"checkpoint_minutes": 1e-9}

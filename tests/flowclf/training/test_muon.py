@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 import flowclf
 from flowclf.settings import TrainSettings
-from flowclf.training.optimizers import Muon, make_optimizer, normalised_weights, orthogonalised
+from flowclf.training.muon import Muon, normalised_weights, orthogonalised
+from flowclf.training.setup import make_optimizer
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])

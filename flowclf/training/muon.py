@@ -1,15 +1,10 @@
-"""Optimisers: SGD, AdamW, and Muon for the weights that a BatchNorm follows."""
-
-from typing import Any
+"""Muon, for the weights that a BatchNorm follows."""
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from flowclf.classifier import GenerativeClassifier
-from flowclf.settings import TrainSettings
-
-__all__ = ["Muon", "make_optimizer", "normalised_weights"]
+__all__ = ["Muon", "normalised_weights", "orthogonalised"]
 
 # Odd quintic whose iterates take singular values in (0, 1] to about 1 (Jordan et al., 2024).
 QUINTIC, QUINTIC_STEPS = (3.4445, -4.7750, 2.0315), 3
@@ -80,45 +75,3 @@ def normalised_weights(network: nn.Module) -> list[nn.Parameter]:
                 assert isinstance(layer.weight, nn.Parameter)
                 found += [layer.weight] * layer.weight.requires_grad
     return found
-
-
-def make_optimizer(model: GenerativeClassifier, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return SGD, AdamW or Muon with groups: network, means, rest of the mixture, heads.
-
-    Only the network has weight decay, as in IB-INN's code. Muon puts the network's weights that it
-    turns into a group of their own.
-    """
-    heads, lr = list(model.heads.parameters()), settings.lr
-    named = list(model.mixture.named_parameters())
-    means = [p for name, p in named if name.startswith("mean")]
-    others = [p for name, p in named if not name.startswith("mean")]
-    turned = normalised_weights(model.encoder) if settings.optimizer == "muon" else []
-    grouped = {*means, *others, *heads, *turned}
-    network = [p for p in model.parameters() if p not in grouped]
-    groups = [
-        _group(network, lr, settings.weight_decay, settings.momentum),
-        _group(means, lr * settings.means_lr_factor, 0.0, settings.means_momentum),
-        _group(others, lr * settings.mixture_lr_factor, 0.0, settings.weights_momentum),
-        _group(heads, lr * settings.heads_lr_factor, 0.0, settings.momentum),
-        _group(turned, lr * settings.muon_lr_factor, 0.0, settings.muon_momentum),
-    ]
-    groups[-1]["orthogonal"] = True
-    groups = [group for group in groups if group["params"]]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups)
-    for group in groups:
-        group["betas"] = (group.pop("momentum"), 0.99)
-    return Muon(groups) if turned else torch.optim.AdamW(groups, fused=True)
-
-
-def _group(
-    parameters: list[nn.Parameter], lr: float, weight_decay: float, momentum: float
-) -> dict[str, Any]:
-    trained = [p for p in parameters if p.requires_grad]
-    return {
-        "params": trained,
-        "lr": lr,
-        "initial_lr": lr,
-        "weight_decay": weight_decay,
-        "momentum": momentum,
-    }
