@@ -102,6 +102,8 @@ def _networks(quick: bool) -> Iterator[tuple[str, Chain]]:
     make = partial(conv_network, generator=torch.Generator().manual_seed(0))
     if quick:
         return (yield "image", make(QUICK_SHAPE, blocks=(1,)))
-    yield "mnist", make((1, 28, 28), blocks=(2, 6), width=(32, 64))
+    yield "mnist", make((1, 28, 28), blocks=(2, 3), width=(32, 64), activation="silu")
     yield "image", make(SHAPE, width=(32, 48))
+    colour = partial(make, blocks=(3, 4, 3), width=(48, 96, 160), dense_blocks=0, whiten=0.5)
+    yield "cifar10-small", colour(SHAPE, activation="silu")
     yield "paper-cifar10", paper_network(SHAPE, **make.keywords, variant="cifar", blocks=BLOCKS)

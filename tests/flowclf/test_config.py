@@ -189,7 +189,7 @@ def test_a_system_without_beta_names_its_own_weights() -> None:
 
 def test_who_sets_the_epochs_gets_no_more_than_those() -> None:
     preset = make_config("ib-inn", "photos", (3, 64, 64)).train
-    assert (preset.epochs, preset.least_updates) == (6, 600)
+    assert (preset.epochs, preset.least_updates) == (6, 300)
     short = make_config("ib-inn", "photos", (3, 64, 64), overrides=[{"train": {"epochs": 2}}]).train
     assert (short.epochs, short.least_updates) == (2, None)
     own = {"train": {"epochs": 2, "least_updates": 50}}
