@@ -20,6 +20,7 @@ from flowclf.systems import SYSTEMS, System, find_system
 __all__ = [
     "RunConfig",
     "flatten",
+    "configure",
     "make_config",
     "make_settings",
     "nest",
@@ -89,17 +90,29 @@ def make_config(
     """
     spec = find_system(system)
     preset = preset or default_preset(system, dataset, shape)
-    # A section's defaults are the system's own, also where only some of its fields are set.
     overrides, base = list(overrides), load_preset(system, preset)
     if any("train.epochs" in flatten(layer) for layer in overrides):
         # Who asks for epochs gets them.
         base.get("train", {}).pop("least_updates", None)
-    layers = [spec.settings().model_dump(), base, *overrides]
+    layers = [base, *overrides]
     if beta is not None:
         layers.append(_beta_override(system, spec, beta))
-    merged = merge(layers)
+    return configure(layers, system=system, dataset=dataset, preset=preset, seed=seed)
+
+
+def configure(layers: Iterable[Nested], *, system: str, **names: Any) -> RunConfig:
+    """Merge defaults and settings; a preset among the `names` is recorded, and not asked.
+
+    So a run of an older version, which lacks settings, stays what it was.
+
+    Raises:
+        UserError: as `make_config`.
+    """
+    spec = find_system(system)
+    # A section's defaults are the system's own, also where only some of its fields are set.
+    merged = merge([spec.settings().model_dump(), *layers])
     run = {name: merged.pop(name, {}) for name in RUN_SECTIONS}
-    values = {"system": system, "dataset": dataset, "preset": preset, "seed": seed}
+    values = {"system": system, **names}
     values["data"] = _validate(DataSettings, run["data"], "data.")
     values["train"] = _validate(TrainSettings, run["train"], "train.")
     values["model"] = _validate(spec.settings, merged)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, get_args
 
 from pydantic import ValidationError
 
-from flowclf.config import NAMES, RECORDED, RunConfig, make_config
+from flowclf.config import NAMES, RECORDED, RunConfig, configure
 from flowclf.data import Dataset, TextOptions, load_dataset
 from flowclf.settings import DataFacts, Precision
 from flowclf.support.atomic_files import occupied, remove_parts, write_json, write_text, write_yaml
@@ -85,7 +85,7 @@ class Run:
             facts = DataFacts.model_validate(document["data_facts"])
             own: dict[str, Any] = {name: document[name] for name in NAMES}
             layers = [{k: v for k, v in document.items() if k not in (*NAMES, *RECORDED)}]
-            config = make_config(shape=facts.shape, overrides=layers, **own)
+            config = configure(layers, **own)
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
