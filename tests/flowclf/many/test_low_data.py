@@ -77,8 +77,8 @@ def test_systems_of_a_seed_see_the_same_samples_and_small_sets_lie_in_large(done
 @pytest.mark.parametrize(
     ("changes", "epochs"),
     [
-        # 75 epochs of 21 steps of 64; 50 and 100 samples make 1 step, 500 make 7, all make 21.
-        ({}, [1575, 1575, 225, 75]),
+        # 40 epochs of 21 steps of 64; 50 and 100 samples make 1 step, 500 make 7, all make 21.
+        ({}, [840, 840, 120, 40]),
         ({"updates": 70}, [70, 70, 10, 3]),
         ({"epochs": 9}, [9, 9, 9, 9]),
         ({"overrides": {"train": {"epochs": 8}}}, [8, 8, 8, 8]),
