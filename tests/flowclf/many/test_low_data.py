@@ -96,7 +96,7 @@ def test_runs_update_equally(tmp_path: Path, changes: dict[str, Any], epochs: li
     assert list(tmp_path.iterdir()) == []
     if not changes:  # validation keeps its share of the looks
         few = configs[0].train
-        assert few.epochs / few.evaluate_every == pytest.approx(75 / 5)
+        assert few.epochs / few.evaluate_every == pytest.approx(40 / 5)
 
 
 def test_what_is_done_is_not_done_again(copied: LowData, monkeypatch: pytest.MonkeyPatch) -> None:
