@@ -82,7 +82,9 @@ low, high = found["accuracy_low"], found["accuracy_high"]
 print(f"accuracy {found['accuracy']:.1%}, 95 % interval {low:.1%} to {high:.1%}\n")
 for row in [{"system": "ib-inn", **found}, *baseline_rows(data.train, data.test, data.levels)]:
     bits = "no density" if row["bits_per_dim"] is None else f"{row['bits_per_dim']:.2f} bits/dim"
-    print(f"{row['system']:20} {row['accuracy']:6.1%}   ECE {row['ece']:.3f}   {bits}")
+    known = row["accuracy"] is not None
+    classes = f"{row['accuracy']:6.1%}   ECE {row['ece']:.3f}" if known else "no classifier     "
+    print(f"{row['system']:20} {classes}   {bits}")
 
 # %% [markdown]
 # ## Does it know when it is wrong?
