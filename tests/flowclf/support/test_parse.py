@@ -135,7 +135,7 @@ DAMAGE: dict[str, tuple[str, dict[str, Any] | str, str]] = {
     "classes of numbers": ("config.yaml", {"data_facts__class_names": [1, 2]}, "class_names"),
     "system of lists": ("config.yaml", {"system": [[]]}, "config.yaml is damaged"),
     "seed of words": ("config.yaml", {"seed": "x"}, "config.yaml: seed: input should be"),
-    "preset of lists": ("config.yaml", {"preset": ["image"]}, "config.yaml: ib-inn has no preset"),
+    "preset of lists": ("config.yaml", {"preset": ["image"]}, "config.yaml: preset: input should"),
     "no result": ("summary.json", {"test": 3}, "summary.json is damaged: it has no 'test'"),
     "half a summary": ("summary.json", "{", "summary.json is damaged"),
     "strange evaluation": ("evaluation.json", "[]", "evaluation.json is damaged"),
