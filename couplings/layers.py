@@ -37,16 +37,18 @@ class Rotation(Invertible):
 
     Args:
         shape: (C, H, W) or (F,); the first dimension is rotated.
-        generator: where R comes from.
+        generator: where R comes from; None: R is the identity.
         scale: initial exp(g).
     """
 
     float64_buffers = ("rotation",)
     rotation: Tensor
 
-    def __init__(self, shape: Shape, generator: torch.Generator, scale: float = 1.0) -> None:
+    def __init__(self, shape: Shape, generator: torch.Generator | None, scale: float = 1.0) -> None:
         super().__init__(shape)
-        self.register_buffer("rotation", random_rotation(shape[0], generator))
+        eye = torch.eye(shape[0], dtype=torch.float64)
+        drawn = random_rotation(shape[0], generator) if generator else eye
+        self.register_buffer("rotation", drawn)
         self.log_scale = nn.Parameter(torch.full((shape[0],), scale).log())
         self.offset = nn.Parameter(torch.zeros(shape[0]))
 
@@ -73,8 +75,7 @@ class Whitening(Rotation):
     """
 
     def __init__(self, shape: Shape, power: float = 1.0) -> None:
-        super().__init__(shape, torch.Generator())
-        self.rotation.copy_(torch.eye(shape[0]))
+        super().__init__(shape, generator=None)
         self.power = power
 
     @torch.no_grad()
@@ -102,7 +103,7 @@ class Whitening(Rotation):
 
 
 @torch.no_grad()
-def fit_whitening(network: nn.Module, *inputs: Tensor | None) -> None:
+def fit_whitening(network: nn.Module, *inputs: object) -> None:
     """Fit each `Whitening` in a network to what reaches it when the network is called on inputs.
 
     Put a network with BatchNorm into eval mode first, lest its statistics follow.

@@ -369,11 +369,9 @@ class GenerativeClassifier(nn.Module):
             return
         count = min(len(x), max(FITTED_NUMBERS // self.dims, 1))
         rows = torch.linspace(0, len(x) - 1, count).long()
-        noisy = self.noise(x[rows], torch.Generator(x.device).manual_seed(0))
-        u, _ = self.encoder.preprocess(noisy)
-        context = self.encoder.context(u)
+        generator = torch.Generator(x.device).manual_seed(0)
         with evaluating(self):
-            fit_whitening(self.encoder.network, u, *([] if context is None else [context]))
+            fit_whitening(self.encoder, self.noise(x[rows], generator), generator)
 
     @torch.no_grad()
     def fit_latents(self, x: Tensor, y: Tensor) -> None:

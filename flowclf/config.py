@@ -19,8 +19,8 @@ from flowclf.systems import SYSTEMS, System, find_system
 
 __all__ = [
     "RunConfig",
-    "flatten",
     "configure",
+    "flatten",
     "make_config",
     "make_settings",
     "nest",

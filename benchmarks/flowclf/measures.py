@@ -177,11 +177,11 @@ def rgb_ramp(trained: Trained) -> Values:
     test = trained.test.take(slice(RAMPED))
     like = Dataset("", trained.training, test, ("", ""), levels=256)
     usual = -_log_prob(model, test.x)
-    turned = {alpha: load_outliers(f"rgb-rotation:{alpha}", like).x for alpha in RAMP}
-    return {
-        name: auroc(usual, -_log_prob(model, x)).value
-        for name, x in zip(RGB_RAMP, turned.values(), strict=True)
-    }
+    values: Values = {}
+    for name, alpha in zip(RGB_RAMP, RAMP, strict=True):
+        turned = load_outliers(f"rgb-rotation:{alpha}", like).x
+        values[name] = auroc(usual, -_log_prob(model, turned)).value
+    return values
 
 
 def _log_prob(model: GenerativeClassifier, x: Tensor) -> Tensor:

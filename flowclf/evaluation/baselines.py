@@ -175,8 +175,7 @@ def _gaussian(training: Split, test: Split) -> dict[str, Any]:
 
 def _dequantized(split: Split) -> Tensor:
     x = split.x.flatten(1).float()
-    generator = generator_for(0, "baselines")
-    return x if split.x.is_floating_point() else x + torch.rand(x.shape, generator=generator)
+    return x + torch.rand(x.shape, generator=generator_for(0, "baselines"))
 
 
 def _qda_of_components(components: int, task: _Task) -> Fit:

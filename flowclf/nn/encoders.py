@@ -137,10 +137,6 @@ class Encoder(nn.Module):
         """Encode x (B, *shape) in data units; `generator` for random draws."""
         raise NotImplementedError
 
-    def context(self, x: Tensor) -> Tensor | None:
-        """Return the features that condition the network on x (B, …): (B, F); None: on nothing."""
-        return None
-
     def decode(self, z: Tensor) -> Tensor:
         """Return the x of latents z (B, D), in data units.
 
