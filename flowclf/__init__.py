@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from flowclf.classifier import GenerativeClassifier
     from flowclf.config import make_config
     from flowclf.data import load_dataset
+    from flowclf.decide import Decider
     from flowclf.evaluation.evaluate import evaluate
     from flowclf.models import build, load
     from flowclf.training import train
 
 # Loaded when first used: torch takes seconds, and `flowclf --help` does not need it.
 LAZY = {
+    "Decider": "flowclf.decide",
     "GenerativeClassifier": "flowclf.classifier",
     "build": "flowclf.models",
     "evaluate": "flowclf.evaluation",
@@ -30,6 +32,7 @@ LAZY = {
 }
 
 __all__ = [
+    "Decider",
     "GenerativeClassifier",
     "NoExactDensity",
     "UserError",

@@ -255,5 +255,31 @@ _DECISIONS = {
         "counterfactual elbo/d", "The same of the counterfactual."
     ),
 }
+_DOUBT = {
+    "conformal": Metric("conformal sets", "Sets of 95 % coverage, calibrated on validation."),
+    "sets": Metric("sets", "Nonconformity of the sets."),
+    "per_class": Metric("per class", "Whether thresholds are calibrated within each class."),
+    "coverage": _percent("coverage", "Share of sets with the label in; of samples answered."),
+    "worst_class_coverage": _percent("coverage, worst class", "The least within a class."),
+    "set_size": Metric("set size", "Mean number of classes in a set.", "", "lower", form=".3f"),
+    "empty": _percent("empty", "Share of sets without a class."),
+    "single": _percent("of one class", "Share of sets of one class.", "higher"),
+    "false_alarms": Metric("false alarms", "Test samples called never seen, by `auto`."),
+    "level": _percent("level", "Share that may be called never seen."),
+    "false_alarm": _percent("false alarms", "Share that is called never seen.", "lower"),
+    "selective": Metric("selective prediction", "Accuracy if doubtful samples are left alone."),
+    "aurc": _percent("AURC", "Area under the risk-coverage curve.", "lower"),
+    "excess_aurc": _percent("E-AURC", "AURC above that of the best order.", "lower"),
+    **{
+        f"accuracy_surest_{share}": _percent(
+            f"accuracy, surest {share} %", "Accuracy on the samples of least doubt.", "higher"
+        )
+        for share in (80, 90, 95, 99)
+    },
+    "balanced_accuracy": _percent("balanced accuracy", "Mean recall of the classes.", "higher"),
+    "macro_f1": _percent("macro F1", "Mean F1 score of the classes.", "higher"),
+    "risk_coverage": Metric("risk and coverage", "Error of the surest samples."),
+    "risk": _percent("risk", "Error rate of the samples answered.", "lower"),
+}
 # All metrics, and the other columns of their tables, by key.
-METRICS = _RUN | _ACCURACY | _CALIBRATION | _DENSITY | _LATENTS | _OTHER_DATA | _DECISIONS
+METRICS = _RUN | _ACCURACY | _CALIBRATION | _DENSITY | _LATENTS | _OTHER_DATA | _DECISIONS | _DOUBT

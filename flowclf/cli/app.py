@@ -7,7 +7,18 @@ from typing import Any
 
 import typer
 
-from flowclf.cli import bench, evaluate, export, generate, listing, report, study, sweep, train
+from flowclf.cli import (
+    bench,
+    decide,
+    evaluate,
+    export,
+    generate,
+    listing,
+    report,
+    study,
+    sweep,
+    train,
+)
 from flowclf.support.errors import UserError, first_line, printable
 
 USER_MISTAKE, FAILURE = 2, 1
@@ -22,6 +33,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("decide")(decide.decide)
 app.command("sweep")(sweep.sweep)
 app.command("report")(report.report)
 app.command("export")(export.export)

@@ -39,8 +39,8 @@ def evaluate(
         str,
         typer.Option(
             help="Suites, separated by commas: accuracy, confusion, calibration, reliability, "
-            "paper-calibration, recalibration, likelihood, bound, exactness, clustering, "
-            "information, explain, ood, shift, attack."
+            "paper-calibration, recalibration, conformal, selective, likelihood, bound, exactness, "
+            "clustering, information, explain, ood, shift, attack."
         ),
     ] = "accuracy,calibration,likelihood,exactness",
     outliers: Annotated[

@@ -58,6 +58,12 @@ class Split:
         x = self.x.part(indices) if isinstance(self.x, Shards) else self.x[indices]
         return type(self)(x, self.y[indices])
 
+    def spread(self, count: int) -> Self:
+        """Return at most `count` rows, evenly spaced: of every class, however they are sorted."""
+        if len(self) <= count:
+            return self
+        return self.take(torch.linspace(0, len(self) - 1, count).long())
+
     @property
     def unlabelled(self) -> Tensor:
         """Bool mask (N,) of the rows without a label."""

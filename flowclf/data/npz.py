@@ -16,7 +16,7 @@ from flowclf.data.dataset import Dataset, Split, validate
 from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
-__all__ = ["load_npz", "read_header"]
+__all__ = ["load_npz", "read_header", "read_npz"]
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _MEDMNIST_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -49,12 +49,24 @@ def load_npz(path: Path) -> Dataset:
     return validate(Dataset(path.name, train, test, names, levels, notices=unused), path)
 
 
-def _read(path: Path) -> tuple[list[_Array], tuple[str, ...]]:
+def read_npz(path: Path) -> Tensor:
+    """Read samples alone: the array `x`, or `x_test` or `test_images` of a data set.
+
+    Raises:
+        UserError: there is none of them, or it is not as `load_npz` takes it.
+    """
+    (x,), _ = _read(path, (("x",), _KEYS[2:3], _MEDMNIST_KEYS[2:3]))
+    return _samples(x, str(path))
+
+
+def _read(
+    path: Path, choices: Sequence[tuple[str, ...]] = (_KEYS, _MEDMNIST_KEYS)
+) -> tuple[list[_Array], tuple[str, ...]]:
     try:
         with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
             # Of headers that Python 2 wrote, and of strange ones.
             warnings.simplefilter("ignore")
-            return _arrays(archive, path)
+            return _arrays(archive, path, choices)
     except UserError:
         raise
     # zipfile, its decompressors and numpy's parser of headers fail in ways of their own.
@@ -67,24 +79,28 @@ def _read(path: Path) -> tuple[list[_Array], tuple[str, ...]]:
 _SAVE = "write it with numpy.savez(path, x_train=…, y_train=…, x_test=…, y_test=…)"
 
 
-def _arrays(archive: zipfile.ZipFile, path: Path) -> tuple[list[_Array], tuple[str, ...]]:
+def _arrays(
+    archive: zipfile.ZipFile, path: Path, choices: Sequence[tuple[str, ...]]
+) -> tuple[list[_Array], tuple[str, ...]]:
     names = [name.removesuffix(".npy") for name in archive.namelist()]
-    keys = _wanted(names, path)
+    keys = _wanted(names, path, choices)
     members = [archive.getinfo(f"{key}.npy") for key in keys]
     check_fits(sum(member.file_size for member in members), str(path))
     arrays = [_array(archive, *each, path) for each in zip(members, keys, strict=True)]
     return arrays, tuple(f"array {name!r} is not used" for name in names if name not in keys)
 
 
-def _wanted(names: Sequence[str], path: Path) -> tuple[str, ...]:
-    for keys in (_KEYS, _MEDMNIST_KEYS):
+def _wanted(
+    names: Sequence[str], path: Path, choices: Sequence[tuple[str, ...]]
+) -> tuple[str, ...]:
+    for keys in choices:
         if all(key in names for key in keys):
             for key in keys:
                 if names.count(key) > 1:
                     raise UserError(f"{path}: expected each array once, got {key} twice; {_SAVE}")
             return keys
     got = ", ".join(map(repr, names)) or "none"
-    raise UserError(f"{path}: expected the arrays {', '.join(_KEYS)}, got {got}; rename them")
+    raise UserError(f"{path}: expected the arrays {', '.join(choices[0])}, got {got}; rename them")
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, path: Path) -> _Array:

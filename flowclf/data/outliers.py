@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from flowclf.data.dataset import Dataset
-from flowclf.data.folder import describe, is_picture, read_picture
+from flowclf.data.fitting import (
+    fitted,
+    notice_of_change,
+    read_pictures,
+    rescaled,
+    to_levels,
+    with_channels,
+)
 from flowclf.data.load import DATASETS, load_dataset
 from flowclf.data.rotate import random_angles, rotated
 from flowclf.support.errors import UserError
@@ -27,7 +34,6 @@ __all__ = [
     "Request",
     "add_noise",
     "coloured_drawings",
-    "fitted",
     "gaussian_images",
     "load_outliers",
     "rgb_rotation",
@@ -37,10 +43,6 @@ __all__ = [
 
 # How far a side may be short of the wanted one to be padded instead of resized: 28 to 32.
 MOST_PADDING = 4
-# Images resized at once.
-CHUNK = 1024
-# ITU-R BT.601, as Pillow has them.
-LUMINANCE = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +106,13 @@ def rgb_rotation(x: Tensor, levels: int, alpha: float = 0.35) -> Tensor:
         )
     matrix = rotation_matrix(alpha).float()
     middle = (levels - 1) / 2
-    return _to_levels(torch.einsum("ij,njhw->nihw", matrix, x - middle) + middle, levels)
+    return to_levels(torch.einsum("ij,njhw->nihw", matrix, x - middle) + middle, levels)
 
 
 def add_noise(x: Tensor, levels: int, sigma: float, generator: Generator) -> Tensor:
     """Add N(0, σ²) in units of the range of grey levels, clipped; as x, uint8."""
     noise = torch.randn(x.shape, generator=generator)
-    return _to_levels(x + sigma * (levels - 1) * noise, levels)
+    return to_levels(x + sigma * (levels - 1) * noise, levels)
 
 
 def uniform_images(x: Tensor, levels: int, generator: Generator) -> Tensor:
@@ -121,7 +123,7 @@ def uniform_images(x: Tensor, levels: int, generator: Generator) -> Tensor:
 def gaussian_images(x: Tensor, levels: int, generator: Generator) -> Tensor:
     """Draw independent Gaussian pixels of each channel's mean and deviation; as x, uint8."""
     std, mean = torch.std_mean(x.float(), (0, 2, 3), correction=0, keepdim=True)
-    return _to_levels(mean + std * torch.randn(x.shape, generator=generator), levels)
+    return to_levels(mean + std * torch.randn(x.shape, generator=generator), levels)
 
 
 def coloured_drawings(
@@ -135,23 +137,11 @@ def coloured_drawings(
     Padded by their edges where a side lacks at most 4 pixels, resized otherwise. As IB-INN's code
     does with QuickDraw.
     """
-    x = _rescaled(_padded_or_fitted(drawings, shape), 256, levels)
+    x = rescaled(_padded_or_fitted(drawings, shape), 256, levels)
     if shape[0] != 3:
-        return _with_channels(x, shape[0])
+        return with_channels(x, shape[0])
     colours = 0.3 + 0.7 * torch.rand(len(x), 3, 1, 1, generator=generator)
-    return _to_levels((levels - 1) - colours * x, levels)
-
-
-def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Fit images (N, c, h, w) to (N, *shape), uint8, by the largest central crop and resizing.
-
-    Resized by bilinear interpolation with antialiasing; grey is repeated, colour weighed by BT.601.
-
-    Raises:
-        UserError: another number of channels that is not 1 or 3.
-    """
-    parts = x.split(CHUNK)
-    return torch.cat([_resized(_with_channels(part, shape[0]), *shape[1:]) for part in parts])
+    return to_levels((levels - 1) - colours * x, levels)
 
 
 def load_outliers(
@@ -195,7 +185,8 @@ def load_outliers(
         return _other_dataset(spec, like.shape, levels, data_dir, resize)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _pictures_below(path.resolve(), like.shape, levels, resize)
+        folder = path.resolve()
+        return Outliers(folder.name, *read_pictures([folder], like.shape, levels, resize)[1:])
     if path.is_file():
         return _other_dataset(str(path), like.shape, levels, data_dir, resize)
     raise UserError(
@@ -235,7 +226,7 @@ def _drawings(request: Request) -> Tensor:
 
 def _turned(request: Request) -> Tensor:
     angles = random_angles(len(request.x), request.generator)
-    return _to_levels(rotated(request.x, angles), request.levels)
+    return to_levels(rotated(request.x, angles), request.levels)
 
 
 OUTLIERS: dict[str, OutlierKind] = {
@@ -270,74 +261,8 @@ def _other_dataset(
     data = load_dataset(spec, data_dir)
     if not data.is_image or data.levels is None:
         raise UserError(f"expected images, got a table in {spec}; choose a data set of images")
-    notices = (*data.notices, *_change(data.name, data.shape, shape, resize))
-    return Outliers(data.name, _rescaled(fitted(data.test.x, shape), data.levels, levels), notices)
-
-
-def _pictures_below(folder: Path, shape: tuple[int, ...], levels: int, resize: bool) -> Outliers:
-    found = (path.relative_to(folder).parts for path in sorted(folder.rglob("*")))
-    shown = (folder.joinpath(*parts) for parts in found if not any(p[0] == "." for p in parts))
-    visible = [path for path in shown if not path.is_dir()]
-    pictures = [path for path in visible if is_picture(path)]
-    if not pictures:
-        raise UserError(
-            f"{folder}: expected at least one .png, .jpg or .bmp picture, got none; add one or "
-            "name another folder"
-        )
-    images: list[Tensor] = []
-    changed: list[str] = []
-    for path in pictures:
-        pixels = read_picture(path)
-        changed += _change(str(path), pixels.shape, shape, resize)
-        images.append(_rescaled(fitted(torch.from_numpy(pixels.copy())[None], shape), 256, levels))
-    notices = []
-    if changed:
-        others = f" ({len(changed)} pictures in all)" if len(changed) > 1 else ""
-        notices.append(changed[0] + others)
-    if ignored := len(visible) - len(pictures):
-        notices.append(f"{ignored} files that are not .png, .jpg or .bmp are ignored")
-    return Outliers(folder.name, torch.cat(images), tuple(notices))
-
-
-def _change(
-    what: str, found: tuple[int, ...], wanted: tuple[int, ...], resize: bool
-) -> tuple[str, ...]:
-    """Return a notice of how `found` is changed, if it is."""
-    if found == wanted:
-        return ()
-    before, after = describe(found), describe(wanted)
-    if not resize:
-        raise UserError(
-            f"{what}: expected {after} images, got {before}; convert them, or allow resizing"
-        )
-    return (f"{what}: made {after} from {before}",)
-
-
-def _with_channels(x: Tensor, channels: int) -> Tensor:
-    match x.shape[1], channels:
-        case found, wanted if found == wanted:
-            return x
-        case 1, 3:
-            return x.expand(-1, 3, -1, -1)
-        case 3, 1:
-            weights = torch.tensor(LUMINANCE).view(3, 1, 1)
-            return (x * weights).sum(1, keepdim=True).round().byte()
-    raise UserError(
-        f"expected images with {channels} channels, or grey or RGB ones to convert, got "
-        f"{x.shape[1]} channels; convert them"
-    )
-
-
-def _resized(x: Tensor, height: int, width: int) -> Tensor:
-    found_height, found_width = x.shape[2:]
-    if (found_height, found_width) == (height, width):
-        return x
-    kept_height = max(1, min(found_height, round(found_width * height / width)))
-    kept_width = max(1, min(found_width, round(found_height * width / height)))
-    top, left = (found_height - kept_height) // 2, (found_width - kept_width) // 2
-    centre = x[:, :, top : top + kept_height, left : left + kept_width]
-    size = (height, width)
-    return _to_levels(F.interpolate(centre.float(), size, mode="bilinear", antialias=True), 256)
+    notices = (*data.notices, *notice_of_change(data.name, data.shape, shape, resize))
+    return Outliers(data.name, rescaled(fitted(data.test.x, shape), data.levels, levels), notices)
 
 
 def _padded_or_fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -347,11 +272,3 @@ def _padded_or_fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
         return fitted(x, (1, *shape[1:]))
     (top, bottom), (left, right) = ((each // 2, each - each // 2) for each in missing)
     return F.pad(x.float(), (left, right, top, bottom), mode="replicate").byte()
-
-
-def _rescaled(x: Tensor, levels: int, wanted: int) -> Tensor:
-    return x if levels == wanted else _to_levels(x * ((wanted - 1) / (levels - 1)), wanted)
-
-
-def _to_levels(x: Tensor, levels: int) -> Tensor:
-    return x.round().clamp(0, levels - 1).byte()

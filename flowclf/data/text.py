@@ -15,7 +15,7 @@ from flowclf.data.dataset import Dataset, Split, stratified, validate
 from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
-__all__ = ["TextOptions", "load_text", "word_frequencies"]
+__all__ = ["TextOptions", "load_text", "read_rows", "read_texts", "word_frequencies"]
 
 # A quote that is never closed should not swallow the memory.
 _LONGEST_FIELD = 2**20
@@ -65,7 +65,7 @@ def load_text(path: Path, options: TextOptions) -> Dataset:
             has no words, fewer than two classes, or a `train_size` that leaves out a class or
             leaves no row to test on.
     """
-    texts, labels = _columns(path, _read(path), options)
+    texts, labels = _columns(path, read_rows(path), options)
     names = _class_names(path, labels, options)
     number = {name: i for i, name in enumerate(names)}
     y = torch.tensor([number.get(label, -1) for label in labels], dtype=torch.int64)
@@ -78,7 +78,24 @@ def load_text(path: Path, options: TextOptions) -> Dataset:
     return validate(Dataset(path.name, *splits, names, vocabulary=words), path)
 
 
-def _read(path: Path) -> list[_Row]:
+def read_texts(path: Path, options: TextOptions) -> list[str]:
+    """Read the texts of a `.csv` file, its columns joined; labels are not needed.
+
+    Raises:
+        UserError: as `load_text`.
+    """
+    rows = read_rows(path)
+    has_header = not all(name.isdecimal() for name in options.text_columns)
+    places = _places(path, rows[0] if rows else [], options.text_columns, has_header)
+    return [" ".join(row[place] for place in places) for row in rows[has_header:]]
+
+
+def read_rows(path: Path) -> list[_Row]:
+    """Read the rows of a UTF-8 `.csv` file that are not empty, all of one length.
+
+    Raises:
+        UserError: anything else.
+    """
     try:
         with _field_limit(), path.open(encoding="utf-8-sig", newline="") as stream:
             return list(_rows(stream, path))

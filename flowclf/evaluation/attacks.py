@@ -20,7 +20,7 @@ from torch import Tensor
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.evaluation import metrics
 from flowclf.evaluation.calibration import expected_calibration_error
-from flowclf.evaluation.scores import log_prob_or_elbo
+from flowclf.evaluation.statistics import log_prob_or_elbo
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 

@@ -12,7 +12,7 @@ from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.data import Split
 from flowclf.data.corruptions import CORRUPTIONS, SEVERITIES
 from flowclf.data.outliers import Outliers
-from flowclf.evaluation.scores import model_scores, training_centre
+from flowclf.evaluation.scores import Reference, model_scores
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 
@@ -115,11 +115,31 @@ class Subject:
         return predict_split(self.model, self.validation, self.seed)
 
     @cached_property
+    def reference(self) -> Reference | None:
+        """What fitted scores are fitted to, if there is a training split; computed once."""
+        if not self.training:
+            return None
+        known = self.training.spread(MOST_TRAINING).x
+        return Reference.fit(self.model, known, self.seed)
+
+    @cached_property
+    def test_scores(self) -> Scores:
+        """All scores of the test split, computed once."""
+        return model_scores(self.model, self.test.x, self.reference)
+
+    @cached_property
+    def held_out_scores(self) -> Scores | None:
+        """All scores of the validation split, if there is one; computed once."""
+        if not self.validation:
+            return None
+        return model_scores(self.model, self.validation.x, self.reference)
+
+    @cached_property
     def outlier_scores(self) -> tuple[Scores, dict[str, Scores]]:
         """All scores of the test split, and of each out-of-distribution set by its name.
 
         Raises:
-            UserError: no such set, or no training split where the system has a density.
+            UserError: no such set, or no training split.
         """
         outliers = self.options.outliers
         if not outliers:
@@ -127,16 +147,12 @@ class Subject:
                 "the suite 'ood' needs out-of-distribution data; name some, "
                 "e.g. --outliers noise,flipped"
             )
-        centre = None
-        if self.model.has_elbo:
-            known = self.needs_training("ood").x[:MOST_TRAINING]
-            centre = training_centre(self.model, known, seed=self.seed)
-        inside = model_scores(self.model, self.test.x, centre=centre, seed=self.seed)
+        self.needs_training("ood")
         outside = {}
         for each in outliers:
             self.report(f"out-of-distribution: {each.name}")
-            outside[each.name] = model_scores(self.model, each.x, centre=centre, seed=self.seed)
-        return inside, outside
+            outside[each.name] = model_scores(self.model, each.x, self.reference)
+        return self.test_scores, outside
 
     def images(self, suite: str) -> tuple[Split, int]:
         """Return the first test images, and their grey levels.

@@ -21,7 +21,7 @@ from flowclf.evaluation.counterfactuals import (
     decision_contributions,
     distances_to_means,
 )
-from flowclf.evaluation.scores import log_prob_or_elbo
+from flowclf.evaluation.statistics import log_prob_or_elbo
 from flowclf.support.errors import UserError
 from flowclf.support.validate import unchecked_values
 

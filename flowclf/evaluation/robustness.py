@@ -70,11 +70,11 @@ def ensemble_rows(models: Sequence[GenerativeClassifier], subject: Subject) -> l
     """Return rows of `ood` by scores of several runs; none where a run has no density."""
     if not all(model.has_elbo for model in models):
         return []
-    inside = ensemble_scores(models, subject.test.x, seed=subject.seed)
+    inside = ensemble_scores(models, subject.test.x)
     return [
         row
         for each in subject.options.outliers
-        for row in _rows(each.name, inside, ensemble_scores(models, each.x, seed=subject.seed))
+        for row in _rows(each.name, inside, ensemble_scores(models, each.x))
     ]
 
 

@@ -4,52 +4,91 @@ The energy -log Σ_k w_k q(z|k) (Liu et al., NeurIPS 2020) is -log q(z) here, si
 scores are normalised log-densities: it is not listed twice.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from math import log
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from flowclf.classifier import GenerativeClassifier, evaluating
+from flowclf.classifier import GenerativeClassifier
 from flowclf.evaluation.detection import typicality
-from flowclf.objectives import gaussian_kl
-from flowclf.support import validate
+from flowclf.evaluation.discriminant import Discriminant
+from flowclf.evaluation.statistics import STATISTICS, Statistics, statistics
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 
 __all__ = [
     "SCORES",
+    "Reference",
     "Score",
-    "Told",
     "ensemble_scores",
-    "log_prob_or_elbo",
     "model_scores",
     "negative_log_prob_per_dim",
-    "training_centre",
+    "scores_of",
     "waic",
 ]
 
-# As in `evaluate`: one draw of dequantisation noise each, so that densities are equal.
-BATCH_SIZE = 512
-
 Needs = Literal[
-    "density", "posterior", "latents", "Gaussian encoder", "training statistics", "several runs"
+    "density", "posterior", "latents", "Gaussian encoder", "training samples", "several runs"
 ]
 
 
 @dataclass(frozen=True)
-class Told:
-    """Quantities that scores are computed from, of B samples, float64; None where unknown."""
+class Reference:
+    """Training samples that scores are fitted to: never any outlier."""
 
-    # -log q(x)/d (B,) in nats and data units; -elbo(x)/d where there is only that
-    nll_per_dim: Tensor | None = None
-    log_posterior: Tensor | None = None  # log q(k|x), (B, K)
-    latent_nll: Tensor | None = None  # -log q(z) (B,) of the mixture, nats
-    distance: Tensor | None = None  # to the nearest class mean, (B,), in standard deviations
-    rate: Tensor | None = None  # KL(q(z|x) ‖ N(0, I)) (B,) of a Gaussian encoder, nats
-    centre: float | None = None  # mean nll_per_dim of the training data
-    runs_nll_per_dim: Tensor | None = None  # nll_per_dim of several runs, (M, B)
+    statistics: Statistics  # of samples that the discriminant was not fitted to
+    discriminant: Discriminant | None  # None where latents are too wide, or one class is predicted
+
+    @classmethod
+    def fit(
+        cls,
+        model: GenerativeClassifier,
+        x: Tensor,
+        seed: int = 0,
+        names: Iterable[str] = STATISTICS,
+    ) -> Self:
+        """Fit to training samples x (N, *shape), a few thousand: two of three to the discriminant.
+
+        Classes are those that the model predicts, so that no labels are needed. `seed` is of the
+        choice of these two thirds, `names` are the statistics that scores will want.
+
+        Raises:
+            UserError: fewer than three samples, or of another shape.
+        """
+        if len(x) < 3:
+            raise UserError(
+                f"expected at least 3 training samples to fit scores to, got {len(x)}; give a few "
+                "thousand"
+            )
+        order = torch.randperm(len(x), generator=generator_for(seed, "reference"))
+        fitted, kept = x[order[: 2 * len(x) // 3]], x[order[2 * len(x) // 3 :]]
+        known = statistics(model, fitted, ("latents", "log_posterior"))
+        found = Discriminant.fit(known["latents"], known["log_posterior"].argmax(1))
+        return cls(statistics(model, kept, names, found), found)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name: what `from_tensors` takes."""
+        plane = self.discriminant
+        parts = {field.name: getattr(plane, field.name) for field in fields(plane)} if plane else {}
+        return {f"statistics.{name}": value for name, value in self.statistics.items()} | {
+            f"discriminant.{name}": value for name, value in parts.items()
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the reference of `tensors`; others are left alone."""
+        own: dict[str, dict[str, Tensor]] = {"statistics": {}, "discriminant": {}}
+        for name, value in tensors.items():
+            part, _, key = name.partition(".")
+            if part in own:
+                own[part][key] = value
+        found = own["discriminant"]
+        return cls(own["statistics"], Discriminant(**found) if found else None)
 
 
 @dataclass(frozen=True)
@@ -58,17 +97,20 @@ class Score:
 
     name: str  # its key in `SCORES`
     needs: Needs  # what a system must have
-    uses: tuple[str, ...]  # the fields of `Told` that `of` takes, in this order
-    of: Callable[..., Tensor]  # from these to the score
+    uses: tuple[str, ...]  # the statistics that `of` takes, in this order
+    # from these to the score; where `fitted`, the same of the reference go before them
+    of: Callable[..., Tensor]
     formula: str  # in one line
     paper: str  # where it comes from
     # "higher" is outlying, or "both": too low is outlying, too, so that it is to be judged by
     # `two_tailed_auroc` besides
     direction: Literal["higher", "both"] = "higher"
+    fitted: bool = False
 
-    def __call__(self, told: Told) -> Tensor | None:
-        """Return the score (B,), or None where a quantity that it needs is unknown."""
-        values = [getattr(told, field) for field in self.uses]
+    def __call__(self, told: Statistics, reference: Statistics | None = None) -> Tensor | None:
+        """Return the score (B,), or None where something that it needs is unknown."""
+        sources = [reference, told] if self.fitted else [told]
+        values = [None if each is None else each.get(n) for each in sources for n in self.uses]
         return None if any(value is None for value in values) else self.of(*values)
 
 
@@ -81,6 +123,66 @@ def waic(nll_per_dim: Tensor) -> Tensor:
     mean = nll_per_dim.mean(0)
     # The variance of what is infinite is not a number.
     return torch.where(mean.isinf(), mean, mean + nll_per_dim.var(0, correction=0))
+
+
+def density_of_states(*values: Tensor) -> Tensor:
+    """Compute -Σ_j log KDE_j(t_j): M reference statistics (n,) and then M of the samples (B,).
+
+    A Gaussian kernel density each, its bandwidth by Scott's rule.
+    """
+    count = len(values) // 2
+    return sum(
+        (_negative_log_kde(*pair) for pair in zip(values[:count], values[count:], strict=True)),
+        start=torch.zeros_like(values[-1]),
+    )
+
+
+def joint_distance(*values: Tensor) -> Tensor:
+    """Compute the squared Mahalanobis distance from the reference of M statistics: (B,)."""
+    count = len(values) // 2
+    known, new = (_columns(each) for each in (values[:count], values[count:]))
+    mean, std = known.mean(0), known.std(0).clamp_min(1e-12)
+    known, new = (known - mean) / std, (new - mean) / std
+    covariance = known.T @ known / max(len(known) - 1, 1)
+    precision = torch.linalg.inv(covariance + 1e-6 * torch.eye(len(covariance)))
+    squares = ((new @ precision) * new).sum(1)
+    return torch.where(new.isfinite().all(1), squares, torch.inf)
+
+
+def surprise(reference: Tensor, scores: Tensor) -> Tensor:
+    """Compute -log of the share of the reference (n,) that is not below, of scores (B,): (B,).
+
+    Beyond the 98th percentile the share falls off exponentially, by the mean excess of the
+    reference over it, so that far outliers are still ordered.
+    """
+    ordered, n = reference.sort().values, len(reference)
+    tail = max(n // 50, min(n, 10))
+    start = ordered[n - tail]
+    excess = (ordered[n - tail :] - start).mean().clamp_min(1e-12)
+    above = n - torch.searchsorted(ordered, scores.contiguous())
+    inside = log(n + 1) - (above + 1).double().log()
+    beyond = log(n + 1) - log(tail + 1) + (scores - start) / excess
+    return torch.where(scores > start, beyond, inside)
+
+
+def signal_in_noise(*values: Tensor) -> Tensor:
+    """Compute the larger of two ranks among the reference: of `normality` and of `flatness`."""
+    pairs = zip(values[:2], values[2:], strict=True)
+    return torch.stack([surprise(known, new) for known, new in pairs]).amax(0)
+
+
+def _negative_log_kde(known: Tensor, new: Tensor) -> Tensor:
+    from scipy.stats import gaussian_kde
+
+    if float(known.std()) < 1e-12 or len(known) < 2:
+        return torch.zeros_like(new)
+    shown = new.clamp(-1e12, 1e12)
+    return torch.from_numpy(-gaussian_kde(known.numpy()).logpdf(shown.numpy()))
+
+
+def _columns(values: Iterable[Tensor]) -> Tensor:
+    """Join statistics (B,) and (B, S) to (B, M)."""
+    return torch.cat([value[:, None] if value.ndim == 1 else value for value in values], 1)
 
 
 def _unsure(log_posterior: Tensor) -> Tensor:
@@ -97,6 +199,10 @@ def _itself(values: Tensor) -> Tensor:
     return values
 
 
+def _beyond_png(nll_per_dim: Tensor, complexity: Tensor) -> Tensor:
+    return nll_per_dim / log(2) - complexity
+
+
 IB_INN = "Ardizzone et al., NeurIPS 2020"
 
 _ROWS = (
@@ -105,8 +211,38 @@ _ROWS = (
         "-log q(x) / d, or -elbo(x) / d", "Bishop, 1994", "both",
     ),
     Score(
-        "typicality", "training statistics", ("nll_per_dim", "centre"), typicality,
+        "typicality", "training samples", ("nll_per_dim",),
+        lambda known, new: typicality(new, known.mean()),
         "|-log q(x) / d - its mean over training|", f"Nalisnick et al., 2019; {IB_INN}",
+        fitted=True,
+    ),
+    Score(
+        "parts-of-density", "training samples", ("nll_per_dim", "log_det_per_dim"), joint_distance,
+        "Mahalanobis distance of (log q(z), log|det J|) from those of training", "flowclf",
+        fitted=True,
+    ),
+    Score(
+        "density-and-complexity", "training samples",
+        ("nll_per_dim", "log_det_per_dim", "complexity"), joint_distance,
+        "the same of these two and the bits/dim of x as a PNG file", "flowclf", fitted=True,
+    ),
+    Score(
+        "stages", "training samples", ("nll_per_dim", "stage_log_dets_per_dim"), joint_distance,
+        "the same of log q(x) and log|det J| of each stage", "flowclf", fitted=True,
+    ),
+    Score(
+        "density-of-states", "training samples", ("nll_per_dim", "latent_nll", "log_det_per_dim"),
+        density_of_states, "-Σ log KDE of log q(x), log q(z), log|det J|",
+        "Morningstar et al., AISTATS 2021", fitted=True,
+    ),
+    Score(
+        "signal-in-noise", "training samples", ("normality", "flatness"), signal_in_noise,
+        "rank of Anderson-Darling or of the spectrum's std/mean, of (z - μ_k) / σ_k",
+        "SITN, 2026", fitted=True,
+    ),
+    Score(
+        "complexity", "density", ("nll_per_dim", "complexity"), _beyond_png,
+        "-log₂ q(x) / d - bits/dim as a PNG file", "Serrà et al., ICLR 2020",
     ),
     Score(
         "latent-negative-log-prob", "latents", ("latent_nll",), _itself,
@@ -115,6 +251,11 @@ _ROWS = (
     Score(
         "latent-distance", "latents", ("distance",), _itself,
         "min_k sqrt((z - μ_k)ᵀ Σ_k⁻¹ (z - μ_k))", "Lee et al., NeurIPS 2018",
+    ),
+    Score(
+        "relative-distance", "training samples", ("relative_distance",), _itself,
+        "min_k Mahalanobis(z, class k) - Mahalanobis(z, all), of training latents",
+        "Ren et al., 2021",
     ),
     Score(
         "rate", "Gaussian encoder", ("rate",), _itself,
@@ -134,40 +275,67 @@ _ROWS = (
     ),
 )  # fmt: skip
 
-SCORES: dict[str, Score] = {score.name: score for score in _ROWS}
+# Of `auto`: the first of these that a system has, beside `relative-distance`.
+DENSITIES = (
+    "density-and-complexity",
+    "parts-of-density",
+    "typicality",
+    "latent-negative-log-prob",
+)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Combined(Score):
+    """Sum of other scores' `surprise`: Fisher's combination of their p-values."""
+
+    def __call__(self, told: Statistics, reference: Statistics | None = None) -> Tensor | None:
+        """Return the score (B,), or None without a reference."""
+        if reference is None:
+            return None
+        parts = []
+        for names in (DENSITIES, ("relative-distance",)):
+            for name in names:
+                known, new = SCORES[name](reference, reference), SCORES[name](told, reference)
+                if known is not None and new is not None:
+                    parts.append(surprise(known, new))
+                    break
+        return torch.stack(parts).sum(0)
+
+
+PARTS = tuple(row for row in _ROWS if row.name in (*DENSITIES, "relative-distance"))
+AUTO = Combined(
+    "auto", "training samples", tuple({n: 0 for part in PARTS for n in part.uses}), _itself,
+    f"Σ -log p, p by rank among training samples, of relative-distance and of the first that there "
+    f"is of {', '.join(DENSITIES)}", "flowclf; Fisher, 1925", fitted=True,
+)  # fmt: skip
+
+SCORES: dict[str, Score] = {score.name: score for score in (AUTO, *_ROWS)}
+
+
 def model_scores(
-    model: GenerativeClassifier,
-    x: Tensor,
-    centre: float | None = None,
-    seed: int = 0,
+    model: GenerativeClassifier, x: Tensor, reference: Reference | None = None
 ) -> dict[str, Tensor]:
     """Compute all scores that one model has of x (N, *shape): by name, (N,), float64, CPU.
 
-    Posterior and latents are those of the noise-free x, densities those of the uniformly
-    dequantised one, as in `evaluate`. Deterministic, in eval mode, batch by batch.
-
-    Args:
-        model: in any mode; it is put back.
-        x: samples, on any device.
-        centre: `training_centre` of this model; without it there is no typicality.
-        seed: of the dequantisation noise.
+    Deterministic, in eval mode, batch by batch; `reference` is of this model, and without it there
+    is none of the scores that are fitted.
 
     Raises:
         UserError: no samples, or samples of another shape.
     """
-    with evaluating(model):
-        parts = [_scores(_told(model, *pair, centre)) for pair in _batches(model, x, seed)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    plane = None if reference is None else reference.discriminant
+    return scores_of(statistics(model, x, STATISTICS, plane), reference)
 
 
-@torch.no_grad()
-def negative_log_prob_per_dim(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> Tensor:
+def scores_of(told: Statistics, reference: Reference | None = None) -> dict[str, Tensor]:
+    """Compute all scores that these statistics are enough for: by name, (N,)."""
+    known = None if reference is None else reference.statistics
+    scores = {name: score(told, known) for name, score in SCORES.items()}
+    return {name: values for name, values in scores.items() if values is not None}
+
+
+def negative_log_prob_per_dim(model: GenerativeClassifier, x: Tensor) -> Tensor:
     """Compute -log q(x)/d, or -elbo(x)/d: (N, *shape) to (N,), float64, nats.
-
-    Args: as of `model_scores`.
 
     Raises:
         UserError: no samples, or a system with neither.
@@ -177,78 +345,16 @@ def negative_log_prob_per_dim(model: GenerativeClassifier, x: Tensor, seed: int 
             f"expected a system with a density or a bound of it, got {type(model).__name__}; "
             "choose a score that needs the posterior or latents alone"
         )
-    with evaluating(model):
-        parts = [_nll_per_dim(model, noisy) for _, noisy in _batches(model, x, seed)]
-    return torch.cat([part for part in parts if part is not None])
+    return statistics(model, x, ("nll_per_dim",))["nll_per_dim"]
 
 
-def log_prob_or_elbo(model: GenerativeClassifier, x: Tensor) -> Tensor | None:
-    """Return log q(x), or the elbo where a system has only that, (B,), nats; None without both."""
-    if not model.has_elbo:
-        return None
-    return model.log_prob(x) if model.has_density else model.elbo(x)
-
-
-def training_centre(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> float:
-    """Compute the mean of -log q(x)/d of training samples, nats: the centre of typicality.
-
-    Args, errors: as of `negative_log_prob_per_dim`.
-    """
-    return float(negative_log_prob_per_dim(model, x, seed).mean())
-
-
-def ensemble_scores(
-    models: Iterable[GenerativeClassifier], x: Tensor, seed: int = 0
-) -> dict[str, Tensor]:
+def ensemble_scores(models: Iterable[GenerativeClassifier], x: Tensor) -> dict[str, Tensor]:
     """Compute the scores of several runs of x (N, *shape): by name, (N,); model by model.
 
-    Args, errors: as of `negative_log_prob_per_dim`; UserError also for no model.
+    Raises:
+        UserError: no model, or as `negative_log_prob_per_dim`.
     """
-    rows = [negative_log_prob_per_dim(model, x, seed) for model in models]
+    rows = [negative_log_prob_per_dim(model, x) for model in models]
     if not rows:
         raise UserError("expected at least one trained model, got none; name their runs")
-    return _scores(Told(runs_nll_per_dim=torch.stack(rows)))
-
-
-def _scores(told: Told) -> dict[str, Tensor]:
-    scores = {name: score(told) for name, score in SCORES.items()}
-    return {name: values for name, values in scores.items() if values is not None}
-
-
-def _batches(model: GenerativeClassifier, x: Tensor, seed: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """Yield x and its dequantised copy on the model's device, in batches."""
-    validate.samples("x", x, model.shape)
-    if not len(x):
-        raise UserError("expected samples to score, got none")
-    device = model.mixture.device
-    for start in range(0, len(x), BATCH_SIZE):
-        part = x[start : start + BATCH_SIZE].to(device)
-        generator = generator_for(seed, "evaluate", start, device=device)
-        yield part, model.dequantize(part, generator)
-
-
-def _told(model: GenerativeClassifier, x: Tensor, noisy: Tensor, centre: float | None) -> Told:
-    encoding = model.encode(x)
-    # A flow's posterior is that of its latents: one pass for both.
-    exact = encoding.log_det is not None
-    posterior = model.densities(encoding.z).log_posterior if exact else model.log_posterior(x)
-    log_posterior = posterior.cpu().double()
-    rate = None
-    if encoding.mean is not None and encoding.log_var is not None:
-        rate = gaussian_kl(encoding.mean, encoding.log_var).cpu().double()
-    nll = _nll_per_dim(model, noisy)
-    return Told(nll, log_posterior, *_latent(model, encoding.z), rate, centre)
-
-
-def _nll_per_dim(model: GenerativeClassifier, noisy: Tensor) -> Tensor | None:
-    found = log_prob_or_elbo(model, noisy)
-    return None if found is None else -found.cpu().double() / model.dims
-
-
-def _latent(model: GenerativeClassifier, z: Tensor) -> tuple[Tensor, Tensor | None]:
-    densities = model.mixture.densities(z)
-    nll = -densities.log_prob.cpu().double()
-    if not model.mixture.has_distances:
-        return nll, None
-    half_squares = model.mixture.half_mahalanobis(densities.log_prob_given_class).min(1).values
-    return nll, (2 * half_squares.cpu().double()).clamp_min(0).sqrt()
+    return scores_of({"runs_nll_per_dim": torch.stack(rows)})

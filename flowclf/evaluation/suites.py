@@ -21,6 +21,7 @@ from flowclf.evaluation.calibration import (
 )
 from flowclf.evaluation.clustering import class_distances, cluster_scores, fitted_accuracy, kmeans
 from flowclf.evaluation.context import MOST_TRAINING, Predictions, Subject
+from flowclf.evaluation.deciding import conformal_suite, selective_suite
 from flowclf.evaluation.exactness import has_inverse, inverse_errors, points, precision_errors
 from flowclf.evaluation.explain import explain_suite
 from flowclf.evaluation.rate import (
@@ -272,6 +273,8 @@ SUITES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "reliability": reliability_suite,
     "paper-calibration": paper_calibration_suite,
     "recalibration": recalibration_suite,
+    "conformal": conformal_suite,
+    "selective": selective_suite,
     "likelihood": likelihood_suite,
     "bound": bound_suite,
     "exactness": exactness_suite,

@@ -23,6 +23,7 @@ from couplings.core import Shape
 from flowclf import classifier
 from flowclf.config import RunConfig, make_config, read_settings
 from flowclf.data import Dataset, Split
+from flowclf.decide import FILE, Decider, Decisions
 from flowclf.models import load, load_weights, save_weights, systems_with
 from flowclf.runs import Run, facts_of
 from flowclf.settings import DataFacts
@@ -91,6 +92,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         config_: every setting of the training, with the seed.
         classes_: the labels (K,), sorted.
         shape_, levels_: shape of a sample; grey levels, None for a table.
+        decider_: after `calibrate`, the `flowclf.Decider`.
         n_features_in_, feature_names_in_: as of any estimator.
     """
 
@@ -168,6 +170,44 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         # Normalised again: float32 sums are 1e-7 off, of which scikit-learn's metrics would warn.
         return self._each(X, lambda model, x: model.log_posterior(x).double().log_softmax(1))
 
+    def calibrate(self, X: Any, y: Any, X_train: Any = None, **settings: Any) -> Self:
+        """Calibrate `predict_set` and `predict_or_reject` on rows that `fit` has not seen.
+
+        Args:
+            X, y: calibration rows (n, F) and their labels.
+            X_train: rows that `fit` has seen, for the outlier score; None: half of X takes their
+                place.
+            settings: of `flowclf.Decider`: coverage=0.95, false_alarm=0.01, sets, per_class, score.
+
+        Raises:
+            ValueError: labels unknown to `fit`, too few rows for the levels, or unknown settings.
+        """
+        rows, labels = self._tensor(X), torch.from_numpy(self._numbers(np.asarray(y)))
+        train = None if X_train is None else self._tensor(X_train)
+        with _computing(self.model_):
+            self.decider_ = Decider(self.model_, **settings).fit(rows, labels, train)
+        return self
+
+    def predict_set(self, X: Any) -> Array:
+        """Return the classes that conform at the coverage asked for, (N, K), bool.
+
+        Raises:
+            NotFittedError: `calibrate` has not been called.
+        """
+        sets: Array = self._decide(X).sets.numpy()
+        return sets
+
+    def predict_or_reject(self, X: Any) -> Array:
+        """Return labels (N,), object, with None where the input is ambiguous or never seen.
+
+        Raises:
+            NotFittedError: `calibrate` has not been called.
+        """
+        found = self._decide(X)
+        labels: Array = self.classes_[found.label.numpy()].astype(object)
+        labels[found.decision != "accept"] = None
+        return labels
+
     @_able("has_elbo")
     def score_samples(self, X: Any) -> Array:
         """Compute log q(x), (N,), nats, in units of X; grey levels at the middle of their interval.
@@ -236,6 +276,8 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         }
         run.write_config(self.config_, self._facts)
         save_weights(self.model_, run.weights_file)
+        if hasattr(self, "decider_"):
+            self.decider_.save(run.folder)
         write_yaml(run.folder / ESTIMATOR_FILE, state)
 
     @classmethod
@@ -274,6 +316,8 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
                 f"features, got {found}"
             )
         load_weights(model, run.weights_file)  # once more, for those that are float64
+        if (run.folder / FILE).is_file():
+            estimator.decider_ = Decider.load(run.folder, model)
         return estimator
 
     def _make_config(self, x: Tensor) -> RunConfig:
@@ -291,9 +335,11 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         return None if self.random_state is None else int(self.random_state)
 
     def _adopt(self, model: Model, config: RunConfig, facts: DataFacts) -> Self:
-        """Take over a trained model and its classes."""
+        """Take over a trained model and its classes; a calibration of another model is dropped."""
+        if hasattr(self, "decider_"):
+            del self.decider_
         table_on_cpu = facts.levels is None and model.mixture.device.type == "cpu"
-        self.model_ = model.double() if table_on_cpu else model
+        self.model_: Model = model.double() if table_on_cpu else model
         self.config_, self._facts = config, facts
         self.shape_, self.levels_ = facts.shape, facts.levels
         self._n_features_out = model.mixture.dims
@@ -301,14 +347,22 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
 
     def _each(self, X: Any, function: Callable[[Model, Tensor], Tensor]) -> Array:
         """Apply `function` to the model and x, by batches."""
-        check_is_fitted(self)
-        rows = validate_data(self, as_rows(X, self.shape_), dtype=np.float32, reset=False)
-        device = self.model_.mixture.device
-        batches = to_tensor(rows, self.shape_, self.levels_).split(BATCH_SIZE)
+        batches, device = self._tensor(X).split(BATCH_SIZE), self.model_.mixture.device
         with _computing(self.model_):
             parts = [function(self.model_, x.to(device)).cpu() for x in batches]
         values: Array = torch.cat(parts).double().numpy()
         return values
+
+    def _tensor(self, X: Any) -> Tensor:
+        """Return rows X as the model takes them, on the CPU."""
+        check_is_fitted(self)
+        rows = validate_data(self, as_rows(X, self.shape_), dtype=np.float32, reset=False)
+        return to_tensor(rows, self.shape_, self.levels_)
+
+    def _decide(self, X: Any) -> Decisions:
+        check_is_fitted(self, "decider_", msg="Call calibrate(X, y) on rows of its own first.")
+        with _computing(self.model_):
+            return self.decider_(self._tensor(X))
 
     def _labels(self, n_samples: int, y: Any, random: np.random.RandomState) -> Array:
         """Return class numbers (n,), int64."""
@@ -317,7 +371,11 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
             weights = self.model_.mixture.log_weights.detach().double().cpu().softmax(0)
             counts = random.multinomial(n_samples, weights.numpy())
             return np.repeat(np.arange(len(counts)), counts)
-        labels = np.full(n_samples, y) if np.ndim(y) == 0 else np.asarray(y)
+        return self._numbers(np.full(n_samples, y) if np.ndim(y) == 0 else np.asarray(y))
+
+    def _numbers(self, labels: Array) -> Array:
+        """Return the class numbers (n,), int64, of labels."""
+        check_is_fitted(self)
         if labels.ndim != 1:
             raise UserError(f"expected y, one label or labels (n,), got shape {labels.shape}")
         numbers = {label: number for number, label in enumerate(self.classes_.tolist())}

@@ -16,7 +16,7 @@ from torch import Tensor
 from flowclf.support.atomic_files import write_whole
 from flowclf.support.errors import UserError, first_line
 
-__all__ = ["DamagedFile", "read_tensors", "write_tensors"]
+__all__ = ["DamagedFile", "digest", "read_tensors", "write_tensors"]
 
 # Metadata entry: KEY → MARK, sha256, space, note.
 KEY, MARK = "flowclf", "sha256:"
@@ -77,6 +77,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     if stated != MARK + _digest(tensors, note):
         raise DamagedFile(f"{path} is damaged: its sha256 is not the one it was written with")
     return tensors, note
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of tensors on any device, by their names, dtypes, shapes and bytes."""
+    return _digest({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, "")
 
 
 def _safetensors(state: Mapping[str, Tensor], entry: str) -> Iterator[bytes | memoryview]:

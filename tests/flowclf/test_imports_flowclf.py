@@ -32,7 +32,7 @@ FLOORS = (
     ("runs",),
     ("models",),
     ("export", "evaluation"),
-    ("training",),
+    ("training", "decide"),
     ("many",),
     ("figures", "sklearn"),
     ("report",),

@@ -20,6 +20,7 @@ from flowclf.evaluation import SUITES, Options, Subject, evaluate, metrics, pred
 from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows, beaten_by
 from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.clustering import class_distances
+from flowclf.evaluation.conformal import NONCONFORMITIES
 from flowclf.evaluation.recalibration import TemperatureScaling
 from flowclf.evaluation.robustness import ensemble_rows
 from flowclf.evaluation.scores import SCORES
@@ -29,7 +30,7 @@ from flowclf.systems.resnet import Softmax
 
 K = 3
 # Suites that need more than a split, or more samples.
-OTHERS = ("ood", "shift", "attack", "paper-calibration", "recalibration", "bound")
+OTHERS = ("ood", "shift", "attack", "paper-calibration", "recalibration", "conformal", "bound")
 NETWORK = {"kind": "conv", "blocks": [1], "width": [4], "dense_hidden": [8], "dropout": 0.5}
 
 
@@ -124,8 +125,28 @@ def test_suites_can_be_picked(model: Model, split: Split) -> None:
         evaluate(model, split, ["clustering"])
     with pytest.raises(UserError, match="'ood' needs out-of-distribution data"):
         evaluate(model, split, ["ood"])
+    with pytest.raises(UserError, match="'conformal' needs samples that were held out"):
+        evaluate(model, split, ["conformal"])
     with pytest.raises(UserError, match="unknown suite 'colour'; choose from: accuracy, conf"):
         evaluate(model, split, ["accuracy", "colour"])
+
+
+def test_sets_and_doubts_are_rows(model: Model, split: Split) -> None:
+    found = evaluate(model, split, ["conformal", "selective"], training=split, validation=split)
+    kinds = [(row["sets"], row["per_class"]) for row in found["conformal"]]
+    assert [kind for kind in kinds if not kind[1]] == [(name, False) for name in NONCONFORMITIES]
+    for row in found["conformal"]:
+        assert row["coverage_low"] <= row["coverage"] <= row["coverage_high"]
+        assert row["worst_class_coverage"] <= row["coverage"] >= 0.9
+        assert row["empty"] + row["single"] <= 1
+    assert all(row["false_alarm"] <= row["level"] + 0.1 for row in found["false_alarms"])
+    scores = {row["score"]: row for row in found["selective"]}
+    assert scores.keys() == SCORES.keys() - {"waic", "rate"}
+    accuracy = evaluate(model, split, ["accuracy"])["accuracy"]
+    assert all(row["excess_aurc"] >= 0 for row in scores.values())
+    assert found["risk_coverage"][-1] == {"coverage": 1.0, "risk": pytest.approx(1 - accuracy)}
+    assert 0 <= found["macro_f1"] <= 1
+    assert found["balanced_accuracy"] == pytest.approx(accuracy, abs=0.05)
 
 
 def test_outliers_shifts_and_attacks_are_rows(model: Model, split: Split) -> None:

@@ -10,17 +10,20 @@ from torch import Tensor
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
-from flowclf.evaluation import predict_split
 from flowclf.evaluation.detection import auroc
 from flowclf.evaluation.scores import (
     SCORES,
-    Told,
+    Reference,
+    density_of_states,
     ensemble_scores,
+    joint_distance,
     model_scores,
     negative_log_prob_per_dim,
-    training_centre,
+    scores_of,
+    surprise,
     waic,
 )
+from flowclf.evaluation.statistics import STATISTICS, anderson_darling, statistics
 from flowclf.latent.vmf import VonMisesFisherMixture
 from flowclf.support.errors import UserError
 
@@ -54,38 +57,98 @@ def close(got: Tensor, expected: Tensor, rtol: float = 1e-5) -> None:
 def test_the_table_says_what_each_needs() -> None:
     assert {name: score.name for name, score in SCORES.items()} == {name: name for name in SCORES}
     assert {score.needs for score in SCORES.values()} == {
-        "density", "posterior", "latents", "Gaussian encoder", "training statistics",
+        "density", "posterior", "latents", "Gaussian encoder", "training samples",
         "several runs",
     }  # fmt: skip
-    assert all(hasattr(Told(), field) for score in SCORES.values() for field in score.uses)
-    assert all(score(Told()) is None for score in SCORES.values())
-
-
-def test_densities_are_those_of_an_evaluation(flow: GenerativeClassifier) -> None:
-    """More rows than share one draw of noise."""
-    split = images(600)
-    log_prob = predict_split(flow, split).log_prob
-    assert log_prob is not None
-    close(model_scores(flow, split.x)["negative-log-prob"], -log_prob / DIMS)
-    close(negative_log_prob_per_dim(flow, split.x), -log_prob / DIMS)
+    known = {*STATISTICS, "runs_nll_per_dim"}
+    assert all(known.issuperset(score.uses) for score in SCORES.values())
+    assert all(score({}) is None for score in SCORES.values())
 
 
 def test_scores_are_those_computed_directly(flow: GenerativeClassifier) -> None:
     x = images().x
-    scores = model_scores(flow, x, centre=3.0)
+    reference = Reference.fit(flow, images(seed=1).x)
+    scores = model_scores(flow, x, reference)
     assert scores.keys() == SCORES.keys() - {"waic", "rate"}
     assert {(s.shape, s.dtype, s.device.type) for s in scores.values()} == {
         ((len(x),), torch.float64, "cpu")
     }
     posterior = flow.eval().log_posterior(x).detach().double().exp()
-    z, mixture = flow.encode(x).z, flow.mixture
-    close(scores["typicality"], (scores["negative-log-prob"] - 3).abs())
+    encoding, mixture = flow.encode(x), flow.mixture
+    z = encoding.z
+    close(scores["negative-log-prob"], -flow.log_prob(x) / DIMS)
+    close(negative_log_prob_per_dim(flow, x), -flow.log_prob(x) / DIMS)
+    centre = reference.statistics["nll_per_dim"].mean()
+    close(scores["typicality"], (scores["negative-log-prob"] - centre).abs())
     close(scores["latent-negative-log-prob"], -mixture.log_prob(z))
     energy = -(mixture.log_prob_given_class(z) + mixture.log_weights).logsumexp(1)
     close(scores["latent-negative-log-prob"], energy)
     close(scores["latent-distance"], torch.cdist(z, mixture.means).min(1).values, rtol=1e-3)
     close(scores["entropy"], -(posterior * posterior.log()).nan_to_num().sum(1))
     close(scores["max-probability"].exp(), 1 - posterior.max(1).values)
+    told = statistics(flow, x)
+    close(told["stage_log_dets_per_dim"].sum(1) * DIMS + preprocessed(flow, x), encoding.log_det)
+    parts = ("density-and-complexity", "relative-distance")
+    known = scores_of(reference.statistics, reference)
+    close(scores["auto"], sum(surprise(known[name], scores[name]) for name in parts))
+
+
+def preprocessed(model: GenerativeClassifier, x: Tensor) -> Tensor:
+    return model.encoder.preprocess(model.noise.to_points(x))[1]
+
+
+def test_an_answer_depends_on_its_own_sample_alone(flow: GenerativeClassifier) -> None:
+    x, reference = images(600).x, Reference.fit(flow, images(seed=1).x)
+    together, alone = (model_scores(flow, part, reference) for part in (x, x[530:540]))
+    for name, values in together.items():
+        torch.testing.assert_close(values[530:540], alone[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_reference_is_written_and_read(flow: GenerativeClassifier) -> None:
+    reference = Reference.fit(flow, images(seed=1).x)
+    again = Reference.from_tensors(reference.tensors())
+    first, second = (model_scores(flow, images().x, each) for each in (reference, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(UserError, match="at least 3 training samples to fit scores to, got 2"):
+        Reference.fit(flow, images(2).x)
+
+
+def test_the_joint_distance_is_mahalanobis(generator: torch.Generator) -> None:
+    known = torch.randn(200, 3, generator=generator).double()
+    new = torch.randn(5, 3, generator=generator).double()
+    precision = torch.linalg.inv(torch.cov(known.T))
+    away = new - known.mean(0)
+    found = joint_distance(known[:, 0], known[:, 1:], new[:, 0], new[:, 1:])
+    close(found, ((away @ precision) * away).sum(1), rtol=1e-3)
+    assert joint_distance(known[:, 0], torch.tensor([inf, 0.0]).double()).tolist()[0] == inf
+
+
+def test_surprise_is_the_log_of_a_rank_and_goes_on_beyond() -> None:
+    known = torch.arange(1000, dtype=torch.float64)
+    inside = surprise(known, torch.tensor([-5.0, 500.0, 900.0]).double())
+    close(inside, torch.tensor([1001 / 1001, 1001 / 501, 1001 / 101]).log())
+    beyond = surprise(known, torch.tensor([985.0, 1e3, 1e4, 1e6]).double())
+    assert bool((beyond.diff() > 0).all())
+    assert float(beyond[0]) > float(inside[-1])
+
+
+def test_the_density_of_states_is_a_sum_of_kernel_densities(generator: torch.Generator) -> None:
+    known, new = torch.randn(300, generator=generator).double(), torch.tensor([0.0, 2.0]).double()
+    width = known.std() * 300**-0.2
+    kernels = torch.distributions.Normal(known, width).log_prob(new[:, None])
+    expected = -(kernels.logsumexp(1) - torch.tensor(300.0).log())
+    close(density_of_states(known, known, new, new), 2 * expected)
+
+
+def test_anderson_darling_is_that_of_scipy(generator: torch.Generator) -> None:
+    """scipy fits mean and deviation, so rows are given that are standardised already."""
+    from scipy.stats import anderson
+
+    u = torch.randn(4, 200, generator=generator).double()
+    u[3] = u[3].exp()
+    u = (u - u.mean(1, keepdim=True)) / u.std(1, keepdim=True)
+    expected = [anderson(row.numpy(), "norm", method="interpolate").statistic for row in u]
+    close(anderson_darling(u), torch.tensor(expected), rtol=1e-6)
 
 
 def test_the_distance_is_in_standard_deviations() -> None:
@@ -95,13 +158,6 @@ def test_the_distance_is_in_standard_deviations() -> None:
     z, mixture = model.encode(x).z, model.mixture
     expected = ((z[:, None] - mixture.means) / mixture.std()).norm(dim=2).min(1).values
     close(model_scores(model, x)["latent-distance"], expected, rtol=1e-3)
-
-
-def test_the_seed_is_that_of_the_dequantisation_alone(flow: GenerativeClassifier) -> None:
-    first, again, other = (model_scores(flow, images().x, seed=seed) for seed in (0, 0, 1))
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["negative-log-prob"], other["negative-log-prob"])
-    assert torch.equal(first["entropy"], other["entropy"])
 
 
 def test_nothing_global_is_touched(flow: GenerativeClassifier) -> None:
@@ -122,7 +178,7 @@ def test_each_system_gives_what_it_can() -> None:
     x = images().x
     always = {"latent-negative-log-prob", "latent-distance", "max-probability", "entropy"}
     for system in ("resnet", "i-revnet", "ce"):
-        assert model_scores(made(system), x, centre=1.0).keys() == always
+        assert model_scores(made(system), x).keys() == always
     model = made("vib").eval()
     scores, encoding = model_scores(model, x), model.encode(x)
     assert scores.keys() == always | {"rate"}
@@ -133,7 +189,7 @@ def test_each_system_gives_what_it_can() -> None:
     close(scores["rate"], torch.distributions.kl_divergence(normal, standard).sum(1), rtol=1e-4)
     model = made("vae").eval()
     scores = model_scores(model, x)
-    assert scores.keys() == always | {"negative-log-prob", "rate"}
+    assert scores.keys() == always | {"negative-log-prob", "complexity", "rate"}
     close(scores["negative-log-prob"], -model.elbo(x) / DIMS)
 
 
@@ -150,14 +206,7 @@ def test_samples_models_and_a_density_are_needed(flow: GenerativeClassifier) -> 
     with pytest.raises(UserError, match="at least one trained model, got none"):
         ensemble_scores([], images().x)
     with pytest.raises(UserError, match="expected a system with a density or a bound of it, got"):
-        training_centre(made("resnet"), images().x)
-
-
-def test_the_centre_is_the_mean_over_training(flow: GenerativeClassifier) -> None:
-    x = images().x
-    centre = training_centre(flow, x)
-    assert centre == float(model_scores(flow, x)["negative-log-prob"].mean())
-    assert float(model_scores(flow, x, centre=centre)["typicality"].min()) < 1
+        negative_log_prob_per_dim(made("resnet"), images().x)
 
 
 def test_waic_is_mean_and_variance_over_runs() -> None:
@@ -173,7 +222,7 @@ def test_waic_is_mean_and_variance_over_runs() -> None:
 def test_sure_predictions_are_still_ranked() -> None:
     """In float32, 1 - max is zero for all of them."""
     log_posterior = torch.tensor([[0.0, -5000.0], [0.0, -900.0], [-20.0, 0.0]]).double()
-    told = Told(log_posterior=log_posterior)
+    told = {"log_posterior": log_posterior}
     assert SCORES["max-probability"](told).tolist() == [-5000, -900, -20]  # type: ignore[union-attr]
     assert SCORES["entropy"](told).isfinite().all()  # type: ignore[union-attr]
 
@@ -185,7 +234,8 @@ def test_noise_is_found_by_a_flow_of_gaussians() -> None:
     x = torch.randn(300, 8, generator=generator)
     model.fit_statistics(x, torch.arange(300) % 2)
     far = 5 * torch.randn(300, 8, generator=generator)
-    centre = training_centre(model, x)
-    inside, outside = (model_scores(model, part, centre=centre) for part in (x, far))
-    for name in ("negative-log-prob", "typicality", "latent-negative-log-prob", "latent-distance"):
+    reference = Reference.fit(model, x)
+    inside, outside = (model_scores(model, part, reference) for part in (x, far))
+    found = ("auto", "negative-log-prob", "typicality", "latent-negative-log-prob")
+    for name in (*found, "latent-distance", "parts-of-density", "density-of-states"):
         assert auroc(inside[name], outside[name]).value > 0.95, name

@@ -55,6 +55,28 @@ def test_scikit_learn_takes_it_for_one_of_its_own(estimator: Any, check: Any) ->
     check(estimator)
 
 
+def test_doubtful_rows_are_rejected_and_sets_cover(tmp_path: Path) -> None:
+    half = np.arange(len(IRIS)) % 2 == 0
+    model = quick(epochs=20).fit(IRIS[half], NAMES[half])
+    with pytest.raises(NotFittedError, match="Call calibrate"):
+        model.predict_set(IRIS)
+    model.calibrate(IRIS[~half], NAMES[~half], IRIS[half], coverage=0.9, false_alarm=0.05)
+    sets = model.predict_set(IRIS[~half])
+    assert (sets.shape, sets.dtype) == ((75, 3), bool)
+    assert sets[np.arange(75), SPECIES[~half]].mean() >= 0.9
+    labels = model.predict_or_reject(np.concatenate([IRIS[~half], 50 + IRIS[:2]]))
+    assert labels[-2:].tolist() == [None, None]
+    kept = np.array([label is not None for label in labels[:-2]])
+    assert kept.mean() > 0.6
+    assert (labels[:-2][kept] == NAMES[~half][kept]).mean() > 0.9
+    model.save(tmp_path / "saved")
+    again = GenerativeClassifier.load(tmp_path / "saved")
+    assert (again.predict_set(IRIS) == model.predict_set(IRIS)).all()
+    with pytest.raises(ValueError, match="expected labels among"):
+        model.calibrate(IRIS, SPECIES)
+    assert not hasattr(model.fit(IRIS, NAMES), "decider_")
+
+
 def test_a_pipeline_standardises_first() -> None:
     pipeline = make_pipeline(StandardScaler(), quick(epochs=20)).fit(IRIS, NAMES)
     assert pipeline.score(IRIS, NAMES) > 0.9

@@ -1,0 +1,103 @@
+"""Inputs without labels, for a trained model to decide on: pictures, rows of numbers, texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowclf.data.fitting import fitted, notice_of_change, read_pictures, rescaled
+from flowclf.data.npz import read_npz
+from flowclf.data.text import TextOptions, read_rows, read_texts, word_frequencies
+from flowclf.settings import DataFacts
+from flowclf.support.errors import UserError
+
+__all__ = ["Inputs", "load_inputs"]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Samples in the form that a model takes, each with a name for messages and results."""
+
+    names: tuple[str, ...]  # the file; "file:row", counted from 0, of files with many
+    x: Tensor  # (N, *shape)
+    notices: tuple[str, ...] = ()  # what was changed to make them fit, one line each for the user
+
+
+def load_inputs(
+    paths: Sequence[Path],
+    facts: DataFacts,
+    vocabulary: Sequence[str] = (),
+    text: TextOptions | None = None,
+) -> Inputs:
+    """Load the inputs of a model of such data.
+
+    Images: pictures, folders of them, and `.npz` files; other sizes and colours are made to fit,
+    with a notice. Tables: `.npz` files, and `.csv` files of numbers with or without a header.
+    With a vocabulary: `.csv` files of texts, whose columns `text` names.
+
+    Raises:
+        UserError: no such file, another kind, or rows that do not fit.
+    """
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"expected an existing file or folder of inputs, got {path}")
+    arrays = [path for path in paths if path.suffix.lower() in (".npz", ".csv")]
+    parts = [_rows(path, facts, vocabulary, text or TextOptions()) for path in arrays]
+    others = [path for path in paths if path not in arrays]
+    if others and facts.levels is None:
+        raise UserError(
+            f"{others[0]}: expected a .csv or .npz file of rows of {facts.shape[0]} numbers"
+        )
+    if others and facts.levels is not None:
+        parts.append(Inputs(*read_pictures(others, facts.shape, facts.levels)))
+    if not parts:
+        raise UserError("expected at least one file of inputs, got none")
+    return Inputs(
+        tuple(name for part in parts for name in part.names),
+        torch.cat([part.x for part in parts]),
+        tuple(notice for part in parts for notice in part.notices),
+    )
+
+
+def _rows(path: Path, facts: DataFacts, vocabulary: Sequence[str], text: TextOptions) -> Inputs:
+    """Read a file of many samples."""
+    notices: tuple[str, ...] = ()
+    if path.suffix.lower() == ".npz":
+        x = read_npz(path)
+        if facts.levels is not None and x.ndim == 4:
+            notices = notice_of_change(str(path), tuple(x.shape[1:]), facts.shape, resize=True)
+            x = rescaled(fitted(x, facts.shape), 256, facts.levels)
+    elif facts.levels is not None:
+        raise UserError(f"{path}: expected pictures or an .npz file of images, got a .csv file")
+    elif vocabulary:
+        x = word_frequencies(read_texts(path, text), vocabulary)
+    else:
+        x = _numbers(path, facts.shape[0])
+    if tuple(x.shape[1:]) != facts.shape:
+        got = " × ".join(map(str, x.shape[1:]))
+        wanted = " × ".join(map(str, facts.shape))
+        raise UserError(f"{path}: expected samples of {wanted} numbers, got {got}")
+    return Inputs(tuple(f"{path}:{row}" for row in range(len(x))), x, notices)
+
+
+def _numbers(path: Path, columns: int) -> Tensor:
+    """Read rows of numbers, (N, columns), float32; a first row that is not numbers is a header."""
+    rows = read_rows(path)
+    if rows and not all(map(_is_number, rows[0])):
+        rows = rows[1:]
+    for number, row in enumerate(rows):
+        wrong = next((cell for cell in row if not _is_number(cell)), None)
+        if len(row) != columns or wrong is not None:
+            got = f"{len(row)} cells" if wrong is None else repr(wrong)
+            raise UserError(f"{path}: expected {columns} numbers in row {number}, got {got}")
+    return torch.tensor([[float(cell) for cell in row] for row in rows]).view(-1, columns)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
