@@ -8,6 +8,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from benchmarks.flowclf.deciding import KINDS as DECISIONS
 from flowclf.classifier import GenerativeClassifier, evaluating, latents
 from flowclf.data import Dataset, Split
 from flowclf.data.corruptions import SEVERITIES
@@ -255,4 +256,5 @@ MEASURES = {
     "likelihood-trap": Measure(_outlier_names(TRAP), partial(outliers, specs=TRAP)),
     "robustness": Measure(ROBUSTNESS, robustness),
     "trade-off": Measure(TRADE_OFF, trade_off),
+    **{name: Measure(*measure) for name, measure in DECISIONS.items()},
 }
