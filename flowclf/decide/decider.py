@@ -21,7 +21,6 @@ from flowclf.evaluation.conformal import (
     least_samples,
     p_values,
     threshold,
-    tie_breakers,
 )
 from flowclf.evaluation.scores import SCORES, Reference
 from flowclf.evaluation.statistics import Statistics, statistics
@@ -30,7 +29,7 @@ from flowclf.support import validate
 from flowclf.support.errors import UserError
 from flowclf.support.parse import parse_json
 from flowclf.support.safetensors import DamagedFile, digest, read_tensors, write_tensors
-from flowclf.support.seeding import generator_for
+from flowclf.support.seeding import generator_for, hashed_uniform
 
 __all__ = ["FILE", "Decider", "Decision", "Decisions", "Drift"]
 
@@ -262,7 +261,7 @@ class Decider:
 
     def _strangeness(self, x: Tensor, log_posterior: Tensor) -> Tensor:
         """Return the nonconformity of each class, (N, K)."""
-        return NONCONFORMITIES[self.sets](log_posterior, tie_breakers(x).cpu())
+        return NONCONFORMITIES[self.sets](log_posterior, hashed_uniform(x).cpu())
 
     def _posterior(self, x: Tensor) -> Tensor:
         return statistics(self.model, x, ("log_posterior",))["log_posterior"]

@@ -28,7 +28,6 @@ __all__ = [
     "least_samples",
     "p_values",
     "raps",
-    "tie_breakers",
     "threshold",
 ]
 
@@ -36,8 +35,6 @@ Nonconformity = Literal["lac", "aps", "raps"]
 
 # Of RAPS: what each class beyond the first few adds to the score, in probability.
 PENALTY, FREE = 0.01, 5
-# Of splitmix64: 2⁶⁴ divided by the golden ratio, as a signed number.
-GOLDEN = -0x61C8864680B583EB
 
 
 def lac(log_posterior: Tensor, u: Tensor) -> Tensor:
@@ -82,19 +79,6 @@ NONCONFORMITIES: dict[Nonconformity, Callable[[Tensor, Tensor], Tensor]] = {
     "aps": aps,
     "raps": raps,
 }
-
-
-def tie_breakers(x: Tensor) -> Tensor:
-    """Return u in [0, 1), (N,), float64: uniform over samples x (N, ...), the same for the same x.
-
-    A sample gets its u from its own numbers (mixed by splitmix64), so that no answer depends on
-    the rest of a batch, or on when it was asked for.
-    """
-    numbers = x.float().contiguous().view(torch.int32) if x.is_floating_point() else x
-    numbers = numbers.flatten(1).long()
-    places = torch.arange(numbers.shape[1], device=x.device) * GOLDEN
-    state = _mixed(_mixed(numbers + places).sum(1))
-    return ((state >> 11) & (2**53 - 1)).double() / 2**53
 
 
 def threshold(scores: Tensor, coverage: float) -> float:
@@ -163,16 +147,3 @@ def _ordered(log_posterior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return probabilities from the largest, their classes, and the rank of each class from 0."""
     ordered, order = log_posterior.double().exp().sort(dim=1, descending=True, stable=True)
     return ordered, order, order.argsort(1)
-
-
-def _mixed(state: Tensor) -> Tensor:
-    """Return the next state of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), modulo 2⁶⁴."""
-    state = state + GOLDEN
-    state = (state ^ _shifted(state, 30)) * -0x40A7B892E31B1A47
-    state = (state ^ _shifted(state, 27)) * -0x6B2FB644ECCEEE15
-    return state ^ _shifted(state, 31)
-
-
-def _shifted(state: Tensor, count: int) -> Tensor:
-    """Shift right without the sign."""
-    return (state >> count) & ((1 << (64 - count)) - 1)

@@ -13,7 +13,6 @@ from flowclf.evaluation.conformal import (
     least_samples,
     p_values,
     threshold,
-    tie_breakers,
 )
 from flowclf.evaluation.context import Subject
 from flowclf.evaluation.selective import (
@@ -23,6 +22,7 @@ from flowclf.evaluation.selective import (
     risk_coverage,
 )
 from flowclf.support.errors import UserError
+from flowclf.support.seeding import hashed_uniform
 
 __all__ = ["conformal_suite", "selective_suite"]
 
@@ -49,7 +49,7 @@ def conformal_suite(subject: Subject) -> dict[str, Any]:
             "the suite 'conformal' needs samples that were held out; train with "
             "--set data.validation=0.1"
         )
-    u_known, u = tie_breakers(subject.validation.x), tie_breakers(subject.test.x)
+    u_known, u = hashed_uniform(subject.validation.x), hashed_uniform(subject.test.x)
     classes = p.log_posterior.shape[1]
     rows = []
     for (name, score), per_class in product(NONCONFORMITIES.items(), (False, True)):

@@ -1,8 +1,8 @@
 """Statistics of single samples: the numbers a model has to say of each, for scores to be made of.
 
-All are those of the noise-free x, grey levels at the middle of their interval: no draw of noise,
-and no other sample of a batch, has a part in the answer. The densities of `evaluate`, which bound
-bits, are those of the dequantised x.
+Grey levels are taken at the middle of their interval, or with noise that is a function of x, so
+that no other sample of a batch has a part in the answer. The densities of `evaluate`, which bound
+bits, are averages over noise.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from flowclf.nn.encoders import Encoding
 from flowclf.objectives import gaussian_kl
 from flowclf.support import validate
 from flowclf.support.errors import UserError
+from flowclf.support.seeding import hashed_uniform
 
 __all__ = ["STATISTICS", "Statistics", "log_prob_or_elbo", "statistics"]
 
@@ -99,11 +100,11 @@ class _Batch:
         return None if mean is None or log_var is None else gaussian_kl(mean, log_var)
 
     def normality(self) -> Tensor | None:
-        """Anderson-Darling statistic of a flow's latent, whitened by its likeliest class."""
+        """Anderson-Darling statistic of a flow's `_whitened` latent."""
         return None if self._whitened is None else anderson_darling(self._whitened)
 
     def flatness(self) -> Tensor | None:
-        """std/mean of the power spectrum of a flow's latent, whitened by its likeliest class."""
+        """std/mean of the power spectrum of a flow's `_whitened` latent."""
         if self._whitened is None or self._whitened.shape[1] < 4:
             return None
         power = torch.fft.rfft(self._whitened.float()).abs().square()[:, 1:]
@@ -131,11 +132,14 @@ class _Batch:
 
     @cached_property
     def _whitened(self) -> Tensor | None:
-        mixture = self.model.mixture
-        if not self.model.has_density or not mixture.has_distances:
+        """Latents of the dequantised x, (z - μ_k) / σ_k of the likeliest class; None if no flow."""
+        model, mixture = self.model, self.model.mixture
+        if not model.has_density or not mixture.has_distances:
             return None
-        k = self.densities.log_prob_given_class.argmax(1)
-        return (self.encoding.z - mixture.class_means(k)) / mixture.std()[k]
+        noise = 0.0 if self.x.is_floating_point() else hashed_uniform(self.x, each=True)
+        z = model.encode((self.x + noise).to(mixture.coordinates.dtype)).z
+        k = mixture.log_prob_given_class(z).argmax(1)
+        return (z - mixture.class_means(k)) / mixture.std()[k]
 
 
 STATISTICS = (

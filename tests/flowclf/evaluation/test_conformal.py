@@ -17,7 +17,6 @@ from flowclf.evaluation.conformal import (
     p_values,
     raps,
     threshold,
-    tie_breakers,
 )
 from flowclf.support.errors import UserError
 
@@ -117,16 +116,6 @@ def test_p_values_of_alike_samples_are_valid_at_every_level() -> None:
         ]
     )
     assert bool((alarms.mean(0) <= levels + 3 * alarms.std(0) / 200**0.5).all())
-
-
-def test_tie_breakers_are_uniform_and_depend_on_the_sample_alone() -> None:
-    x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
-    u = tie_breakers(x)
-    assert bool(((u >= 0) & (u < 1)).all())
-    counts = torch.histc(u.float(), 20, 0, 1)
-    assert float(((counts - 200).square() / 200).sum()) < 43.8  # χ² of 19 degrees, 0.1 %
-    torch.testing.assert_close(tie_breakers(x[7:9]), u[7:9], rtol=0, atol=0)
-    assert not torch.equal(tie_breakers(x.flip(1)), u)
 
 
 class Posterior(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
