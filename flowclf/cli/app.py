@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from flowclf.cli import (
+    audit,
     bench,
     decide,
     evaluate,
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("decide")(decide.decide)
+app.command("audit")(audit.audit)
 app.command("sweep")(sweep.sweep)
 app.command("report")(report.report)
 app.command("export")(export.export)

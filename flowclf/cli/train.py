@@ -156,7 +156,7 @@ def _prepare(
         if resume is not None:
             run, config, dataset = _resumed(resume, out, data_dir, request)
         else:
-            config, dataset = _settings(request, data_dir)
+            config, dataset = settings_and_data(request, data_dir)
             run = Run(new_run_folder(out, f"{config.system}-{Path(config.dataset).stem}"))
     except UserError as error:
         if not place.alone:
@@ -169,7 +169,8 @@ def _prepare(
     return run, config, dataset
 
 
-def _settings(request: Request, data_dir: Path | None) -> tuple[RunConfig, Dataset]:
+def settings_and_data(request: Request, data_dir: Path | None) -> tuple[RunConfig, Dataset]:
+    """Load the data of a request, and make its settings for their shape."""
     from flowclf.data import DATASETS
     from flowclf.runs import load_data
 

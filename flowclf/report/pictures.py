@@ -115,7 +115,7 @@ def embed_file(file: Path) -> Picture:
     # The file as it is may be the smallest, and it shows the same.
     if data.startswith(PNG) and full.width == small.width and len(data) <= len(best[1]):
         best = ("png", data)
-    return Picture(_uri(f"image/{best[0]}", best[1]), _caption(file.stem), *small.size)
+    return Picture(data_uri(f"image/{best[0]}", best[1]), _caption(file.stem), *small.size)
 
 
 def embed_figure(figure: Figure, caption: str) -> Picture:
@@ -124,7 +124,7 @@ def embed_figure(figure: Figure, caption: str) -> Picture:
     with matplotlib.rc_context({"svg.hashsalt": "flowclf"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    return Picture(_uri("image/svg+xml", text.getvalue().encode()), caption, width, height)
+    return Picture(data_uri("image/svg+xml", text.getvalue().encode()), caption, width, height)
 
 
 def beta_curves(rows: Sequence[Row], varied: Sequence[str]) -> list[Picture]:
@@ -189,7 +189,8 @@ def _compressed(image: Image.Image) -> tuple[str, bytes]:
     return "png", data.getvalue()
 
 
-def _uri(kind: str, data: bytes) -> str:
+def data_uri(kind: str, data: bytes) -> str:
+    """Return a data: URI of bytes of this MIME type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
