@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flowclf.support.errors import NoExactDensity, UserError
 
 if TYPE_CHECKING:
+    from flowclf import oracle
     from flowclf.classifier import GenerativeClassifier
     from flowclf.config import make_config
     from flowclf.data import load_dataset
@@ -46,6 +47,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "oracle":  # `import flowclf` is enough for flowclf.oracle.World
+        return import_module("flowclf.oracle")
     if name in LAZY:
         return getattr(import_module(LAZY[name]), name)
     raise AttributeError(f"module 'flowclf' has no attribute {name!r}")

@@ -14,7 +14,8 @@ from flowclf.support.errors import UserError
 
 SHOWN = 10
 COLUMNS = (
-    "row", "findings", "label", "suggested", "log_odds_nats", "p_value", "twin", "distance",
+    "row", "findings", "label", "suggested", "doubt_nats", "log_odds_nats", "agreement", "p_value",
+    "twin", "distance",
 )  # fmt: skip
 
 
@@ -72,10 +73,10 @@ def audit(
         print_json({"rows": len(found.label), "findings": counts, "out": str(out), "worst": rows})
         return
     worst = [
-        [str(row["row"]), row["label"], row["suggested"], f"{row['log_odds_nats']:.1f}"]
+        [str(row["row"]), row["label"], row["suggested"], f"{row['doubt_nats']:.1f}"]
         for row in rows[: min(SHOWN, counts["label"])]
     ]
-    print_table("labels most in doubt", ("row", "label", "rather", "log-odds in nats"), worst)
+    print_table("labels most in doubt", ("row", "label", "rather", "doubt in nats"), worst)
     print(f"rows     {len(found.label):,}")
     for name, count in counts.items():
         print(f"{name:8} {count:,}")

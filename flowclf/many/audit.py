@@ -29,11 +29,13 @@ __all__ = ["Audit", "Finding", "audit"]
 
 Finding = Literal["label", "odd", "duplicate"]
 
-# A label is doubted where another class is this much likelier, log-odds in nats: 19 to 1.
+# A label is doubted from here on, nats: 19 to 1.
 DOUBT = float(np.log(19))
+# Neighbours in latent space that are asked for their labels, and how much their answer counts.
+NEIGHBOURS, TRUST = 10, 2.0
 ODD = 0.001  # p-value
 NEAR = 0.1  # distance to the nearest neighbour, in medians of it
-# Latents are compared in so many random directions first, and then as they are.
+# Latents are compared in so many random directions; the nearest candidates then as they are.
 DIRECTIONS, CANDIDATES = 64, 4
 
 
@@ -42,17 +44,40 @@ class Audit:
     """Judgement of N labelled rows of a training split; tensors (N,)."""
 
     label: Tensor  # as it is in the data
-    suggested: Tensor  # the most probable other class
-    log_odds: Tensor  # of the suggested class against the label, nats
+    log_posterior: Tensor  # log q(k|x), (N, K), of a model that was not trained on the row
+    agreement: Tensor  # share of the 10 nearest rows of the same fold that have the same label
     p_value: Tensor  # share of the rows that are as odd; by the outlier score `auto`
     twin: Tensor  # row of the nearest neighbour in latent space
     distance: Tensor  # to it, in medians over all rows
 
     @property
+    def suggested(self) -> Tensor:
+        """The most probable class but the label, (N,)."""
+        return self._others.argmax(1)
+
+    @property
+    def log_odds(self) -> Tensor:
+        """Log-odds of the suggested class against the label, nats, (N,)."""
+        return self._others.max(1).values - self.log_posterior.gather(1, self.label[:, None])[:, 0]
+
+    @property
+    def _others(self) -> Tensor:
+        return self.log_posterior.scatter(1, self.label[:, None], -torch.inf)
+
+    @property
+    def doubt(self) -> Tensor:
+        """Doubt of the label (N,), nats: log-odds - 2 log((10 · agreement + 1) / 12).
+
+        A posterior looks at the row alone, its neighbours at what others were called.
+        """
+        share = (NEIGHBOURS * self.agreement + 1) / (NEIGHBOURS + 2)
+        return self.log_odds - TRUST * share.log()
+
+    @property
     def findings(self) -> dict[Finding, Tensor]:
         """Rows with each finding, worst first."""
         measures = {
-            "label": (-self.log_odds, -DOUBT),
+            "label": (-self.doubt, -DOUBT),
             "odd": (self.p_value, ODD),
             "duplicate": (self.distance, NEAR),
         }
@@ -66,6 +91,7 @@ class Audit:
     def rows(self, class_names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         """Yield a dictionary for each row with a finding, worst first of each kind."""
         kinds: dict[int, list[str]] = {}
+        doubt, log_odds, suggested = self.doubt, self.log_odds, self.suggested
         for name, order in self.findings.items():
             for row in order.tolist():
                 kinds.setdefault(row, []).append(name)
@@ -74,8 +100,10 @@ class Audit:
                 "row": row,
                 "findings": names,
                 "label": class_names[int(self.label[row])],
-                "suggested": class_names[int(self.suggested[row])],
-                "log_odds_nats": float(self.log_odds[row]),
+                "suggested": class_names[int(suggested[row])],
+                "doubt_nats": float(doubt[row]),
+                "log_odds_nats": float(log_odds[row]),
+                "agreement": float(self.agreement[row]),
                 "p_value": float(self.p_value[row]),
                 "twin": int(self.twin[row]),
                 "distance": float(self.distance[row]),
@@ -110,7 +138,7 @@ def audit(
             "audit with fewer folds"
         )
     log_posterior = torch.empty(len(split), data.classes, dtype=torch.float64)
-    scores = torch.empty(len(split), dtype=torch.float64)
+    scores, agreement = torch.empty(2, len(split), dtype=torch.float64)
     for fold, (rest, own) in enumerate(_folds(split, folds, config.seed), 1):
         report(f"fold {fold} of {folds}")
         known, judged = split.take(rest), split.take(own)
@@ -119,39 +147,43 @@ def audit(
         model = train(config, parts, device=device).model
         wanted = SCORES["auto"].uses
         reference = Reference.fit(model, known.spread(MOST_TRAINING).x, names=wanted)
-        told = statistics(model, judged.x, {"log_posterior", *wanted}, reference.discriminant)
+        names = {"log_posterior", "latents", *wanted}
+        told = statistics(model, judged.x, names, reference.discriminant)
         score = SCORES["auto"](told, reference.statistics)
         assert score is not None
         log_posterior[own] = told["log_posterior"]
         scores[own] = score
+        labels = judged.y[neighbours(told["latents"].float(), NEIGHBOURS)]
+        agreement[own] = (labels == judged.y[:, None]).double().mean(1)
     report("near duplicates")
     latents = statistics(model, split.x, ("latents",))["latents"].float()
-    own_class = log_posterior.gather(1, split.y[:, None])[:, 0]
-    others = log_posterior.scatter(1, split.y[:, None], -torch.inf)
-    best, suggested = others.max(1)
     # Of n rows each is compared with the n - 1 others.
     p_value = (p_values(scores, scores) * (len(scores) + 1) - 1) / len(scores)
-    return Audit(split.y, suggested, best - own_class, p_value, *nearest(latents))
+    return Audit(split.y, log_posterior, agreement, p_value, *nearest(latents))
 
 
 def nearest(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the nearest other row of each (N,), and its distance in medians (N,): of z (N, D).
+    """Return the nearest other row of each (N,), and its distance in medians (N,): of z (N, D)."""
+    candidates = neighbours(z, CANDIDATES)
+    apart = torch.stack([(z - z[column]).norm(dim=1) for column in candidates.T], 1)
+    distance, place = apart.min(1)
+    twin = candidates.gather(1, place[:, None])[:, 0]
+    return twin, (distance / distance.median().clamp_min(1e-12)).double()
 
-    Candidates are the nearest in 64 random directions where D is more.
+
+def neighbours(z: Tensor, count: int) -> Tensor:
+    """Return the `count` nearest other rows of each, (N, count), of z (N, D).
+
+    Nearest in 64 random directions where D is more.
     """
     from sklearn.neighbors import NearestNeighbors
 
     plane = z
     if z.shape[1] > DIRECTIONS:
-        generator = generator_for(0, "nearest")
+        generator = generator_for(0, "neighbours")
         plane = z @ torch.randn(z.shape[1], DIRECTIONS, generator=generator)
-    count = min(CANDIDATES, len(z) - 1)
-    found = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(plane.numpy())
-    candidates = torch.from_numpy(found.kneighbors(return_distance=False))
-    apart = torch.stack([(z - z[column]).norm(dim=1) for column in candidates.T], 1)
-    distance, place = apart.min(1)
-    twin = candidates.gather(1, place[:, None])[:, 0]
-    return twin, (distance / distance.median().clamp_min(1e-12)).double()
+    found = NearestNeighbors(n_neighbors=min(count, len(z) - 1), algorithm="brute")
+    return torch.from_numpy(found.fit(plane.numpy()).kneighbors(return_distance=False))
 
 
 def _folds(split: Split, folds: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

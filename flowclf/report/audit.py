@@ -28,7 +28,7 @@ MOST_NUMBERS = 6
 HEADINGS = {
     "label": (
         "Labels in doubt",
-        "Another class is at least 19 times as likely, to a model that has not seen the row.",
+        "By a model that has not seen the row, and by the labels of its neighbours.",
     ),
     "odd": ("Odd rows", "The oddest of each 1,000, by density, complexity and place in latents."),
     "duplicate": (
@@ -78,13 +78,14 @@ def write_audit_page(found: Audit, data: Dataset, out: Path) -> None:
 def _cards(
     kind: str, rows: Tensor, found: Audit, data: Dataset, x: Tensor
 ) -> Iterator[dict[str, Any]]:
-    names, seen = data.class_names, set[tuple[int, int]]()
+    names, doubt, suggested = data.class_names, found.doubt, found.suggested
+    seen: set[tuple[int, int]] = set()
     for row in rows.tolist():
         label, twin = names[int(found.label[row])], int(found.twin[row])
         shown = [row]
         if kind == "label":
-            odds = float(found.log_odds[row])
-            text = f"{label}, rather {names[int(found.suggested[row])]} (log-odds {odds:.1f} nats)"
+            other = names[int(suggested[row])]
+            text = f"{label}, rather {other} (doubt {float(doubt[row]):.1f} nats)"
         elif kind == "odd":
             text = f"{label}, p = {float(found.p_value[row]):.4f}"
         else:

@@ -32,7 +32,7 @@ FLOORS = (
     ("runs",),
     ("models",),
     ("export", "evaluation"),
-    ("training", "decide"),
+    ("training", "decide", "oracle"),
     ("many",),
     ("figures", "sklearn"),
     ("report",),
@@ -167,6 +167,7 @@ def test_what_needs_no_torch_does_not_load_it(program: str) -> None:
 
 def test_public_names_are_there_when_asked_for() -> None:
     assert all(callable(getattr(flowclf, name)) for name in flowclf.__all__)
+    assert flowclf.oracle.World
     assert sorted(dir(flowclf)) == sorted(flowclf.__all__)
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
         _ = flowclf.colour

@@ -43,9 +43,9 @@ def found(faulty: Dataset) -> Audit:
 
 def test_each_fault_is_found_by_its_measure(found: Audit, faulty: Dataset) -> None:
     findings = found.findings
-    doubted = found.log_odds.argsort(descending=True).tolist()
+    doubted = found.doubt.argsort(descending=True).tolist()
     assert {row for row in doubted[:11] if row != 20} >= {*range(10)}
-    assert set(findings["label"].tolist()) == {r for r in doubted if found.log_odds[r] >= DOUBT}
+    assert set(findings["label"].tolist()) == {r for r in doubted if found.doubt[r] >= DOUBT}
     right = (found.label - 1) % K
     assert torch.equal(found.suggested[:10], right[:10])
     assert findings["odd"].tolist() == [] or findings["odd"][0] == 20
