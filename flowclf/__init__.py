@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flowclf.support.errors import NoExactDensity, UserError
 
 if TYPE_CHECKING:
-    from flowclf import oracle
+    from flowclf import oracle as oracle
     from flowclf.classifier import GenerativeClassifier
     from flowclf.config import make_config
     from flowclf.data import load_dataset

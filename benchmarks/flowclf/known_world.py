@@ -2,7 +2,7 @@
 
     python -m benchmarks.flowclf.known_world --seeds 0,1,2
 
-A class-nll flow is trained on a table (scikit-learn's digits or wine) and taken for the truth: 2,000
+A class-nll flow is trained on a table (digits or wine) and taken for the truth: 2,000
 rows drawn from it train each system, 20,000 others judge it, by the exact p(y|x).
 """
 
