@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from benchmarks.flowclf.classify import tiny
@@ -124,6 +125,50 @@ def averages(rows: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any
         {"variant": variant, "seeds": len(found), **mean_metrics(found, study.metrics)}
         for variant, found in own.items()
     ]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference of two variants in one metric, with its 95 % interval (Student's t)."""
+
+    variant: str
+    reference: str
+    metric: str
+    pairs: int  # seeds that both have
+    mean: float  # variant less reference
+    low: float
+    high: float
+
+    @property
+    def decided(self) -> bool:
+        """True if the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+
+def differences(
+    rows: Sequence[dict[str, Any]], study: Study, metrics: Sequence[str] = METRICS
+) -> list[Difference]:
+    """Return the difference of each later variant to each earlier one, seed by seed."""
+    from scipy.stats import t
+
+    names, found = list(study.variants), []
+    values = {(row["variant"], row["seed"]): row for row in rows}
+    for (i, variant), metric in product(enumerate(names), metrics):
+        for reference in names[:i]:
+            pairs = [
+                (float(row[metric]), float(other[metric]))
+                for (name, seed), row in values.items()
+                if name == variant and (other := values.get((reference, seed)))
+                if row[metric] is not None and other[metric] is not None
+            ]
+            if len(pairs) < 2:
+                continue
+            gaps = np.array([ours - theirs for ours, theirs in pairs])
+            half = float(t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5)
+            mean = float(gaps.mean())
+            ends = mean - half, mean + half
+            found.append(Difference(variant, reference, metric, len(gaps), mean, *ends))
+    return found
 
 
 def _run(study: Study, variant: str, config: RunConfig, folder: Path | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -113,7 +113,7 @@ def _run_study(
     record: Path | None,
     as_json: bool,
 ) -> None:
-    from benchmarks.flowclf.study import averages, read_study, run_study
+    from benchmarks.flowclf.study import averages, differences, read_study, run_study
     from flowclf.catalogue import find_metric
 
     study = read_study(name)
@@ -126,9 +126,9 @@ def _run_study(
         done = f"{len(rows)}/{len(numbers) * len(study.variants)}"
         accuracy = find_metric("accuracy").written(row["accuracy"])
         message(f"{done}  {row['variant']}, seed {row['seed']}: {accuracy}")
-    summary = averages(rows, study)
+    summary, pairs = averages(rows, study), differences(rows, study)
     if as_json:
-        print_json(summary)
+        print_json({"variants": summary, "differences": [asdict(pair) for pair in pairs]})
         return
     table = [["seeds", *(str(row["seeds"]) for row in summary)]]
     for key in study.metrics:
@@ -137,3 +137,15 @@ def _run_study(
             table.append([metric.heading, *(metric.text(*(row[key] or [None])) for row in summary)])
     variants = [row["variant"] for row in summary]
     print_table(f"{name}: mean ± standard error", ("metric", *variants), table)
+    cells = []
+    for pair in pairs:
+        metric = find_metric(pair.metric)
+        ends = f"{metric.text(pair.low)} to {metric.text(pair.high)}"
+        versus = f"{pair.variant} - {pair.reference}"
+        decided = "yes" if pair.decided else "no"
+        cells.append(
+            [versus, metric.heading, metric.text(pair.mean), ends, str(pair.pairs), decided]
+        )
+    if cells:
+        columns = ("pair", "metric", "difference", "95 % interval", "seeds", "excludes 0")
+        print_table("paired differences", columns, cells)

@@ -19,9 +19,18 @@ import torch
 from benchmarks import results
 from benchmarks.flowclf import classify, cost, depth, study, trained_exactness
 from benchmarks.flowclf.cost import COSTS, run_cost
+from benchmarks.flowclf.deciding import decisions, names
 from benchmarks.flowclf.information import compare_information
 from benchmarks.flowclf.measures import MEASURES, compare_latents
-from benchmarks.flowclf.study import Study, _digest, averages, read_study, run_study, study_names
+from benchmarks.flowclf.study import (
+    Study,
+    _digest,
+    averages,
+    differences,
+    read_study,
+    run_study,
+    study_names,
+)
 from flowclf.cli import bench as command
 from flowclf.cli.app import run
 from flowclf.config import RunConfig, make_config
@@ -213,6 +222,22 @@ def test_averages_have_standard_errors() -> None:
     assert averages(rows[:1], one)[0]["accuracy"] == (0.9, None)
 
 
+def test_differences_are_paired_by_seed() -> None:
+    """Against scipy's paired test; the seed that one lacks is left out."""
+    from scipy.stats import ttest_rel
+
+    ours, theirs = [0.92, 0.95, 0.93], [0.90, 0.94, 0.90, 0.1]
+    plain = dict.fromkeys(TINY.metrics)
+    rows = [plain | {"variant": "CE", "seed": s, "accuracy": a} for s, a in enumerate(theirs)]
+    rows += [plain | {"variant": "GM", "seed": s, "accuracy": a} for s, a in enumerate(ours)]
+    (found,) = differences(rows, TINY)
+    assert (found.variant, found.reference, found.pairs) == ("GM", "CE", 3)
+    interval = ttest_rel(ours, theirs[:3]).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx(tuple(interval))
+    assert found.mean == pytest.approx(0.02)
+    assert found.decided == (found.low > 0)
+
+
 @pytest.mark.parametrize("name", study_names())
 def test_every_study_has_valid_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_study(name)
@@ -243,6 +268,7 @@ def test_the_command_prints_means(
     assert run(["bench", "vc-low-data", "--seeds", "0,1"]) == 0
     out = capsys.readouterr().out
     assert "92.00 ± 2.00" in out
+    assert "paired differences" not in out
     assert "bits_per_dim" not in out
     assert run(["bench", "vc-low-data", "--seeds", "zero"]) == 2
 
@@ -314,6 +340,24 @@ def test_measures_give_the_numbers_they_name() -> None:
     config = make_config("ce", "digits", digits.shape, overrides=[rest])
     plain = train(config, load_data(config), device="cpu")
     assert set(MEASURES["trade-off"].of(plain).values()) == {None}
+
+
+def test_decisions_give_the_numbers_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.flowclf.deciding.COVERAGE", 0.5)
+    digits = DATASETS["digits"]
+    small = {
+        "network": {"kind": "mlp", "blocks": 1, "hidden": [8]},
+        "data": {"train_size": 400},
+        "train": {"epochs": 1},
+    }
+    config = make_config("ib-inn", "digits", digits.shape, beta=1.0, overrides=[small])
+    trained = train(config, load_data(config), device="cpu")
+    specs = ("flipped", "noise:0.05")
+    found = decisions(trained, specs)
+    assert set(found) == set(names(specs))
+    assert None not in found.values()
+    assert found["coverage"] == pytest.approx(0.5, abs=0.05)
+    assert found["false_alarm_0.05"] <= 0.05 + 4 * found["false_alarm_0.05_error"]
 
 
 def columns(name: str, row: dict[str, object]) -> list[str]:
