@@ -230,7 +230,8 @@ def test_differences_are_paired_by_seed() -> None:
     plain = dict.fromkeys(TINY.metrics)
     rows = [plain | {"variant": "CE", "seed": s, "accuracy": a} for s, a in enumerate(theirs)]
     rows += [plain | {"variant": "GM", "seed": s, "accuracy": a} for s, a in enumerate(ours)]
-    (found,) = differences(rows, TINY)
+    both = replace(TINY, variants={"CE": {"system": "ce"}, "GM": {"system": "gm"}})
+    (found,) = differences(rows, both)
     assert (found.variant, found.reference, found.pairs) == ("GM", "CE", 3)
     interval = ttest_rel(ours, theirs[:3]).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx(tuple(interval))
