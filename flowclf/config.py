@@ -72,9 +72,15 @@ def make_config(
     preset: str | None = None,
     seed: int = 0,
     beta: float | None = None,
-    overrides: Iterable[Nested] = (),
+    overrides: Nested | Iterable[Nested] = (),
+    epochs: int | None = None,
+    lr: float | None = None,
+    **settings: Any,
 ) -> RunConfig:
-    """Merge defaults, then the preset, then each of the overrides, then β̃.
+    """Merge defaults, then the preset, then each of the overrides, then what is given by name.
+
+    >>> make_config("ib-inn", "digits", (1, 8, 8), beta=2.0, epochs=5, network={"blocks": [2, 2]})
+    >>> make_config("ib-inn", "digits", (1, 8, 8), overrides={"train.batch_size": 64})
 
     Args:
         system: a name of `flowclf systems`.
@@ -83,14 +89,20 @@ def make_config(
         preset: another preset than that.
         seed: of everything random in the run.
         beta: β̃.
-        overrides: nested settings, e.g. {"train": {"epochs": 5}}.
+        overrides: settings, or several of them, later ones going before: nested as in
+            {"train": {"epochs": 5}}, or with dots as in {"train.epochs": 5}.
+        epochs, lr: short for train.epochs and train.lr.
+        settings: sections by name.
 
     Raises:
         UserError: unknown system, preset or key; a value of the wrong type or out of range.
     """
     spec = find_system(system)
     preset = preset or default_preset(system, dataset, shape)
-    overrides, base = list(overrides), load_preset(system, preset)
+    given = [overrides] if isinstance(overrides, Mapping) else list(overrides)
+    loop = {key: v for key, v in (("epochs", epochs), ("lr", lr)) if v is not None}
+    given += [settings, {"train": loop}] if loop else [settings]
+    overrides, base = [nested(layer) for layer in given], load_preset(system, preset)
     if any("train.epochs" in flatten(layer) for layer in overrides):
         # Who asks for epochs gets them.
         base.get("train", {}).pop("least_updates", None)

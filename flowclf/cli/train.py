@@ -201,7 +201,8 @@ def _resumed(
 
 
 def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: bool) -> Trained:
-    from flowclf.training import Interrupted, TrainingDiverged, progress_bar, train
+    from flowclf.training import Interrupted, TrainingDiverged, progress_bar
+    from flowclf.training.loop import train
 
     devices, nodes = 1, 1
     if not place.alone:

@@ -4,6 +4,7 @@
 `flowclf.support.errors.UserError` in one line.
 """
 
+from flowclf.data.arrays import as_dataset, from_arrays, from_frame
 from flowclf.data.augment import KINDS as AUGMENTATIONS
 from flowclf.data.augment import Augmentation, make_augmentation
 from flowclf.data.binarize import binarize, ending_binary
@@ -24,8 +25,11 @@ __all__ = [
     "Outliers",
     "Split",
     "TextOptions",
+    "as_dataset",
     "binarize",
     "ending_binary",
+    "from_arrays",
+    "from_frame",
     "hold_out",
     "keep_labels",
     "load_dataset",

@@ -53,6 +53,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} samples of shape {tuple(self.x.shape[1:])}, {self.x.dtype})"
+
     def take(self, indices: Tensor | slice) -> Self:
         """Return the rows at `indices` (int64 or bool tensor, or a slice), in that order."""
         x = self.x.part(indices) if isinstance(self.x, Shards) else self.x[indices]
@@ -86,6 +89,7 @@ class Dataset:
     levels: int | None = None  # of an image, values 0..levels-1 (256 for 8 bits); None for a table
     notices: tuple[str, ...] = ()  # what is not as it officially is, one line each for the user
     vocabulary: tuple[str, ...] = ()  # words that the columns of a table of texts stand for
+    feature_names: tuple[str, ...] = ()  # of a table's columns, where they are known
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,6 +100,13 @@ class Dataset:
     def classes(self) -> int:
         """The number K of classes."""
         return len(self.class_names)
+
+    def __repr__(self) -> str:
+        kind = f"images {self.shape}" if self.is_image else f"rows of {self.shape[0]} numbers"
+        return (
+            f"Dataset({self.name!r}, {len(self.train):,} training and {len(self.test):,} test "
+            f"{kind}, {self.classes} classes)"
+        )
 
     @property
     def is_image(self) -> bool:

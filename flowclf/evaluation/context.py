@@ -116,7 +116,7 @@ class Subject:
 
     @cached_property
     def reference(self) -> Reference | None:
-        """What fitted scores are fitted to, if there is a training split; computed once."""
+        """Training samples that scores are fitted to, if there are any; fitted once."""
         if not self.training:
             return None
         known = self.training.spread(MOST_TRAINING).x

@@ -23,7 +23,7 @@ from flowclf.evaluation.statistics import statistics
 from flowclf.support import validate
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
-from flowclf.training import train
+from flowclf.training.loop import train
 
 __all__ = ["Audit", "Finding", "audit"]
 

@@ -16,7 +16,8 @@ from flowclf.many.table import COLUMNS, Row, read_baselines, run_row
 from flowclf.runs import Run, git_commit, load_data
 from flowclf.support.atomic_files import FolderInUse, locked, write_json
 from flowclf.support.errors import UserError, first_line
-from flowclf.training import TrainingDiverged, train
+from flowclf.training import TrainingDiverged
+from flowclf.training.loop import train
 from flowclf.training.progress import file_report
 from flowclf.training.setup import augmentation, fresh_model, splits
 

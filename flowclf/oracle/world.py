@@ -35,7 +35,7 @@ class Judgement:
 
     @property
     def ece_bias(self) -> float:
-        """How much the binned error is above the true one."""
+        """The binned error less the true one."""
         return self.ece - self.calibration_error
 
 

@@ -34,7 +34,8 @@ from flowclf.support.atomic_files import check_new, write_yaml
 from flowclf.support.devices import pick_device
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import private_rng
-from flowclf.training import Interrupted, train
+from flowclf.training import Interrupted
+from flowclf.training.loop import train
 
 __all__ = ["GenerativeClassifier"]
 

@@ -1,0 +1,89 @@
+"""`train`: from a configuration, or from the names of a system and of data."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+from torch import nn
+
+from flowclf.config import RunConfig, make_config
+from flowclf.data import as_dataset
+from flowclf.runs import Run
+from flowclf.support.errors import UserError
+from flowclf.training import loop
+from flowclf.training.loop import Trained
+from flowclf.training.progress import Report, progress_bar
+
+__all__ = ["train"]
+
+
+def train(
+    config: RunConfig | str,
+    data: Any,
+    run: Run | None = None,
+    *,
+    epochs: int | None = None,
+    beta: float | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    preset: str | None = None,
+    target: str | None = None,
+    verbose: bool | None = None,
+    device: str = "auto",
+    devices: int | None = 1,
+    nodes: int | None = 1,
+    resume: bool = False,
+    report: Report | None = None,
+    backbone: nn.Module | None = None,
+    **settings: Any,
+) -> Trained:
+    """Train a system on data, and evaluate it on the test split.
+
+    >>> trained = flowclf.train("ib-inn", "mnist", epochs=5, beta=1.0)
+    >>> trained = flowclf.train("gm", (x, y), network={"hidden": [64]})
+    >>> trained = flowclf.train("ib-inn", frame, target="species")
+    >>> trained.model.predict(x)
+
+    Args:
+        config: a name of `flowclf systems`, or everything that defines the run.
+        data: a Dataset; with the name of a system also what `flowclf.data.as_dataset` takes.
+        run: the folder that records the run; None: nothing is written.
+        epochs, beta, lr, seed, preset, settings: as of `flowclf.make_config`, with a name alone.
+        target: of a data frame, the column of the labels.
+        verbose: whether to show progress on standard error; None: with a name alone.
+        device, devices, nodes, resume, report, backbone: as of `flowclf.training.loop.train`, which
+            also says what is raised.
+
+    Raises:
+        UserError: settings beside a configuration, or data that are none.
+    """
+    if isinstance(config, str):
+        dataset = as_dataset(data, target, seed)
+        own: dict[str, Any] = {"preset": preset, "beta": beta, "epochs": epochs, "lr": lr}
+        if backbone is not None:
+            settings.setdefault("network", {"kind": "custom"})
+        wanted = make_config(config, dataset.name, dataset.shape, seed=seed, **own, **settings)
+    else:
+        given = {"epochs": epochs, "beta": beta, "lr": lr, "preset": preset, **settings}
+        extra = [name for name, value in given.items() if value is not None]
+        if extra:
+            raise UserError(
+                f"expected settings beside the name of a system, got {', '.join(extra)} beside a "
+                "configuration; give them to make_config"
+            )
+        wanted, dataset = config, data
+    shown = isinstance(config, str) if verbose is None else verbose
+    bar = progress_bar(wanted.system) if shown and report is None else nullcontext(report)
+    with bar as reported:
+        return loop.train(
+            wanted,
+            dataset,
+            run,
+            device=device,
+            devices=devices,
+            nodes=nodes,
+            resume=resume,
+            report=reported,
+            backbone=backbone,
+        )
