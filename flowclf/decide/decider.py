@@ -169,6 +169,14 @@ class Decider:
         probability, label = log_posterior.exp().max(1)
         return Decisions(label, probability, sets, score, p_value, decision)
 
+    @property
+    def limit(self) -> float:
+        """The largest score that is not called never seen, as the calibration samples have it."""
+        scores = self._known().scores.sort().values
+        # p <= false_alarm where at most this many calibration scores are not below.
+        above = int(self.false_alarm * (len(scores) + 1) + 1e-9) - 1
+        return float(scores[len(scores) - 1 - above])
+
     def monitor(self, x: Tensor) -> Drift:
         """Test whether a batch x (N, *shape) is like the calibration samples, by its scores.
 

@@ -24,12 +24,22 @@ from flowclf.evaluation.statistics import log_prob_or_elbo
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 
-__all__ = ["AttackKind", "AttackLoss", "attack_curve", "attack_loss", "fgsm", "pgd"]
+__all__ = [
+    "AttackKind",
+    "AttackLoss",
+    "attack_curve",
+    "attack_loss",
+    "evading_pgd",
+    "fgsm",
+    "pgd",
+]
 
 AttackKind = Literal["fgsm", "pgd"]
 AttackLoss = Literal["ce", "margin"]
 
 BATCH_SIZE = 256
+# Sizes of step of an evading attack, in those of `pgd`.
+SHARES = (1.0, 0.3, 0.1, 0.03)
 
 
 def attack_loss(log_posterior: Tensor, y: Tensor, loss: AttackLoss = "ce") -> Tensor:
@@ -122,6 +132,65 @@ def pgd(
             worst = _worse(worst, (at, margin))
             at = ball.project(at + 2.5 / steps * ball.radius * gradient.sign())
         return _worse(worst, (at, _margin(model, at, y)))[0]
+
+
+def evading_pgd(
+    model: GenerativeClassifier,
+    x: Tensor,
+    y: Tensor,
+    epsilon: float,
+    limit: float,
+    *,
+    levels: int = 256,
+    steps: int = 50,
+    weight: float = 10.0,
+) -> Tensor:
+    """Return images that are misclassified and look likely, where a path of signed steps finds any.
+
+    An adaptive attack on "reject what is improbable": it maximises
+
+        margin - weight · d · max(0, -log q(x')/d - limit)
+
+    and keeps of each sample, among the points of its paths that are not beyond the limit, the one
+    of the largest margin; x itself if there is none. There is a path for each size of step, 2.5
+    ε/steps and its 0.3, 0.1 and 0.03: a step too large leaves what is likely at once.
+
+    Args:
+        model, x, y, epsilon, levels: as of `fgsm`; a system with a density or an elbo.
+        limit: the largest -log q(x)/d, nats, that is not rejected.
+        steps: gradients taken on each path.
+        weight: of the density beside the margin, both in nats.
+
+    Raises:
+        UserError: as of `fgsm`, or a system without a density.
+    """
+    if not model.has_elbo:
+        raise UserError(f"expected a system with a density to evade, got {type(model).__name__}")
+    ball = _Ball.around(model, x, epsilon, levels)
+    y = y.to(ball.centre.device)
+    with evaluating(model):
+        worst = ball.centre, _margin(model, ball.centre, y)
+        for length in (2.5 / steps * share * ball.radius for share in SHARES):
+            at = ball.centre
+            for _ in range(steps):
+                gradient, unseen = _evading_gradient(model, at, y, limit, weight)
+                worst = _worse(worst, (at, unseen))
+                at = ball.project(at + length * gradient.sign())
+    return worst[0]
+
+
+def _evading_gradient(
+    model: GenerativeClassifier, x: Tensor, y: Tensor, limit: float, weight: float
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of `evading_pgd`'s aim, and the margins, -inf beyond the limit (B,)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        margin = attack_loss(model.log_posterior(x), y, "margin")
+        density = log_prob_or_elbo(model, x)
+        assert density is not None
+        beyond = (-density / model.dims - limit).clamp_min(0)
+        (gradient,) = torch.autograd.grad((margin - weight * model.dims * beyond).sum(), x)
+    return gradient, torch.where(beyond > 0, -torch.inf, margin).detach()
 
 
 def attack_curve(

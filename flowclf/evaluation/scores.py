@@ -295,10 +295,14 @@ class Combined(Score):
         parts = []
         for names in (DENSITIES, ("relative-distance",)):
             for name in names:
-                known, new = SCORES[name](reference, reference), SCORES[name](told, reference)
-                if known is not None and new is not None:
-                    parts.append(surprise(known, new))
-                    break
+                known = SCORES[name](reference, reference)
+                if known is None:
+                    continue
+                new = SCORES[name](told, reference)
+                if new is None:  # other samples than the reference's: no part may be left out
+                    return None
+                parts.append(surprise(known, new))
+                break
         return torch.stack(parts).sum(0)
 
 

@@ -125,10 +125,11 @@ class _Batch:
         return torch.stack(found, 1).double() / self.model.dims
 
     def complexity(self) -> Tensor | None:
-        """Bits/dim of x as a PNG file, of 8-bit grey or RGB images."""
-        if self.x.ndim != 4 or self.x.is_floating_point() or self.x.shape[1] not in (1, 3):
+        """Bits/dim of x as a PNG file, of grey or RGB images; a point x is of its grey level."""
+        if self.x.ndim != 4 or self.x.shape[1] not in (1, 3):
             return None
-        return png_bits_per_dim(self.x)
+        whole = self.x.floor().clamp(0, 255) if self.x.is_floating_point() else self.x
+        return png_bits_per_dim(whole.byte())
 
     @cached_property
     def _whitened(self) -> Tensor | None:

@@ -101,6 +101,12 @@ def test_without_training_samples_half_of_the_others_take_their_place(
         Decider(model).fit(*points(150, 1))
 
 
+def test_the_limit_is_where_never_seen_begins(model: GenerativeClassifier) -> None:
+    decider = made(model, false_alarm=0.05)
+    found = decider(torch.cat([points(400, 14)[0], points(100, 15, far=3.0)[0]]))
+    assert torch.equal(found.p_value > 0.05, found.score <= decider.limit)
+
+
 def test_a_batch_that_drifts_is_noticed(model: GenerativeClassifier) -> None:
     decider = made(model)
     alike, away = decider.monitor(points(300, 9)[0]), decider.monitor(points(300, 9, far=2.0)[0])

@@ -11,7 +11,7 @@ import flowclf
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
 from flowclf.evaluation import evaluate
-from flowclf.evaluation.attacks import attack_curve, attack_loss, fgsm, pgd
+from flowclf.evaluation.attacks import attack_curve, attack_loss, evading_pgd, fgsm, pgd
 from flowclf.support.errors import UserError
 
 LEVELS = 17
@@ -234,3 +234,31 @@ def test_foolbox_agrees(classifier: GenerativeClassifier, test_split: Split) -> 
     # A gradient of about 0 has either sign.
     same = ((theirs * (LEVELS - 1) - ours).abs() < 1e-3).float().mean()
     assert same > 0.99
+
+
+def test_an_evading_attack_stays_likely_or_leaves_the_sample_alone() -> None:
+    """A flow of two Gaussians in the plane of two pixels: decisions turn where x crosses over."""
+    generator = torch.Generator().manual_seed(0)
+    network = {"kind": "mlp", "blocks": 1, "hidden": [4]}
+    model = flowclf.build("ib-inn", shape=(1, 1, 2), classes=2, levels=LEVELS, network=network)
+    y = torch.arange(200) % 2
+    x = (4 + 8 * y[:, None, None, None] + torch.randn(200, 1, 1, 2, generator=generator)).clamp(
+        0, 16
+    )
+    model.fit_statistics(x, y)
+    model.fit_latents(x, y)
+    model.mixture.set_means(model.mixture.data_means)
+    model.eval()
+    nll = -model.log_prob(x).detach() / 2
+    limit = float(nll.quantile(0.99))
+    found = evading_pgd(model, x, y, 0.5, limit, levels=LEVELS)
+    assert float((found - x).abs().max()) <= 0.5 * 16 + 1e-4
+    changed = (found != x).flatten(1).any(1)
+    assert bool((-model.log_prob(found).detach() / 2)[changed].le(limit + 1e-5).all())
+    wrong = model.predict(found) != y
+    assert float(wrong.double().mean()) > 0.4
+    # In a small ball the other class is out of reach, and what is between is unlikely.
+    near = evading_pgd(model, x, y, 0.05, limit, levels=LEVELS)
+    assert float((model.predict(near) != y).double().mean()) < 0.05
+    with pytest.raises(UserError, match="expected a system with a density to evade, got"):
+        evading_pgd(linear(torch.eye(3, 4)), pixels(generator), y[:40], 0.1, limit)

@@ -1,0 +1,71 @@
+"""Attacks on a classifier that may reject: what is right, what is rejected, what slips through.
+
+    python -m benchmarks.flowclf.rejection RUN
+
+A `Decider` (1 % false alarms, calibrated on half of the test images) decides on attacked images of
+the other half: FGSM by the margin, which does not try to hide, and `evading_pgd`, which knows the
+density's limit. Scores: -log q(x)/d, which the attack evades by its gradient, and `auto`.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.results import append_rows, recorded
+from flowclf import Decider
+from flowclf.evaluation.attacks import evading_pgd, fgsm
+from flowclf.training.task import load_task
+
+EPSILONS = (0.0, 0.02, 0.1, 0.3)
+SCORES = ("negative-log-prob", "auto")
+KNOWN, BATCH_SIZE = 10_000, 250
+
+
+def shares(decider: Decider, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Return the shares of images that are right, rejected, and either."""
+    found = decider(x)
+    right = found.label == y
+    rejected = found.p_value <= decider.false_alarm
+    return {
+        "right": float(right.double().mean()),
+        "rejected": float(rejected.double().mean()),
+        "right_or_rejected": float((right | rejected).double().mean()),
+    }
+
+
+def main() -> None:
+    """Attack a run's first test images at each ε; print and record the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--out", type=Path, default=recorded("rejection.csv"))
+    given = parser.parse_args()
+    task = load_task(given.run)
+    model, half = task.model, len(task.test) // 2
+    known, new = task.test.take(slice(half, None)), task.test.take(slice(given.samples))
+    train = task.training.spread(KNOWN).x
+    deciders = {s: Decider(model, score=s).fit(known.x, known.y, train) for s in SCORES}
+    limit = deciders["negative-log-prob"].limit
+    for epsilon in EPSILONS:
+        for attack in ("fgsm", "evading"):
+            parts = zip(new.x.split(BATCH_SIZE), new.y.split(BATCH_SIZE), strict=True)
+            attacked = torch.cat(
+                [
+                    fgsm(model, x, y, epsilon, loss="margin")
+                    if attack == "fgsm"
+                    else evading_pgd(model, x, y, epsilon, limit)
+                    for x, y in parts
+                ]
+            )
+            for score, decider in deciders.items():
+                row = {"data": task.config.dataset, "seed": task.config.seed}
+                row |= {"sigma": model.noise.sigma, "attack": attack, "epsilon": epsilon}
+                row |= {"score": score, **shares(decider, attacked, new.y)}
+                print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+                append_rows(given.out, [row])
+
+
+if __name__ == "__main__":
+    main()
