@@ -184,6 +184,11 @@ def check_settings(blueprint: Blueprint, settings: AutoencoderSettings) -> None:
             "a prior that knows the classes for branch.kind=mixture, e.g. "
             "mixture.start=equidistant mixture.means=learned, got a standard normal"
         )
+    elif kind == "mixture" and not objective.branch:
+        message = (
+            "objective.branch above 0 for branch.kind=mixture, as nothing else teaches the mixture "
+            "its classes, got 0; try objective.branch=100"
+        )
     elif kind in ("knn", "forest") and objective.branch:
         message = (
             f"objective.branch=0 for branch.kind={kind}, which has no gradient to teach the "

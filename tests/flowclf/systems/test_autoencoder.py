@@ -16,6 +16,11 @@ from flowclf.nn.label_heads import NetworkBranch
 from flowclf.systems.autoencoder import Autoencoder
 
 MIXTURE = {"start": "equidistant", "means": "learned", "distance": 3.0}
+WITH_MIXTURE = {
+    "mixture": MIXTURE,
+    "branch": {"kind": "mixture"},
+    "objective": {"branch": 1.0},
+}
 
 
 def tiny(**settings: Any) -> Autoencoder:
@@ -50,7 +55,7 @@ def integrated(model: Autoencoder, x: Tensor, y: Tensor | None = None) -> Tensor
 
 @pytest.mark.parametrize("mixture", [{}, MIXTURE], ids=["normal", "mixture"])
 def test_bounds_close_on_the_integral(mixture: dict[str, Any]) -> None:
-    settings = {"mixture": mixture, "branch": {"kind": "mixture"}} if mixture else {}
+    settings = WITH_MIXTURE if mixture else {}
     model, x = tiny(**settings), images()
     truth, elbo = integrated(model, x), model.elbo(x).detach()
     bound = partial(model.importance_bound, x, generator=torch.Generator().manual_seed(0))
@@ -61,7 +66,7 @@ def test_bounds_close_on_the_integral(mixture: dict[str, Any]) -> None:
 
 
 def test_conditional_bounds_close_on_theirs_and_sum_to_the_marginal() -> None:
-    model, x = tiny(mixture=MIXTURE, branch={"kind": "mixture"}), images()
+    model, x = tiny(**WITH_MIXTURE), images()
 
     def bound(y: Tensor | None) -> Tensor:
         return model.importance_bound(x, y, 20_000, torch.Generator().manual_seed(0))

@@ -188,6 +188,7 @@ def test_samples_without_a_label_teach_all_but_the_branch() -> None:
     [
         ("vae", {"branch": {"kind": "mixture"}}, "standard normal"),
         ("bvae", {"branch": {"kind": "knn"}}, "no gradient"),
+        ("vae", {"mixture": MIXTURE, "branch": {"kind": "mixture"}}, "branch above 0 for branch.k"),
         ("vae", {"objective": {"free_bits": 0.1}, "mixture": MIXTURE}, "free_bits"),
         ("vae", {"objective": {"class_weights": [1, 2]}}, "class_weights of 4"),
         ("vae", {"noise": {"uniform": 1.0}}, "noise.uniform=0"),
