@@ -98,6 +98,8 @@ class TrainSettings(Section):
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-3
     momentum: Fraction = 0.9  # of sgd; beta1 of adamw
+    beta2: Fraction = 0.99  # of adamw, as is epsilon; without weight decay it is Adam
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Weight = 0.0
     means_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # learning rate of the means, relative
     mixture_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # of covariances and class weights
@@ -113,6 +115,7 @@ class TrainSettings(Section):
         tuple[Fraction, ...], BeforeValidator(as_sequence)
     ] = ()  # shares of the run after which the rate falls tenfold
     clip_norm: Annotated[float, Field(gt=0)] = 8.0
+    clip_value: Annotated[float, Field(gt=0)] | None = None  # of each number, after the norm
     norm_passes: Annotated[int, Field(ge=0)] = 1  # re-estimate BatchNorm statistics at the end
     # Of the products in the networks; densities, losses and evaluation are in float32 or wider.
     precision: Literal["auto", Precision] = "auto"  # bf16-mixed where that is faster, or 32-true

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from couplings import Chain
 from flowclf.classifier import GenerativeClassifier
@@ -262,7 +262,7 @@ class Loop:
             terms = loss()
             self.optimizer.zero_grad()
             self.fabric.backward(terms["total"])
-        norm = clip_gradients(self.model, self.settings.clip_norm)
+        norm = clip_gradients(self.model, self.settings.clip_norm, self.settings.clip_value)
         terms = {name: value.detach() for name, value in terms.items()}
         terms = self.processes.all_reduce_terms(terms)
         # The step's only wait for the device.
@@ -322,8 +322,12 @@ class Loop:
         return position
 
 
-def clip_gradients(model: GenerativeClassifier, max_norm: float) -> Tensor:
+def clip_gradients(
+    model: GenerativeClassifier, max_norm: float, max_value: float | None = None
+) -> Tensor:
     """Clip the gradients of each head, and of the rest, to `max_norm`; return the total norm.
+
+    Then each number to ±`max_value`, if there is one.
 
     A head that only observes (a probe, the sample softmax of VAE-AS) then does not change the steps
     of the network that it observes: VAE-AS at (1, 1) stays the VAE. A norm that is not finite
@@ -333,6 +337,8 @@ def clip_gradients(model: GenerativeClassifier, max_norm: float) -> Tensor:
     own = {p for head in heads for p in head}
     others = [p for p in model.parameters() if p not in own]
     norms = [_clip(part, max_norm) for part in (others, *heads) if part]
+    if max_value is not None:
+        clip_grad_value_(model.parameters(), max_value)
     return torch.stack(norms).norm()
 
 

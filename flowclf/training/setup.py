@@ -255,7 +255,8 @@ def make_optimizer(model: GenerativeClassifier, settings: TrainSettings) -> torc
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups)
     for group in groups:
-        group["betas"] = (group.pop("momentum"), 0.99)
+        group["betas"] = (group.pop("momentum"), settings.beta2)
+        group["eps"] = settings.epsilon
     return Muon(groups) if turned else torch.optim.AdamW(groups, fused=True)
 
 
