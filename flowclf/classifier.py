@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from math import log
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -153,8 +154,8 @@ class GenerativeClassifier(nn.Module):
         """
         return self._encode_named("x", x, generator)
 
-    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Compute the exact log q(x), or log q(x|y) for labels y (B,): (B,), nats, in data units.
+    def log_prob(self, x: Tensor, y: Tensor | int | None = None) -> Tensor:
+        """Compute the exact log q(x), or log q(x|y) for labels y (B,) or one: (B,), nats.
 
             log q(x) = log Σ_k w_k N(z; μ_k, Σ_k) + log|det dz/dx|
 
@@ -170,7 +171,7 @@ class GenerativeClassifier(nn.Module):
                 "elbo(x) is a lower bound where a system has one"
             )
         x = self._points(x)
-        y = None if y is None else self._labels(y, len(x))
+        y = None if y is None else self._labels(self._each(y, len(x)), len(x))
         encoding = self._encode(x)
         assert encoding.log_det is not None
         if y is None:
@@ -195,8 +196,18 @@ class GenerativeClassifier(nn.Module):
         given_z = self.densities(z.flatten(0, 1)).log_posterior.unflatten(0, z.shape[:2])
         return self._checked("log_posterior", given_z.logsumexp(0) - log(len(z)), x)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `log_posterior(x)`, (B, K): `model(x)` has the form of other networks' logits."""
+        return self.log_posterior(x)
+
+    @torch.no_grad()
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """Return q(k|x), (B, K), without a graph."""
+        return self.log_posterior(x).exp()
+
+    @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """Return the most probable class, (B,)."""
+        """Return the most probable class, (B,), without a graph."""
         return self.log_posterior(x).argmax(1)
 
     @property
@@ -231,14 +242,15 @@ class GenerativeClassifier(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        y: Tensor,
+        y: Tensor | int,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         around: Around = "means",
     ) -> Tensor:
         """Draw one x for each label of y (B,): decoded draws from N(μ_y, temperature² Σ_y).
 
-        At temperature 1 these are draws from q(x|y). Around "data" they are centred at the average
+        y may be a number of draws, whose labels come from the mixture's weights. At temperature 1
+        these are draws from q(x|y). Around "data" they are centred at the average
         latent of the class's training samples, as in the authors' pictures: sharper images where a
         large β̃ holds the latents off the means.
 
@@ -248,10 +260,14 @@ class GenerativeClassifier(nn.Module):
         """
         if not self.can_sample:
             raise self._lacks("generate", "has no model of x", "can_sample")
-        y = self._labels(y)
+        if isinstance(y, Integral) and not isinstance(y, bool):
+            validate.at_least("y", y, 1)
+            weights = self.mixture.log_weights.exp()
+            y = torch.multinomial(weights, int(y), replacement=True, generator=generator)
+        labels = self._labels(y)  # type: ignore[arg-type]
         validate.temperature(temperature)
         validate.one_of("around", around, ("means", "data"))
-        return self.decode(self._draw(y, float(temperature), generator, around))
+        return self.decode(self._draw(labels, float(temperature), generator, around))
 
     def _draw(
         self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around
@@ -434,6 +450,11 @@ class GenerativeClassifier(nn.Module):
         return validate.indices(
             "y", y, "labels", self.classes, self._like, length=length, none=none, training=training
         )
+
+    def _each(self, y: Any, count: int) -> Any:
+        """Return a single label as one for each of `count` samples; a tensor as it is."""
+        single = isinstance(y, Integral) and not isinstance(y, bool)
+        return torch.full((count,), y, device=self.mixture.device) if single else y
 
     def _checked(self, name: str, values: Tensor, x: Tensor) -> Tensor:
         """Return values (B, ...) computed from x, none of which may be NaN."""

@@ -298,7 +298,9 @@ def _explain(error: ValidationError, settings: type[Section], prefix: str) -> st
         if any(name == key or name.startswith(f"{key}.") for name in full):
             return f"{key} is no setting of kind {path[-2]!r}"
         sections = [] if prefix else [*RUN_SECTIONS, *settings.model_fields]
-        close = difflib.get_close_matches(key, full + sections, n=1)
+        # A name without its section first: "epochs" means train.epochs.
+        inner = [name for name in _everywhere(settings) if name.split(".")[-1] == key]
+        close = inner[:1] or difflib.get_close_matches(key, full + sections, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(full)}"
         return f"unknown setting {key!r}{hint}"
     # What else a field of several types takes.
@@ -307,6 +309,13 @@ def _explain(error: ValidationError, settings: type[Section], prefix: str) -> st
     ]
     expected = " or ".join([first["msg"][0].lower() + first["msg"][1:], *also])
     return f"{key}: {expected}, got {first.get('input')!r}"
+
+
+def _everywhere(settings: type[Section]) -> list[str]:
+    """List the dotted names of a run's own settings, and of the model's."""
+    own: dict[str, type[Section]] = {"data": DataSettings, "train": TrainSettings}
+    names = [name for key, section in own.items() for name in setting_names(section, f"{key}.")]
+    return names + setting_names(settings)
 
 
 def _place(error: ErrorDetails) -> list[str]:

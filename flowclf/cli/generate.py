@@ -234,6 +234,8 @@ def _pairs(text: str | None, classes: int) -> list[tuple[int, int]]:
         found = []
     if not found or any(a == b for a, b in found):
         raise UserError(f"expected --classes like 4-9,3-5, got {text!r}")
+    if strange := [k for pair in found for k in pair if not 0 <= k < classes]:
+        raise UserError(f"expected --classes of 0 to {classes - 1}, got {strange[0]} in {text!r}")
     return found
 
 

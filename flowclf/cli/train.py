@@ -109,15 +109,16 @@ class Request:
         """Make the configuration: `base`, then the file's settings, then those of the options."""
         from flowclf.config import NAMES, make_config, parse_assignments, read_settings
 
-        if self.system is None:
-            raise UserError("expected the name of a system, got none; see `flowclf systems`")
         layers = [base or {}, read_settings(self.config) if self.config else {}]
         names = {key: layer.pop(key) for layer in layers for key in NAMES if key in layer}
+        system = self.system or names.get("system")
+        if system is None:
+            raise UserError("expected the name of a system, got none; see `flowclf systems`")
         layers.append(parse_assignments(self.assignments))
         if self.epochs is not None:
             layers.append({"train": {"epochs": self.epochs}})
         return make_config(
-            self.system,
+            system,
             dataset,
             shape,
             preset=self.preset or names.get("preset"),
@@ -171,10 +172,15 @@ def _prepare(
 
 def settings_and_data(request: Request, data_dir: Path | None) -> tuple[RunConfig, Dataset]:
     """Load the data of a request, and make its settings for their shape."""
+    from flowclf.config import read_settings
     from flowclf.data import DATASETS
     from flowclf.runs import load_data
 
-    name = "digits" if request.data is None else request.data
+    name = request.data
+    if name is None and request.config is not None:
+        name = read_settings(request.config).get("dataset")
+    if name is None:
+        name = "digits"
     # Settings before data: a misspelt key should not cost a download, and they say how texts are
     # read. Only the default preset may be another for the shape that the data turn out to have.
     known = DATASETS[name].shape if name in DATASETS else (1,)

@@ -245,3 +245,23 @@ def test_a_uniform_prior_at_test_time_leaves_training_and_density_alone(
     assert_close(even.log_posterior(x), joint.log_softmax(1))
     weights = torch.tensor([3.0, 0.0, 0.0]).log_softmax(0)
     assert_close(weighed.log_posterior(x), (joint + weights).log_softmax(1))
+
+
+def test_a_model_is_called_like_other_networks_and_classifiers() -> None:
+    model = build("ib-inn", shape=(4,), classes=3, network={"kind": "mlp", "blocks": 1}).eval()
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(x), model.log_posterior(x))
+    assert model(x).requires_grad
+    probabilities = model.predict_proba(x)
+    assert not probabilities.requires_grad
+    torch.testing.assert_close(probabilities, model(x).exp().detach())
+    assert torch.equal(model.predict(x), probabilities.argmax(1))
+    each = torch.full((5,), 2)
+    assert torch.equal(model.log_prob(x, 2), model.log_prob(x, each))
+    first, again = (model.sample(7, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert first.shape == (7, 4)
+    assert torch.equal(first, again)
+    with pytest.raises(flowclf.UserError, match="expected y of at least 1, got 0"):
+        model.sample(0)
+    with pytest.raises(flowclf.UserError, match="expected integer labels 0..2, got 3"):
+        model.log_prob(x, 3)
