@@ -128,7 +128,8 @@ def _run_study(
         message(f"{done}  {row['variant']}, seed {row['seed']}: {accuracy}")
     summary, pairs = averages(rows, study), differences(rows, study)
     if as_json:
-        print_json({"variants": summary, "differences": [asdict(pair) for pair in pairs]})
+        own = {v: [asdict(pair) for pair in pairs if pair.variant == v] for v in study.variants}
+        print_json([row | {"differences": own[row["variant"]]} for row in summary])
         return
     table = [["seeds", *(str(row["seeds"]) for row in summary)]]
     for key in study.metrics:
