@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import torch
-from torch import Tensor
 
 from benchmarks.flowclf.deciding import KINDS as DECISIONS
-from flowclf.classifier import GenerativeClassifier, evaluating, latents
+from flowclf.classifier import evaluating, latents
 from flowclf.data import Dataset, Split
 from flowclf.data.corruptions import SEVERITIES
 from flowclf.data.outliers import load_outliers
@@ -19,6 +18,7 @@ from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmean
 from flowclf.evaluation.detection import auroc
 from flowclf.evaluation.metrics import accuracy, variance_ratio
 from flowclf.evaluation.rate import aggregate_information, importance_bounds, softmax_information
+from flowclf.evaluation.scores import negative_log_prob_per_dim
 from flowclf.evaluation.shift import CLEAN, MEAN
 from flowclf.figures import latent_panels, save_figure
 from flowclf.support.seeding import generator_for
@@ -177,19 +177,12 @@ def rgb_ramp(trained: Trained) -> Values:
         return dict.fromkeys(RGB_RAMP)
     test = trained.test.take(slice(RAMPED))
     like = Dataset("", trained.training, test, ("", ""), levels=256)
-    usual = -_log_prob(model, test.x)
+    usual = negative_log_prob_per_dim(model, test.x)
     values: Values = {}
     for name, alpha in zip(RGB_RAMP, RAMP, strict=True):
         turned = load_outliers(f"rgb-rotation:{alpha}", like).x
-        values[name] = auroc(usual, -_log_prob(model, turned)).value
+        values[name] = auroc(usual, negative_log_prob_per_dim(model, turned)).value
     return values
-
-
-def _log_prob(model: GenerativeClassifier, x: Tensor) -> Tensor:
-    """Return log q(x) of uint8 images, without noise, as the authors score them."""
-    parts = x.to(model.mixture.device).split(500)
-    with evaluating(model):
-        return torch.cat([model.log_prob(part) for part in parts]).cpu()
 
 
 def _outlier_names(
