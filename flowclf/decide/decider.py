@@ -140,12 +140,8 @@ class Decider:
         if x_train is None:
             order = torch.randperm(len(x), generator=generator_for(0, "decide"))
             x_train, ranked = x[order[::2]], x[order[1::2]]
-        if (least := least_samples(self.false_alarm)) > len(ranked):
-            half = " (half of them, as there is no x_train)" if len(ranked) < len(x) else ""
-            raise UserError(
-                f"expected at least {least} calibration samples for false_alarm="
-                f"{self.false_alarm:g}, got {len(ranked)}{half}; give more, or raise false_alarm"
-            )
+        half = " (half of them, as there is no x_train)" if len(ranked) < len(x) else ""
+        self._check_count(len(ranked), half)
         own = self._strangeness(x, self._posterior(x)).gather(1, y[:, None])[:, 0]
         reference = Reference.fit(self.model, x_train, names=SCORES[self.score].uses)
         self._fitted = _Fitted(reference, own, y, self._score(ranked, reference))
@@ -213,7 +209,9 @@ class Decider:
         folder: str | Path,
         model: GenerativeClassifier | None = None,
         device: torch.device | str = "cpu",
-        **levels: float,
+        *,
+        coverage: float | None = None,
+        false_alarm: float | None = None,
     ) -> Self:
         """Read what `save` wrote, with the model beside it.
 
@@ -221,10 +219,11 @@ class Decider:
             folder: of the run or saved model.
             model: that model, where it is loaded already.
             device: where the model goes, if it is loaded here.
-            levels: another `coverage` or `false_alarm` than it was made with.
+            coverage, false_alarm: others than it was made with.
 
         Raises:
-            UserError: no such file, a damaged one, or one of other weights than the model's.
+            UserError: no such file, a damaged one, or one of other weights than the model's; too
+                few calibration samples for these levels.
         """
         file = Path(folder) / FILE
         if not file.is_file():
@@ -233,6 +232,8 @@ class Decider:
             )
         model = load(folder, device) if model is None else model
         tensors, note = read_tensors(file)
+        asked = {"coverage": coverage, "false_alarm": false_alarm}
+        levels = {name: value for name, value in asked.items() if value is not None}
         try:
             settings = parse_json(note or "")
             weights = settings.pop("weights")
@@ -248,8 +249,17 @@ class Decider:
                 f"{file} belongs to other weights than those of {folder}: the model has changed; "
                 "calibrate again, with Decider.fit or flowclf decide --calibrate"
             )
+        decider._check_count(len(decider._fitted.scores))
         decider._limits = decider._thresholds()
         return decider
+
+    def _check_count(self, count: int, note: str = "") -> None:
+        """Refuse fewer samples with an outlier score than `false_alarm` needs."""
+        if (least := least_samples(self.false_alarm)) > count:
+            raise UserError(
+                f"expected at least {least} calibration samples for false_alarm="
+                f"{self.false_alarm:g}, got {count}{note}; give more, or raise false_alarm"
+            )
 
     def _settings(self) -> dict[str, Any]:
         names = ("coverage", "false_alarm", "sets", "per_class", "score")

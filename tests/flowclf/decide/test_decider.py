@@ -128,6 +128,10 @@ def test_it_is_loaded_with_its_model(tmp_path: Path, model: GenerativeClassifier
     wider = Decider.load(tmp_path / "model", coverage=0.99, false_alarm=0.1)
     assert (wider.coverage, wider.false_alarm) == (0.99, 0.1)
     assert bool((wider(x).sets >= second.sets).all())
+    with pytest.raises(UserError, match="at least 9999 calibration samples for false_alarm=0.0001"):
+        Decider.load(tmp_path / "model", false_alarm=0.0001)
+    with pytest.raises(TypeError, match="sets"):
+        Decider.load(tmp_path / "model", sets="aps")  # type: ignore[call-arg]
 
 
 def test_other_weights_are_refused(tmp_path: Path, model: GenerativeClassifier) -> None:
