@@ -9,6 +9,7 @@ from torch import Tensor
 from flowclf.data import Dataset
 from flowclf.data.outliers import load_outliers
 from flowclf.evaluation.conformal import class_thresholds, lac, p_values, threshold
+from flowclf.evaluation.context import MOST_TRAINING
 from flowclf.evaluation.detection import auroc
 from flowclf.evaluation.scores import SCORES, Reference, model_scores, scores_of
 from flowclf.evaluation.selective import risk_coverage
@@ -20,7 +21,6 @@ Values = dict[str, float | None]
 
 SPLITS = 20
 COVERAGE, LEVELS = 0.95, (0.01, 0.05)
-KNOWN = 10_000  # training samples that scores are fitted to
 SCORED = tuple(name for name in SCORES if name not in ("waic", "rate"))
 GUARANTEES = ("coverage", "set_size", *(f"false_alarm_{level:g}" for level in LEVELS))
 
@@ -42,7 +42,7 @@ def decisions(trained: Trained, specs: Sequence[str]) -> Values:
     None.
     """
     model, test = trained.model, trained.test
-    reference = Reference.fit(model, trained.training.spread(KNOWN).x)
+    reference = Reference.fit(model, trained.training.spread(MOST_TRAINING).x)
     told = statistics(model, test.x, discriminant=reference.discriminant)
     inside = scores_of(told, reference)
     own = lac(told["log_posterior"], hashed_uniform(test.x))

@@ -16,11 +16,12 @@ from torch import Tensor
 from benchmarks.results import append_rows, recorded
 from flowclf import Decider
 from flowclf.evaluation.attacks import evading_pgd, fgsm
+from flowclf.evaluation.context import MOST_TRAINING
 from flowclf.training.task import load_task
 
 EPSILONS = (0.0, 0.02, 0.1, 0.3)
 SCORES = ("negative-log-prob", "auto")
-KNOWN, BATCH_SIZE = 10_000, 250
+BATCH_SIZE = 250
 
 
 def shares(decider: Decider, x: Tensor, y: Tensor) -> dict[str, float]:
@@ -45,7 +46,7 @@ def main() -> None:
     task = load_task(given.run)
     model, half = task.model, len(task.test) // 2
     known, new = task.test.take(slice(half, None)), task.test.take(slice(given.samples))
-    train = task.training.spread(KNOWN).x
+    train = task.training.spread(MOST_TRAINING).x
     deciders = {s: Decider(model, score=s).fit(known.x, known.y, train) for s in SCORES}
     limit = deciders["negative-log-prob"].limit
     for epsilon in EPSILONS:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from benchmarks.flowclf.study import t_interval
 from benchmarks.results import read as read_rows
 from benchmarks.results import recorded
 from flowclf.support.atomic_files import write_text
@@ -75,10 +76,7 @@ def judge(claim: dict[str, Any]) -> Found:
         return Found(_verdict(mean, mean, ours), f"{_shown(mean)}{unit}")
     if len(values) < 2:
         return Found("undecided", f"{_shown(mean)}{unit}, one seed")
-    from scipy.stats import t
-
-    spread = float(values.std(ddof=1)) / len(values) ** 0.5
-    half = float(t.ppf(0.975, len(values) - 1)) * spread
+    mean, half = t_interval(values.tolist())
     text = f"{_shown(mean)} ± {_shown(half)}{unit}, n = {len(values)}"
     verdict = _verdict(mean - half, mean + half, ours)
     if verdict == "undecided":

@@ -15,7 +15,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from benchmarks.flowclf.classify import tiny
@@ -26,6 +25,7 @@ from flowclf.data import DATASETS, load_dataset
 from flowclf.many.pool import run_jobs
 from flowclf.many.table import mean_metrics
 from flowclf.runs import Run, load_data
+from flowclf.support.averages import mean_and_error
 from flowclf.support.errors import UserError
 from flowclf.training import train
 
@@ -149,8 +149,6 @@ def differences(
     rows: Sequence[dict[str, Any]], study: Study, metrics: Sequence[str] = METRICS
 ) -> list[Difference]:
     """Return the difference of each later variant to each earlier one, seed by seed."""
-    from scipy.stats import t
-
     names, found = list(study.variants), []
     values = {(row["variant"], row["seed"]): row for row in rows}
     for (i, variant), metric in product(enumerate(names), metrics):
@@ -163,12 +161,20 @@ def differences(
             ]
             if len(pairs) < 2:
                 continue
-            gaps = np.array([ours - theirs for ours, theirs in pairs])
-            half = float(t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5)
-            mean = float(gaps.mean())
+            mean, half = t_interval([ours - theirs for ours, theirs in pairs])
             ends = mean - half, mean + half
-            found.append(Difference(variant, reference, metric, len(gaps), mean, *ends))
+            found.append(Difference(variant, reference, metric, len(pairs), mean, *ends))
     return found
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and half its 95 % interval by Student's t (NaN of one value)."""
+    from scipy.stats import t
+
+    mean, error = mean_and_error(values)
+    if error is None:
+        return mean, float("nan")
+    return mean, float(t.ppf(0.975, len(values) - 1)) * error
 
 
 def _run(study: Study, variant: str, config: RunConfig, folder: Path | None) -> dict[str, Any]:

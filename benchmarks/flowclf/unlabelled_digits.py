@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.flowclf.study import t_interval
 from benchmarks.results import append_rows, digest, read, recorded
 from flowclf.classifier import evaluating
 from flowclf.data import Dataset, Split, load_dataset
@@ -32,7 +33,6 @@ from flowclf.evaluation.extraction import (
     fit_image_classifier,
 )
 from flowclf.models import build
-from flowclf.support.averages import mean_and_error
 from flowclf.support.devices import pick_device
 from flowclf.support.seeding import derive_seed, generator_for
 from flowclf.systems.untapped import Untapped
@@ -166,12 +166,7 @@ def learn(
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
     """Return the mean difference and half its 95 % t-interval (NaN of one pair)."""
-    from scipy.stats import t
-
-    difference, error = mean_and_error([a - b for a, b in zip(ours, theirs, strict=True)])
-    if error is None:
-        return difference, float("nan")
-    return difference, float(t.ppf(0.975, len(ours) - 1)) * error
+    return t_interval([a - b for a, b in zip(ours, theirs, strict=True)])
 
 
 def _digest(variant: str, experiment: Experiment) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +19,7 @@ from flowclf.cli.output import (
     print_json,
     print_table,
 )
+from flowclf.support.atomic_files import csv_text
 
 if TYPE_CHECKING:
     from flowclf.data import Split
@@ -89,7 +88,8 @@ def decide(
     if as_json:
         print_json(rows)
     elif as_csv:
-        print(_csv(rows), end="")
+        cells = [{**row, "set": "|".join(row["set"])} for row in rows]
+        print(csv_text(list(rows[0]), cells), end="")
     else:
         _print(rows, run)
 
@@ -130,14 +130,6 @@ def _calibration(task: Task) -> Split:
         "split (--set data.validation=0.1); do not test these decisions on them"
     )
     return task.test
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "set": "|".join(row["set"])} for row in rows)
-    return stream.getvalue()
 
 
 def _print(rows: list[dict[str, Any]], run: Path) -> None:

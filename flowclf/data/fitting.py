@@ -12,7 +12,7 @@ from flowclf.support.errors import UserError
 
 __all__ = [
     "fitted",
-    "notice_of_change",
+    "made_to_fit",
     "read_pictures",
     "rescaled",
     "to_levels",
@@ -44,9 +44,10 @@ def read_pictures(
     images: list[Tensor] = []
     changed: list[str] = []
     for file in pictures:
-        pixels = read_picture(file)
-        changed += notice_of_change(str(file), pixels.shape, shape, resize)
-        images.append(rescaled(fitted(torch.from_numpy(pixels.copy())[None], shape), 256, levels))
+        picture = torch.from_numpy(read_picture(file).copy())[None]
+        image, notice = made_to_fit(str(file), picture, 256, shape, levels, resize)
+        images.append(image)
+        changed += notice
     notices = []
     if changed:
         others = f" ({len(changed)} pictures in all)" if len(changed) > 1 else ""
@@ -65,6 +66,18 @@ def _files(path: Path) -> list[Path]:
     return [each for each in shown if not each.is_dir()]
 
 
+def made_to_fit(
+    what: str, x: Tensor, had: int, shape: tuple[int, ...], levels: int, resize: bool
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return images of `had` grey levels in a shape and levels, and a notice if the shape changes.
+
+    Raises:
+        UserError: another shape that may not be changed, or a number of channels as of `fitted`.
+    """
+    notice = _notice_of_change(what, tuple(x.shape[1:]), shape, resize)
+    return rescaled(fitted(x, shape), had, levels), notice
+
+
 def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Fit images (N, c, h, w) to (N, *shape), uint8, by the largest central crop and resizing.
 
@@ -77,7 +90,7 @@ def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.cat([_resized(with_channels(part, shape[0]), *shape[1:]) for part in parts])
 
 
-def notice_of_change(
+def _notice_of_change(
     what: str, found: tuple[int, ...], wanted: tuple[int, ...], resize: bool
 ) -> tuple[str, ...]:
     """Return a notice of how `found` is changed, if it is."""

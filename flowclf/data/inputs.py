@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowclf.data.fitting import fitted, notice_of_change, read_pictures, rescaled
+from flowclf.data.fitting import made_to_fit, read_pictures
 from flowclf.data.npz import read_npz
 from flowclf.data.text import TextOptions, read_rows, read_texts, word_frequencies
 from flowclf.settings import DataFacts
@@ -67,8 +67,7 @@ def _rows(path: Path, facts: DataFacts, vocabulary: Sequence[str], text: TextOpt
     if path.suffix.lower() == ".npz":
         x = read_npz(path)
         if facts.levels is not None and x.ndim == 4:
-            notices = notice_of_change(str(path), tuple(x.shape[1:]), facts.shape, resize=True)
-            x = rescaled(fitted(x, facts.shape), 256, facts.levels)
+            x, notices = made_to_fit(str(path), x, 256, facts.shape, facts.levels, resize=True)
     elif facts.levels is not None:
         raise UserError(f"{path}: expected pictures or an .npz file of images, got a .csv file")
     elif vocabulary:

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from flowclf.data.dataset import Dataset
 from flowclf.data.fitting import (
     fitted,
-    notice_of_change,
+    made_to_fit,
     read_pictures,
     rescaled,
     to_levels,
@@ -261,8 +261,8 @@ def _other_dataset(
     data = load_dataset(spec, data_dir)
     if not data.is_image or data.levels is None:
         raise UserError(f"expected images, got a table in {spec}; choose a data set of images")
-    notices = (*data.notices, *notice_of_change(data.name, data.shape, shape, resize))
-    return Outliers(data.name, rescaled(fitted(data.test.x, shape), data.levels, levels), notices)
+    x, notice = made_to_fit(data.name, data.test.x, data.levels, shape, levels, resize)
+    return Outliers(data.name, x, (*data.notices, *notice))
 
 
 def _padded_or_fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:

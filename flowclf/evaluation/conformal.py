@@ -26,6 +26,7 @@ __all__ = [
     "class_thresholds",
     "lac",
     "least_samples",
+    "log_doubt",
     "p_values",
     "raps",
     "threshold",
@@ -47,8 +48,13 @@ def lac(log_posterior: Tensor, u: Tensor) -> Tensor:
     log_posterior = log_posterior.double()
     rest = torch.log1p(-log_posterior.exp())  # exact where q(k|x) is at most a half
     likeliest = log_posterior.argmax(1, keepdim=True)
-    others = log_posterior.scatter(1, likeliest, -inf).logsumexp(1, keepdim=True)
-    return rest.scatter(1, likeliest, others)
+    return rest.scatter(1, likeliest, log_doubt(log_posterior)[:, None])
+
+
+def log_doubt(log_posterior: Tensor) -> Tensor:
+    """Compute log(1 - max_k q(k|x)), (N, K) to (N,), without rounding to log 0."""
+    likeliest = log_posterior.argmax(1, keepdim=True)
+    return log_posterior.scatter(1, likeliest, -inf).logsumexp(1)
 
 
 def aps(log_posterior: Tensor, u: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier
+from flowclf.evaluation.conformal import log_doubt
 from flowclf.evaluation.detection import typicality
 from flowclf.evaluation.discriminant import Discriminant
 from flowclf.evaluation.statistics import STATISTICS, Statistics, statistics
@@ -185,12 +186,6 @@ def _columns(values: Iterable[Tensor]) -> Tensor:
     return torch.cat([value[:, None] if value.ndim == 1 else value for value in values], 1)
 
 
-def _unsure(log_posterior: Tensor) -> Tensor:
-    """Compute log Σ_{k≠k*} q(k|x) = log(1 - max_k q(k|x)) without rounding to log 0."""
-    likeliest = log_posterior.argmax(1, keepdim=True)
-    return log_posterior.scatter(1, likeliest, -torch.inf).logsumexp(1)
-
-
 def _entropy(log_posterior: Tensor) -> Tensor:
     return torch.special.entr(log_posterior.exp()).sum(1)
 
@@ -262,7 +257,7 @@ _ROWS = (
         "KL(q(z|x) ‖ N(0, I))", f"Alemi et al., 2018; {IB_INN}", "both",
     ),
     Score(
-        "max-probability", "posterior", ("log_posterior",), _unsure,
+        "max-probability", "posterior", ("log_posterior",), log_doubt,
         "log(1 - max_k q(k|x))", "Hendrycks and Gimpel, ICLR 2017",
     ),
     Score(

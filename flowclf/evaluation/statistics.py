@@ -44,7 +44,19 @@ class _Batch:
 
     @cached_property
     def encoding(self) -> Encoding:
-        return self.model.encode(self.x)
+        return self._encoded[0]
+
+    @cached_property
+    def _encoded(self) -> tuple[Encoding, list[Tensor]]:
+        """The encoding, and log|det J| of each stage of a flow that is a `Chain`, in one pass."""
+        network, found = self.model.encoder.network, list[Tensor]()
+        stages = network if self.model.has_density and isinstance(network, Chain) else ()
+        hooks = [s.register_forward_hook(lambda *given: found.append(given[2][1])) for s in stages]
+        try:
+            return self.model.encode(self.x), found
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @cached_property
     def densities(self) -> MixtureDensities:
@@ -112,17 +124,8 @@ class _Batch:
 
     def stage_log_dets_per_dim(self) -> Tensor | None:
         """log|det J|/d of each stage of a flow that is a `Chain`, (B, S), nats."""
-        network = self.model.encoder.network
-        if not self.model.has_density or not isinstance(network, Chain):
-            return None
-        found: list[Tensor] = []
-        hooks = [s.register_forward_hook(lambda *given: found.append(given[2][1])) for s in network]
-        try:
-            self.model.encode(self.x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return torch.stack(found, 1).double() / self.model.dims
+        found = self._encoded[1]
+        return torch.stack(found, 1).double() / self.model.dims if found else None
 
     def complexity(self) -> Tensor | None:
         """Bits/dim of x as a PNG file, of grey or RGB images; a point x is of its grey level."""

@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
@@ -17,7 +16,7 @@ from flowclf.data import Dataset
 from flowclf.data.fitting import rescaled
 from flowclf.many import Audit
 from flowclf.report.pictures import data_uri
-from flowclf.report.render import hash_of
+from flowclf.report.render import hash_of, template
 from flowclf.support.atomic_files import write_text
 
 __all__ = ["write_audit_page"]
@@ -43,13 +42,6 @@ def write_audit_page(found: Audit, data: Dataset, out: Path) -> None:
     split = data.train.labelled()
     folder = resources.files("flowclf.report")
     style, own = ((folder / name).read_text("utf-8") for name in ("style.css", "audit.css"))
-    environment = Environment(
-        loader=PackageLoader("flowclf.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = []
     for kind, rows in found.findings.items():
         heading, text = HEADINGS[kind]
@@ -62,7 +54,7 @@ def write_audit_page(found: Audit, data: Dataset, out: Path) -> None:
                 "left": len(rows) - len(cards),
             }
         )
-    page = environment.get_template("audit.html.j2").render(
+    page = template("audit.html.j2").render(
         title=f"Audit of {data.name}",
         sentence=f"{len(split):,} training rows of {data.classes} classes, each judged by a model "
         "that was not trained on it.",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from flowclf.config import nested
@@ -47,15 +47,7 @@ def render(found: Collection) -> str:
     """
     folder = resources.files("flowclf.report")
     style, script = ((folder / name).read_text("utf-8") for name in ("style.css", "report.js"))
-    environment = Environment(
-        loader=PackageLoader("flowclf.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("template.html.j2").render(
+    return template("template.html.j2").render(
         **_content(found),
         style=Markup(style),
         script=Markup(script),
@@ -92,6 +84,19 @@ def _content(found: Collection) -> dict[str, Any]:
         "common": yaml.safe_dump(nested(common), sort_keys=False, allow_unicode=True),
         "environment": table.environment_table(entries),
     }
+
+
+def template(name: str) -> Template:
+    """Return a template of this package, which escapes all that it is given."""
+    environment = Environment(
+        loader=PackageLoader("flowclf.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name)
 
 
 def hash_of(text: str) -> str:
