@@ -12,6 +12,7 @@ from flowclf.cli import (
     bench,
     decide,
     evaluate,
+    explore,
     export,
     generate,
     listing,
@@ -37,6 +38,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("decide")(decide.decide)
 app.command("audit")(audit.audit)
 app.command("sweep")(sweep.sweep)
+app.command("explore")(explore.explore)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("sample")(generate.sample)

@@ -92,10 +92,11 @@ class Browser:
                 return found
             self.events.append(answer)
 
-    def open(self, page: Path, fragment: str = "") -> None:
-        """Load a file, and wait until it has been loaded."""
+    def open(self, page: Path | str, fragment: str = "") -> None:
+        """Load a file or an address, and wait until it has been loaded."""
+        address = page.as_uri() if isinstance(page, Path) else page
         # From a blank page: within a page a fragment alone loads nothing.
-        for url in ("about:blank", page.as_uri() + fragment):
+        for url in ("about:blank", address + fragment):
             self.events.clear()
             self.call("Page.navigate", url=url)
             while not any(event["method"] == "Page.loadEventFired" for event in self.events):
@@ -126,6 +127,20 @@ class Browser:
         options = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", **options, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **options)
+
+    def drag(self, *places: tuple[float, float]) -> None:
+        """Press the mouse at the first place of the page, move it along, and let go at the last."""
+        kinds = ["mousePressed", *["mouseMoved"] * (len(places) - 1), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*places, places[-1]], strict=True):
+            button = {"button": "left", "buttons": 1, "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+
+    def until(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        tries = "let n = 0; (function again() {{ if ({0}) done(); else if (++n > 600) fail({1}); "
+        script = tries + "else setTimeout(again, 50); }})()"
+        script = script.format(condition, json.dumps(condition))
+        self.wait(f"new Promise((done, fail) => {{ {script} }})")
 
     def screenshot(self, file: Path) -> None:
         """Write a .png of the whole page."""

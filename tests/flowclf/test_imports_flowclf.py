@@ -35,7 +35,7 @@ FLOORS = (
     ("training", "decide", "oracle"),
     ("many",),
     ("figures", "sklearn"),
-    ("report",),
+    ("report", "explore"),
     ("cli",),
     ("__main__", ""),
 )
