@@ -35,6 +35,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.onnx import ONNXProgram
 
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.nn.label_heads import FittedBranch
@@ -86,11 +87,16 @@ class Exported:
 
 
 class Scores(nn.Module):
-    """Module from floating x (B, *shape) to a model's named outputs, in one pass of its encoder."""
+    """Module from floating x (B, *shape) to a model's named outputs, in one pass of its encoder.
 
-    def __init__(self, model: GenerativeClassifier) -> None:
+    Args:
+        model: in eval mode.
+        latents: also return z, and the `log_det` of a flow.
+    """
+
+    def __init__(self, model: GenerativeClassifier, latents: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.latents = model, latents
 
     def forward(self, x: Tensor) -> Outputs:
         """Compute `log_posterior`, and `log_prob` or `elbo` if the system has it."""
@@ -100,9 +106,12 @@ class Scores(nn.Module):
             densities = model.densities(encoding.z)
             assert encoding.log_det is not None
             log_prob = densities.log_prob + encoding.log_det
-            return {"log_posterior": densities.log_posterior, "log_prob": log_prob}
-        bound = {"elbo": model.elbo(x)} if model.has_elbo else {}
-        return {"log_posterior": model.log_posterior(x), **bound}
+            found = {"log_posterior": densities.log_posterior, "log_prob": log_prob}
+            more = {"z": encoding.z, "log_det": encoding.log_det} if self.latents else {}
+            return found | more
+        found = {"log_posterior": model.log_posterior(x)}
+        found |= {"elbo": model.elbo(x)} if model.has_elbo else {}
+        return found | ({"z": model.encode(x).z} if self.latents else {})
 
 
 def export_model(
@@ -132,7 +141,7 @@ def export_model(
     _check(model, path, x, format)
     metadata = _metadata(model)
     differences: list[Difference] = []
-    with _exporting(model):
+    with exporting(model):
         report(f"following log_posterior of {type(model).__name__}")
         program = _trace(model, x)
         outputs = tuple(Scores(model)(_as_input(model, x[:1])))
@@ -171,6 +180,15 @@ def _check(model: GenerativeClassifier, path: Path, x: Tensor, format: Format) -
     dtype = model.mixture.coordinates.dtype
     if dtype != torch.float32:  # onnxruntime has not all of its operators in others
         raise UserError(f"expected a float32 model for onnx, got {dtype}; use model.float()")
+    check_packages()
+
+
+def check_packages() -> None:
+    """Check that what ONNX needs is installed.
+
+    Raises:
+        UserError: naming what is not.
+    """
     for name in PACKAGES:
         try:
             import_module(name)
@@ -189,7 +207,7 @@ def _metadata(model: GenerativeClassifier) -> dict[str, Any]:
 
 
 @contextmanager
-def _exporting(model: GenerativeClassifier) -> Iterator[None]:
+def exporting(model: GenerativeClassifier) -> Iterator[None]:
     """Switch to eval mode without gradients, draws as a buffer, and without torch's warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -211,10 +229,15 @@ def _as_input(model: GenerativeClassifier, x: Tensor) -> Tensor:
 
 
 def _trace(model: GenerativeClassifier, x: Tensor) -> ExportedProgram:
+    return traced(Scores(model).eval(), "x", _as_input(model, x[:1]))
+
+
+def traced(module: nn.Module, argument: str, example: Tensor) -> ExportedProgram:
+    """Follow a module of one argument with any batch size, see `exporting`."""
     # Two samples: torch would take a batch of one for a constant.
-    example = _as_input(model, x[:1]).repeat_interleave(2, 0)
-    shapes = {"x": {0: Dim("batch")}}
-    program = torch.export.export(Scores(model).eval(), (example,), dynamic_shapes=shapes)
+    example = example[:1].repeat_interleave(2, 0)
+    shapes = {argument: {0: Dim("batch")}}
+    program = torch.export.export(module, (example,), dynamic_shapes=shapes)
     # What nobody asks for: of a region without autocast nothing would be left to be written.
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
@@ -224,19 +247,28 @@ def _trace(model: GenerativeClassifier, x: Tensor) -> ExportedProgram:
 def _write_onnx(
     program: ExportedProgram, path: Path, outputs: tuple[str, ...], metadata: dict[str, Any]
 ) -> None:
+    written = onnx_program(program, "x", outputs)
+    texts = {name: json.dumps(value) for name, value in metadata.items()}
+    written.model.metadata_props.update(texts)
+    written.save(path)
+
+
+def onnx_program(program: ExportedProgram, argument: str, outputs: tuple[str, ...]) -> ONNXProgram:
+    """Translate what `traced` gave to ONNX."""
     written = torch.onnx.export(
         program,
-        input_names=["x"],
+        input_names=[argument],
         output_names=list(outputs),
-        dynamic_shapes={"x": {0: "batch"}},
-        custom_translation_table={torch.ops.aten.log_sigmoid.default: _log_sigmoid},
+        dynamic_shapes={argument: {0: "batch"}},
+        custom_translation_table={
+            torch.ops.aten.log_sigmoid.default: _log_sigmoid,
+            torch.ops.aten.searchsorted.Tensor: _searchsorted,
+        },
         dynamo=True,
         verbose=False,
     )
     assert written is not None
-    texts = {name: json.dumps(value) for name, value in metadata.items()}
-    written.model.metadata_props.update(texts)
-    written.save(path)
+    return written
 
 
 def _log_sigmoid(x: Any) -> Any:
@@ -244,6 +276,14 @@ def _log_sigmoid(x: Any) -> Any:
     from onnxscript import opset18
 
     return opset18.Neg(opset18.Softplus(opset18.Neg(x)))
+
+
+def _searchsorted(edges: Any, x: Any) -> Any:
+    """Count the edges (D, M) below x (D, B), for (D, B): ONNX has no search."""
+    from onnxscript import opset18
+
+    below = opset18.Less(opset18.Unsqueeze(edges, [1]), opset18.Unsqueeze(x, [2]))
+    return opset18.ReduceSum(opset18.Cast(below, to=7), [2], keepdims=0)
 
 
 def _write_program(

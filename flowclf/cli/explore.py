@@ -13,6 +13,12 @@ def explore(
         list[Path], typer.Argument(metavar="RUN...", help="A trained run, or several to compare.")
     ],
     port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0: a free one.", min=0, max=65535)] = 0,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the page of one run as one offline .html file.")
+    ] = None,
+    ort: Annotated[
+        Path | None, typer.Option(help="Folder with the files of onnxruntime-web, for --export.")
+    ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     data_dir: DataDir = None,
     device: Where = Device.auto,
@@ -30,6 +36,16 @@ def explore(
     from flowclf.explore import load_explorers
     from flowclf.support.errors import UserError
 
+    if export is not None:
+        from flowclf.explore.export import fetch_runtime, write_page
+
+        if len(runs) != 1:
+            raise UserError(f"expected one run to --export, got {len(runs)}; export each by itself")
+        runtime = fetch_runtime() if ort is None else ort
+        written = write_page(load_explorers(runs, data_dir, "cpu")[0], export, runtime)
+        print(f"page     {export}")
+        print(f"size     {written['bytes'] / 1e6:.1f} MB")
+        return
     try:
         from flowclf.explore.server import open_socket, serve
     except ImportError as error:

@@ -166,6 +166,22 @@ class Decider:
         return Decisions(label, probability, sets, score, p_value, decision)
 
     @property
+    def reference(self) -> Reference:
+        """Training samples that the score was fitted to."""
+        return self._known().reference
+
+    @property
+    def scores(self) -> Tensor:
+        """Outlier scores of the calibration samples, (n,), float64."""
+        return self._known().scores
+
+    @property
+    def limits(self) -> Tensor:
+        """The largest nonconformity of a class in a set, (1,), or of each class (K,), float64."""
+        self._known()
+        return self._limits
+
+    @property
     def limit(self) -> float:
         """The largest score that is not called never seen, as the calibration samples have it."""
         scores = self._known().scores.sort().values

@@ -6,7 +6,7 @@ scores are normalised log-densities: it is not listed twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import log
 from typing import Literal, Self
@@ -27,6 +27,7 @@ __all__ = [
     "Reference",
     "Score",
     "ensemble_scores",
+    "joint_moments",
     "model_scores",
     "negative_log_prob_per_dim",
     "scores_of",
@@ -141,13 +142,19 @@ def density_of_states(*values: Tensor) -> Tensor:
 def joint_distance(*values: Tensor) -> Tensor:
     """Compute the squared Mahalanobis distance from the reference of M statistics: (B,)."""
     count = len(values) // 2
-    known, new = (_columns(each) for each in (values[:count], values[count:]))
-    mean, std = known.mean(0), known.std(0).clamp_min(1e-12)
-    known, new = (known - mean) / std, (new - mean) / std
-    covariance = known.T @ known / max(len(known) - 1, 1)
-    precision = torch.linalg.inv(covariance + 1e-6 * torch.eye(len(covariance)))
+    mean, std, precision = joint_moments(values[:count])
+    new = (_columns(values[count:]) - mean) / std
     squares = ((new @ precision) * new).sum(1)
     return torch.where(new.isfinite().all(1), squares, torch.inf)
+
+
+def joint_moments(known: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute mean (M,), std (M,) and precision (M, M) of the standardised statistics (n,) each."""
+    columns = _columns(known)
+    mean, std = columns.mean(0), columns.std(0).clamp_min(1e-12)
+    columns = (columns - mean) / std
+    covariance = columns.T @ columns / max(len(columns) - 1, 1)
+    return mean, std, torch.linalg.inv(covariance + 1e-6 * torch.eye(len(covariance)))
 
 
 def surprise(reference: Tensor, scores: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pydantic import Field, validate_call
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, latents
+from flowclf.data import Split
 from flowclf.decide import Decider
 from flowclf.evaluation.context import MOST_TRAINING
 from flowclf.evaluation.counterfactuals import class_change_path, decision_contributions
@@ -53,13 +54,15 @@ class Explorer:
     Args:
         task: the finished run.
         folder: of the run.
+        test: the samples of the map; None: as many of the test set as a page has at hand.
     """
 
-    def __init__(self, task: Task, folder: Path) -> None:
+    def __init__(self, task: Task, folder: Path, test: Split | None = None) -> None:
         self.task, self.folder = task, folder
         self.model: GenerativeClassifier = task.model.eval()
         self.wire = Wire(task.dataset.shape, task.dataset.levels)
-        self.test = task.test.spread(min(MOST_SAMPLES, MOST_NUMBERS // self.model.dims))
+        most = min(MOST_SAMPLES, MOST_NUMBERS // self.model.dims)
+        self.test = task.test.spread(most) if test is None else test
         self._look()
         self.plane = self._plane("means", (0, 1))
         self.decider: Decider | None = None
@@ -71,16 +74,38 @@ class Explorer:
     def prepare(self) -> None:
         """Calibrate, unless the run is, and encode training samples; in a thread of its own."""
         # Statistics hook into the network, so that two threads need two.
-        model, task = copy.deepcopy(self.model), self.task
-        near = task.training.spread(MOST_NEIGHBOURS)
+        model = copy.deepcopy(self.model)
+        near = self.task.training.spread(MOST_NEIGHBOURS)
         known: JSON = {"near": near, "z": latents(model, near.x)}
         try:
-            decider, note = _calibrated(model, task, self.folder)
+            try:
+                decider, note = Decider.load(self.folder, model), ""
+            except UserError:
+                decider, note = self.calibrated(model=model)
             known["p_value"] = decider(self.test.x).p_value
             self.decider, self.note = decider, note
         except UserError as error:
             self.note = str(error)
         self._known = known
+
+    def calibrated(
+        self, score: str = "auto", model: GenerativeClassifier | None = None
+    ) -> tuple[Decider, str]:
+        """Return a decider of the page's own, and what is to be said of its calibration.
+
+        Raises:
+            UserError: as `Decider.fit`.
+        """
+        task, held_out = self.task, bool(self.task.validation)
+        split = task.validation.labelled() if held_out else task.test
+        split = split.spread(MOST_CALIBRATION)
+        note = "" if held_out else "calibrated on test samples, as there is no validation split"
+        # Few samples tell rare events from usual ones only at a larger level.
+        level = max(FALSE_ALARM, 1.001 / (len(split) + 1))
+        if level > FALSE_ALARM:
+            note += f"; never seen: p ≤ {level:.2g}, of {len(split)} samples"
+        decider = Decider(self.model if model is None else model, false_alarm=level, score=score)
+        return decider.fit(split.x, split.y, task.training.spread(MOST_TRAINING).x), note
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> JSON:
         """Answer a question of the page; one at a time.
@@ -213,11 +238,11 @@ class Explorer:
             UserError: a mixture without distances.
         """
         z, mixture = self._latent(place), self.model.mixture
-        if self._radius is None:
+        if self.radius is None:
             raise UserError(f"{self.task.config.system} has no distances to its class means")
         k = int(self.model.densities(z).log_posterior.argmax())
         mean, std = mixture.centres()[k], mixture.std()[k]
-        return self._told(*self._decoded(to_usual(z, mean, std, self._radius, WISHES)))
+        return self._told(*self._decoded(to_usual(z, mean, std, self.radius, WISHES)))
 
     @validate_call
     def samples(
@@ -253,7 +278,7 @@ class Explorer:
         self._seen = _seen(self.model, self.test.x)
         mixture = self.model.mixture
         away = (self.z[:, None] - mixture.centres()) / mixture.std()
-        self._radius = float(away.norm(dim=2).amin(1).median()) if mixture.has_distances else None
+        self.radius = float(away.norm(dim=2).amin(1).median()) if mixture.has_distances else None
 
     def _plane(self, plane: Plane, dimensions: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return centre (D,) and orthonormal basis (2, D)."""
@@ -355,23 +380,6 @@ CALLS: Mapping[str, Callable[..., JSON]] = {
     )
 }  # fmt: skip
 """Questions of the page by name."""
-
-
-def _calibrated(model: GenerativeClassifier, task: Task, folder: Path) -> tuple[Decider, str]:
-    """Return the run's decider, or one of its own for the page, and what is to be said of it."""
-    try:
-        return Decider.load(folder, model), ""
-    except UserError:
-        held_out = bool(task.validation)
-        split = task.validation.labelled() if held_out else task.test
-        split = split.spread(MOST_CALIBRATION)
-        note = "" if held_out else "calibrated on test samples, as there is no validation split"
-        # Few samples tell rare events from usual ones only at a larger level.
-        level = max(FALSE_ALARM, 1.001 / (len(split) + 1))
-        if level > FALSE_ALARM:
-            note += f"; never seen: p ≤ {level:.2g}, of {len(split)} samples"
-        decider = Decider(model, false_alarm=level)
-        return decider.fit(split.x, split.y, task.training.spread(MOST_TRAINING).x), note
 
 
 def _seen(model: GenerativeClassifier, x: Tensor) -> JSON:

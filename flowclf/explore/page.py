@@ -17,12 +17,15 @@ POLICY = (
 )
 
 
-def page(told: Mapping[str, Any], model: str = "server") -> str:
+def page(
+    told: Mapping[str, Any], model: str = "server", more: Mapping[str, str] | None = None
+) -> str:
     """Return the page, whose modules find each other by an import map.
 
     Args:
         told: what it must know, as JSON; shown as text only.
         model: the module that answers its questions: "server", or "file" without one.
+        more: further modules by name.
     """
     folder = resources.files("flowclf.explore") / "page"
     modules = {
@@ -33,9 +36,10 @@ def page(told: Mapping[str, Any], model: str = "server") -> str:
     modules["model"] = modules.pop(model)
     for other in {"server", "file"} & modules.keys():
         del modules[other]
-    addresses = {name: _data_url(text) for name, text in modules.items()}
+    addresses = {name: _data_url(text) for name, text in (modules | dict(more or {})).items()}
     html = (folder / "index.html").read_text("utf-8")
     for mark, text in (
+        ("/*POLICY*/", POLICY.partition("; frame-ancestors")[0]),
         ("/*STYLE*/", (folder / "style.css").read_text("utf-8")),
         ("/*IMPORTS*/", _inline({"imports": addresses})),
         ("/*TOLD*/", _inline(told)),

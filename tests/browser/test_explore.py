@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,13 @@ from PIL import Image
 
 import flowclf
 from flowclf.explore.explorer import Explorer
+from flowclf.explore.export import (
+    MOST_NUMBERS,
+    MOST_SAMPLES,
+    RUNTIME,
+    fetch_runtime,
+    write_page,
+)
 from flowclf.explore.server import application, open_socket
 from flowclf.training.task import Task
 
@@ -197,3 +205,57 @@ def test_the_way_to_another_class_and_the_keyboard_between_tabs(browser: Any) ->
         browser.run(f"(select => {{ {choose} }})({target})")
         browser.until("!document.querySelector('#panel-walk .card[hidden]')")
         quiet(browser)
+
+
+@pytest.mark.parametrize("name", ["digits", "table", "vc"])
+def test_the_exported_page_answers_as_torch_does(browser: Any, name: str, tmp_path: Path) -> None:
+    try:
+        runtime = fetch_runtime()
+    except flowclf.UserError as error:
+        pytest.skip(str(error))
+    made = MAKERS[name]()[0]
+    file = tmp_path / "page.html"
+    assert write_page(made, file, runtime)["bytes"] < 25e6
+    browser.show(1000, "light")
+    start(browser, file)
+    # The page has every so many of the test samples.
+    kept = made.test.spread(min(MOST_SAMPLES, MOST_NUMBERS // made.model.dims))
+    small = Explorer(made.task, made.folder, kept)
+    if small.model.has_density:
+        small.decider = small.calibrated("parts-of-density")[0]
+    questions: dict[str, dict[str, Any]] = {
+        "decode": {"at": [0.3, -0.2], "sample": 2},
+        "walk": {"start": {"sample": 0}, "end": {"class": 1}, "path": "spherical", "steps": 5},
+        "judge": {"place": {"sample": 4}, "neighbours": 0},
+        "wish": {"place": {"sample": 4}},
+    }
+    small.call("points", {})
+    for call, arguments in questions.items():
+        expected = small.call(call, arguments)
+        asked = f"import('model').then(m => m.ask(0, '{call}', {json.dumps(arguments)}))"
+        found = browser.run(asked, awaitPromise=True)
+        for part in ("posterior", "p_value", "bits_per_dim"):
+            if expected[part] is None or found[part] is None:
+                assert found[part] is None
+                continue
+            torch.testing.assert_close(
+                torch.tensor(found[part], dtype=torch.float64),
+                torch.tensor(expected[part], dtype=torch.float64), rtol=0,
+                atol=0.01 if part == "p_value" else 1e-3,  # rounding may change a rank
+            )  # fmt: skip
+    for view in VIEWS[:3]:
+        show(browser, view)
+        browser.until(f"{FRAMES.format(view)} > 0")
+    assert browser.complaints() == []
+    assert [url for url in browser.requests() if not url.startswith(("data:", "blob:"))] == [
+        file.as_uri()
+    ]
+
+
+def test_another_runtime_is_refused(tmp_path: Path) -> None:
+    for name in RUNTIME:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(flowclf.UserError, match="got another"):
+        write_page(MAKERS["table"]()[0], tmp_path / "page.html", tmp_path)
+    with pytest.raises(flowclf.UserError, match="npm pack"):
+        write_page(MAKERS["table"]()[0], tmp_path / "page.html", tmp_path / "nowhere")
