@@ -114,6 +114,13 @@ class Invertible(nn.Module, ABC):
     @abstractmethod
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
 
+    def broken_invariant(self) -> str | None:
+        """Name the property that the map's fixed numbers should have and lack; None: all is well.
+
+        Whoever loads numbers from a file asks: the map itself relies on it.
+        """
+        return None
+
     def restore(self, z: Tensor, context: Tensor | None = None) -> Restored:
         """Evaluate again from the output z, under a gradient: see `couplings.memory.Restored`.
 

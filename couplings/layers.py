@@ -25,6 +25,7 @@ __all__ = [
 
 # Variances below this fraction of the largest are rounding, not data.
 LEAST_VARIANCE = 1e-10
+LEAST_ORTHOGONAL = 1e-4
 
 
 class Rotation(Invertible):
@@ -51,6 +52,12 @@ class Rotation(Invertible):
         self.register_buffer("rotation", drawn)
         self.log_scale = nn.Parameter(torch.full((shape[0],), scale).log())
         self.offset = nn.Parameter(torch.zeros(shape[0]))
+
+    def broken_invariant(self) -> str | None:
+        """Name orthogonality where R Rᵀ is not I, to 1e-4: of float32 it is to 1e-6."""
+        matrix = self.rotation.double()
+        error = matrix @ matrix.mT - torch.eye(len(matrix), device=matrix.device).double()
+        return None if bool(error.abs().max() < LEAST_ORTHOGONAL) else "orthogonal"
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return rotate(x, self.rotation, self.log_scale, self.offset)
@@ -133,6 +140,12 @@ class Permutation(Invertible):
         self.register_buffer("order", order)
         self.register_buffer("inverse_order", order.argsort())
 
+    def broken_invariant(self) -> str | None:
+        """Name the permutation where the two orders do not undo each other."""
+        places, both = torch.arange(len(self.order)), (self.order.cpu(), self.inverse_order.cpu())
+        whole = all(torch.equal(order.sort().values, places) for order in both)
+        return None if whole and torch.equal(both[0][both[1]], places) else "a permutation"
+
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return x.index_select(1, self.order), constant_log_det(x, 0.0)
 
@@ -164,7 +177,7 @@ class ElementwiseAffine(Invertible):
 
     def set(self, shift: Tensor, scale: Tensor) -> None:
         """Replace both, broadcast to the shape of one sample and kept in this module's dtype."""
-        if not bool((scale > 0).all() and scale.isfinite().all()):
+        if not _positive(scale):
             raise ValueError("ElementwiseAffine: expected a positive, finite scale everywhere")
         for name, values in (("shift", shift), ("scale", scale)):
             try:
@@ -175,6 +188,10 @@ class ElementwiseAffine(Invertible):
                     f"got shape {tuple(values.shape)}"
                 ) from error
             setattr(self, name, full.to(getattr(self, name)))
+
+    def broken_invariant(self) -> str | None:
+        """Name a scale that is not positive and finite."""
+        return None if _positive(self.scale) else "of a positive, finite scale"
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return (x - self.shift) / self.scale, -self._log_det(x)
@@ -225,10 +242,15 @@ class PiecewiseLinear(Invertible):
                 f"PiecewiseLinear: expected values of shape {expected} for at least 2 knots, "
                 f"got {tuple(values.shape)} for knots {tuple(self.knots.shape)}"
             )
-        if not bool((self.knots.diff() > 0).all() and (values.diff(dim=1) > 0).all()):
+        if not (_increasing(self.knots) and _increasing(values)):
             raise ValueError("PiecewiseLinear: expected strictly increasing knots and values")
         # Memory of its own: a state_dict cannot be loaded into an expanded tensor.
         self.values = values.to(self.values).clone()
+
+    def broken_invariant(self) -> str | None:
+        """Name knots or values that do not increase."""
+        increasing = _increasing(self.knots) and _increasing(self.values)
+        return None if increasing else "of strictly increasing knots and values"
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         flat = x.flatten(1).contiguous()
@@ -251,6 +273,15 @@ class PiecewiseLinear(Invertible):
         value = self.values.to(dtype).T.gather(0, piece)
         slope = slopes.to(dtype).T.gather(0, piece)
         return start, value, slope
+
+
+def _positive(scale: Tensor) -> bool:
+    return bool((scale > 0).all() and scale.isfinite().all())
+
+
+def _increasing(values: Tensor) -> bool:
+    """Tell whether numbers (..., M) are finite and increase along M."""
+    return bool((values.diff(dim=-1) > 0).all() and values.isfinite().all())
 
 
 class Logistic(Invertible):

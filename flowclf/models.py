@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from couplings.core import Shape
+from couplings.core import Invertible, Shape
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, make_settings
 from flowclf.runs import Run
 from flowclf.settings import DataFacts, ModelInfo, Section
-from flowclf.sharing import download, is_hub_id, is_saved, read_folder
+from flowclf.sharing import check_settings, download, is_hub_id, is_saved, read_folder
 from flowclf.support.devices import machine_memory
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors
@@ -35,7 +35,6 @@ __all__ = [
 IMAGE_LEVELS = 256
 # Of a parameter: it, its gradient, and the two averages that an optimiser keeps.
 COPIES = 4
-FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def build(
@@ -105,6 +104,7 @@ def load(
     device: torch.device | str = "cpu",
     backbone: nn.Module | None = None,
     revision: str | None = None,
+    unverified: bool = False,
 ) -> GenerativeClassifier:
     """Load a trained model, in eval mode; only settings and numbers are read, never a pickle.
 
@@ -115,18 +115,21 @@ def load(
         backbone: the module that the model was trained with, where it was the user's own; its
             weights are read.
         revision: branch, tag or commit on the Hub.
+        unverified: also take weights that others wrote, without a digest; settings and names are
+            then not known to be theirs.
 
     Raises:
-        UserError: not such a folder, a run that has not ended, weights of another architecture; or
-            no such model on the Hub, no way to it.
+        UserError: not such a folder, a run that has not ended, weights of another architecture or
+            another run, settings or names that were edited; or no such model on the Hub, no way
+            to it.
     """
     if is_hub_id(source):
-        return _load_saved(download(str(source), revision), backbone).to(device)
+        return _load_saved(download(str(source), revision), backbone, unverified).to(device)
     folder = Path(source)
     if revision is not None:
         raise UserError(f"revision={revision!r}: expected OWNER/NAME on the Hub, got {source}")
     found = _load_saved if is_saved(folder) else _load_run
-    return found(folder, backbone).to(device)
+    return found(folder, backbone, unverified).to(device)
 
 
 def assemble(
@@ -195,22 +198,26 @@ def info_of(config: RunConfig, facts: DataFacts, vocabulary: tuple[str, ...] = (
     )
 
 
-def _load_run(folder: Path, backbone: nn.Module | None) -> GenerativeClassifier:
+def _load_run(folder: Path, backbone: nn.Module | None, unverified: bool) -> GenerativeClassifier:
     run = Run(folder)
     config, facts = run.read_config()
     results = run.read_summary().get("test", {}) | run.read_evaluation()
     info = with_metrics(info_of(config, facts, run.read_vocabulary()), results)
     model = assemble(info, config.model, backbone)
-    load_weights(model, run.weights_file)
+    named = load_weights(model, run.weights_file, unverified)
+    if not unverified:
+        run.check_identity(named, run.weights_file)
     return model.eval()
 
 
-def _load_saved(folder: Path, backbone: nn.Module | None) -> GenerativeClassifier:
+def _load_saved(folder: Path, backbone: nn.Module | None, unverified: bool) -> GenerativeClassifier:
     saved, weights = read_folder(folder)
     info = saved.info
     settings = make_settings(info.system, info.shape, None, None, saved.settings)
     model = assemble(info, settings, backbone).to(saved.torch_dtype)
-    load_weights(model, weights)
+    named = load_weights(model, weights, unverified)
+    if not unverified:
+        check_settings(folder, named)
     return model.eval()
 
 
@@ -221,16 +228,22 @@ def with_metrics(info: ModelInfo, results: Mapping[str, Any]) -> ModelInfo:
     return info.model_copy(update={"metrics": finite})
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write model.safetensors whole, with a digest that `load_weights` checks."""
-    write_tensors(path, model.state_dict())
+def save_weights(model: nn.Module, path: Path, identity: str = "") -> None:
+    """Write model.safetensors whole, with a digest that `load_weights` checks.
+
+    `identity` is that of the settings that the weights belong to.
+    """
+    write_tensors(path, model.state_dict(), identity)
 
 
-def load_weights(model: GenerativeClassifier, path: Path) -> None:
-    """Read what `save_weights` wrote into a model of the same architecture.
+def load_weights(model: GenerativeClassifier, path: Path, unverified: bool = False) -> str:
+    """Read what `save_weights` wrote into a model of the same architecture; return the identity.
+
+    Floating numbers are those of the model, or float64.
 
     Raises:
-        UserError: no such file, a damaged one, one of another architecture, or NaN in it.
+        UserError: no such file, a damaged one, one of another architecture, NaN in it, or a
+            rotation that is none; one without a digest, unless `unverified`.
     """
     run = Run(path.parent)
     if not path.is_file():
@@ -239,28 +252,33 @@ def load_weights(model: GenerativeClassifier, path: Path) -> None:
             f"flowclf train --resume {run.folder}"
         )
     try:
-        state, _ = read_tensors(path)
+        state, identity = read_tensors(path, unverified)
     except DamagedFile as error:
         anew = f"write it anew with flowclf train --resume {run.folder}"
         remedy = anew if run.has_checkpoint else "copy or download it again"
         raise DamagedFile(f"{error}; {remedy}") from None
     check_architecture(model.state_dict(), state, path)
-    spoilt = [name for name, value in state.items() if bool(value.isnan().any())]
+    spoilt = [name for name, value in state.items() if not bool(value.isfinite().all())]
     if spoilt:
-        raise UserError(f"{path} holds NaN in {spoilt[0]}: train the run again")
+        raise UserError(f"{path} holds NaN or infinity in {spoilt[0]}: train the run again")
     model.load_state_dict(state)
+    for name, module in model.named_modules():
+        if isinstance(module, Invertible) and (wrong := module.broken_invariant()):
+            raise UserError(f"{path}: expected {name} to be {wrong}; train the run again")
+    return identity
 
 
 def check_architecture(
     expected: dict[str, torch.Tensor], got: dict[str, torch.Tensor], path: Path
 ) -> None:
-    """Refuse weights whose names, shapes or kinds of numbers are not the model's.
+    """Refuse weights whose names, shapes or types of numbers are not the model's.
 
     Raises:
         UserError: naming the first difference.
     """
     for name in sorted(expected.keys() | got.keys()):
-        forms = [_form(state.get(name)) for state in (expected, got)]
+        like = expected.get(name)
+        forms = [_form(state.get(name), like) for state in (expected, got)]
         if forms[0] != forms[1]:
             raise UserError(
                 f"{path} belongs to another architecture: expected {forms[0]} for {name}, "
@@ -268,9 +286,9 @@ def check_architecture(
             )
 
 
-def _form(value: torch.Tensor | None) -> str:
-    """Describe shape, and dtype unless floating, of which any width is accepted."""
+def _form(value: torch.Tensor | None, like: torch.Tensor | None) -> str:
+    """Describe shape and dtype; float64 passes for every floating one."""
     if value is None:
         return "nothing"
-    shape = str(tuple(value.shape))
-    return shape if value.dtype in FLOATING else f"{shape} {value.dtype}"
+    wide = value.dtype == torch.float64 and like is not None and like.is_floating_point()
+    return f"{tuple(value.shape)} {like.dtype if wide and like is not None else value.dtype}"

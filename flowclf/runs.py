@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 from pydantic import ValidationError
 
-from flowclf.config import NAMES, RECORDED, RunConfig, configure
-from flowclf.data import Dataset, TextOptions, load_dataset
+from flowclf.config import NAMES, RECORDED, RunConfig, configure, flatten
+from flowclf.data import Dataset, TextOptions, absolute_name, load_dataset
 from flowclf.settings import DataFacts, Precision
-from flowclf.support.atomic_files import occupied, remove_parts, write_json, write_text, write_yaml
+from flowclf.support.atomic_files import (
+    append_line,
+    check_new,
+    locked,
+    remove_parts,
+    write_json,
+    write_text,
+    yaml_text,
+)
 from flowclf.support.errors import UserError, first_line
 from flowclf.support.parse import parse_json, read_json, read_text, read_yaml
 
 __all__ = ["Run", "facts_of", "load_data", "new_run_folder"]
 
 VERSIONS = ("flowclf", "torch", "numpy", "lightning")
+# Last line of config.yaml: the sha256 of all above.
+IDENTITY = "identity: "
 
 
 class _File:
@@ -72,13 +84,81 @@ class Run:
             "versions": {name: version(name) for name in VERSIONS},
             "commit": git_commit(),
         }
-        write_yaml(self.config_file, document)
+        text = yaml_text(document)
+        write_text(self.config_file, f"{text}{IDENTITY}{_sha256(text)}\n")
+
+    def read_identity(self) -> str:
+        """Return the sha256 of config.yaml, which weights and checkpoint name; empty: older.
+
+        It is of all settings, of the facts and the digest of the data, of versions and commit.
+
+        Raises:
+            UserError: the folder is not a run, or its config.yaml is not what was written.
+        """
+        text, stated, rest = read_text(self.config_file).rpartition(f"\n{IDENTITY}")
+        if not stated:
+            return ""
+        found = _sha256(f"{text}\n")
+        if rest != f"{found}\n":
+            raise UserError(
+                f"{self.config_file} is damaged or was edited: its sha256 is not the one it was "
+                f"written with; undo that, or train anew with --config {self.config_file} --out"
+            )
+        return found
+
+    def check_identity(self, named: str, file: Path) -> None:
+        """Check that a file, which names the identity of its run, belongs to this one.
+
+        Raises:
+            UserError: it is of another run, or config.yaml has been edited.
+        """
+        own = self.read_identity()
+        if named != own:
+            raise UserError(
+                f"{file} belongs to another run than {self.config_file}: expected the identity "
+                f"{own[:12] or 'none'}, got {named[:12] or 'none'}; put this run's own file back, "
+                "or train anew with --out"
+            )
+
+    def check_settings(self, config: RunConfig) -> None:
+        """Check that the folder is free, or holds a run of this configuration.
+
+        Raises:
+            UserError: it holds another run; names the first setting that differs.
+        """
+        if not self.config_file.exists():
+            return
+        old, new = (
+            flatten(each.to_dict() | {"dataset": absolute_name(each.dataset)})
+            for each in (self.read_config()[0], config)
+        )
+        if old != new:
+            key = next(key for key in old | new if old.get(key) != new.get(key))
+            raise UserError(
+                f"{self.folder} has other settings: {key} is {old.get(key)!r} there, and "
+                f"{new.get(key)!r} was asked for; choose another --out, or remove that run"
+            )
+
+    def check_data(self, dataset: Dataset) -> None:
+        """Check that a data set is the one that the run was begun on.
+
+        Raises:
+            UserError: other samples, labels or names of classes.
+        """
+        config, facts = self.read_config()
+        found = facts_of(dataset, facts.samples)
+        if found.model_copy(update={} if facts.sha256 else {"sha256": None}) != facts:
+            raise UserError(
+                f"{config.dataset} is no longer the data that {self.folder} was trained on: "
+                f"expected sha256 {(facts.sha256 or 'unknown')[:12]}, got {dataset.sha256[:12]}; "
+                "put the old data back, or train anew with --out"
+            )
 
     def read_config(self) -> tuple[RunConfig, DataFacts]:
         """Read what `write_config` wrote.
 
         Raises:
-            UserError: the folder is not a run, or its config.yaml is damaged.
+            UserError: the folder is not a run, or its config.yaml is damaged or was edited.
         """
         document = self.read_document()
         try:
@@ -95,6 +175,7 @@ class Run:
             raise UserError(
                 f"{self.config_file} is damaged: {reason} is missing or wrong"
             ) from None
+        self.read_identity()  # that all are what was written
         return config, facts
 
     def read_precision(self) -> Precision:
@@ -119,12 +200,8 @@ class Run:
         Raises:
             UserError: data that are gone or changed.
         """
-        config, facts = self.read_config()
-        dataset = load_data(config, data_dir)
-        if facts_of(dataset, facts.samples) != facts:
-            raise UserError(
-                f"{config.dataset} is no longer the data that {self.folder} was trained on"
-            )
+        dataset = load_data(self.read_config()[0], data_dir)
+        self.check_data(dataset)
         return dataset
 
     def write_vocabulary(self, words: Sequence[str]) -> None:
@@ -138,14 +215,14 @@ class Run:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        lines = [*self.read_metrics(), row]
-        write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in lines))
+        append_line(self.metrics_file, json.dumps(row))
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Read the lines of metrics.jsonl."""
+        """Read the lines of metrics.jsonl, but for a last one that was cut."""
         if self.metrics_file.exists():
-            for line in read_text(self.metrics_file).splitlines():
-                yield self._metrics(line)
+            for line in read_text(self.metrics_file).splitlines(keepends=True):
+                if line.endswith("\n"):
+                    yield self._metrics(line)
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop what an interrupted run wrote after its checkpoint, and the final evaluation."""
@@ -157,10 +234,13 @@ class Run:
         write_json(self.summary_file, summary)
 
     def write_evaluation(self, results: dict[str, Any]) -> None:
-        """Write evaluation.json: these results, and older ones that they do not replace."""
-        file, old = self.evaluation_file, self.read_evaluation()
-        versions = {name: version(name) for name in VERSIONS}
-        write_json(file, old | results | {"versions": versions, "commit": git_commit()})
+        """Write evaluation.json: these results, and older ones that they do not replace.
+
+        Several processes may do so at once: none loses what another has written.
+        """
+        own = {"versions": {name: version(name) for name in VERSIONS}, "commit": git_commit()}
+        with locked(self.folder, wait=60.0, name=".evaluation.lock"):
+            write_json(self.evaluation_file, self.read_evaluation() | results | own)
 
     def read_evaluation(self) -> dict[str, Any]:
         """Read what `write_evaluation` wrote; empty where there is none."""
@@ -237,8 +317,13 @@ def load_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
 
 def facts_of(dataset: Dataset, samples: int | None) -> DataFacts:
     """Return what a model must know of a data set, of which `samples` are trained on."""
-    names = dataset.class_names
-    return DataFacts(shape=dataset.shape, levels=dataset.levels, class_names=names, samples=samples)
+    return DataFacts(
+        shape=dataset.shape,
+        levels=dataset.levels,
+        class_names=dataset.class_names,
+        samples=samples,
+        sha256=dataset.sha256,
+    )
 
 
 def new_run_folder(out: Path | None, name: str) -> Path:
@@ -250,19 +335,27 @@ def new_run_folder(out: Path | None, name: str) -> Path:
     if out is None:
         taken = (Path("runs") / f"{name}-{number:03d}" for number in range(1, 1000))
         return next(path for path in taken if not path.exists())
-    if occupied(out):
-        raise UserError(
-            f"expected --out to name a new or empty folder, but {out} is not empty; "
-            f"choose another, or go on with --resume {out}"
-        )
+    check_new(out, f"choose another --out, or go on with --resume {out}")
     return out
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout this package runs from, or None outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Return the commit of the checkout this package runs from, or None outside of one.
+
+    A repository around the place where the package is installed is not ours.
+    """
+    root = Path(__file__).resolve().parents[1]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 5, "env": own}
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        result = subprocess.run(command, check=False, **options)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return result.stdout.strip() or None if result.returncode == 0 else None
+    top, _, commit = result.stdout.strip().rpartition("\n")
+    ours = result.returncode == 0 and Path(top) == root and (root / "pyproject.toml").is_file()
+    return commit if ours else None
+
+
+def _sha256(text: str) -> str:
+    return sha256(text.encode()).hexdigest()

@@ -48,6 +48,7 @@ class DataFacts(Section):
     levels: Size | None = None  # grey levels; None: a table
     class_names: Annotated[tuple[str, ...], Field(min_length=2)]
     samples: Size | None = None  # N of the training set, where that is known
+    sha256: str | None = None  # of the data, see `Dataset.sha256`; None: of an older version
 
 
 class ModelInfo(DataFacts):

@@ -21,6 +21,7 @@ from flowclf.cli import (
     sweep,
     train,
 )
+from flowclf.support.atomic_files import tell
 from flowclf.support.errors import UserError, first_line, printable
 
 USER_MISTAKE, FAILURE = 2, 1
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # slower on a quiet machine, and saves a tenth on a busy one at best. Must be set before torch
     # is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    _open_streams()
     status = run(arguments)
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
@@ -85,6 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _open_streams() -> None:
+    """Make streams that are closed, or cannot encode all letters, ones that can be printed to."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -126,5 +138,5 @@ def lacks_memory(error: Exception) -> bool:
 
 def fail(message: str, status: int) -> int:
     """Print the message to standard error and return the status."""
-    print(f"flowclf: {message}", file=sys.stderr)
+    tell(f"flowclf: {message}")
     return status

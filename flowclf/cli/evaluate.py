@@ -154,24 +154,27 @@ def _results(
 
 def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options) -> dict[str, Any]:
     """Evaluate a run, write results and figures to its folder, return what is printed."""
+    from flowclf.data import public_name
     from flowclf.figures.evaluation import evaluation_figures
     from flowclf.runs import Run
 
     subject, results = _results(str(folder), task, suites, options)
-    config, run, names = task.config, Run(folder), task.dataset.class_names
+    config, run, classes = task.config, Run(folder), task.dataset.class_names
     run.write_evaluation(results)
     scores = subject.outlier_scores if "ood" in results else None
-    for path in evaluation_figures(config.system, results, run.figures, names, scores):
+    for path in evaluation_figures(config.system, results, run.figures, classes, scores):
         message(f"figure   {path}")
     if results.get("explain"):
         _draw_decisions(subject, results["explain"], task, run.figures)
-    return {"run": str(folder), "system": config.system, "data": config.dataset, **results}
+    names = {"system": config.system, "data": public_name(config.dataset)}
+    return {"run": str(folder), **names, **results}
 
 
 def _along(
     folder: Path, task: Task, suites: Sequence[str], options: Options, betas: str
 ) -> list[dict[str, Any]]:
     """Evaluate a run at each β̃, write `betas` to its folder, return what is printed."""
+    from flowclf.data import public_name
     from flowclf.many import parse_betas
     from flowclf.runs import Run
     from flowclf.systems.ib_inn import ConditionedIBInn
@@ -185,7 +188,7 @@ def _along(
         _, results = _results(f"{folder} at β̃ = {beta:g}", task, suites, options)
         found.append({"beta": beta, **results})
     Run(folder).write_evaluation({"betas": found})
-    names = {"system": config.system, "data": config.dataset}
+    names = {"system": config.system, "data": public_name(config.dataset)}
     return [{"run": f"β̃ = {row['beta']:g}", **names, **row} for row in found]
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flowclf.support.atomic_files import tell
 from flowclf.support.errors import UserError
 
 
@@ -27,6 +28,7 @@ class Device(StrEnum):
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder that is searched for data first.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.")]
+message = tell
 Where = Annotated[Device, typer.Option("--device", help="Device to compute on.")]
 
 
@@ -40,11 +42,6 @@ def whole_numbers(option: str, text: str, example: str) -> list[int]:
         return sorted({int(number) for number in text.split(",")})
     except ValueError:
         raise UserError(f"expected {option} like {example}, got {text!r}") from None
-
-
-def message(text: str) -> None:
-    """Print a line to standard error."""
-    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

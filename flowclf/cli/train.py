@@ -14,6 +14,7 @@ import typer
 
 from flowclf.catalogue import find_metric
 from flowclf.cli.output import AsJson, DataDir, Device, Where, message, print_json, print_table
+from flowclf.support.atomic_files import claimed, locked
 from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def train(
     """Train a system, evaluate it on the test set, and record the run in a folder."""
     request = Request(system, data, beta, epochs, seed, preset, assignments or [], config)
     place = Place(device.value, devices, nodes)
-    with _errors_told_once():
+    # At once: to import torch and read the data takes seconds, in which another could begin.
+    with _held(out, resume) if place.alone else nullcontext(), _errors_told_once():
         run, settings, dataset = _prepare(request, resume, out, data_dir, place)
         trained = _train(settings, dataset, run, place, resume is not None)
     if trained.main_process:
@@ -90,6 +92,24 @@ class Place(NamedTuple):
         from flowclf.training.distributed import first_process
 
         return first_process()
+
+
+@contextmanager
+def _held(out: Path | None, resume: Path | None) -> Iterator[None]:
+    """Hold the folder that is to be trained in, where it is known before the data are.
+
+    Raises:
+        FolderInUse: another process holds it.
+        UserError: `out` holds something already, or cannot be made.
+    """
+    if resume is not None:
+        with locked(resume, wait=0.3) if resume.is_dir() else nullcontext():
+            yield
+    elif out is not None:
+        with claimed(out, f"choose another --out, or go on with --resume {out}"):
+            yield
+    else:
+        yield
 
 
 @dataclass(frozen=True)
@@ -173,14 +193,13 @@ def _prepare(
 def settings_and_data(request: Request, data_dir: Path | None) -> tuple[RunConfig, Dataset]:
     """Load the data of a request, and make its settings for their shape."""
     from flowclf.config import read_settings
-    from flowclf.data import DATASETS
+    from flowclf.data import DATASETS, absolute_name
     from flowclf.runs import load_data
 
     name = request.data
     if name is None and request.config is not None:
         name = read_settings(request.config).get("dataset")
-    if name is None:
-        name = "digits"
+    name = absolute_name(name or "digits")
     # Settings before data: a misspelt key should not cost a download, and they say how texts are
     # read. Only the default preset may be another for the shape that the data turn out to have.
     known = DATASETS[name].shape if name in DATASETS else (1,)
@@ -192,12 +211,15 @@ def _resumed(
     folder: Path, out: Path | None, data_dir: Path | None, request: Request
 ) -> tuple[Run, RunConfig, Dataset]:
     """Open the run; other settings on the command line must be those that it has."""
+    from flowclf.data import absolute_name
     from flowclf.runs import Run
 
     run = Run(folder)
     config, facts = run.read_config()
     asked = replace(request, system=request.system or config.system)
-    wanted = asked.make(request.data or config.dataset, facts.shape, base=config.to_dict())
+    same = request.data is None or absolute_name(request.data) == absolute_name(config.dataset)
+    name = config.dataset if same else str(request.data)
+    wanted = asked.make(name, facts.shape, base=config.to_dict())
     if wanted != config or out not in (None, folder):
         raise UserError(
             f"expected the settings that {folder} was started with, got other settings; leave out "

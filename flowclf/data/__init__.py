@@ -9,7 +9,14 @@ from flowclf.data.augment import KINDS as AUGMENTATIONS
 from flowclf.data.augment import Augmentation, make_augmentation
 from flowclf.data.binarize import binarize, ending_binary
 from flowclf.data.dataset import Dataset, Split, hold_out, keep_labels, stratified, subset
-from flowclf.data.load import DATASETS, DatasetInfo, load_dataset, locate
+from flowclf.data.load import (
+    DATASETS,
+    DatasetInfo,
+    absolute_name,
+    load_dataset,
+    locate,
+    public_name,
+)
 from flowclf.data.outliers import Outliers, load_outliers
 from flowclf.data.shard_folder import write_shards
 from flowclf.data.source import DataSource
@@ -25,6 +32,7 @@ __all__ = [
     "Outliers",
     "Split",
     "TextOptions",
+    "absolute_name",
     "as_dataset",
     "binarize",
     "ending_binary",
@@ -36,6 +44,7 @@ __all__ = [
     "load_outliers",
     "locate",
     "make_augmentation",
+    "public_name",
     "stratified",
     "subset",
     "word_frequencies",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 from unicodedata import category
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from flowclf.data.streamed import Shards
 from flowclf.support.errors import UserError
+from flowclf.support.safetensors import digest
 
 __all__ = [
     "Dataset",
@@ -111,6 +113,18 @@ class Dataset:
     @property
     def is_image(self) -> bool:
         return self.train.x.ndim == 4
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of all samples and labels, wherever they were read from.
+
+        Of images that stay in their files, the checksums that these were written with stand in.
+        """
+        parts = {"train": self.train, "test": self.test}
+        images = {f"{name}.x": part.x for name, part in parts.items()}
+        sums = {n: x.checksums if isinstance(x, Shards) else x for n, x in images.items()}
+        labels = {f"{name}.y": part.y for name, part in parts.items()}
+        return digest(sums | labels)
 
 
 def validate(data: Dataset, path: Path | None = None) -> Dataset:

@@ -18,7 +18,7 @@ from flowclf.data.source import DataSource
 from flowclf.data.text import TextOptions, load_text
 from flowclf.support.errors import UserError
 
-__all__ = ["DATASETS", "DatasetInfo", "load_dataset", "locate"]
+__all__ = ["DATASETS", "DatasetInfo", "absolute_name", "load_dataset", "locate", "public_name"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,24 @@ def load_dataset(
             "numpy.savez"
         )
     raise UserError(_unknown(name_or_path))
+
+
+def absolute_name(name: str) -> str:
+    """Return the path of existing data from the root, as it is read from any working directory.
+
+    Known names, and names of nothing that is there, stay what they are.
+    """
+    path = Path(name).expanduser() if name and name not in DATASETS else None
+    return str(path.absolute()) if path and path.exists() else name
+
+
+def public_name(name: str) -> str:
+    """Return the name of data, or the last part of an absolute path to them."""
+    path = Path(name)
+    if not path.is_absolute():
+        return name
+    # A known name goes before a path of the same spelling.
+    return f"./{path.name}" if path.name in DATASETS else path.name
 
 
 def locate(name: str, data_dir: Path | None = None) -> Path | None:

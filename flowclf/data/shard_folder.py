@@ -14,11 +14,12 @@ from torch import Tensor
 
 from flowclf.data.dataset import Dataset, Split, validate
 from flowclf.data.npz import read_header
-from flowclf.data.streamed import Reader, Shard, Shards
+from flowclf.data.streamed import Reader, Shard, Shards, row_checksums
 from flowclf.settings import Positive, Section
 from flowclf.support.atomic_files import check_new, write_json, write_whole
 from flowclf.support.errors import UserError
 from flowclf.support.parse import read_json
+from flowclf.support.safetensors import digest
 
 __all__ = ["is_sharded", "load_shards", "write_shards"]
 
@@ -38,6 +39,8 @@ class Index(Section):
     class_names: tuple[str, ...]
     train: Annotated[tuple[Positive, ...], Field(min_length=1)]  # rows of each shard
     test: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    # Of checksums and labels: sha256 by part; None: of a folder that was written without.
+    sha256: dict[str, str] | None = None
 
 
 def write_shards(
@@ -52,6 +55,7 @@ def write_shards(
         FOLDER/shards.json, FOLDER/train/x_00000.npy, y_00000.npy, x_00001.npy …, FOLDER/test/…
 
     The files are numpy's; the index is written last, so that what was interrupted is no data set.
+    c_00000.npy holds the CRC-32 of each image, which is compared when the image is read.
     Training shuffles within 40 MiB of blocks from all over the set: samples of one class that lie
     together by more than that come together, so write them in random order.
 
@@ -69,18 +73,24 @@ def write_shards(
     check_new(folder)
     shapes: set[tuple[int, ...]] = set()
     counts: dict[str, list[int]] = {}
-    largest = 0
+    largest, digests = 0, dict[str, str]()
     for name, chunks in (("train", train), ("test", test)):
         counts[name] = []
+        written: dict[str, Tensor] = {}
         for number, (x, y) in enumerate(chunks):
             pixels, labels = _checked(torch.as_tensor(x), torch.as_tensor(y), shapes)
-            for path, array in zip(_files(folder / name, number), (pixels, labels), strict=True):
+            sums = row_checksums(pixels)
+            arrays = zip(_files(folder / name, number), (pixels, labels, sums), strict=True)
+            for path, array in arrays:
                 write_whole(path, partial(np.save, arr=array.numpy(), allow_pickle=False))
+            written |= {f"{number}.y": labels, f"{number}.c": sums}
             counts[name].append(len(pixels))
             largest = max(largest, int(labels.max()))
+        digests[name] = digest(written)
     names = class_names or [str(k) for k in range(largest + 1)]
+    own: dict[str, Any] = {"class_names": tuple(names), "sha256": digests}
     try:
-        index = Index(shape=shapes.pop(), levels=levels, class_names=tuple(names), **counts)  # type: ignore[arg-type]
+        index = Index(shape=shapes.pop(), levels=levels, **own, **counts)  # type: ignore[arg-type]
     except (KeyError, ValidationError):
         raise UserError(
             "expected at least one chunk of images in train and in test, and 2 to 256 levels"
@@ -113,18 +123,30 @@ def load_shards(folder: Path) -> Dataset:
 
 
 def _split(folder: Path, index: Index) -> Split:
-    shards, labels = [], []
+    shards, read = [], dict[str, Tensor]()
     for number, rows in enumerate(getattr(index, folder.name)):
-        x, y = _files(folder, number)
+        x, y, c = _files(folder, number)
         shards.append(Shard(x, rows, _offset(x, (rows, *index.shape), np.dtype(np.uint8))))
-        offset = _offset(y, (rows,), np.dtype("<i8"))
-        labels.append(np.fromfile(y, "<i8", rows, offset=offset))
-    images = Shards(Reader(shards, index.shape, index.levels))
-    return Split(images.part(slice(None)), torch.from_numpy(np.concatenate(labels)))
+        for path in (y, c) if index.sha256 else (y,):
+            offset = _offset(path, (rows,), np.dtype("<i8"))
+            numbers = np.fromfile(path, "<i8", rows, offset=offset)
+            read[f"{number}.{path.name[0]}"] = torch.from_numpy(numbers)
+    if index.sha256 and digest(read) != index.sha256.get(folder.name):
+        raise UserError(
+            f"{folder}: labels or checksums are damaged: their sha256 is not the one in {INDEX}; "
+            f"copy the folder again, or {REMEDY}"
+        )
+    labels = torch.cat([read[f"{number}.y"] for number in range(len(shards))])
+    sums = [read[f"{number}.c"] for number in range(len(shards)) if index.sha256]
+    checksums = torch.cat(sums) if sums else torch.empty(0, dtype=torch.int64)
+    images = Shards(Reader(shards, index.shape, index.levels, checksums))
+    return Split(images.part(slice(None)), labels)
 
 
-def _files(folder: Path, number: int) -> tuple[Path, Path]:
-    return folder / f"x_{number:05}.npy", folder / f"y_{number:05}.npy"
+def _files(folder: Path, number: int) -> tuple[Path, Path, Path]:
+    """Return the files of images, labels and checksums."""
+    x, y, c = (folder / f"{kind}_{number:05}.npy" for kind in "xyc")
+    return x, y, c
 
 
 def _offset(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

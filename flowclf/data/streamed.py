@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from flowclf.support.errors import UserError
 
-__all__ = ["Reader", "Shard", "Shards", "shuffled"]
+__all__ = ["Reader", "Shard", "Shards", "row_checksums", "shuffled"]
 
 BLOCK = 2**20
 """Bytes that are read at once: enough for a disk to be fast, and one image at least."""
@@ -66,6 +67,12 @@ class Shards(Tensor):
         self = torch.Tensor._make_wrapper_subclass(cls, size, dtype=torch.uint8, device=where)
         self._reader, self._rows = reader, rows
         return self
+
+    @property
+    def checksums(self) -> Tensor:
+        """Checksums of the rows, int64 (N,), as they were written; (0,): there are none."""
+        sums, rows = self._reader.checksums, self._rows
+        return sums if rows is None or not len(sums) else sums[rows]
 
     @property
     def block(self) -> int:
@@ -147,11 +154,15 @@ class _Parts(Sequence[Tensor]):
 class Reader:
     """Reader of rows by number, with a cache of the latest blocks.
 
-    The images (C, H, W) in the files, in order, have so many grey levels.
+    The images (C, H, W) in the files, in order, have so many grey levels, and `row_checksums`,
+    int64 (N,); (0,): of files that were written without.
     """
 
-    def __init__(self, shards: Sequence[Shard], shape: tuple[int, ...], levels: int) -> None:
+    def __init__(
+        self, shards: Sequence[Shard], shape: tuple[int, ...], levels: int, checksums: Tensor
+    ) -> None:
         self.shards, self.shape, self.levels = tuple(shards), shape, levels
+        self.checksums = checksums
         self.row_bytes = math.prod(shape)
         self.per_block = max(1, BLOCK // self.row_bytes)
         self._starts = [0, *accumulate(shard.rows for shard in shards)]
@@ -165,7 +176,8 @@ class Reader:
 
         Raises:
             IndexError: a row that is not there.
-            UserError: a file that has changed since, or a number that is no grey level.
+            UserError: a file that has changed since, or a number that is no grey level; a row
+                whose checksum is not the one it was written with.
         """
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise IndexError(f"expected rows 0..{len(self) - 1}")
@@ -194,6 +206,15 @@ class Reader:
             count = min(end, self._starts[at + 1]) - first - done
             self._fill(out[done : done + count], self.shards[at], first + done - self._starts[at])
             done += count
+        if len(self.checksums):
+            wrong = (row_checksums(out) != self.checksums[first:end]).nonzero()
+            if len(wrong):
+                at = bisect_right(self._starts, first + int(wrong[0])) - 1
+                raise UserError(
+                    f"{self.shards[at].path} is damaged: the checksum of image "
+                    f"{first + int(wrong[0]) - self._starts[at]} is not the one it was written "
+                    "with; copy the file again"
+                )
         return out
 
     def _fill(self, out: Tensor, shard: Shard, row: int) -> None:
@@ -212,6 +233,11 @@ class Reader:
                 f"{shard.path}: expected grey levels 0..{self.levels - 1}, got {got.max()}"
             )
         out.copy_(torch.from_numpy(got).view_as(out))
+
+
+def row_checksums(x: Tensor) -> Tensor:
+    """Return the CRC-32 of each row of x (N, ...) uint8, int64 (N,)."""
+    return torch.tensor([crc32(row) for row in x.numpy()], dtype=torch.int64)
 
 
 def shuffled(count: int, generator: torch.Generator, block: int | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import exp, inf, log, prod
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from couplings.core import Shape
 from flowclf.config import NAMES, RunConfig, make_config, nest
-from flowclf.data import DATASETS
+from flowclf.data import DATASETS, absolute_name
 from flowclf.many.jobs import Job, check_folder, check_trainable
 from flowclf.runs import load_data
 from flowclf.support.atomic_files import check_no_file, locked, write_yaml
@@ -144,6 +144,7 @@ def plan_sweep(sweep: Sweep) -> Plan:
             in the folder that has other settings.
     """
     check_no_file(sweep.folder)
+    sweep = replace(sweep, data=absolute_name(sweep.data))
     # Settings before data: a misspelt key should not cost a download.
     known = DATASETS[sweep.data].shape if sweep.data in DATASETS else (1,)
     first = sweep.configs(known)[0][1]

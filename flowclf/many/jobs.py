@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flowclf.classifier import GenerativeClassifier
-from flowclf.config import RunConfig, flatten
-from flowclf.data import Dataset, Split
+from flowclf.config import RunConfig
+from flowclf.data import Dataset, Split, public_name
 from flowclf.evaluation.baselines import baseline_rows
 from flowclf.many.table import COLUMNS, Row, read_baselines, run_row
 from flowclf.runs import Run, git_commit, load_data
@@ -74,17 +74,8 @@ def check_folder(job: Job) -> None:
     Raises:
         UserError: it holds another run; names the first setting that differs.
     """
-    run = Run(job.path)
-    if job.baselines or not run.config_file.exists():
-        return
-    found = run.read_config()[0]
-    if found != job.config:
-        old, new = flatten(found.to_dict()), flatten(job.config.to_dict())
-        key = next(key for key in old | new if old.get(key) != new.get(key))
-        raise UserError(
-            f"{job.path} has other settings: {key} is {old.get(key)!r} there, and {new.get(key)!r} "
-            "was asked for; choose another --out, or remove that run"
-        )
+    if not job.baselines:
+        Run(job.path).check_settings(job.config)
 
 
 def check_trainable(config: RunConfig, dataset: Dataset) -> None:
@@ -156,7 +147,8 @@ def _subset_facts(config: RunConfig) -> dict[str, Any]:
 
 def _row(config: RunConfig, found: Row) -> Row:
     """Return the row of a baseline, in the columns of a run."""
-    own = {"data": config.dataset, "seed": config.seed, "train_size": config.data.train_size}
+    data = public_name(config.dataset)
+    own = {"data": data, "seed": config.seed, "train_size": config.data.train_size}
     values = found | own | {"seconds": round(found["seconds"], 3), "commit": git_commit()}
     return {name: values.get(name) for name in COLUMNS}
 

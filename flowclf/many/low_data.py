@@ -15,13 +15,13 @@ interrupted goes on from its checkpoint, one that failed is tried again.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from couplings.core import Shape
 from flowclf.config import RunConfig, make_config
-from flowclf.data import DATASETS, Dataset
+from flowclf.data import DATASETS, Dataset, absolute_name
 from flowclf.many.grid import Plan, Point
 from flowclf.many.jobs import Outcome, check_folder, check_trainable
 from flowclf.many.run import execute
@@ -83,6 +83,7 @@ def plan_low_data(study: LowData) -> Plan:
         ShapeError: a network that does not take samples of their shape.
     """
     _check_lists(study)
+    study = replace(study, data=absolute_name(study.data))
     # Settings before data: a misspelt key should not cost a download.
     known = DATASETS[study.data].shape if study.data in DATASETS else (1,)
     wanted = [study.config(system, known) for system in study.systems]

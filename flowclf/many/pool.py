@@ -6,18 +6,21 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any, NoReturn, TypeVar
 
 import torch
 
 from flowclf.support.errors import UserError
+from flowclf.training.interrupt import Interrupted, stop_on_signal
 from flowclf.training.setup import cpu_threads
 
 __all__ = ["run_jobs"]
 
 Result = TypeVar("Result")
 TRIES = 2
+# Seconds between two looks at signals.
+POLL = 0.2
 
 
 def _give_up(job: object) -> NoReturn:
@@ -34,12 +37,16 @@ def run_jobs(
 ) -> Iterator[Result]:
     """Yield what the jobs return, as they end; an exception ends all, once running jobs have ended.
 
-    A job whose process is killed is tried twice more, alone.
+    A job whose process is killed is tried twice more, alone. A signal to this process is one to the
+    jobs', which save what they train.
 
     Args:
         jobs: can be pickled, as a `functools.partial` of a module's function can.
         workers: how many at a time; a single one at a time runs in this process.
         killed: gives the result of a job whose process is killed each time.
+
+    Raises:
+        Interrupted: a signal to stop.
     """
     waiting = iter(jobs)
     if workers == 1:
@@ -62,15 +69,23 @@ def _side_by_side(
 ) -> Generator[Result, None, list[Callable[[], Result]]]:
     """Yield results until all jobs end or a process is killed; return the jobs left unfinished."""
     unfinished, running = list[Callable[[], Result]](), dict[Future[Result], Callable[[], Result]]()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin) as pool:
+    with (
+        stop_on_signal() as stop,
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin) as pool,
+    ):
         while True:
+            if stop.raised:
+                # Those that train save; others end at once. Leaving the pool waits for all.
+                for child in active_children():
+                    child.terminate()
+                raise Interrupted("stopped")
             if not unfinished:
                 # Submitted one by one: a queued job could no longer be called off.
                 more = islice(waiting, workers - len(running))
                 running |= {_submit(pool, job): job for job in more}
             if not running:
                 return unfinished
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            for future in wait(running, POLL, FIRST_COMPLETED).done:
                 job = running.pop(future)
                 if isinstance(future.exception(), BrokenProcessPool):
                     unfinished.append(job)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowclf.config import RECORDED, RunConfig, flatten
-from flowclf.data import DATASETS
+from flowclf.data import public_name
 from flowclf.many.grid import read_plan
 from flowclf.runs import Run
 from flowclf.settings import DataFacts
@@ -105,15 +105,6 @@ def collect(paths: Sequence[Path]) -> Collection:
         _with_reasons(begun, parents),
         [f for path in parents for f in sorted(path.glob("*.png")) if f.stem not in DRAWN],
     )
-
-
-def public_name(dataset: str) -> str:
-    """Return the name of data, or the last part of an absolute path to them."""
-    path = Path(dataset)
-    if not path.is_absolute():
-        return dataset
-    # A known name goes before a path of the same spelling.
-    return f"./{path.name}" if path.name in DATASETS else path.name
 
 
 def is_scalar(value: Any) -> bool:

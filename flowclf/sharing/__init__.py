@@ -5,12 +5,13 @@ and loaded from there.
 """
 
 from flowclf.settings import ModelInfo
-from flowclf.sharing.folder import Saved, is_saved, read_folder, write_folder
+from flowclf.sharing.folder import Saved, check_settings, is_saved, read_folder, write_folder
 from flowclf.sharing.hub import download, is_hub_id, push
 
 __all__ = [
     "ModelInfo",
     "Saved",
+    "check_settings",
     "download",
     "is_hub_id",
     "is_saved",

@@ -1,5 +1,6 @@
 """Folder of a saved model: written and read."""
 
+from hashlib import sha256
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -10,12 +11,12 @@ from pydantic import ValidationError
 
 from flowclf.settings import ModelInfo, Section
 from flowclf.sharing.card import model_card
-from flowclf.support.atomic_files import check_new, write_json, write_text
+from flowclf.support.atomic_files import check_new, json_text, write_text
 from flowclf.support.errors import UserError
-from flowclf.support.parse import read_json
+from flowclf.support.parse import read_json, read_text
 from flowclf.support.safetensors import write_tensors
 
-__all__ = ["Saved", "is_saved", "read_folder", "write_folder"]
+__all__ = ["Saved", "check_settings", "is_saved", "read_folder", "write_folder"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -67,9 +68,11 @@ def write_folder(folder: Path, model: Any, name: str | None = None) -> None:
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     calls = tuple(name for name, there in able.items() if there)
     card = model_card(model.info, document["settings"], learned, calls, name or folder.name)
-    write_tensors(folder / WEIGHTS, model.state_dict())
+    text = json_text(document)
+    # The weights name their settings: what is edited or exchanged afterwards is refused.
+    write_tensors(folder / WEIGHTS, model.state_dict(), _identity(text))
     write_text(folder / CARD, card)
-    write_json(folder / CONFIG, document)
+    write_text(folder / CONFIG, text)
 
 
 def is_saved(folder: Path) -> bool:
@@ -96,6 +99,24 @@ def read_folder(folder: Path) -> tuple[Saved, Path]:
     if not weights.is_file():
         raise UserError(f"{folder} has no {WEIGHTS}: it is not complete; save the model again")
     return saved, weights
+
+
+def check_settings(folder: Path, named: str) -> None:
+    """Check that config.json is the one that the weights name; older ones name none.
+
+    Raises:
+        UserError: it was edited, or belongs to other weights.
+    """
+    file = folder / CONFIG
+    if named and named != _identity(read_text(file)):
+        raise UserError(
+            f"{file} was edited, or belongs to other weights: its sha256 is not the one that "
+            f"{WEIGHTS} names; copy or download the folder again"
+        )
+
+
+def _identity(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -276,7 +276,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
             "feature_names_in": None if names is None else names.tolist(),
         }
         run.write_config(self.config_, self._facts)
-        save_weights(self.model_, run.weights_file)
+        save_weights(self.model_, run.weights_file, run.read_identity())
         if hasattr(self, "decider_"):
             self.decider_.save(run.folder)
         write_yaml(run.folder / ESTIMATOR_FILE, state)

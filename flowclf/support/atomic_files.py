@@ -1,4 +1,4 @@
-"""Atomic file writes, and locks on folders.
+"""Output that holds: files that appear whole, locks on folders, lines that stop nobody.
 
 A file appears whole or not at all: it is written under a temporary name, flushed, then renamed.
 """
@@ -7,9 +7,11 @@ import csv
 import io
 import json
 import os
+import secrets
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from errno import EBADF, EINVAL
+from errno import EBADF, EINVAL, ELOOP
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,21 @@ from flowclf.support.errors import UserError
 
 __all__ = [
     "FolderInUse",
+    "append_line",
     "check_new",
     "check_no_file",
+    "claimed",
     "csv_text",
+    "json_text",
     "locked",
-    "occupied",
     "remove_parts",
+    "tell",
     "write_csv",
     "write_json",
     "write_text",
     "write_whole",
     "write_yaml",
+    "yaml_text",
 ]
 
 
@@ -37,19 +43,23 @@ class FolderInUse(UserError):
     """Error of `locked`: another process works in the folder."""
 
 
-def occupied(folder: Path) -> bool:
-    """Return True if the path is a file or a folder that is not empty."""
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+# Of a folder's user; its own, apart from the lock's: Windows locks no folders.
+LOCK = ".lock"
 
 
-def check_new(folder: Path) -> None:
-    """Check that a folder is new or empty.
+def check_new(folder: Path, remedy: str = "choose another") -> None:
+    """Check that a folder is new, or empty but for a lock.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not, or cannot be looked into.
     """
-    if occupied(folder):
-        raise UserError(f"expected a new or empty folder, got {folder}; choose another")
+    try:
+        taken = not folder.is_dir() if folder.exists() else folder.is_symlink()
+        taken = taken or (folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()))
+    except OSError as error:
+        raise UserError(f"cannot use the folder {folder}: {error.strerror}; {remedy}") from None
+    if taken:
+        raise UserError(f"expected a new or empty folder, got {folder}; {remedy}")
 
 
 def check_no_file(folder: Path) -> None:
@@ -62,29 +72,41 @@ def check_no_file(folder: Path) -> None:
         raise UserError(f"expected a folder to write to, but {folder} is a file")
 
 
-def write_whole(path: Path, write: Callable[[Path], object], previous: Path | None = None) -> None:
+def write_whole(
+    path: Path,
+    write: Callable[[Path], object],
+    previous: Path | None = None,
+    flush: bool = True,
+) -> None:
     """Call `write` with a temporary path beside `path`, flush it to disk, and rename it.
+
+    The temporary file is made under a name that nobody can foresee, and only where there is none:
+    what lies there, such as a link, is never written through.
 
     Args:
         path: the file; its folder is created if need be.
         write: writes to the path that it is given.
         previous: new name, in the same folder, of the file that is replaced; None: it is deleted.
             A process killed between the two renames leaves `previous` alone.
+        flush: False leaves it to the system when the file reaches the disk.
 
     Raises:
         OSError: it could not be written; the file of before is intact.
     """
     # The suffix stays: savefig and its like choose the format by it.
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.open("xb").close()
         write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(part, path)
-        _flush_folder(path.parent)
+        if flush:
+            _flush_folder(path.parent)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"cannot write {path}: {reason}; what was there before is kept") from error
@@ -120,9 +142,35 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line and flush it to disk; a process killed meanwhile leaves a part of it.
+
+    Raises:
+        OSError: it could not be written, or but in part.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def tell(line: str) -> None:
+    """Print a line to standard error; a full disk, a closed pipe or a dead terminal loses it."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON document; NaN and infinity raise ValueError."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return one JSON document; NaN and infinity raise ValueError."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
@@ -142,32 +190,88 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 def write_yaml(path: Path, value: Any) -> None:
     """Write one YAML document, keys in the order given."""
-    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml_text(value))
+
+
+def yaml_text(value: Any) -> str:
+    """Return one YAML document, keys in the order given."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
 @contextmanager
-def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
+def locked(folder: Path, wait: float = 0.0, name: str = LOCK) -> Iterator[None]:
     """Hold a lock on a folder; the kernel releases it however the process ends.
 
     Args:
-        folder: created if need be; the lock is its file `.lock`.
+        folder: created if need be.
         wait: seconds to wait for another process to release it.
+        name: file of the lock. With the usual one the folder itself is locked, too, where the
+            system can: to delete the file lets nobody else in.
 
     Raises:
         FolderInUse: another process still holds it.
+        UserError: the folder cannot be made or written to.
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
+    in_use = f"{folder} is in use by another process; wait for it to end, or choose another --out"
     # A singleton is reentrant: its holder may acquire it again.
-    lock = FileLock(folder / ".lock", is_singleton=True)
+    lock = FileLock(folder / name, is_singleton=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=wait, poll_interval=0.05)
     except Timeout:
-        raise FolderInUse(
-            f"{folder} is in use by another process; wait for it to end, or choose another --out"
+        raise FolderInUse(in_use) from None
+    except OSError as error:
+        link = error.errno == ELOOP and (folder / name).is_symlink()
+        reason = f"{name} in it is a link; remove it" if link else f"{error.strerror}"
+        raise UserError(
+            f"cannot use the folder {folder}: {reason}, or choose another --out"
         ) from None
+    itself = None
     try:
+        if name == LOCK and lock.lock_counter == 1 and not (itself := _lock_itself(folder)):
+            raise FolderInUse(in_use)
         yield
     finally:
+        if itself:
+            os.close(itself)
         lock.release()
+
+
+def _lock_itself(folder: Path) -> int | None:
+    """Lock a folder itself; return a descriptor, -1 where the system cannot, None if it is held."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return -1
+    try:
+        flock(descriptor, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        pass
+    return descriptor
+
+
+@contextmanager
+def claimed(folder: Path, remedy: str = "choose another") -> Iterator[None]:
+    """Hold a new or empty folder; it is removed again if nothing is written to it.
+
+    Raises:
+        FolderInUse: another process holds it.
+        UserError: it holds something, or cannot be made or written to.
+    """
+    check_new(folder, remedy)
+    with locked(folder, wait=0.3):
+        check_new(folder, remedy)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if [path.name for path in folder.iterdir()] == [LOCK]:
+                    (folder / LOCK).unlink()
+                    folder.rmdir()

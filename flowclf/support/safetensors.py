@@ -20,6 +20,8 @@ __all__ = ["DamagedFile", "digest", "read_tensors", "write_tensors"]
 
 # Metadata entry: KEY → MARK, sha256, space, note.
 KEY, MARK = "flowclf", "sha256:"
+# In a row, each of which made a reader fail.
+REPLACEMENTS = 100
 TYPES = {
     torch.complex64: "C64", torch.float64: "F64", torch.float32: "F32", torch.float16: "F16",
     torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torch.int16: "I16",
@@ -53,13 +55,35 @@ def write_tensors(
     write_whole(path, write, previous)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """Return tensors on the CPU and their note; None for files that others wrote without a digest.
+def read_tensors(path: Path, unverified: bool = False) -> tuple[dict[str, Tensor], str]:
+    """Return tensors on the CPU and their note, of the file as it is before or after a replacement.
+
+    With `unverified` files that others wrote without a digest are taken, too; their note is empty.
 
     Raises:
         DamagedFile: not a safetensors file, or not the contents that were written.
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or has no digest.
     """
+    for _ in range(REPLACEMENTS):
+        before = _stamp(path)
+        try:
+            return _read(path, unverified)
+        except UserError:
+            # The library opens a file twice, and another process may have replaced it in between.
+            if _stamp(path) == before:
+                raise
+    raise UserError(f"{path} is replaced all the time; stop what writes it")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _read(path: Path, unverified: bool) -> tuple[dict[str, Tensor], str]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -72,7 +96,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
         raise DamagedFile(f"{path} is damaged: {first_line(error)}") from None
     # Search the values as well: a damaged key must not pass for a foreign file.
     if KEY not in metadata and not any(MARK in value for value in metadata.values()):
-        return tensors, None
+        if unverified:
+            return tensors, ""
+        raise UserError(
+            f"{path} has no digest to verify it by, as flowclf writes it; if you trust the file, "
+            "read it in Python with unverified=True"
+        )
     stated, _, note = metadata.get(KEY, "").partition(" ")
     if stated != MARK + _digest(tensors, note):
         raise DamagedFile(f"{path} is damaged: its sha256 is not the one it was written with")

@@ -23,6 +23,7 @@ MODEL = "model."
 class Position(Section):
     """Steps done, and seconds and CPU seconds of training until then."""
 
+    run: str = ""  # identity of the run
     step: Annotated[int, Field(ge=0)] = 0
     seconds: Weight = 0.0
     cpu_seconds: Weight = 0.0
@@ -32,6 +33,7 @@ class Clock:
     """Clock that counts on from a position, so that resuming does not reset a run's time."""
 
     def __init__(self, start: Position) -> None:
+        self._run = start.run
         self._start = time.perf_counter() - start.seconds
         self._cpu_start = time.process_time() - start.cpu_seconds
 
@@ -43,7 +45,7 @@ class Clock:
     def at(self, step: int) -> Position:
         """Return the position after so many steps, now."""
         seconds = time.perf_counter() - self._start
-        return Position(step=step, seconds=seconds, cpu_seconds=self.cpu_seconds)
+        return Position(run=self._run, step=step, seconds=seconds, cpu_seconds=self.cpu_seconds)
 
 
 def save_checkpoint(
@@ -84,7 +86,7 @@ def load_checkpoint(
     A damaged checkpoint is refused; only the user may fall back to the previous one.
 
     Raises:
-        UserError: no checkpoint, a damaged one, or one of another architecture or optimiser.
+        UserError: no checkpoint, a damaged one, or one of another run, architecture or optimiser.
     """
     path, previous = run.checkpoint_file, run.previous_checkpoint_file
     if not run.has_checkpoint:
@@ -99,6 +101,7 @@ def load_checkpoint(
         name.removeprefix(MODEL): tensors.pop(name) for name in [*tensors] if name.startswith(MODEL)
     }
     check_architecture(model.state_dict(), weights, path)
+    run.check_identity(position.run, path)
     state = _moments(tensors, optimizer, path)
     model.load_state_dict(weights)
     groups = optimizer.state_dict()["param_groups"]
@@ -108,8 +111,8 @@ def load_checkpoint(
 
 def _read(path: Path, run: Run) -> tuple[dict[str, Tensor], Position]:
     try:
-        tensors, note = read_tensors(path)
-        return tensors, Position.model_validate_json(note or "")
+        tensors, note = read_tensors(path, unverified=True)  # which have no position
+        return tensors, Position.model_validate_json(note)
     except ValidationError:
         damage = f"{path} is damaged, or no checkpoint of this version"
     except DamagedFile as error:

@@ -1,14 +1,20 @@
-"""Ctrl-C and SIGTERM, which end a run between two steps."""
+"""Signals, which end a run between two steps: Ctrl-C, and those of systems, shells and Slurm."""
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 __all__ = ["Interrupted", "StopFlag", "stop_on_signal"]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has but the first two.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+# Seconds in which further signals are the same request: sent to a process, and to its group.
+ONE_REQUEST = 3.0
 
 
 class Interrupted(Exception):
@@ -16,22 +22,28 @@ class Interrupted(Exception):
 
 
 class StopFlag:
-    """Flag that the first signal sets; a second signal is no longer caught."""
+    """Flag that the first signal sets; one that comes later is no longer caught."""
 
     raised = False
+    _since = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal."""
-        self.raised = True
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        if not self.raised:
+            self.raised, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since > ONE_REQUEST:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
-    """Return a flag that a signal sets; outside the main thread none can be caught."""
-    flag = StopFlag()
-    caught = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    """Return a flag that a signal sets; outside the main thread none can be caught.
+
+    Signals that the process ignores, as nohup has SIGHUP ignored, stay ignored.
+    """
+    flag, main = StopFlag(), threading.current_thread() is threading.main_thread()
+    caught = [n for n in SIGNALS if main and signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, flag) for number in caught}
     try:
         yield flag

@@ -17,13 +17,13 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from couplings import Chain
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
-from flowclf.data import Dataset, Split
+from flowclf.data import Dataset, Split, public_name
 from flowclf.evaluation import evaluate, evaluate_scaled
 from flowclf.models import save_weights, with_metrics
 from flowclf.objectives import Batch
 from flowclf.runs import Run, facts_of
 from flowclf.settings import Precision, TrainSettings
-from flowclf.support.atomic_files import locked
+from flowclf.support.atomic_files import locked, tell
 from flowclf.support.collectives import Processes
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import derive_seed, private_rng
@@ -32,7 +32,7 @@ from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import Clock, Position, load_checkpoint, save_checkpoint
 from flowclf.training.guard import check_results, check_state, raise_diverged
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
-from flowclf.training.progress import Report, tell
+from flowclf.training.progress import Report
 from flowclf.training.setup import (
     cpu_threads,
     fresh_model,
@@ -103,7 +103,7 @@ def train(
         FolderInUse: another process trains in the run's folder.
         TrainingDiverged: a loss, gradient, weight or result that is not finite; the last good
             checkpoint is kept.
-        Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
+        Interrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1; the checkpoint is saved.
         ProcessLost: another process has ended; the last checkpoint is kept.
     """
     with ExitStack() as held:
@@ -134,9 +134,11 @@ def train(
                 "auto, which differs between them"
             )
         with processes.fail_together():
+            identity = ""
             if run and processes.first:
                 held.enter_context(locked(run.folder))
                 begin_run(run, config, dataset, len(training), precision, resume)
+                identity = run.read_identity()
         stop = held.enter_context(stop_on_signal())
         held.enter_context(cpu_threads(config.train.threads))
         loop = Loop(config, fabric, processes, model, batches, validation, run, report, stop)
@@ -145,7 +147,7 @@ def train(
                 from flowclf.training.shared_layers import synchronised_layers
 
                 synchronised.enter_context(synchronised_layers(model))
-            seconds = loop.run_all(resume)
+            seconds = loop.run_all(resume, identity)
         if not processes.first:
             return Trained(model, training, validation, test, main_process=False)
         summary = summarise(config, model, validation, test, precision, seconds)
@@ -156,7 +158,7 @@ def train(
         assert model.info is not None
         model.info = with_metrics(model.info, summary["test"])
         if run:
-            save_weights(model, run.weights_file)
+            save_weights(model, run.weights_file, identity)
             run.append_metrics({"step": loop.steps, "epoch": loop.epochs, "test": summary["test"]})
             run.write_summary(summary)
     return Trained(model, training, validation, test, summary)
@@ -170,7 +172,19 @@ def begin_run(
     precision: Precision,
     resume: bool,
 ) -> None:
-    """Clean the locked folder, and write the files that a new run begins with."""
+    """Clean the locked folder, and write the files that a new run begins with.
+
+    Raises:
+        UserError: another training has ended there; or, to resume, other settings or other data.
+    """
+    if resume:
+        run.check_settings(config)
+        run.check_data(dataset)
+    elif run.summary_file.exists():
+        raise UserError(
+            f"expected a folder without a finished run, got {run.folder}, where another training "
+            "has ended meanwhile; choose another --out"
+        )
     run.remove_parts()
     run.failure_file.unlink(missing_ok=True)
     if not resume:
@@ -219,9 +233,12 @@ class Loop:
         """Epochs of the whole training, the last perhaps not to its end."""
         return -(-self.steps // self.batches.per_epoch)
 
-    def run_all(self, resume: bool) -> float:
-        """Run all remaining steps and the final statistics; return the seconds of training."""
-        first = self._restore() if resume else Position()
+    def run_all(self, resume: bool, identity: str) -> float:
+        """Run all remaining steps and the final statistics; return the seconds of training.
+
+        `identity` is that of the run, which checkpoints name.
+        """
+        first = self._restore() if resume else Position(run=identity)
         clock, saved = Clock(first), time.perf_counter()
         if not resume:
             self._save(first, keep=False)
@@ -303,6 +320,12 @@ class Loop:
     def _save(self, position: Position, keep: bool = True) -> None:
         with self.processes.fail_together():
             if self.run is not None and self.processes.first:
+                if not self.run.config_file.exists():
+                    raise UserError(
+                        f"{self.run.folder} has gone: it was moved or deleted while it was "
+                        f"trained; put it back, and go on with --resume (stopped after step "
+                        f"{position.step} of {self.steps})"
+                    )
                 check_state(self.model, position.step, self.optimizer.optimizer)
                 save_checkpoint(self.run, self.model, self.optimizer.optimizer, position, keep)
 
@@ -409,7 +432,7 @@ def summarise(
         results |= evaluate_scaled(model, validation, test, config.seed)
     return {
         "system": config.system,
-        "data": config.dataset,
+        "data": public_name(config.dataset),
         "preset": config.preset,
         "seed": config.seed,
         "seconds": round(seconds, 3),

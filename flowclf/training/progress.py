@@ -6,18 +6,20 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import isfinite, log
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from flowclf.support.atomic_files import tell, write_whole
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
 
-__all__ = ["Report", "file_report", "progress_bar", "tell"]
+__all__ = ["Report", "file_report", "progress_bar"]
 
 LOG_LINES = 10
 SMOOTHING = 0.95
@@ -45,16 +47,13 @@ def file_report(path: Path, every: float = 1.0) -> Report:
         last = now
         state = {"step": step + 1, "steps": steps, "epoch": epoch, "seconds": now - start}
         values = {name: value for name, term in terms.items() if isfinite(value := float(term))}
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(state | {"terms": values}), encoding="utf-8")
-        part.replace(path)
+        text = json.dumps(state | {"terms": values})
+        # A folder that has gone stays away; of a full disk the next checkpoint says so.
+        if path.parent.is_dir():
+            with suppress(OSError):
+                write_whole(path, lambda part: part.write_text(text, "utf-8"), flush=False)
 
     return report
-
-
-def tell(line: str) -> None:
-    """Print a line to standard error, above the bar where there is one."""
-    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -101,7 +100,7 @@ class _LineReport:
         if (step + 1) % max(1, steps // LOG_LINES) == 0:
             seconds, done = time.perf_counter() - self.start, f"step {step + 1}/{steps}"
             line = f"{seconds:7.1f} s  {done}  epoch {epoch + 1}  {self.averages}"
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
 
 class _Averages:

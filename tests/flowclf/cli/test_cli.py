@@ -118,7 +118,7 @@ def test_a_config_file_and_a_runs_own_config_can_be_trained_again(
         ("model.safetensors", b"\x10" * 100, "damaged"),
         ("config.yaml", b"system: [", "damaged"),
         ("config.yaml", b"system: ib-inn\n", "damaged"),
-        ("config.yaml", None, "another architecture"),
+        ("config.yaml", None, "was edited"),
     ],
     ids=["empty weights", "no safetensors", "no YAML", "half a config", "another width"],
 )

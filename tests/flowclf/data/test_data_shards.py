@@ -191,6 +191,15 @@ def cut(name: str, by: int) -> Callable[[Path], None]:
     return change
 
 
+def flip(name: str, place: int) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[place] ^= 1
+        (folder / name).write_bytes(content)
+
+    return change
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no JSON": (lambda f: (f / "shards.json").write_text("{"), "shards.json"),
     "another version": (edit(version=2), "version"),
@@ -212,7 +221,9 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "floats": (save("test/x_00000.npy", np.zeros((70, *SHAPE))), "got float64"),
     "int32": (save("test/y_00000.npy", np.zeros(70, np.int32)), "expected int64"),
     "Fortran": (save("test/x_00000.npy", np.zeros((70, *SHAPE), "u1", "F")), "in Fortran order"),
-    "a label": (save("test/y_00000.npy", np.full(70, 3)), r"test labels within 0\.\.2"),
+    "a label": (save("test/y_00000.npy", np.full(70, 3)), "labels or checksums are damaged"),
+    "a checksum": (save("train/c_00000.npy", np.zeros(70, np.int64)), "checksums are damaged"),
+    "a pixel": (flip("train/x_00001.npy", 1000), r"x_00001\.npy is damaged: the checksum of image"),
 }
 
 

@@ -208,8 +208,10 @@ def test_a_config_that_is_not_ours(saved: Path, values: dict[str, Any], message:
 
 def test_folders_that_are_not_whole(saved: Path, tmp_path: Path) -> None:
     save_file({"nothing": torch.zeros(1)}, saved / "model.safetensors")
-    with pytest.raises(UserError, match="another architecture"):
+    with pytest.raises(UserError, match="no digest to verify it by"):
         flowclf.load(saved)
+    with pytest.raises(UserError, match="another architecture"):
+        flowclf.load(saved, unverified=True)
     (saved / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"has no model\.safetensors"):
         flowclf.load(saved)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from errno import EACCES, EIO, ENOSPC
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +120,7 @@ def test_the_checkpoint_before_is_kept_until_the_end(halves: Halves, fresh: Save
     before = Run(half.folder.parent / "before")
     before.checkpoint_file.parent.mkdir(parents=True)
     shutil.copy(half.previous_checkpoint_file, before.checkpoint_file)
+    shutil.copy(half.config_file, before.config_file)
     assert load_checkpoint(before, *fresh).step == MIDDLE - 1
     assert load_checkpoint(whole, *fresh).step == STEPS
     assert not whole.previous_checkpoint_file.exists()
@@ -212,10 +214,18 @@ def test_damaged_weights_are_written_anew(halves: Halves, table: Dataset, tmp_pa
         flowclf.load(run.folder)
 
 
-def test_weights_that_others_wrote_need_no_digest(halves: Halves, half: Run, fresh: Saved) -> None:
+def test_weights_that_others_wrote_are_taken_when_asked(
+    halves: Halves, half: Run, fresh: Saved
+) -> None:
     weights = load_file(halves.whole.weights_file)
     save_file(weights, half.weights_file, {"format": "pt"})
-    load_weights(fresh[0], half.weights_file)
+    for call in (
+        partial(load_weights, fresh[0], half.weights_file),
+        partial(flowclf.load, half.folder),
+    ):
+        with pytest.raises(UserError, match="no digest to verify it by.*unverified=True"):
+            call()
+        call(unverified=True)
     assert torch.equal(fresh[0].state_dict()["mixture.means"], weights["mixture.means"])
 
 
@@ -223,8 +233,8 @@ def test_weights_that_others_wrote_need_no_digest(halves: Halves, half: Run, fre
 def test_weights_of_other_types(halves: Halves, half: Run, fresh: Saved, kind: torch.dtype) -> None:
     weights = {n: value.to(kind) for n, value in load_file(halves.whole.weights_file).items()}
     save_file(weights, half.weights_file)
-    with pytest.raises(UserError, match=rf"another architecture: expected \(.*\) for .* {kind}"):
-        load_weights(fresh[0], half.weights_file)
+    with pytest.raises(UserError, match=rf"another architecture: expected \(.*\) .* for .* {kind}"):
+        load_weights(fresh[0], half.weights_file, unverified=True)
 
 
 WEIGHTS = safetensors.torch.save({"model.x": torch.zeros(1)})
@@ -262,8 +272,12 @@ def test_no_checkpoints(half: Run, fresh: Saved, file: str, content: bytes, mess
 def test_checkpoints_of_another_model_are_refused(
     half: Run, table: Dataset, sections: dict[str, Any], message: str
 ) -> None:
+    config = configure(table, **sections)
+    with pytest.raises(UserError, match=f"other settings: {next(iter(sections))}"):
+        train(config, table, half, device="cpu", resume=True)
+    model = fresh_model(config, table, table.train)
     with pytest.raises(UserError, match=message):
-        train(configure(table, **sections), table, half, device="cpu", resume=True)
+        load_checkpoint(half, model, make_optimizer(model, config.train))
 
 
 @dataclass
@@ -314,10 +328,11 @@ def fill(model: GenerativeClassifier, number: int) -> None:
 def fails(run: Run, saved: Saved, step: int, faults: Faults) -> bool:
     """Return True if a save fails with the expected message."""
     reason = f"{os.strerror(faults.code)}; what was there before is kept"
+    position = Position(run=run.read_identity(), step=step)
     with pytest.MonkeyPatch.context() as patched:
         faults.patch(patched)
         try:
-            save_checkpoint(run, *saved, Position(step=step))
+            save_checkpoint(run, *saved, position)
         except OSError as error:
             return str(error) == f"cannot write {run.checkpoint_file}: {reason}"
     return False
@@ -330,7 +345,7 @@ def test_whichever_call_fails_a_checkpoint_loads(half: Run, fresh: Saved, code: 
     while failed:
         for step in (2, 3):
             fill(fresh[0], step)
-            save_checkpoint(half, *fresh, Position(step=step))
+            save_checkpoint(half, *fresh, Position(run=half.read_identity(), step=step))
         fill(fresh[0], 4)
         failed = fails(half, fresh, 4, Faults(len(found) + 1, code))
         found.append(load_checkpoint(half, *fresh).step)
@@ -388,8 +403,10 @@ def test_what_a_killed_process_left_is_removed(halves: Halves, half: Run, table:
 
 def test_cpu_seconds_stay_spent(half: Run, fresh: Saved, table: Dataset, halves: Halves) -> None:
     assert load_checkpoint(half, *fresh).cpu_seconds > 0
-    save_checkpoint(half, *fresh, Position(step=MIDDLE, seconds=7.0, cpu_seconds=50.0))
     config, done = configure(table, train={"cpu_seconds": 49.0}), list[Any]()
+    half.write_config(config, half.read_config()[1], half.read_precision())
+    spent = {"run": half.read_identity(), "seconds": 7.0, "cpu_seconds": 50.0}
+    save_checkpoint(half, *fresh, Position(step=MIDDLE, **spent))
     train(config, table, half, device="cpu", resume=True, report=lambda *step: done.append(step))
     assert done == []
     end = load_checkpoint(half, *fresh)
