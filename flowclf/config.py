@@ -38,7 +38,7 @@ NAMES = ("system", "dataset", "preset", "seed")
 KINDS = (
     "conv", "mlp", "paper", "cnn", "resnet", "wide-resnet", "residual", "whitened-cnn", "custom",
 )  # fmt: skip
-RECORDED = ("data_facts", "precision", "versions", "commit", "identity")
+RECORDED = ("data_facts", "precision", "versions", "commit", "sha256")
 
 
 class RunConfig(Section):

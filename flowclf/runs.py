@@ -33,7 +33,7 @@ __all__ = ["Run", "facts_of", "load_data", "new_run_folder"]
 
 VERSIONS = ("flowclf", "torch", "numpy", "lightning")
 # Last line of config.yaml: the sha256 of all above.
-IDENTITY = "identity: "
+IDENTITY = "sha256: "
 
 
 class _File:

@@ -199,7 +199,7 @@ def settings_and_data(request: Request, data_dir: Path | None) -> tuple[RunConfi
     name = request.data
     if name is None and request.config is not None:
         name = read_settings(request.config).get("dataset")
-    name = absolute_name(name or "digits")
+    name = absolute_name("digits" if name is None else name)
     # Settings before data: a misspelt key should not cost a download, and they say how texts are
     # read. Only the default preset may be another for the shape that the data turn out to have.
     known = DATASETS[name].shape if name in DATASETS else (1,)

@@ -147,7 +147,7 @@ def test_a_configuration_without_its_last_line_is_not_that_of_the_weights(
     root: Path, refused: Refused
 ) -> None:
     config = root / "run" / "config.yaml"
-    config.write_text(config.read_text("utf-8").partition("identity: ")[0], "utf-8")
+    config.write_text(config.read_text("utf-8").rpartition("sha256: ")[0], "utf-8")
     assert "belongs to another run" in refused("evaluate", root / "run")
     assert "belongs to another run" in refused("train", "--resume", root / "run")
 

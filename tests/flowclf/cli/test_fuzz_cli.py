@@ -235,7 +235,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def one_step(self: loop.Loop, resume: bool) -> float:
+def one_step(self: loop.Loop, resume: bool, identity: str) -> float:
     """Stand in for a training: one step."""
     if resume:
         self._restore()

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from flowclf.cli.app import run
 from flowclf.figures.kinds import KINDS
+from flowclf.support.safetensors import read_tensors, write_tensors
 
 PICTURES = (
     "sample RUN --per-class 2",
@@ -31,10 +31,10 @@ def broken(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, its weights so large that x comes back as another x, but as numbers."""
     folder = shutil.copytree(trained, tmp_path_factory.mktemp("broken") / "run")
     file = folder / "model.safetensors"
-    weights = load_file(file)
+    weights, note = read_tensors(file)
     for name in (n for n in weights if ".net.layers." in n):
         weights[name] *= LARGER
-    save_file(weights, file)
+    write_tensors(file, weights, note)
     return folder
 
 

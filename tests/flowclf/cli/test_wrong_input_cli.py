@@ -153,7 +153,7 @@ CASES = {
     "other passes": ([*RESUME, "--epochs", "7"], "other settings"),
     "other data": ([*RESUME, "--data", "mnist"], "other settings"),
     "another folder": ([*RESUME, "--out", "elsewhere"], "other settings"),
-    "a file for a folder": (["train", "ib-inn", "--out", "file"], "file is not empty"),
+    "a file for a folder": (["train", "ib-inn", "--out", "file"], "new or empty folder, got file"),
     "no run": (["evaluate"], "folder of a trained run, got none"),
     "a file for a run": (["evaluate", "file"], "expected a run folder .*, got file"),
     "the last is no run": (["evaluate", "flow", "empty"], "expected a run folder .*, got empty"),
