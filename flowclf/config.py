@@ -98,11 +98,13 @@ def make_config(
         UserError: unknown system, preset or key; a value of the wrong type or out of range.
     """
     spec = find_system(system)
-    preset = preset or default_preset(system, dataset, shape)
     given = [overrides] if isinstance(overrides, Mapping) else list(overrides)
     loop = {key: v for key, v in (("epochs", epochs), ("lr", lr)) if v is not None}
     given += [settings, {"train": loop}] if loop else [settings]
-    overrides, base = [nested(layer) for layer in given], load_preset(system, preset)
+    overrides = [nested(layer) for layer in given]
+    targeted = any(flatten(layer).get("data.target") is not None for layer in overrides)
+    preset = preset or default_preset(system, dataset, shape, text=not targeted)
+    base = load_preset(system, preset)
     if any("train.epochs" in flatten(layer) for layer in overrides):
         # Who asks for epochs gets them.
         base.get("train", {}).pop("least_updates", None)
@@ -242,13 +244,13 @@ def _presets(system: str) -> dict[str, tuple[str, Traversable]]:
     return dict(sorted(({**_presets(lender), **own} if lender else own).items()))
 
 
-def default_preset(system: str, dataset: str, shape: Shape) -> str:
-    """Return the preset named like the data, else the one for its kind."""
+def default_preset(system: str, dataset: str, shape: Shape, text: bool = True) -> str:
+    """Return the preset named like the data, else the one for its kind; `text`: of a .csv file."""
     if dataset in preset_names(system):
         return dataset
     if dataset in ("fashion-mnist", "omniglot") and "mnist" in preset_names(system):
         return "mnist"
-    if dataset.endswith(".csv") and "text" in preset_names(system):
+    if text and dataset.endswith(".csv") and "text" in preset_names(system):
         return "text"
     if len(shape) < 3:
         return "mlp"

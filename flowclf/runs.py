@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, get_args
 from pydantic import ValidationError
 
 from flowclf.config import NAMES, RECORDED, RunConfig, configure, flatten
-from flowclf.data import Dataset, TextOptions, absolute_name, load_dataset
+from flowclf.data import Dataset, Reading, TextOptions, absolute_name, load_dataset
 from flowclf.settings import DataFacts, Precision
 from flowclf.support.atomic_files import (
     append_line,
@@ -307,10 +307,11 @@ class Run:
 
 
 def load_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
-    """Load the data of a run's settings, which say how a file of texts is read."""
+    """Load the data of a run's settings, which say how files of one's own are read."""
     data = config.data
-    if Path(config.dataset).suffix.lower() != ".csv":
-        return load_dataset(config.dataset, data_dir)
+    own = asdict(Reading.of(data))
+    if Path(config.dataset).suffix.lower() != ".csv" or data.target is not None:
+        return load_dataset(config.dataset, data_dir, **own)
     text = TextOptions(data.text, data.label, data.vocabulary, data.train_size, config.seed)
     return load_dataset(config.dataset, data_dir, text=text)
 
@@ -321,6 +322,7 @@ def facts_of(dataset: Dataset, samples: int | None) -> DataFacts:
         shape=dataset.shape,
         levels=dataset.levels,
         class_names=dataset.class_names,
+        feature_names=dataset.feature_names,
         samples=samples,
         sha256=dataset.sha256,
     )

@@ -47,6 +47,7 @@ class DataFacts(Section):
     shape: Annotated[tuple[Size, ...], AfterValidator(sample_shape)]  # (C, H, W) or (F,)
     levels: Size | None = None  # grey levels; None: a table
     class_names: Annotated[tuple[str, ...], Field(min_length=2)]
+    feature_names: tuple[str, ...] = ()  # of a table's columns, where they are known
     samples: Size | None = None  # N of the training set, where that is known
     sha256: str | None = None  # of the data, see `Dataset.sha256`; None: of an older version
 
@@ -78,6 +79,26 @@ class DataSettings(Section):
     # Images in black and white, after `augment`: by half of the levels, or drawn as bright as they
     # are, once with the seed or, to train on, anew at each step ("resampled").
     binarize: Literal["none", "threshold", "sampled", "resampled"] = "none"
+    # Of files of one's own, see `flowclf.data.Reading`.
+    target: Annotated[str, BeforeValidator(str)] | None = None  # a table's column of labels
+    drop: Annotated[tuple[str, ...], BeforeValidator(as_sequence)] = ()  # columns to leave out
+    missing: Literal["refuse", "impute"] = "refuse"  # of a table's values
+    # Side, or height and width, of pictures.
+    size: (
+        Annotated[
+            tuple[Positive, ...], Field(min_length=1, max_length=2), BeforeValidator(as_sequence)
+        ]
+        | None
+    ) = None
+    mode: Literal["as-is", "grey", "rgb"] = "as-is"  # of pictures
+    range: (
+        Annotated[
+            tuple[float, ...], Field(min_length=2, max_length=2), BeforeValidator(as_sequence)
+        ]
+        | None
+    ) = None  # black and white of images of floats
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # drawn where there is no test split …
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # … with this seed
     # Of a .csv file with text: columns, by name or number, and the number of words to know.
     text: Annotated[str, BeforeValidator(str)] = "text"
     label: Annotated[str, BeforeValidator(str)] = "label"

@@ -178,6 +178,11 @@ def _prepare(
             run, config, dataset = _resumed(resume, out, data_dir, request)
         else:
             config, dataset = settings_and_data(request, data_dir)
+            if config.dataset == "digits" and request.data is None and request.config is None:
+                note = (
+                    "no --data was given, so this trains on digits; --data takes a name or a path"
+                )
+                dataset = replace(dataset, notices=(*dataset.notices, note))
             run = Run(new_run_folder(out, f"{config.system}-{Path(config.dataset).stem}"))
     except UserError as error:
         if not place.alone:
@@ -251,14 +256,14 @@ def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: 
 
 
 def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_json: bool) -> None:
-    from flowclf.evaluation.baselines import baseline_rows, beaten_by
+    from flowclf.evaluation.baselines import baseline_rows, beaten_by, few_samples
     from flowclf.figures.run import run_figures
 
     summary, fitted, test = trained.summary, trained.training, trained.test
     others = baseline_rows(fitted, test, dataset.levels) if baselines else []
     figures = [str(path) for path in run_figures(trained.model, test, dataset, run.figures)]
     own = {"system": summary["system"], "seconds": summary["seconds"], **summary["test"]}
-    warnings = beaten_by(own, others)
+    warnings = beaten_by(own, others) + few_samples(fitted, dataset.class_names)
     if as_json:
         found = {"baselines": others, "warnings": warnings, "figures": figures}
         print_json({"run": str(run.folder), **summary, **found})

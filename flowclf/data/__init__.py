@@ -4,11 +4,11 @@
 `flowclf.support.errors.UserError` in one line.
 """
 
-from flowclf.data.arrays import as_dataset, from_arrays, from_frame
+from flowclf.data.arrays import from_arrays
 from flowclf.data.augment import KINDS as AUGMENTATIONS
 from flowclf.data.augment import Augmentation, make_augmentation
 from flowclf.data.binarize import binarize, ending_binary
-from flowclf.data.dataset import Dataset, Split, hold_out, keep_labels, stratified, subset
+from flowclf.data.dataset import Dataset, Reading, Split, hold_out, keep_labels, stratified, subset
 from flowclf.data.load import (
     DATASETS,
     DatasetInfo,
@@ -17,9 +17,11 @@ from flowclf.data.load import (
     locate,
     public_name,
 )
+from flowclf.data.objects import as_dataset
 from flowclf.data.outliers import Outliers, load_outliers
 from flowclf.data.shard_folder import write_shards
 from flowclf.data.source import DataSource
+from flowclf.data.table import from_frame
 from flowclf.data.text import TextOptions, word_frequencies
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "Outliers",
+    "Reading",
     "Split",
     "TextOptions",
     "absolute_name",

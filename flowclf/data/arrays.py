@@ -1,9 +1,8 @@
-"""Data sets from what is in memory: arrays, tensors and data frames."""
+"""Data sets from arrays: numpy's, torch's, or lists."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,49 +10,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flowclf.data.dataset import Dataset, Split, stratified, validate
-from flowclf.data.load import load_dataset
+from flowclf.data.dataset import Dataset, Reading, Split, draw_test, validate
 from flowclf.support.errors import UserError
 
-__all__ = ["as_dataset", "from_arrays", "from_frame"]
+__all__ = ["absent", "as_labels", "as_samples", "from_arrays"]
 
 NAME = "array"
-TRAIN_PERCENT = 80
 LEVELS = 256
-# Text columns of a frame with more values than this are no categories.
-MOST_CATEGORIES = 100
+MOST_CHANNELS = 4
+# Of a multiple of 1/255 in float32.
+ROUNDING = 1e-3
 
 _Array = npt.NDArray[Any]
-
-
-def as_dataset(data: Any, target: str | None = None, seed: int = 0) -> Dataset:
-    """Return the data set of a name, a path, arrays or a data frame; a `Dataset` as it is.
-
-    Args:
-        data: a known name or a path; (x, y), of which a fifth becomes the test split; (x_train,
-            y_train, x_test, y_test); or a data frame of pandas or polars.
-        target: the frame's column of labels.
-        seed: of the draw of the test split.
-
-    Raises:
-        UserError: anything else, or what `from_arrays`, `from_frame` and `load_dataset` refuse.
-    """
-    if isinstance(data, Dataset):
-        return data
-    if isinstance(data, str | Path):
-        return load_dataset(str(data))
-    if hasattr(data, "columns"):
-        if target is None:
-            names = ", ".join(map(str, list(data.columns)[:8]))
-            raise UserError(f"expected target=, the column of the labels, among: {names}")
-        return from_frame(data, target, seed=seed)
-    if isinstance(data, tuple | list) and len(data) in (2, 4):
-        x, y, *test = data
-        return from_arrays(x, y, tuple(test) or None, seed=seed)
-    raise UserError(
-        "expected the name or path of data, (x, y), (x_train, y_train, x_test, y_test), a data "
-        f"frame or a Dataset, got {type(data).__name__}"
-    )
 
 
 def from_arrays(
@@ -62,116 +30,135 @@ def from_arrays(
     test: tuple[Any, Any] | None = None,
     *,
     name: str = NAME,
+    class_names: Sequence[str] = (),
     feature_names: Sequence[str] = (),
-    seed: int = 0,
+    **reading: Any,
 ) -> Dataset:
     """Make a data set of samples x and their labels y, in numpy, torch or lists.
 
-    x is N×F of numbers, a table; or N×H×W, N×C×H×W or N×H×W×C of uint8, images. Labels are of any
-    sortable kind; their values, sorted, are the classes.
+    x is N×F of numbers, a table; or N×H×W, N×C×H×W or N×H×W×C of grey levels 0..255, images, or of
+    floats whose `range` is given; of floats in 0…1 that are multiples of 1/255 it is known. Labels
+    are of any sortable kind; their values, sorted, are the classes.
 
     Args:
         x, y: all samples, or the training split.
         test: x and y of the test split; None: a fifth of x, drawn by class.
         name: of the data set.
+        class_names: of the values of y, sorted; none: the values themselves.
         feature_names: of a table's columns.
-        seed: of the draw.
+        reading: fields of `Reading`, such as range=(0, 1), test_share or split_seed.
 
     Raises:
         UserError: other shapes or types, lengths that differ, or NaN.
     """
-    labels = _labels(y)
-    names, numbers = np.unique(labels, return_inverse=True)
-    samples = _samples(x)
+    how = Reading(**reading)
+    labels = as_labels(y)
+    values, numbers = np.unique(labels, return_inverse=True)
+    names = tuple(map(str, class_names)) or tuple(map(str, values.tolist()))
+    if len(names) != len(values):
+        raise UserError(
+            f"expected a class name for each of {len(values)} labels, got {len(names)} names"
+        )
+    samples, notices = as_samples(x, "x", how.range)
     split = Split(samples, torch.from_numpy(numbers.astype(np.int64)))
-    notices: tuple[str, ...] = ()
     if test is None:
-        size = max(len(names), len(split) * TRAIN_PERCENT // 100)
-        if size >= len(split):
-            raise UserError(
-                f"expected more samples than classes to hold some out for the test, got "
-                f"{len(split)} of {len(names)} classes; give (x_train, y_train, x_test, y_test)"
-            )
-        train, rest = stratified(split, size, seed)
-        notices = (f"{len(rest):,} of {len(split):,} samples were drawn for the test, seed {seed}",)
+        train, rest, drawn = draw_test(split, how, name)
+        notices = (*notices, drawn)
     else:
-        train, rest = split, Split(_samples(test[0]), _known(_labels(test[1]), names))
+        train, x_test = split, as_samples(test[0], "the test x", how.range)[0]
+        rest = Split(x_test, _known(as_labels(test[1]), values))
     levels = LEVELS if samples.ndim == 4 else None
-    classes = tuple(map(str, names.tolist()))
     columns = tuple(map(str, feature_names))
-    data = Dataset(name, train, rest, classes, levels, notices, feature_names=columns)
+    data = Dataset(name, train, rest, names, levels, notices, feature_names=columns)
     return validate(data)
 
 
-def from_frame(frame: Any, target: str, *, name: str = "frame", seed: int = 0) -> Dataset:
-    """Make a data set of a pandas or polars data frame; a fifth of the rows becomes the test split.
+def as_samples(
+    x: Any, where: str, span: Sequence[float] | None = None, channels_last: bool = False
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return a table (N, F) float32, or images (N, C, H, W) uint8, and notices of what was done.
 
-    Columns of numbers and of truth values are features as they are; columns of text or categories
-    become one of 0 and 1 for each of their values (one-hot).
+    Floats of images become grey levels, `span` from black to white. Channels may come first or
+    last; where both are possible, `channels_last` says which.
 
     Raises:
-        UserError: no such column, no other column, missing values, or text with over 100 values.
+        UserError: anything else; numbers outside of the span.
     """
-    columns = list(frame.columns)
-    if target not in columns:
-        raise UserError(
-            f"expected target to be a column, got {target!r}; columns: "
-            f"{', '.join(map(str, columns[:12]))}"
-        )
-    names: list[str] = []
-    parts: list[_Array] = []
-    for column in columns:
-        if column == target:
-            continue
-        values = np.asarray(frame[column])
-        _check_present(values, column)
-        if values.dtype.kind in "biuf":
-            names.append(str(column))
-            parts.append(values.astype(np.float64)[:, None])
-            continue
-        known, place = np.unique(values.astype(str), return_inverse=True)
-        if len(known) > MOST_CATEGORIES:
-            raise UserError(
-                f"column {column!r}: expected numbers or at most {MOST_CATEGORIES} categories, "
-                f"got {len(known)} different texts; drop it, or group its values"
-            )
-        names += [f"{column}={value}" for value in known]
-        parts.append(np.eye(len(known))[place])
-    if not parts:
-        raise UserError(f"expected columns beside {target!r} to learn from, got none")
-    labels = np.asarray(frame[target])
-    _check_present(labels, target)
-    x = np.concatenate(parts, axis=1)
-    return from_arrays(x, labels, name=name, feature_names=names, seed=seed)
-
-
-def _samples(x: Any) -> Tensor:
-    values = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    try:
+        values = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    except ValueError:
+        raise UserError(f"{where}: expected samples of one shape, got several") from None
     if values.dtype.kind not in "biuf":
-        raise UserError(f"expected x of numbers, got {values.dtype}; encode texts as numbers first")
-    if values.ndim == 2:
-        with np.errstate(over="ignore"):
-            return torch.from_numpy(values.astype(np.float32))
-    shape = "×".join(map(str, values.shape))
-    if values.ndim not in (3, 4):
-        raise UserError(f"expected x as N×F, N×H×W, N×C×H×W or N×H×W×C, got {shape or 'a number'}")
-    if values.dtype != np.uint8:
         raise UserError(
-            f"expected images as uint8 grey levels 0..255, got {values.dtype}; multiply by 255 if "
-            "they are in 0..1, round, and cast to uint8"
+            f"{where}: expected uint8 images or a table of numbers, got {values.dtype}; convert x"
         )
-    if values.ndim == 3:
-        values = values[:, None]
-    elif values.shape[1] not in (1, 3) and values.shape[3] in (1, 3):
-        values = np.moveaxis(values, 3, 1)
-    return torch.from_numpy(values.copy())
+    if values.ndim == 2:
+        # Numbers beyond float32 become infinite here and are reported with their place.
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(values.astype(np.float32)), ()
+    if values.ndim not in (3, 4):
+        shape = "×".join(map(str, values.shape)) or "a number"
+        raise UserError(
+            f"{where}: expected x as N×F, N×H×W, N×C×H×W or N×H×W×C, got {shape}; reshape it"
+        )
+    levels, notices = _grey_levels(values, where, span)
+    if levels.ndim == 3:
+        return torch.from_numpy(levels[:, None].copy()), notices
+    last, first = levels.shape[3] <= MOST_CHANNELS, levels.shape[1] in (1, 3)
+    if not (last or first):
+        raise UserError(
+            f"{where}: expected 1 or 3 channels, as N×C×H×W or N×H×W×C, got "
+            f"{'×'.join(map(str, levels.shape))}; reshape it"
+        )
+    if last and (channels_last or not first):
+        levels = np.moveaxis(levels, 3, 1)
+    return torch.from_numpy(levels.copy()), notices
 
 
-def _labels(y: Any) -> _Array:
+def _grey_levels(
+    values: _Array, where: str, span: Sequence[float] | None
+) -> tuple[_Array, tuple[str, ...]]:
+    """Return uint8 grey levels of images."""
+    if values.dtype == np.uint8:
+        return values, ()
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if values.dtype.kind in "iu" and low >= 0 and high < LEVELS:
+        return values.astype(np.uint8), ()
+    notices: tuple[str, ...] = ()
+    if span is None and values.dtype.kind == "f" and low >= 0 and high <= 1:
+        scaled = values * np.float32(LEVELS - 1)
+        if np.abs(scaled - scaled.round()).max(initial=0) < ROUNDING:
+            span, notices = (0, 1), (f"{where}: floats in 0…1 were taken as 256 grey levels",)
+    if span is None:
+        raise UserError(
+            f"{where}: expected images as uint8 grey levels 0..255, got {values.dtype} from "
+            f"{low:g} to {high:g}; say what is black and what is white, e.g. data.range=0,1"
+        )
+    black, white = span
+    if not black < white or low < black or high > white or not np.isfinite(low + high):
+        raise UserError(
+            f"{where}: expected images within data.range={black:g},{white:g}, got numbers from "
+            f"{low:g} to {high:g}; correct the range"
+        )
+    return ((values - black) / (white - black) * (LEVELS - 1)).round().astype(np.uint8), notices
+
+
+def as_labels(y: Any) -> _Array:
+    """Return labels (N,) of numbers or strings.
+
+    Raises:
+        UserError: another shape, or a missing label.
+    """
     values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
     if values.ndim != 1:
         raise UserError(f"expected one label a sample, (N,), got shape {values.shape}")
-    _check_present(values, "y")
+    if (missing := absent(values)).any():
+        raise UserError(
+            f"y: expected a value in every row, got {int(missing.sum())} missing (first in row "
+            f"{int(missing.argmax())}); fill or drop these rows"
+        )
     return values.astype(str) if values.dtype == object else values
 
 
@@ -185,11 +172,15 @@ def _known(labels: _Array, names: _Array) -> Tensor:
     return torch.from_numpy(places.astype(np.int64))
 
 
-def _check_present(values: _Array, column: Any) -> None:
-    """Refuse missing values, as pandas has them: NaN, None, NaT."""
-    missing = np.array([value is None or value != value for value in values.ravel().tolist()])
-    if missing.any():
-        raise UserError(
-            f"{column}: expected a value in every row, got {int(missing.sum())} missing (first in "
-            f"row {int(missing.argmax())}); fill or drop these rows"
-        )
+def absent(values: _Array) -> npt.NDArray[np.bool_]:
+    """Return a mask of missing values, as pandas and polars have them: NaN, None, NaT, NA."""
+    if values.dtype.kind in "biuU":
+        return np.zeros(values.shape, dtype=bool)
+    return np.array([_absent(value) for value in values.tolist()], dtype=bool)
+
+
+def _absent(value: Any) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas' NA, which equals nothing and differs from nothing
+        return True

@@ -1,10 +1,10 @@
 """Data sets: two labelled splits, their validation, and how rows are drawn from them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 from unicodedata import category
 
 import torch
@@ -16,8 +16,10 @@ from flowclf.support.safetensors import digest
 
 __all__ = [
     "Dataset",
+    "Reading",
     "Split",
     "check_labels",
+    "draw_test",
     "hold_out",
     "keep_labels",
     "stratified",
@@ -125,6 +127,51 @@ class Dataset:
         sums = {n: x.checksums if isinstance(x, Shards) else x for n, x in images.items()}
         labels = {f"{name}.y": part.y for name, part in parts.items()}
         return digest(sums | labels)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Options for reading the user's own files; each is a setting `data.` of the same name."""
+
+    target: str | None = None  # column of the labels, of a table in a .csv or .parquet file
+    drop: tuple[str, ...] = ()  # its columns to leave out
+    # Missing values of a table: an error, or the median of the training rows (of a category: one
+    # of its own).
+    missing: Literal["refuse", "impute"] = "refuse"
+    size: tuple[int, ...] | int | None = None  # of pictures: the side, or (H, W)
+    mode: Literal["as-is", "grey", "rgb"] = "as-is"  # of pictures
+    range: tuple[float, ...] | None = None  # of images of floats: what is black, and what is white
+    test_share: float = 0.2  # of all samples, drawn where the data have no test split …
+    split_seed: int = 0  # … with this seed
+
+    @classmethod
+    def of(cls, settings: Any) -> Self:
+        """Take the fields from an object with attributes of the same names."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+
+def draw_test(split: Split, reading: Reading, where: str) -> tuple[Split, Split, str]:
+    """Draw a test split by class: (train, test, the notice that says so).
+
+    Raises:
+        UserError: too few samples for one of each class in train, and one in test.
+    """
+    labelled, classes = int((~split.unlabelled).sum()), len(_rows_by_class(split))
+    size = max(classes, int(labelled * (1 - reading.test_share) + 1e-9))
+    if size >= labelled:
+        raise UserError(
+            f"{where}: expected more samples than classes, to hold some out for the test, got "
+            f"{labelled} of {classes} classes; add samples, or give a test split"
+        )
+    train, test = stratified(split, size, reading.split_seed)
+    return (
+        train,
+        test,
+        (
+            f"{where}: {len(test):,} of {len(split):,} samples were drawn for the test "
+            f"(data.test_share={reading.test_share:g}, data.split_seed={reading.split_seed})"
+        ),
+    )
 
 
 def validate(data: Dataset, path: Path | None = None) -> Dataset:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowclf.data.folder import describe, is_picture, read_picture
+from flowclf.data.pictures import describe, is_picture, read_picture, visible_files
 from flowclf.support.errors import UserError
 
 __all__ = [
@@ -33,13 +33,13 @@ def read_pictures(
     Raises:
         UserError: no picture, a damaged one, or one that does not fit and may not be made to.
     """
-    visible = [file for path in paths for file in _files(path)]
+    visible = [file for path in paths for file in visible_files(path)]
     pictures = [file for file in visible if is_picture(file)]
     if not pictures:
         where = ", ".join(map(str, paths[:3]))
         raise UserError(
-            f"{where}: expected at least one .png, .jpg or .bmp picture, got none; add one or "
-            "name another folder"
+            f"{where}: expected at least one .png, .jpg, .webp or .bmp picture, got none; add one "
+            "or name another folder"
         )
     images: list[Tensor] = []
     changed: list[str] = []
@@ -53,17 +53,8 @@ def read_pictures(
         others = f" ({len(changed)} pictures in all)" if len(changed) > 1 else ""
         notices.append(changed[0] + others)
     if ignored := len(visible) - len(pictures):
-        notices.append(f"{ignored} files that are not .png, .jpg or .bmp are ignored")
+        notices.append(f"{ignored} files that are not .png, .jpg, .webp or .bmp are ignored")
     return tuple(map(str, pictures)), torch.cat(images), tuple(notices)
-
-
-def _files(path: Path) -> list[Path]:
-    """Return the files below a folder that are not hidden, sorted; another path as it is."""
-    if not path.is_dir():
-        return [path]
-    found = (each.relative_to(path).parts for each in sorted(path.rglob("*")))
-    shown = (path.joinpath(*parts) for parts in found if not any(p[0] == "." for p in parts))
-    return [each for each in shown if not each.is_dir()]
 
 
 def made_to_fit(

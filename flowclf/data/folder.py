@@ -1,113 +1,134 @@
-"""The user's own pictures: `train/CLASS/*.png` and `test/CLASS/*.png`."""
+"""The user's own pictures in folders by class, with or without `train/` and `test/`."""
 
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from flowclf.data.dataset import Dataset, Split, validate
-from flowclf.data.pictures import decode
+from flowclf.data.dataset import Dataset, Reading, Split, draw_test, validate
+from flowclf.data.fitting import fitted
+from flowclf.data.pictures import is_picture, picture_shape, read_picture, visible_files
 from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
-__all__ = ["describe", "is_picture", "load_folder", "read_picture"]
+__all__ = ["load_folder"]
 
-_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp"}
-_PARTS = ("train", "test")
+# The test split, if there is one: the first of these that is there.
+_TESTS = ("test", "val", "valid", "validation")
+_USUAL_SIDE = 32
+# Larger pictures are trained on as they are, but it takes long.
+_LARGE = 64
 
-_Pixels = npt.NDArray[np.uint8]
+_Shape = tuple[int, ...]
+_Files = dict[str, list[Path]]
 
 
-def load_folder(path: Path) -> Dataset:
-    """Load PNG, JPEG or BMP files; the class names are the folders' names, sorted.
+def load_folder(path: Path, reading: Reading | None = None) -> Dataset:
+    """Load PNG, JPEG, WebP or BMP files; the class names are the folders' names, sorted.
 
-    All pictures must have one size, and all be grey (images (1, H, W)) or all coloured
-    (images (3, H, W)). Hidden files are ignored.
+    The folders are `train/CLASS/` and `test/CLASS/` (or `val/CLASS/`), or `CLASS/` alone, of which
+    a fifth is drawn for the test; pictures may lie in folders below. Pictures of one size and mode
+    stay as they are. `data.size` crops and resizes them, `data.mode` makes them grey or RGB. Where
+    sizes differ they become 32×32 (smaller where the pictures are), where modes differ RGB, and a
+    notice says so. Hidden files are ignored, and pictures turned as their EXIF orientation says.
 
     Raises:
-        UserError: a class without pictures or in one split alone, or a picture that is damaged,
-            too large, or differs from the first.
+        UserError: a class without pictures or in one split alone, or a picture that is damaged or
+            too large.
     """
-    files = {part: _pictures_by_class(path / part) for part in _PARTS}
-    names = tuple(files["train"])
-    lone = sorted(set(names) ^ set(files["test"]))
-    if lone:
+    how = reading or Reading()
+    parts = _parts(path)
+    names = tuple(parts[0])
+    if len(parts) == 2 and (lone := sorted(set(names) ^ set(parts[1]))):
         side = "train" if lone[0] in names else "test"
         raise UserError(
             f"{path}: expected the same classes in train and test, got {lone[0]!r} in {side} alone "
             f"({len(lone)} such in all); add or remove its folder"
         )
-    first = next(iter(files["train"].values()))[0]
-    model = read_picture(first)
-    count = sum(len(pictures) for part in files.values() for pictures in part.values())
-    check_fits(count * model.nbytes, str(path))
-    train, test = (_to_split(files[part], first, model) for part in _PARTS)
-    data = Dataset(path.name, train, test, names, levels=256, notices=_ignored(path))
-    return validate(data, path)
+    files = [file for part in parts for pictures in part.values() for file in pictures]
+    shape, notices = _common_shape(path, files, how)
+    check_fits(len(files) * torch.Size(shape).numel(), str(path))
+    if strange := len(visible_files(path)) - len(files):
+        notices += (f"{strange} files that are no pictures of a class are ignored",)
+    train, *rest = [_to_split(part, shape) for part in parts]
+    if rest:
+        (test,) = rest
+    else:
+        train, test, drawn = draw_test(train, how, path.name)
+        notices += (drawn,)
+    return validate(Dataset(path.name, train, test, names, levels=256, notices=notices), path)
 
 
-def _pictures_by_class(folder: Path) -> dict[str, list[Path]]:
+def _parts(path: Path) -> list[_Files]:
+    """Return the pictures by class, of the training and test split or of all."""
+    if not (path / "train").is_dir():
+        if (path / "test").is_dir():
+            raise UserError(
+                f"{path}: expected train/CLASS/ beside test/, got none; sort the pictures into "
+                "train/CLASS/ and test/CLASS/, or into CLASS/ alone"
+            )
+        return [_pictures_by_class(path)]
+    tests = [path / name for name in _TESTS if (path / name).is_dir()]
+    return [_pictures_by_class(part) for part in (path / "train", *tests[:1])]
+
+
+def _pictures_by_class(folder: Path) -> _Files:
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     classes = [path for path in found if path.is_dir() and not path.name.startswith(".")]
     if not classes:
         raise UserError(
-            f"expected class folders {folder / 'CLASS'}, got none; sort the pictures into "
-            "train/CLASS/ and test/CLASS/"
+            f"expected class folders {folder / 'CLASS'}, got none; sort the pictures into CLASS/, "
+            "or into train/CLASS/ and test/CLASS/"
         )
     return {each.name: _pictures(each) for each in classes}
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if is_picture(path))
+    found = [path for path in visible_files(folder) if is_picture(path)]
     if not found:
         raise UserError(
-            f"{folder}: expected at least one .png, .jpg or .bmp picture of this class, got none; "
-            "add one or remove the folder"
+            f"{folder}: expected at least one .png, .jpg, .webp or .bmp picture of this class, got "
+            "none; add one or remove the folder"
         )
     return found
 
 
-def is_picture(path: Path) -> bool:
-    """Return True if a name ends as a picture's does, and is not hidden."""
-    return path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
+def _common_shape(path: Path, files: list[Path], how: Reading) -> tuple[_Shape, tuple[str, ...]]:
+    """Return the shape (C, H, W) that all pictures are given, and what is said of it."""
+    shapes = [picture_shape(file) for file in files]
+    sizes, channels = Counter(s[1:] for s in shapes), {s[0] for s in shapes}
+    asked = how.size if isinstance(how.size, tuple | None) else (how.size,)
+    notices: tuple[str, ...] = ()
+    if asked is not None:
+        size = asked if len(asked) == 2 else asked * 2
+    elif len(sizes) == 1:
+        (size,) = sizes
+        if max(size) > _LARGE:
+            notices += (
+                f"{path.name}: {size[1]}×{size[0]} pictures take long; data.size=32 makes them "
+                "small",
+            )
+    else:
+        short = sorted(min(s[1:]) for s in shapes)[len(shapes) // 2]
+        size = (min(_USUAL_SIDE, max(8, short // 8 * 8)),) * 2
+        least, most = (pick(sizes, key=lambda s: s[0] * s[1]) for pick in (min, max))
+        notices += (
+            f"{path.name}: pictures of {len(sizes)} sizes, {least[1]}×{least[0]} to "
+            f"{most[1]}×{most[0]}, were cropped to the centre and made {size[1]}×{size[0]} "
+            "(data.size=H,W for another size)",
+        )
+    if how.mode != "as-is":
+        return ({"grey": 1, "rgb": 3}[how.mode], *size), notices
+    if len(channels) > 1:
+        notices += (f"{path.name}: grey pictures became RGB as others are (or data.mode=grey)",)
+    return (max(channels), *size), notices
 
 
-def _ignored(path: Path) -> tuple[str, ...]:
-    parts = [path / part for part in _PARTS]
-    beside = [entry for part in parts for entry in part.iterdir() if not entry.is_dir()]
-    within = [entry for part in parts for entry in part.glob("*/*") if not is_picture(entry)]
-    strange = sum(not entry.name.startswith(".") for entry in beside + within)
-    found = f"{strange} files or folders that are not .png, .jpg or .bmp are ignored"
-    return (found,) if strange else ()
-
-
-def _to_split(files: dict[str, list[Path]], first: Path, model: _Pixels) -> Split:
+def _to_split(files: _Files, shape: _Shape) -> Split:
     images, labels = [], []
     for number, pictures in enumerate(files.values()):
-        for path in pictures:
-            pixels = read_picture(path)
-            if pixels.shape != model.shape:
-                raise UserError(
-                    f"{path}: expected {describe(model.shape)} as {first.name} has, got "
-                    f"{describe(pixels.shape)}; give all pictures one size and mode"
-                )
-            images.append(pixels)
+        for file in pictures:
+            picture = torch.from_numpy(read_picture(file).copy())[None]
+            images.append(fitted(picture, shape))
             labels.append(number)
-    return Split(torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64))
-
-
-def read_picture(path: Path) -> _Pixels:
-    """Read one picture: (C, H, W), uint8.
-
-    Raises:
-        UserError: a damaged picture.
-    """
-    pixels = np.asarray(decode(path, str(path)), dtype=np.uint8)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def describe(shape: tuple[int, ...]) -> str:
-    """Return the size and kind of images (C, H, W), for a message."""
-    channels, height, width = shape
-    return f"{width}×{height} {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels}-channel')}"
+    return Split(torch.cat(images), torch.tensor(labels, dtype=torch.int64))

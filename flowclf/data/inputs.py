@@ -9,7 +9,8 @@ from torch import Tensor
 
 from flowclf.data.fitting import made_to_fit, read_pictures
 from flowclf.data.npz import read_npz
-from flowclf.data.text import TextOptions, read_rows, read_texts, word_frequencies
+from flowclf.data.table import encode_rows, read_columns
+from flowclf.data.text import TextOptions, is_number, read_rows, read_texts, word_frequencies
 from flowclf.settings import DataFacts
 from flowclf.support.errors import UserError
 
@@ -34,7 +35,8 @@ def load_inputs(
     """Load the inputs of a model of such data.
 
     Images: pictures, folders of them, and `.npz` files; other sizes and colours are made to fit,
-    with a notice. Tables: `.npz` files, and `.csv` files of numbers with or without a header.
+    with a notice. Tables: `.npz` files, and `.csv` files of numbers with or without a header;
+    where the features have names, also `.parquet` files, and categories.
     With a vocabulary: `.csv` files of texts, whose columns `text` names.
 
     Raises:
@@ -43,7 +45,7 @@ def load_inputs(
     for path in paths:
         if not path.exists():
             raise UserError(f"expected an existing file or folder of inputs, got {path}")
-    arrays = [path for path in paths if path.suffix.lower() in (".npz", ".csv")]
+    arrays = [path for path in paths if path.suffix.lower() in (".npz", ".csv", ".parquet")]
     parts = [_rows(path, facts, vocabulary, text or TextOptions()) for path in arrays]
     others = [path for path in paths if path not in arrays]
     if others and facts.levels is None:
@@ -73,7 +75,7 @@ def _rows(path: Path, facts: DataFacts, vocabulary: Sequence[str], text: TextOpt
     elif vocabulary:
         x = word_frequencies(read_texts(path, text), vocabulary)
     else:
-        x = _numbers(path, facts.shape[0])
+        x = _table(path, facts)
     if tuple(x.shape[1:]) != facts.shape:
         got = " × ".join(map(str, x.shape[1:]))
         wanted = " × ".join(map(str, facts.shape))
@@ -81,22 +83,20 @@ def _rows(path: Path, facts: DataFacts, vocabulary: Sequence[str], text: TextOpt
     return Inputs(tuple(f"{path}:{row}" for row in range(len(x))), x, notices)
 
 
-def _numbers(path: Path, columns: int) -> Tensor:
-    """Read rows of numbers, (N, columns), float32; a first row that is not numbers is a header."""
+def _table(path: Path, facts: DataFacts) -> Tensor:
+    """Read rows of numbers (N, F), float32, with named columns as those of the training data."""
+    if path.suffix.lower() == ".parquet":
+        return encode_rows(read_columns(path), facts.feature_names, str(path))
     rows = read_rows(path)
-    if rows and not all(map(_is_number, rows[0])):
+    # A first row that is not numbers is a header.
+    if rows and not all(map(is_number, rows[0])):
+        if facts.feature_names:
+            return encode_rows(read_columns(path), facts.feature_names, str(path))
         rows = rows[1:]
+    columns = facts.shape[0]
     for number, row in enumerate(rows):
-        wrong = next((cell for cell in row if not _is_number(cell)), None)
+        wrong = next((cell for cell in row if not is_number(cell)), None)
         if len(row) != columns or wrong is not None:
             got = f"{len(row)} cells" if wrong is None else repr(wrong)
             raise UserError(f"{path}: expected {columns} numbers in row {number}, got {got}")
     return torch.tensor([[float(cell) for cell in row] for row in rows]).view(-1, columns)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

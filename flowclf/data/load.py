@@ -4,10 +4,11 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flowclf.data.catalog import FILES
 from flowclf.data.cifar import find_cifar10, find_cifar100, load_cifar10, load_cifar100
-from flowclf.data.dataset import Dataset
+from flowclf.data.dataset import Dataset, Reading
 from flowclf.data.digits import find_digits, load_digits
 from flowclf.data.folder import load_folder
 from flowclf.data.idx import load_fashion_mnist, load_mnist, load_rotated_mnist
@@ -15,6 +16,7 @@ from flowclf.data.npz import load_npz
 from flowclf.data.omniglot import load_omniglot
 from flowclf.data.shard_folder import is_sharded, load_shards
 from flowclf.data.source import DataSource
+from flowclf.data.table import load_table
 from flowclf.data.text import TextOptions, load_text
 from flowclf.support.errors import UserError
 
@@ -70,13 +72,18 @@ def load_dataset(
     data_dir: Path | None = None,
     download: bool = True,
     text: TextOptions | None = None,
+    **reading: Any,
 ) -> Dataset:
-    """Load a known data set, or the user's own: an `.npz` or `.csv` file, or a folder.
+    """Load a known data set, or the user's own: a file or a folder.
+
+    A file is an `.npz`, a `.csv` or `.parquet` table (`load_dataset("my.csv", target="species")`),
+    or, without a target, a `.csv` file of texts.
 
     A known name goes before a path of the same spelling; write `./mnist` for a folder mnist.
     A folder holds pictures (`load_folder`), or what `write_shards` wrote. Files are looked for in
     `data_dir`, $FLOWCLF_DATA and the user's cache, then downloaded into the cache if `download`
-    allows it. `text` says how to read a `.csv` file, and nothing else.
+    allows it. `text` says how to read a `.csv` file of texts; `reading`, fields of `Reading`, how
+    other data of one's own.
 
     Raises:
         UserError: no such name or path, files that are missing, damaged or not as expected.
@@ -84,20 +91,26 @@ def load_dataset(
     known = DATASETS.get(name_or_path)
     if known:
         return known.load(DataSource(data_dir, download))
-    path = Path(name_or_path).expanduser()
+    path, how = Path(name_or_path).expanduser(), Reading(**reading)
     if name_or_path and path.is_dir():
         folder = path.resolve()
-        return load_shards(folder) if is_sharded(folder) else load_folder(folder)
+        return load_shards(folder) if is_sharded(folder) else load_folder(folder, how)
     if path.is_file():
         ending = path.suffix.lower()
         if ending == ".npz":
-            return load_npz(path)
+            return load_npz(path, how)
+        if ending in (".csv", ".parquet") and how.target is not None:
+            return load_table(path, how)
         if ending == ".csv":
             return load_text(path, text or TextOptions())
+        if ending == ".parquet":
+            raise UserError(
+                f"{path}: expected data.target=NAME, the column of the labels, got none"
+            )
         raise UserError(
-            f"{path}: expected an .npz file, a .csv file of texts or a folder with train/CLASS/ "
-            f"and test/CLASS/, got {path.suffix or 'no'} file ending; convert the data with "
-            "numpy.savez"
+            f"{path}: expected an .npz, .csv or .parquet file or a folder with CLASS/ or "
+            f"train/CLASS/ and test/CLASS/, got {path.suffix or 'no'} file ending; convert the "
+            "data with numpy.savez"
         )
     raise UserError(_unknown(name_or_path))
 
@@ -137,6 +150,7 @@ def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return (
-        f"expected a known data set ({', '.join(DATASETS)}) or an existing .npz or .csv file or "
-        f"folder, got {name!r}{hint}, which is neither; correct the name or the path"
+        f"expected a known data set ({', '.join(DATASETS)}) or an existing .npz, .csv or "
+        f".parquet file or folder, got {name!r}{hint}, which is neither; correct the name or the "
+        "path"
     )

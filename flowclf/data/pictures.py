@@ -6,17 +6,80 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MOST_PIXELS", "decode"]
+__all__ = [
+    "MOST_PIXELS",
+    "decode",
+    "describe",
+    "is_picture",
+    "picture_shape",
+    "read_picture",
+    "visible_files",
+]
 
 MOST_PIXELS = 2**24
 """16.7 million: more is taken for a decompression bomb."""
-_FORMATS = ("PNG", "JPEG", "BMP")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: on its side
+
+_Pixels = npt.NDArray[np.uint8]
+
+
+def is_picture(path: Path) -> bool:
+    """Return True if a name ends as a picture's does, and is not hidden."""
+    return path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
+
+
+def visible_files(path: Path) -> list[Path]:
+    """Return the files below a folder that are not hidden, sorted; another path as it is."""
+    if not path.is_dir():
+        return [path]
+    found = (each.relative_to(path).parts for each in sorted(path.rglob("*")))
+    shown = (path.joinpath(*parts) for parts in found if not any(p[0] == "." for p in parts))
+    return [each for each in shown if not each.is_dir()]
+
+
+def read_picture(path: Path) -> _Pixels:
+    """Read one picture: (C, H, W), uint8.
+
+    Raises:
+        UserError: a damaged picture.
+    """
+    pixels = np.asarray(decode(path, str(path)), dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def picture_shape(path: Path) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) that `read_picture` will give, from the file's head alone.
+
+    Raises:
+        UserError: as `read_picture`, but for damage beyond the head.
+    """
+    channels, height, width = 0, 0, 0
+
+    def look(image: "Image") -> "Image":
+        nonlocal channels, height, width
+        channels = 1 if _is_grey(image) else 3
+        width, height = image.size
+        if image.getexif().get(_ORIENTATION) in _TURNED:
+            width, height = height, width
+        return image
+
+    decode(path, str(path), convert=look, whole=False)
+    return channels, height, width
+
+
+def describe(shape: tuple[int, ...]) -> str:
+    """Return the size and kind of images (C, H, W), for a message."""
+    channels, height, width = shape
+    return f"{width}×{height} {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels}-channel')}"
 
 
 def decode(
@@ -24,6 +87,7 @@ def decode(
     where: str,
     most_pixels: int = MOST_PIXELS,
     convert: Callable[["Image"], "Image"] | None = None,
+    whole: bool = True,
 ) -> "Image":
     """Decode a picture, by default to mode L or RGB.
 
@@ -31,12 +95,13 @@ def decode(
     become RGB, without their alpha channel.
 
     The file is a path, or a stream from its beginning, which messages call `where`; `convert` is to
-    another mode. More than `most_pixels` are refused before any is decoded.
+    another mode. The picture is turned as its EXIF orientation says. Unless it is read `whole`, its
+    end is not looked at. More than `most_pixels` are refused before any is decoded.
 
     Raises:
-        UserError: it is no intact PNG, JPEG or BMP file, or has more than `most_pixels` pixels.
+        UserError: no intact PNG, JPEG, WebP or BMP file, or one of more than `most_pixels` pixels.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     # A pipe would be waited for.
     if isinstance(file, Path) and not file.is_file():
@@ -52,12 +117,14 @@ def decode(
                         f"{where}: expected at most {most_pixels:,} pixels, got "
                         f"{image.width}×{image.height}; remove or shrink it"
                     )
+                if not whole:
+                    return (convert or _to_grey_or_rgb)(image)
                 # Decoding stops at the last pixel and so misses wrong checksums and a lost end.
                 image.verify()
             if not isinstance(file, Path):
                 file.seek(0)
             with Image.open(file, formats=_FORMATS) as image:
-                return (convert or _to_grey_or_rgb)(image)
+                return (convert or _to_grey_or_rgb)(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UserError(
             f"{where}: expected at most {most_pixels:,} pixels, got many more; remove or shrink it"
@@ -67,18 +134,23 @@ def decode(
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and others.
     except Exception as error:
         raise UserError(
-            f"{where}: expected a readable PNG, JPEG or BMP picture, got {type(error).__name__}; "
-            "replace or remove it"
+            f"{where}: expected a readable PNG, JPEG, WebP or BMP picture, got "
+            f"{type(error).__name__}; replace or remove it"
         ) from error
 
 
 def _to_grey_or_rgb(image: "Image") -> "Image":
     from PIL import Image
 
-    if image.mode in ("1", "L", "LA"):
-        return image.convert("L")
     if image.mode.startswith("I"):
         high = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(high.clip(0, 255).astype(np.uint8))
+    if _is_grey(image):
+        return image.convert("L")
     # Straight from P to RGB, Pillow warns about transparent palettes.
     return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
+
+
+def _is_grey(image: "Image") -> bool:
+    """Tell whether a picture becomes grey, of 1, 8 or 16 bits."""
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")

@@ -15,7 +15,7 @@ from flowclf.data.dataset import Dataset, Split, stratified, validate
 from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
-__all__ = ["TextOptions", "load_text", "read_rows", "read_texts", "word_frequencies"]
+__all__ = ["TextOptions", "is_number", "load_text", "read_rows", "read_texts", "word_frequencies"]
 
 # A quote that is never closed should not swallow the memory.
 _LONGEST_FIELD = 2**20
@@ -67,6 +67,11 @@ def load_text(path: Path, options: TextOptions) -> Dataset:
     """
     texts, labels = _columns(path, read_rows(path), options)
     names = _class_names(path, labels, options)
+    if all(map(is_number, " ".join(texts).split())):
+        raise UserError(
+            f"{path}: expected texts in {', '.join(options.text_columns)}, got numbers alone; "
+            f"for a table of numbers give data.target={options.label}, the column of the labels"
+        )
     number = {name: i for i, name in enumerate(names)}
     y = torch.tensor([number.get(label, -1) for label in labels], dtype=torch.int64)
     train, test = _split(path, y, len(names), options)
@@ -108,6 +113,15 @@ def read_rows(path: Path) -> list[_Row]:
         raise UserError(
             f"{path}: expected a readable .csv file, got {error.strerror}; correct the path"
         ) from error
+
+
+def is_number(cell: str) -> bool:
+    """Tell whether a cell holds a number."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 @contextmanager
@@ -162,7 +176,8 @@ def _places(path: Path, first: _Row, wanted: list[str], has_header: bool) -> lis
         got = ", ".join(map(repr, known)) or "an empty file"
         raise UserError(
             f"{path}: expected a column {lacking[0]!r}, got {got}; name the columns of text and "
-            "label as in the first row, or all by numbers from 0 if there is no header"
+            "label as in the first row, or all by numbers from 0 if there is no header; of a table "
+            "of numbers and categories give data.target, the column of the labels"
         )
     return [known.index(name) for name in wanted]
 

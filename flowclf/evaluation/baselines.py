@@ -19,7 +19,7 @@ from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.recalibration import fit_temperature, scale
 from flowclf.support.seeding import generator_for
 
-__all__ = ["baseline_rows", "beaten_by"]
+__all__ = ["baseline_rows", "beaten_by", "few_samples"]
 
 QDA_REGULARISATION = 0.02
 QDA_MOST_DIMS = 800
@@ -28,6 +28,8 @@ MOST_ITERATIONS = 200
 GAUSSIAN_MOST_DIMS = 4096
 CHUNK = 1024  # rows whose products are summed in float32
 COMPONENTS, HELD_OUT = 64, 0.1
+# Samples of a class: of two principal components at least; and below which a training warns.
+LEAST_FOR_QDA, FEW_SAMPLES = 5, 10
 # Shortfall in accuracy that is worth a warning.
 MARGIN = 0.02
 
@@ -63,6 +65,24 @@ def baseline_rows(training: Split, test: Split, levels: int | None) -> list[dict
     rows.append(_timed("logistic regression", task, _logistic_regression))
     whole = training if isinstance(whole.x, Shards) else whole
     return rows + ([] if levels is None else [_gaussian(whole, test)])
+
+
+def few_samples(training: Split, class_names: Sequence[str]) -> list[str]:
+    """Return a line on the classes with fewer training samples than can be learned from.
+
+    Of a class with too few there is no covariance, and so no row of QDA, which is said.
+    """
+    counts = training.labelled().y.bincount(minlength=len(class_names)).tolist()
+    few = {name: n for name, n in zip(class_names, counts, strict=True) if n < FEW_SAMPLES}
+    if not few:
+        return []
+    shown = ", ".join(f"{name} ({n})" for name, n in sorted(few.items(), key=lambda x: x[1])[:5])
+    more = "" if len(few) <= 5 else f" and {len(few) - 5} more"
+    alone = min(few.values()) < LEAST_FOR_QDA and training.x[0].numel() >= min(few.values())
+    no_qda = f"; QDA, which needs {LEAST_FOR_QDA} of each, has no row" if alone else ""
+    return [
+        f"few training samples of {shown}{more}: more of them, or fewer classes, would help{no_qda}"
+    ]
 
 
 def beaten_by(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -41,7 +41,7 @@ def train_command(config: RunConfig, shape: Shape, dataset: str) -> str:
     what `--data` is to be.
     """
     arguments = ["flowclf", "train", config.system, "--data", dataset]
-    if config.preset != default_preset(config.system, dataset, shape):
+    if config.preset != default_preset(config.system, dataset, shape, config.data.target is None):
         arguments += ["--preset", config.preset]
     changes = _changes(config, shape)
     place = find_system(config.system).beta

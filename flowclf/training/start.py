@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from flowclf.config import RunConfig, make_config
-from flowclf.data import as_dataset
-from flowclf.runs import Run
+from flowclf.data import Dataset, Reading, as_dataset
+from flowclf.runs import Run, load_data
 from flowclf.support.errors import UserError
 from flowclf.training import loop
 from flowclf.training.loop import Trained
@@ -59,11 +61,13 @@ def train(
         UserError: settings beside a configuration, or data that are none.
     """
     if isinstance(config, str):
-        dataset = as_dataset(data, target, seed)
         own: dict[str, Any] = {"preset": preset, "beta": beta, "epochs": epochs, "lr": lr}
         if backbone is not None:
             settings.setdefault("network", {"kind": "custom"})
-        wanted = make_config(config, dataset.name, dataset.shape, seed=seed, **own, **settings)
+        if target is not None:
+            settings["data"] = {**settings.get("data", {}), "target": target}
+        name, dataset = _named_data(config, data, settings.get("data", {}))
+        wanted = make_config(config, name, dataset.shape, seed=seed, **own, **settings)
     else:
         given = {"epochs": epochs, "beta": beta, "lr": lr, "preset": preset, **settings}
         extra = [name for name, value in given.items() if value is not None]
@@ -87,3 +91,15 @@ def train(
             report=reported,
             backbone=backbone,
         )
+
+
+def _named_data(system: str, data: Any, settings: dict[str, Any]) -> tuple[str, Dataset]:
+    """Return the data, read as the settings `data` say, and the name that a run gives them."""
+    if isinstance(data, Dataset):
+        return data.name, data
+    path = str(data) if isinstance(data, str | Path) else ""
+    config = make_config(system, path, (1,), data=settings)
+    if path:
+        return path, load_data(config)
+    dataset = as_dataset(data, **asdict(Reading.of(config.data)))
+    return dataset.name, dataset

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from flowclf.cli.app import run
+from flowclf.runs import Run
 
 QUICK = (
     "--set", "network={kind: mlp, blocks: 1, hidden: [16]}",
@@ -85,6 +86,56 @@ def test_a_table_of_the_users_own(document: Command, refused: Command) -> None:
     assert "on a table" in refused("sample", result["run"], "--out", "grid.png")
 
 
+def test_a_csv_of_numbers_and_categories(document: Command, refused: Command) -> None:
+    """Trained on, evaluated, and asked about new rows, with the names of its columns."""
+    rng = np.random.default_rng(0)
+    kinds, widths = rng.choice(["oak", "elm"], 90), rng.normal(size=90)
+    labels = np.where(widths + (kinds == "oak") > 0.5, "yes", "no")
+    rows = [
+        f"{i},{w:.4f},{k},{y}"
+        for i, (w, k, y) in enumerate(zip(widths, kinds, labels, strict=True))
+    ]
+    Path("trees.csv").write_text("id,width,kind,cut\n" + "\n".join(rows))
+    quick = ["--epochs", "20", "--no-baselines"]
+    wanted = ["--set", "data.target=cut", "--set", "data.drop=id", "--out", "run"]
+    result = document("train", "ib-inn", "--data", "trees.csv", *wanted, *quick)
+    assert result["test"]["accuracy"] > 0.6
+    facts = Run(Path("run")).read_config()[1]
+    assert facts.feature_names == ("width", "kind=elm", "kind=oak")
+    assert facts.class_names == ("no", "yes")
+    assert document("evaluate", "run")["accuracy"] == result["test"]["accuracy"]
+    Path("new.csv").write_text("kind,width\noak,5\nelm,-5\n")
+    decided = document(
+        "decide", "run", "--input", "new.csv", *("--false-alarm", "0.2", "--coverage", "0.8")
+    )
+    assert [row["label"] for row in decided] == ["yes", "no"]
+    line = refused("train", "ib-inn", "--data", "trees.csv", "--out", "other")
+    assert "of a table of numbers and categories give data.target" in line
+
+
+def test_a_folder_of_photographs_as_it_is(
+    document: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without train and test, and of sizes that differ."""
+    for number in range(20):
+        image = Image.new("RGB", (20 + number % 3, 16), (200 * (number % 2), 0, 0))
+        path = Path("photos", "ab"[number % 2], f"{number}.jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    options = ["--out", "run", "--set", "network={kind: mlp, blocks: 1, hidden: [8]}"]
+    assert run(["train", "ib-inn", "--data", "photos", "--epochs", "1", *options]) == 0
+    said = capsys.readouterr()
+    assert "were cropped to the centre and made 16×16" in said.err
+    assert "4 of 20 samples were drawn for the test" in said.err
+    assert "few training samples of a (8), b (8)" in said.out
+    assert document("evaluate", "run")["accuracy"] >= 0
+
+
+def test_training_without_data_says_what_it_trains_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "ib-inn", "--no-baselines", *QUICK]) == 0
+    assert "note: no --data was given, so this trains on digits" in capsys.readouterr().err
+
+
 def test_a_table_of_one_column(document: Command) -> None:
     y = np.arange(200) % 2
     x = np.random.default_rng(0).normal(size=(200, 1)) + 6 * y[:, None]
@@ -131,7 +182,8 @@ def test_a_damaged_run_is_refused(
 
 
 def test_ctrl_c_saves_and_resume_finishes(refused: Command) -> None:
-    command = [sys.executable, "-m", "flowclf", "train", "ib-inn", "--out", "run", *QUICK[:-1]]
+    start = [sys.executable, "-m", "flowclf", "train", "ib-inn", "--data", "digits"]
+    command = [*start, "--out", "run", *QUICK[:-1]]
     with subprocess.Popen([*command, "60"], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         process.stderr.readline()  # the first line of progress

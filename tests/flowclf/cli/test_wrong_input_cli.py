@@ -77,7 +77,7 @@ def in_that_folder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 NEW = ["--out", "new"]
 PICTURE = ["--out", "a.png"]
-TRAIN = ["train", "ib-inn", *NEW]
+TRAIN = ["train", "ib-inn", *NEW, "--data", "digits"]
 SWEEP = ["sweep", "ib-inn", *NEW]
 STUDY = ["study", "low-data", "ce", *NEW]
 DIGITS = [*STUDY, "--data", "digits"]

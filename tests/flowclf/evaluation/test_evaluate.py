@@ -17,7 +17,12 @@ from flowclf.classifier import GenerativeClassifier as Model
 from flowclf.data import Split, hold_out
 from flowclf.data.outliers import Outliers
 from flowclf.evaluation import SUITES, Options, Subject, evaluate, metrics, predict_split
-from flowclf.evaluation.baselines import QDA_REGULARISATION, baseline_rows, beaten_by
+from flowclf.evaluation.baselines import (
+    QDA_REGULARISATION,
+    baseline_rows,
+    beaten_by,
+    few_samples,
+)
 from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.clustering import class_distances
 from flowclf.evaluation.conformal import NONCONFORMITIES
@@ -444,3 +449,13 @@ def test_several_runs_have_a_score_of_their_own(model: Model, split: Split) -> N
     assert row["score"] == "waic"
     assert row["auroc"] == pytest.approx(single["auroc"])
     assert ensemble_rows([Told(lambda x: x)], subject) == []
+
+
+def test_classes_with_few_samples_are_named_and_qda_is_missed() -> None:
+    x, y = torch.randn(61, 4), torch.tensor([0] * 30 + [1] * 30 + [2])
+    split = Split(x, y)
+    assert [row["system"] for row in baseline_rows(split, split, None)] == ["logistic regression"]
+    (line,) = few_samples(split, ("a", "b", "c"))
+    assert line.startswith("few training samples of c (1): ")
+    assert "QDA, which needs 5 of each, has no row" in line
+    assert few_samples(split.take(slice(60)), ("a", "b")) == []
