@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -31,6 +31,12 @@ __all__ = ["evaluate"]
 PER_CLASS = "accuracy_per_class"
 DRAWN = ("reliability",)
 NAMES = ("run", "system", "data")
+OUTLIERS = "noise:0.1,uniform,flipped,inverted,rotated"
+ALL = ENSEMBLE = "all"
+# Settings of the data that the test samples do not depend on.
+TRAINING_ALONE = {
+    "train_size": None, "labels": None, "augment": "none", "validation": 0.0, "subset": "first"
+}  # fmt: skip
 
 
 def evaluate(
@@ -38,15 +44,18 @@ def evaluate(
     suite: Annotated[
         str,
         typer.Option(
-            help="Suites, separated by commas: accuracy, confusion, calibration, reliability, "
-            "paper-calibration, recalibration, conformal, selective, likelihood, bound, exactness, "
-            "clustering, information, explain, ood, shift, attack."
+            help="Suites, separated by commas, or all: accuracy, confusion, calibration, "
+            "reliability, paper-calibration, recalibration, conformal, selective, likelihood, "
+            "bound, exactness, clustering, information, explain, ood, shift, attack."
         ),
     ] = "accuracy,calibration,likelihood,exactness",
     outliers: Annotated[
-        str,
-        typer.Option(help="Of the suite ood: kinds, known data or folders, separated by commas."),
-    ] = "noise:0.1,uniform,flipped,inverted,rotated",
+        str | None,
+        typer.Option(
+            help="Of the suite ood: kinds, known data or folders, separated by commas.",
+            show_default=OUTLIERS,
+        ),
+    ] = None,
     resize: Annotated[
         bool, typer.Option(help="Make outliers of another size or colour fit.")
     ] = True,
@@ -65,43 +74,110 @@ def evaluate(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate trained runs on their test sets; each gets an evaluation.json and figures."""
+    """Evaluate trained runs on their test sets; each gets an evaluation.json and figures.
+
+    A suite that does not apply to a run is skipped with a note. Runs on different data get tables
+    of their own, each printed as soon as its runs are done.
+    """
     if list_scores:
         _print_scores(as_json)
         return
     if not runs:
         raise UserError("expected the folder of a trained run, got none; see flowclf train")
-    from flowclf.evaluation import Options, Subject
-    from flowclf.evaluation.robustness import ensemble_rows
-    from flowclf.runs import Run
-    from flowclf.training.task import load_task
-
-    for folder in runs:  # a mistake in the last should not cost the evaluation of the first
-        Run(folder).read_config()
-    suites = [name.strip() for name in suite.split(",")]
-    documents, models = [], []
-    for folder in runs:
-        task = load_task(folder, data_dir, device.value)
-        for notice in task.dataset.notices:
-            message(f"note: {notice}")
-        specs = outliers.split(",") if "ood" in suites else []
-        sets = [_load_outliers(spec, task, data_dir, resize) for spec in specs]
-        official = _official(task, data_dir) if "shift" in suites else None
-        levels = task.dataset.levels
-        options = Options(tuple(sets), official=official, samples=samples, levels=levels)
-        if betas is not None:
-            documents += _along(folder, task, suites, options, betas)
-        else:
-            documents.append(_evaluated(folder, task, suites, options))
-        models.append(task.model)
-    if "ood" in suites and len(runs) > 1:
-        subject = Subject(task.model, task.test, seed=task.config.seed, options=options)
-        documents.append({"run": "all", "ood": ensemble_rows(models, subject)})
-    columns = documents if as_json or not baselines else [*documents, *_baselines(task)]
+    suites = _suites(suite)
+    if outliers is not None and "ood" not in suites:
+        message("note: --outliers is of the suite ood, which --suite does not name")
+    kinds = OUTLIERS if outliers is None else outliers
+    wanted = Wanted(suites, kinds, resize, samples, betas, data_dir, device.value)
+    documents = []
+    for (*_, class_names), group in _by_data(runs).items():
+        found: list[dict[str, Any]] = []
+        try:
+            task = _evaluate_group(group, wanted, found)
+            if baselines and not as_json:
+                found += _baselines(task)
+        finally:  # what is finished is not thrown away by a mistake in the next run
+            if found and not as_json:
+                _print(found, class_names)
+        documents += found
     if as_json:
         print_json(documents[0] if len(documents) == 1 else documents)
-        return
-    _print(columns, task.dataset.class_names)
+
+
+class Wanted(NamedTuple):
+    """Suites and their options, as asked for."""
+
+    suites: list[str]
+    outliers: str
+    resize: bool
+    samples: int
+    betas: str | None
+    data_dir: Path | None
+    device: str
+
+
+def _suites(names: str) -> list[str]:
+    """Return the names of suites.
+
+    Raises:
+        UserError: an unknown one.
+    """
+    from flowclf.evaluation.suites import SUITES
+
+    suites = [*SUITES] if names == ALL else [name.strip() for name in names.split(",")]
+    for name in suites:
+        if name not in SUITES:
+            raise UserError(f"unknown suite {name!r}; choose from: all, {', '.join(SUITES)}")
+    return suites
+
+
+def _by_data(runs: Sequence[Path]) -> dict[tuple[Any, ...], list[Path]]:
+    """Group runs whose test samples are the same; the names of the classes end each key.
+
+    A mistake in the last run is found before any work.
+
+    Raises:
+        UserError: not a run.
+    """
+    from flowclf.runs import Run
+
+    groups: dict[tuple[Any, ...], list[Path]] = {}
+    for folder in runs:
+        config, facts = Run(folder).read_config()
+        test: Any = config.data.model_copy(update=TRAINING_ALONE)
+        if config.data.target is None and config.dataset.endswith(".csv"):
+            test = config.data, config.seed  # texts are drawn with all of them
+        same = config.dataset, test, facts.shape, facts.class_names
+        groups.setdefault(same, []).append(folder)
+    return groups
+
+
+def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[str, Any]]) -> Task:
+    """Evaluate runs on the same data, append what is printed to `found`; return the last."""
+    from flowclf.evaluation import Options, Subject
+    from flowclf.evaluation.robustness import ensemble_rows
+    from flowclf.training.task import load_task
+
+    models, suites = [], wanted.suites
+    for folder in folders:
+        task = load_task(folder, wanted.data_dir, wanted.device)
+        for notice in task.dataset.notices:
+            message(f"note: {notice}")
+        scored = "ood" in suites and task.dataset.is_image
+        specs = wanted.outliers.split(",") if scored else []
+        sets = [_load_outliers(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
+        official = _official(task, wanted.data_dir) if "shift" in suites else None
+        levels = task.dataset.levels
+        options = Options(tuple(sets), official=official, samples=wanted.samples, levels=levels)
+        if wanted.betas is not None:
+            found += _along(folder, task, suites, options, wanted.betas)
+        else:
+            found.append(_evaluated(folder, task, suites, options))
+        models.append(task.model)
+    if scored and len(models) > 1:
+        subject = Subject(task.model, task.test, seed=task.config.seed, options=options)
+        found.append({"run": ENSEMBLE, "ood": ensemble_rows(models, subject)})
+    return task
 
 
 def _print_scores(as_json: bool) -> None:
@@ -143,13 +219,30 @@ def _official(task: Task, data_dir: Path | None) -> Path | None:
 def _results(
     label: str, task: Task, suites: Sequence[str], options: Options
 ) -> tuple[Subject, dict[str, Any]]:
-    """Run the suites on a task's test split, with their progress behind the label."""
+    """Run the suites on a task's test split, with their progress behind the label.
+
+    Those that do not apply are skipped with a note.
+
+    Raises:
+        UserError: none applies.
+    """
     from flowclf.evaluation import Subject, evaluate_subject
 
     splits = task.test, task.training, task.validation
+    results: dict[str, Any] = {}
+    skipped: list[UserError] = []
     with status(f"{label}: ") as report:
         subject = Subject(task.model, *splits, task.config.seed, options, report)
-        return subject, evaluate_subject(subject, suites)
+        for name in suites:
+            try:
+                results |= evaluate_subject(subject, [name])
+            except UserError as error:
+                skipped.append(error)
+    if not results:
+        raise skipped[0]
+    for reason in skipped:
+        message(f"note: {label}: skipped: {reason}")
+    return subject, results
 
 
 def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options) -> dict[str, Any]:
@@ -199,9 +292,10 @@ def _draw_decisions(
     from flowclf.figures.explain import explanation_figures
 
     data, split = task.dataset, (subject.model, subject.test)
+    words = data.vocabulary or data.feature_names
     try:
         for path in explanation_figures(
-            *split, rows, data.class_names, subject.options.levels, folder, data.vocabulary
+            *split, rows, data.class_names, subject.options.levels, folder, words
         ):
             message(f"figure   {path}")
     except UserError as error:
@@ -218,21 +312,24 @@ def _baselines(task: Task) -> list[dict[str, Any]]:
 
 
 def _print(documents: Sequence[dict[str, Any]], class_names: Sequence[str]) -> None:
-    first = documents[0]
-    shown = [name for name in first if any(each.get(name) is not None for each in documents)]
-    scalars = [name for name in shown if name not in NAMES and not isinstance(first[name], list)]
+    """Print the tables of runs on the same data, and of their baselines."""
+    known = {name: v for each in reversed(documents) for name, v in each.items() if v is not None}
+    shown = [name for each in documents for name in each if name in known]
+    shown = [*dict.fromkeys(shown)]
+    scalars = [name for name in shown if name not in NAMES and not isinstance(known[name], list)]
     rows = [
         (find_metric(name).column, *(_with_interval(name, each) for each in documents))
         for name in scalars
         if not name.endswith(ENDS)
     ]
-    for k, name in enumerate(class_names if first.get(PER_CLASS) else ()):
+    for k, name in enumerate(class_names if PER_CLASS in known else ()):
         values = [each[PER_CLASS][k] if PER_CLASS in each else None for each in documents]
         rows.append((f"accuracy of {name}", *map(find_metric(PER_CLASS).written, values)))
     titles = [each["run"] for each in documents]
-    print_table(f"{first['system']} on {first['data']}", ("metric", *titles), rows)
+    systems = dict.fromkeys(each["system"] for each in documents if "system" in each)
+    print_table(f"{', '.join(systems)} on {known['data']}", ("metric", *titles), rows)
     for name in shown:
-        if isinstance(first[name], list) and name not in (PER_CLASS, *DRAWN):
+        if isinstance(known[name], list) and name not in (PER_CLASS, *DRAWN):
             _print_rows(name, documents)
 
 

@@ -73,9 +73,62 @@ def test_weights_that_are_not_numbers_are_refused(copy: Path, unchanged: Command
         assert "holds NaN or infinity in mixture.means" in unchanged("--suite", suites)
 
 
-def test_a_suite_that_needs_what_was_not_held_out_is_refused(unchanged: Command) -> None:
-    line = unchanged("--suite", "accuracy,recalibration", progress=2)
-    assert "data.validation" in line
+def test_what_does_not_apply_is_skipped_unless_nothing_else_is_asked_for(
+    copy: Path, unchanged: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "data.validation" in unchanged("--suite", "recalibration,bound", progress=2)
+    assert evaluate(copy, "--suite", "accuracy,recalibration,bound", "--outliers", "noise") == 0
+    said = capsys.readouterr()
+    assert "accuracy of 7" in said.out
+    for words in ("'recalibration' needs samples", "'bound' needs an encoder"):
+        assert f"note: {copy}: skipped: the suite {words}" in said.err
+    assert "note: --outliers is of the suite ood, which --suite does not name" in said.err
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Train on a small table of two classes."""
+    rng, y = np.random.default_rng(0), np.arange(80) % 2
+    np.savez(tmp_path / "some.npz", x=rng.normal(size=(80, 3)) + y[:, None], y=y)
+    place = ["--data", str(tmp_path / "some.npz"), "--out", str(tmp_path / "table")]
+    assert run(["train", "ib-inn", *place, "--epochs", "1", "--no-baselines"]) == 0
+    return tmp_path / "table"
+
+
+def test_runs_on_other_data_have_tables_and_baselines_of_their_own(
+    copy: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suites = ["--suite", "accuracy,ood", "--outliers", "noise"]
+    assert run(["evaluate", str(copy), str(table), "--device", "cpu", *suites]) == 0
+    said = capsys.readouterr()
+    digits, _, other = said.out.partition("ib-inn on " + str(table.with_name("some.npz")))
+    assert "ib-inn on digits" in digits
+    for part, names in ((digits, range(10)), (other, range(2))):
+        assert part.count("QDA") == 1
+        assert all(f"accuracy of {name}" in part for name in names)
+    assert "accuracy of 2" not in other
+    assert "AUROC" in digits
+    assert "the suite 'ood' needs images, got a table" in said.err
+
+
+def test_a_damaged_run_costs_no_table_of_another(
+    copy: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (table / "model.safetensors").unlink()
+    command = ["evaluate", str(copy), str(table), "--suite", "accuracy", "--no-baselines"]
+    assert run(command) != 0
+    assert "ib-inn on digits" in capsys.readouterr().out
+    assert (copy / "evaluation.json").exists()
+
+
+def test_all_suites_are_run_but_for_those_that_do_not_apply(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(table, "--suite", "all") == 0
+    said = capsys.readouterr()
+    assert "confusion" in said.out
+    for name in ("recalibration", "bound", "ood", "shift", "attack"):
+        assert f"skipped: the suite '{name}' needs" in said.err
 
 
 def test_a_test_set_of_a_single_class_has_no_area_under_roc(
