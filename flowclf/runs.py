@@ -56,6 +56,7 @@ class Run:
     weights_file: ClassVar = _File("model.safetensors")
     checkpoint_file: ClassVar = _File("checkpoint/state.safetensors")  # all that resuming needs
     previous_checkpoint_file: ClassVar = _File("checkpoint/previous.safetensors")  # while it runs
+    best_file: ClassVar = _File("checkpoint/best.safetensors")  # weights best in validation
     progress_file: ClassVar = _File("progress.json")  # how far the training is
     figures: ClassVar = _File("figures")
     vocabulary_file: ClassVar = _File("vocabulary.txt")  # the words of a run on texts

@@ -148,5 +148,18 @@ class TrainSettings(Section):
     # auto: the faster number, again and again, at the price that a seed gives other bits; None: all
     threads: Annotated[int, Field(gt=0, le=1024)] | Literal["auto"] | None = None
     evaluate_every: Positive = 5  # epochs, on the validation set
+    # End after so many evaluations in a row that are not the best by the monitor, and keep the
+    # weights of the best; None: run to the end, and keep the last.
+    patience: Positive | None = None
+    monitor: Literal["negative_log_posterior_nats", "accuracy", "bits_per_dim"] = (
+        "negative_log_posterior_nats"
+    )
+    # balanced: samples are drawn so that an epoch sees each class equally often.
+    class_weight: Literal["none", "balanced"] = "none"
+    # Where the history goes beside metrics.jsonl, below the folder of the run; all but csv need a
+    # package of that name.
+    logger: Annotated[
+        tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...], BeforeValidator(as_sequence)
+    ] = ()
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
     cpu_seconds: Annotated[float, Field(gt=0)] | None = None  # end by CPU time instead of epochs

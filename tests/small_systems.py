@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowclf.data import Dataset, load_dataset
+from flowclf.runs import Run
 from flowclf.systems import SYSTEMS
 from flowclf.systems.assemble import InvertibleSettings
 
@@ -21,6 +22,11 @@ def saved(file: Path, x: np.ndarray, y: np.ndarray) -> Dataset:
 
 CONV: dict[str, Any] = {"blocks": [1], "width": [4], "dense_hidden": [8]}
 CNN: dict[str, Any] = {"kind": "cnn", "width": [4], "hidden": [8]}
+
+
+def history(run: Run) -> list[dict[str, Any]]:
+    """Return the rows of metrics.jsonl but for the time, which no two runs have in common."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in run.read_metrics()]
 
 
 def is_flow(system: str) -> bool:

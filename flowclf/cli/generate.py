@@ -152,8 +152,8 @@ def figure(
         str,
         typer.Option(
             help="latent, principal, samples, reconstructions, landscape, similarity (of the "
-            "classes), trajectory (of RGB images), extraction (of labels that had no data) or "
-            "information (of --rows)."
+            "classes), trajectory (of RGB images), extraction (of labels that had no data), "
+            "learning (of the training) or information (of --rows)."
         ),
     ],
     out: Annotated[
@@ -173,12 +173,14 @@ def figure(
     """Draw one figure of a trained run."""
     from flowclf.figures import save_figure
     from flowclf.figures.kinds import Source, draw_kind
+    from flowclf.runs import Run
     from flowclf.training.task import load_task
 
     task = load_task(run, data_dir, device.value)
     source = Source(
         task.config.system, task.model, task.dataset, task.training, task.test, task.config.beta,
         _pairs(classes, task.model.classes)[0], image, _read_rows(rows) if rows else (),
+        [*Run(run).read_metrics()],
     )  # fmt: skip
     out = out or run / "figures" / f"{kind}.png"
     save_figure(draw_kind(kind, source), out)

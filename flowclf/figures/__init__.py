@@ -1,7 +1,7 @@
 """Figures, each a function from results or tensors to a matplotlib Figure."""
 
 from flowclf.figures.canonical_images import extracted_digits, extraction_figure
-from flowclf.figures.curves import information_figure
+from flowclf.figures.curves import information_figure, learning_figure
 from flowclf.figures.evaluation import reliability_figure, roc_figure, score_histograms
 from flowclf.figures.explain import explain_figure
 from flowclf.figures.images import (
@@ -52,6 +52,7 @@ __all__ = [
     "interpolation_figure",
     "landscape_figure",
     "latent_figure",
+    "learning_figure",
     "latent_panels",
     "loss_landscape",
     "mean_walk_figure",

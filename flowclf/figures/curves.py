@@ -10,11 +10,56 @@ from flowclf.catalogue import find_metric
 from flowclf.figures.style import GREY, Figure, Rows, averages, draw_curve, line_style, new_figure
 from flowclf.support.errors import UserError
 
-__all__ = ["attack_figure", "corruption_figure", "information_figure", "low_data_figure"]
+__all__ = [
+    "attack_figure",
+    "corruption_figure",
+    "information_figure",
+    "learning_figure",
+    "low_data_figure",
+]
 
 LIMITS = "#555555"
 DASHES = ("--", ":", "-.")
 MOST_TICKS, MOST_COLUMNS = 8, 5
+
+
+def learning_figure(rows: Rows) -> Figure:
+    """Draw the history of a training against the epoch: loss, accuracy and rate, if there are any.
+
+    Solid is the training, dashed with marks the validation, with true bits/dim.
+
+    Args:
+        rows: of metrics.jsonl, with `epoch` and `train`, and perhaps `validation`.
+
+    Raises:
+        UserError: no history.
+    """
+    known = [row for row in rows if "train" in row]
+    if not known:
+        raise UserError("expected the history of a training, epoch by epoch, got none; train anew")
+    to_bits = 1 / log(2)
+    curves: list[tuple[str, str, str, float]] = [("loss (nats)", "total", "", 1.0)]
+    if "accuracy" in known[0]["train"]:
+        curves.append((find_metric("accuracy").heading, "accuracy", "accuracy", 100.0))
+    if "rate_per_dim" in known[0]["train"]:
+        curves.append(("rate in bits/dim", "rate_per_dim", "bits_per_dim", to_bits))
+    figure = new_figure(3.4 * len(curves), 3.0)
+    grid = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (label, name, held_out, scale) in zip(grid, curves, strict=True):
+        points = [(row["epoch"], scale * row["train"][name]) for row in known]
+        axes.plot(*zip(*points, strict=True), label="training")
+        unit = 1.0 if held_out == "bits_per_dim" else scale
+        found = [
+            (row["epoch"], unit * value)
+            for row in known
+            if (value := row.get("validation", {}).get(held_out)) is not None
+        ]
+        if found:
+            axes.plot(*zip(*found, strict=True), "--o", markersize=3, label="validation")
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    grid[-1].legend(fontsize=8)
+    return figure
 
 
 def corruption_figure(tables: Mapping[str, Rows]) -> Figure:

@@ -9,7 +9,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Dataset, Split
 from flowclf.evaluation.extraction import average_latent, fit_image_classifier
 from flowclf.figures.canonical_images import extracted_digits, extraction_figure
-from flowclf.figures.curves import information_figure
+from flowclf.figures.curves import information_figure, learning_figure
 from flowclf.figures.images import reconstructed, reconstruction_figure
 from flowclf.figures.landscape import landscape_figure, loss_landscape
 from flowclf.figures.latent import embedded_latents, principal_figure
@@ -38,6 +38,7 @@ class Source:
     classes: tuple[int, int] = (0, 1)  # the sample's class and another one
     image: int = 0  # row of the test split
     rows: Rows = ()  # estimates of information, recorded by a bench
+    history: Rows = ()  # of the training, as metrics.jsonl has it
 
     @property
     def names(self) -> Sequence[str]:
@@ -119,6 +120,7 @@ KINDS: dict[str, Kind] = {
     "extraction": Kind(
         _extraction, {"encoder_kind": "relaxed-label"}, "a label among its latents", (1, 3)
     ),
+    "learning": Kind(lambda s: learning_figure(s.history)),
     "information": Kind(lambda s: information_figure(s.rows, len(s.training), s.name)),
 }  # fmt: skip
 

@@ -40,6 +40,7 @@ class Batches:
     world: int = 1  # number of processes
     labelled: int | None = None  # labelled samples in a global batch; None: as they come
     source: Tensor | None = None  # augmented instead of split.x, row by row, on the device
+    balanced: bool = False  # whether an epoch draws each class equally often
 
     def __post_init__(self) -> None:
         unlabelled = self.split.unlabelled
@@ -48,9 +49,10 @@ class Batches:
         given = self.labelled or 0
         passed = unlabelled if given else torch.ones_like(unlabelled)
         block = getattr(self.split.x, "block", None)
-        self._passed = _Rounds(passed.nonzero()[:, 0], self.seed, "order", block)
-        known = (~unlabelled).nonzero()[:, 0]
-        self._known = _Rounds(known, self.seed, "labelled order", block)
+        rows = passed.nonzero()[:, 0], (~unlabelled).nonzero()[:, 0]
+        shares = [balanced_shares(self.split.y[r]) if self.balanced else None for r in rows]
+        self._passed = _Rounds(rows[0], self.seed, "order", block, shares[0])
+        self._known = _Rounds(rows[1], self.seed, "labelled order", block, shares[1])
         self._fresh = min(self.size - given, len(self._passed.rows))
         self.size = given + self._fresh
         if self.size % self.world or given % self.world:
@@ -105,6 +107,7 @@ class _Rounds:
     seed: int
     stream: str
     block: int | None = None
+    shares: Tensor | None = None  # of the rows in a round (N,), float64 with the sum 1; None: equal
     _last: tuple[int, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -122,7 +125,13 @@ class _Rounds:
     def _round(self, number: int) -> Tensor:
         if self._last[0] != number:
             generator, count = generator_for(self.seed, self.stream, number), len(self.rows)
-            if self.block is None:
+            if self.shares is not None:
+                # Systematic: a row of the share s comes ⌊sN⌋ or ⌈sN⌉ times.
+                start = torch.rand((), generator=generator, dtype=torch.float64)
+                points = (torch.arange(count) + start) / count
+                drawn = torch.searchsorted(self.shares.cumsum(0), points).clamp_max(count - 1)
+                order = drawn[torch.randperm(count, generator=generator)]
+            elif self.block is None:
                 order = torch.randperm(count, generator=generator)
             else:
                 from flowclf.data.streamed import shuffled
@@ -130,3 +139,16 @@ class _Rounds:
                 order = shuffled(count, generator, self.block)
             self._last = (number, self.rows[order.to(self.rows.device)])
         return self._last[1]
+
+
+def balanced_shares(y: Tensor) -> Tensor:
+    """Return the share of each row (N,) for which all classes together have equal ones.
+
+    Rows without a label, -1, keep theirs of 1/N.
+    """
+    y = y.cpu()
+    classes, numbers, counts = y.unique(return_inverse=True, return_counts=True)
+    own = counts.double()
+    labelled = classes >= 0
+    own[labelled] = own[labelled].sum() / labelled.sum()
+    return (own / counts / len(y))[numbers]

@@ -27,6 +27,7 @@ class Position(Section):
     step: Annotated[int, Field(ge=0)] = 0
     seconds: Weight = 0.0
     cpu_seconds: Weight = 0.0
+    sums: dict[str, float] = {}  # of the loss terms in the epoch that has begun
 
 
 class Clock:
@@ -42,10 +43,13 @@ class Clock:
         """CPU seconds of the run, over all processes that resumed it."""
         return time.process_time() - self._cpu_start
 
-    def at(self, step: int) -> Position:
+    def at(self, step: int, sums: dict[str, float] | None = None) -> Position:
         """Return the position after so many steps, now."""
         seconds = time.perf_counter() - self._start
-        return Position(run=self._run, step=step, seconds=seconds, cpu_seconds=self.cpu_seconds)
+        spent = self.cpu_seconds
+        return Position(
+            run=self._run, step=step, seconds=seconds, cpu_seconds=spent, sums=sums or {}
+        )
 
 
 def save_checkpoint(

@@ -7,7 +7,7 @@ import warnings
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from math import cos, pi
+from math import cos, isfinite, pi
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from couplings import Chain
+from flowclf.catalogue import find_metric
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split, public_name
@@ -26,6 +27,7 @@ from flowclf.settings import Precision, TrainSettings
 from flowclf.support.atomic_files import locked, tell
 from flowclf.support.collectives import Processes
 from flowclf.support.errors import UserError
+from flowclf.support.safetensors import read_tensors, write_tensors
 from flowclf.support.seeding import derive_seed, private_rng
 from flowclf.systems.assemble import CustomSettings
 from flowclf.training.batches import Batches
@@ -150,6 +152,10 @@ def train(
             seconds = loop.run_all(resume, identity)
         if not processes.first:
             return Trained(model, training, validation, test, main_process=False)
+        for logger in loop.loggers:
+            logger.finalize("success")
+        if say := getattr(report, "say", None):
+            say(f"evaluating {len(test):,} test samples …")
         summary = summarise(config, model, validation, test, precision, seconds)
         choices = {"choices": loop.watch.choices} if loop.watch and loop.watch.choices else {}
         ran = torch.get_num_threads()
@@ -213,6 +219,15 @@ class Loop:
         self.processes, self.batches, self.validation = processes, batches, validation
         self.run, self.stop = run, stop
         self.report = report if processes.first else None
+        self.sums: dict[str, float] = {}  # of the loss terms, in this epoch
+        self.scores: list[float] = []  # of all validations, higher ones better
+        self.best: dict[str, Tensor] = {}  # weights of the best
+        self.over = False  # whether patience is at its end
+        self.loggers: list[Any] = []
+        if settings.logger and run is not None and processes.first:
+            from flowclf.training.loggers import make_loggers
+
+            self.loggers = make_loggers(settings.logger, run, config)
         optimizer = make_optimizer(model, settings)
         with quiet():
             self.module, self.optimizer = fabric.setup(model, optimizer)
@@ -242,7 +257,10 @@ class Loop:
         clock, saved = Clock(first), time.perf_counter()
         if not resume:
             self._save(first, keep=False)
+        per_epoch, done = self.batches.per_epoch, first.step
         for step in range(first.step, self.steps):
+            if self.over:
+                break
             progress = step / self.steps
             if self.settings.cpu_seconds is not None:
                 (spent,) = self.processes.all_reduce_max(clock.cpu_seconds)
@@ -252,16 +270,17 @@ class Loop:
             with self.watch.timed(step) if self.watch else nullcontext():
                 self._step(step, progress)
             done = step + 1
-            if done % (self.batches.per_epoch * self.settings.evaluate_every) == 0:
-                with self.processes.fail_together():
-                    self._validate(done)
+            if done % per_epoch == 0:
+                self._end_epoch(done, clock)
             late = time.perf_counter() - saved > 60 * self.settings.checkpoint_minutes
             due, stopped = self.processes.all_reduce_max(late, self.stop.raised)
             if due or stopped:
-                self._save(clock.at(done))
+                self._save(clock.at(done, self.sums))
                 saved = time.perf_counter()
             if stopped:
                 raise Interrupted(f"stopped after step {done} of {self.steps}")
+        if self.sums:
+            self._end_epoch(done, clock)
         self._finish()
         end = clock.at(self.steps)
         self._save(end, keep=False)
@@ -283,12 +302,19 @@ class Loop:
         terms = {name: value.detach() for name, value in terms.items()}
         terms = self.processes.all_reduce_terms(terms)
         # The step's only wait for the device.
-        if not torch.stack([*terms.values(), norm]).isfinite().all():
+        values = torch.stack([*terms.values(), norm]).tolist()
+        if not all(map(isfinite, values)):
             with self.processes.sharded():
                 raise_diverged(self.model, terms, norm, step, loss, seed)
         self.optimizer.step()
+        for name, value in zip(terms, values, strict=False):
+            self.sums[name] = self.sums.get(name, 0.0) + value
         if self.report:
-            self.report(step, self.steps, step // self.batches.per_epoch, terms)
+            # With a budget of CPU time the last step is a guess.
+            last = self.steps
+            if self.settings.cpu_seconds is not None and progress > 0:
+                last = min(last, max(step + 1, round(step / progress)))
+            self.report(step, last, step // self.batches.per_epoch, terms)
 
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the terms of the loss, the networks' products in the run's precision.
@@ -300,6 +326,8 @@ class Loop:
         return terms
 
     def _finish(self) -> None:
+        if self.best:
+            self.model.load_state_dict(self.best)
         seed = derive_seed(self.config.seed, "norm")
         with private_rng(seed, self.fabric.device), self.processes.sharded():
             reestimate_batch_norm(self.model, self.batches, self.steps, self.settings.norm_passes)
@@ -309,13 +337,50 @@ class Loop:
         self.model.fit_latents(split.x, split.y)
         check_state(self.model, self.steps)
 
-    def _validate(self, done: int) -> None:
-        if self.run is None or len(self.validation) == 0 or not self.processes.first:
-            return
-        results = evaluate(self.model, self.validation, seed=self.config.seed)
-        check_results(results, done)
-        epoch = done // self.batches.per_epoch
-        self.run.append_metrics({"step": done, "epoch": epoch, "validation": results})
+    def _end_epoch(self, done: int, clock: Clock) -> None:
+        """Record an epoch, or the part of one that ends the training."""
+        epoch, left = divmod(done, self.batches.per_epoch)
+        count = left or self.batches.per_epoch
+        terms = {name: value / count for name, value in self.sums.items()}
+        self.sums = {}
+        row: dict[str, Any] = {"step": done, "epoch": epoch + (left > 0), "train": terms}
+        row["lr"] = self.optimizer.param_groups[0]["lr"]
+        row["seconds"] = round(clock.at(done).seconds, 3)
+        due = not left and epoch % self.settings.evaluate_every == 0 and len(self.validation) > 0
+        improved = False
+        with self.processes.fail_together():
+            if self.processes.first and due and (self.run or self.settings.patience):
+                results = evaluate(self.model, self.validation, seed=self.config.seed)
+                check_results(results, done)
+                row["validation"] = results
+                if self.settings.patience is not None:
+                    improved = self._compare(results)
+            if self.processes.first and self.run is not None:
+                self.run.append_metrics(row)
+                for logger in self.loggers:
+                    logger.log_metrics(flat_row(row), step=done)
+        if due and self.settings.patience is not None:
+            improved, self.over = map(bool, self.processes.all_reduce_max(improved, self.over))
+            if improved:
+                self._keep_best()
+
+    def _compare(self, results: dict[str, Any]) -> bool:
+        """Tell whether a validation is the best until now, and notice the end of patience."""
+        name = self.settings.monitor
+        if results.get(name) is None:
+            raise UserError(f"expected {name} of {self.config.system} for train.monitor, got none")
+        sign = 1 if find_metric(name).better == "higher" else -1
+        self.scores.append(sign * results[name])
+        best = self.scores.index(max(self.scores))
+        last = len(self.scores) - 1
+        assert self.settings.patience is not None, "asked with patience alone"
+        self.over = last - best >= self.settings.patience
+        return best == last
+
+    def _keep_best(self) -> None:
+        self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+        if self.run is not None and self.processes.first:
+            write_tensors(self.run.best_file, self.best, "")
 
     def _save(self, position: Position, keep: bool = True) -> None:
         with self.processes.fail_together():
@@ -335,6 +400,9 @@ class Loop:
             position = load_checkpoint(self.run, self.model, self.optimizer.optimizer)
             if self.processes.first:
                 self.run.keep_metrics_until(position.step)
+        self.sums = dict(position.sums)
+        with self.processes.fail_together():
+            self._restore_best()
         one = self.processes.same(position.step)
         with self.processes.fail_together():
             if not one:
@@ -343,6 +411,24 @@ class Loop:
                     "file system"
                 )
         return position
+
+    def _restore_best(self) -> None:
+        """Read back which validation was the best until now, and its weights."""
+        assert self.run is not None, "resuming needs a run folder"
+        if self.settings.patience is None:
+            return
+        for row in self.run.read_metrics():
+            if "validation" in row:
+                self._compare(row["validation"])
+        if self.scores and self.run.best_file.is_file():
+            self.best = read_tensors(self.run.best_file)[0]
+
+
+def flat_row(row: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of a row of the history by names such as "train/total"."""
+    parts = {key: value if isinstance(value, dict) else {"": value} for key, value in row.items()}
+    flat = {f"{k}/{n}".rstrip("/"): v for k, part in parts.items() for n, v in part.items()}
+    return {name: value for name, value in flat.items() if isinstance(value, int | float)}
 
 
 def clip_gradients(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import isfinite, log
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "file_report", "progress_bar"]
 
-LOG_LINES = 10
+# Seconds between two lines: at least, and as a share of the time until then.
+LEAST_SECONDS, SHARE = 5.0, 0.05
 SMOOTHING = 0.95
 
 
@@ -58,23 +59,32 @@ def file_report(path: Path, every: float = 1.0) -> Report:
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Report]:
-    """Show a bar with running averages of the terms on standard error."""
+    """Show a bar with running averages of the terms on standard error; elsewhere lines.
+
+    The report has `say(line)`, for what happens after the last step.
+    """
     from rich.console import Console
 
-    averages = _Averages()
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield _LineReport(averages)
+        yield _LineReport()
         return
     with _two_line_bar(console) as progress:
-        task = progress.add_task(name, total=None, terms="")
+        yield _BarReport(name, progress)
 
-        def report(step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
-            averages.add(terms)
-            shown = {"description": f"{name}  epoch {epoch + 1}", "terms": str(averages)}
-            progress.update(task, completed=step + 1, total=steps, **shown)  # type: ignore[arg-type]
 
-        yield report
+class _BarReport:
+    def __init__(self, name: str, progress: Progress) -> None:
+        self.name, self.progress, self.averages = name, progress, _Averages()
+        self.task = progress.add_task(name, total=None, terms="")
+
+    def __call__(self, step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
+        self.averages.add(terms)
+        shown: Any = {"description": f"{self.name}  epoch {epoch + 1}", "terms": str(self.averages)}
+        self.progress.update(self.task, completed=step + 1, total=steps, **shown)
+
+    def say(self, line: str) -> None:
+        self.progress.update(self.task, description=f"{self.name}  {line}")
 
 
 def _two_line_bar(console: Console) -> Progress:
@@ -92,15 +102,38 @@ def _two_line_bar(console: Console) -> Progress:
 
 
 class _LineReport:
-    def __init__(self, averages: _Averages) -> None:
-        self.averages, self.start = averages, time.perf_counter()
+    """A line at the first step and at the last, and every few seconds, more rarely as time goes."""
+
+    def __init__(self) -> None:
+        self.averages, self.start = _Averages(), time.perf_counter()
+        self.last = float("-inf")
+        self.first = 0
 
     def __call__(self, step: int, steps: int, epoch: int, terms: dict[str, Tensor]) -> None:
         self.averages.add(terms)
-        if (step + 1) % max(1, steps // LOG_LINES) == 0:
-            seconds, done = time.perf_counter() - self.start, f"step {step + 1}/{steps}"
-            line = f"{seconds:7.1f} s  {done}  epoch {epoch + 1}  {self.averages}"
-            tell(line)
+        seconds = time.perf_counter() - self.start
+        if self.last < 0:
+            self.first = step
+        if step + 1 < steps and seconds - self.last < max(LEAST_SECONDS, SHARE * seconds):
+            return
+        self.last = seconds
+        done = step + 1 - self.first
+        left = f"  {clock_time(seconds / done * (steps - step - 1))} left" if done > 1 else ""
+        tell(f"{seconds:7.1f} s  step {step + 1}/{steps}  epoch {epoch + 1}  {self.averages}{left}")
+
+    def say(self, line: str) -> None:
+        tell(f"{time.perf_counter() - self.start:7.1f} s  {line}")
+
+
+def clock_time(seconds: float) -> str:
+    """Write a time as 9 s, 1:05 min or 2:03:04 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02} min"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
 
 
 class _Averages:

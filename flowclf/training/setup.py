@@ -304,4 +304,5 @@ def make_batches(
         processes.world,
         settings.labelled,
         None if source is None else source.to(device),
+        settings.class_weight == "balanced",
     )

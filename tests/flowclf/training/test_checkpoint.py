@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
-from small_systems import saved
+from small_systems import history, saved
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -94,7 +94,7 @@ def assert_ended_as(run: Run, whole: Run) -> None:
     for file in ("weights_file", "checkpoint_file"):
         tensors, expected = (load_file(getattr(each, file)) for each in (run, whole))
         assert_close(tensors, expected, rtol=0, atol=0)
-    assert list(run.read_metrics()) == list(whole.read_metrics())
+    assert history(run) == history(whole)
 
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -24,6 +24,7 @@ import pytest
 import torch
 from forks import fork, rerun
 from safetensors.torch import load_file
+from small_systems import history
 
 from flowclf.config import make_config
 from flowclf.data import load_dataset
@@ -74,7 +75,7 @@ def same(one: Run, other: Run) -> bool:
         same_names = tensors.keys() == copies.keys()
         if not (same_names and all(torch.equal(tensors[name], copies[name]) for name in tensors)):
             return False
-    return list(one.read_metrics()) == list(other.read_metrics())
+    return history(one) == history(other)
 
 
 def kill_runs(start: Callable[[Run], int], folder: Path, runs: int) -> str:
