@@ -281,5 +281,36 @@ _DOUBT = {
     "risk_coverage": Metric("risk and coverage", "Error of the surest samples."),
     "risk": _percent("risk", "Error rate of the samples answered.", "lower"),
 }
+_SAMPLES = {
+    "sample_quality": Metric("samples by temperature", "Class consistency and Fréchet distance."),
+    "judge_accuracy": _percent(
+        "accuracy of the judge", "Of the network that judges samples, on real images."
+    ),
+    "sample_temperature": Metric("temperature of samples", "Chosen on validation data.", form="g"),
+    "class_consistency": _percent(
+        "class consistency", "Samples whose class the judge recognises, mean of classes.", "higher"
+    ),
+    "frechet_distance": Metric(
+        "Fréchet distance",
+        "Of the judge's features, samples and real images.",
+        "",
+        "lower",
+        1,
+        ".2f",
+    ),
+    "frechet_floor": Metric("Fréchet distance, floor", "Of two halves of real images.", form=".2f"),
+    "walk_dip_per_dim_nats": _nats(
+        "dip of log q(x)/d on walks", "Mean of the largest fall below the ends.", "lower"
+    ),
+    "walk_class_changes": Metric(
+        "class changes on walks", "Mean; 1 is the least.", "", "lower", form=".2f"
+    ),
+    "walk_largest_step": Metric(
+        "largest step of walks", "Of the judge's features, over the mean.", "", "lower", form=".2f"
+    ),
+}
 # All metrics, and the other columns of their tables, by key.
-METRICS = _RUN | _ACCURACY | _CALIBRATION | _DENSITY | _LATENTS | _OTHER_DATA | _DECISIONS | _DOUBT
+METRICS = (
+    _RUN | _ACCURACY | _CALIBRATION | _DENSITY | _LATENTS | _OTHER_DATA | _DECISIONS | _DOUBT
+    | _SAMPLES
+)  # fmt: skip

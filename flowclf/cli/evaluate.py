@@ -46,7 +46,7 @@ def evaluate(
         typer.Option(
             help="Suites, separated by commas, or all: accuracy, confusion, calibration, "
             "reliability, paper-calibration, recalibration, conformal, selective, likelihood, "
-            "bound, exactness, clustering, information, explain, ood, shift, attack."
+            "bound, exactness, clustering, information, explain, samples, ood, shift, attack."
         ),
     ] = "accuracy,calibration,likelihood,exactness",
     outliers: Annotated[
@@ -60,8 +60,11 @@ def evaluate(
         bool, typer.Option(help="Make outliers of another size or colour fit.")
     ] = True,
     samples: Annotated[
-        int, typer.Option(help="Test images of the suites shift and attack.", min=1)
+        int, typer.Option(help="Images of the suites shift, attack and samples.", min=1)
     ] = 1000,
+    temperatures: Annotated[
+        str, typer.Option(help="Of the suite samples, separated by commas.")
+    ] = "0.2,0.4,0.6,0.8,1",
     betas: Annotated[
         str | None,
         typer.Option(help="FIRST:LAST:COUNT or values, of runs with network.condition=beta."),
@@ -84,11 +87,14 @@ def evaluate(
         return
     if not runs:
         raise UserError("expected the folder of a trained run, got none; see flowclf train")
+    from flowclf.cli.generate import parse_temperatures
+
     suites = _suites(suite)
     if outliers is not None and "ood" not in suites:
         message("note: --outliers is of the suite ood, which --suite does not name")
     kinds = OUTLIERS if outliers is None else outliers
-    wanted = Wanted(suites, kinds, resize, samples, betas, data_dir, device.value)
+    drawn = tuple(parse_temperatures(temperatures))
+    wanted = Wanted(suites, kinds, resize, samples, drawn, betas, data_dir, device.value)
     documents = []
     for (*_, class_names), group in _by_data(runs).items():
         found: list[dict[str, Any]] = []
@@ -111,6 +117,7 @@ class Wanted(NamedTuple):
     outliers: str
     resize: bool
     samples: int
+    temperatures: tuple[float, ...]
     betas: str | None
     data_dir: Path | None
     device: str
@@ -168,7 +175,8 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
         sets = [_load_outliers(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
         official = _official(task, wanted.data_dir) if "shift" in suites else None
         levels = task.dataset.levels
-        options = Options(tuple(sets), official=official, samples=wanted.samples, levels=levels)
+        drawn = {"samples": wanted.samples, "temperatures": wanted.temperatures}
+        options = Options(tuple(sets), official=official, levels=levels, **drawn)
         if wanted.betas is not None:
             found += _along(folder, task, suites, options, wanted.betas)
         else:

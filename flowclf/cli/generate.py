@@ -65,7 +65,7 @@ def sample(
     from flowclf.runs import Run
     from flowclf.support.devices import pick_device
 
-    temperatures = _temperatures(temperature)
+    temperatures = parse_temperatures(temperature)
     facts = Run(run).read_config()[1]
     levels, names = _levels(facts.levels), facts.class_names
     model = load(run, pick_device(device))
@@ -241,7 +241,12 @@ def _pairs(text: str | None, classes: int) -> list[tuple[int, int]]:
     return found
 
 
-def _temperatures(text: str) -> list[float]:
+def parse_temperatures(text: str) -> list[float]:
+    """Parse "0.4,0.7,1" to numbers, each once.
+
+    Raises:
+        UserError: none, or one that is no number of at least 0.
+    """
     try:
         found = [float(value) for value in text.split(",")]
     except ValueError:

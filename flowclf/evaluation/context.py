@@ -81,7 +81,10 @@ class Options:
     official: Path | None = None
     # of `attack`, as fractions of the range of grey levels
     epsilons: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3)
-    samples: int = 1000  # at most so many test images for `shift`, `attack` and `bound`
+    # at most so many test images for `shift`, `attack` and `bound`, and drawn ones for `samples`
+    samples: int = 1000
+    temperatures: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)  # of `samples`
+    judge_steps: int = 600  # training steps of the network that judges `samples`
     draws: int = 1000  # importance samples of `bound`
     explained: int = 8  # number of predictions that `explain` looks at
     levels: int | None = 256  # grey levels of images, None for a table

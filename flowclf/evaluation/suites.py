@@ -32,6 +32,7 @@ from flowclf.evaluation.rate import (
 )
 from flowclf.evaluation.recalibration import RECALIBRATIONS
 from flowclf.evaluation.robustness import attack_suite, ood_suite, shift_suite
+from flowclf.evaluation.samples import samples_suite
 from flowclf.support.errors import UserError
 from flowclf.systems.autoencoder import Autoencoder
 
@@ -281,6 +282,7 @@ SUITES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "clustering": clustering_suite,
     "information": information_suite,
     "explain": explain_suite,
+    "samples": samples_suite,
     "ood": ood_suite,
     "shift": shift_suite,
     "attack": attack_suite,
