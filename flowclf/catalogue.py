@@ -197,6 +197,9 @@ _LATENTS = {
     ),
     "ari": Metric("ARI", "Adjusted Rand index of k-means and labels.", "", "higher"),
     "class_distances": Metric("class distances", "Distances of class means, in std."),
+    "class_distance_error": Metric(
+        "error of class distances", "Standard error, in std.", form=".3f"
+    ),
     "variance_ratio": Metric("variance ratio", "Mean of (z − μ_y)²/σ_y²; 1 as the mixture claims."),
     "label_information_nats": _nats("I(Y; Z)", "H(Y) + mean log q(y|x), a lower bound.", "higher"),
     "input_information_nats": _nats("CI(X; Z)", "Cross-information of x and the flow's latents."),

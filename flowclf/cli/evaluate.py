@@ -15,6 +15,7 @@ from flowclf.cli.output import (
     Device,
     Where,
     message,
+    parse_temperatures,
     print_json,
     print_table,
     status,
@@ -87,7 +88,6 @@ def evaluate(
         return
     if not runs:
         raise UserError("expected the folder of a trained run, got none; see flowclf train")
-    from flowclf.cli.generate import parse_temperatures
 
     suites = _suites(suite)
     if outliers is not None and "ood" not in suites:
@@ -172,7 +172,7 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
             message(f"note: {notice}")
         scored = "ood" in suites and task.dataset.is_image
         specs = wanted.outliers.split(",") if scored else []
-        sets = [_load_outliers(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
+        sets = [load_outlier_set(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
         official = _official(task, wanted.data_dir) if "shift" in suites else None
         levels = task.dataset.levels
         drawn = {"samples": wanted.samples, "temperatures": wanted.temperatures}
@@ -201,8 +201,12 @@ def _print_scores(as_json: bool) -> None:
         )
 
 
-def _load_outliers(spec: str, task: Task, data_dir: Path | None, resize: bool) -> Outliers:
-    """Load a set in the form of the run's data; print what was changed."""
+def load_outlier_set(spec: str, task: Task, data_dir: Path | None, resize: bool = True) -> Outliers:
+    """Load a set in the form of the run's data; print what was changed.
+
+    Raises:
+        UserError: an empty name, or one of no data.
+    """
     from flowclf.data.outliers import load_outliers
 
     if not spec.strip():
@@ -335,7 +339,8 @@ def _print(documents: Sequence[dict[str, Any]], class_names: Sequence[str]) -> N
         rows.append((f"accuracy of {name}", *map(find_metric(PER_CLASS).written, values)))
     titles = [each["run"] for each in documents]
     systems = dict.fromkeys(each["system"] for each in documents if "system" in each)
-    print_table(f"{', '.join(systems)} on {known['data']}", ("metric", *titles), rows)
+    if rows:
+        print_table(f"{', '.join(systems)} on {known['data']}", ("metric", *titles), rows)
     for name in shown:
         if isinstance(known[name], list) and name not in (PER_CLASS, *DRAWN):
             _print_rows(name, documents)
@@ -344,11 +349,41 @@ def _print(documents: Sequence[dict[str, Any]], class_names: Sequence[str]) -> N
 def _print_rows(name: str, documents: Sequence[dict[str, Any]]) -> None:
     """Print a table of a suite's rows, run after run; intervals are in evaluation.json."""
     rows = [{"run": each["run"], **row} for each in documents for row in each.get(name, ())]
+    if name == "explain":
+        rows = [_short_explanation(row) for row in rows]
     keys = dict.fromkeys(key for row in rows for key in row)
     alone = len({row["run"] for row in rows}) == 1
     columns = [key for key in keys if not (key.endswith(ENDS) or (alone and key == "run"))]
     cells = [[find_metric(key).written(row.get(key)) for key in columns] for row in rows]
-    print_table(find_metric(name).label, [find_metric(key).column for key in columns], cells)
+    metrics = [find_metric(key) for key in columns]
+    headings = [each.label if name == "explain" else each.column for each in metrics]
+    print_table(find_metric(name).label, headings, cells)
+
+
+def _short_explanation(row: dict[str, Any]) -> dict[str, Any]:
+    """Join the columns of an explained decision that belong together, to fit in 80 letters."""
+    kinds = ("log_prob_per_dim_nats", "elbo_per_dim_nats")
+    kind = next((kind for kind in kinds if kind in row), None)
+    joined = {
+        "predicted": _joined(row, "predicted", "posterior", " {:.2f}"),
+        "runner_up": _joined(row, "runner_up", "runner_up_posterior", " {:.2f}"),
+        "distance": _joined(row, "distance", "runner_up_distance", " → {:.1f}", "{:.1f}"),
+        "shift": _joined(row, "shift", None, "", "{:.2f}"),
+    }
+    if kind:
+        joined[kind] = _joined(row, kind, f"counterfactual_{kind}", " → {:.2f}", "{:.2f}")
+    first = {key: row[key] for key in ("run", "sample", "class")}
+    return first | {key: value for key, value in joined.items() if value is not None}
+
+
+def _joined(
+    row: dict[str, Any], one: str, other: str | None, more: str, form: str = "{}"
+) -> str | None:
+    """Write a value, and behind it another one if there is one."""
+    if row[one] is None:
+        return None
+    second = row[other] if other else None
+    return form.format(row[one]) + (more.format(second) if second is not None else "")
 
 
 def _with_interval(name: str, results: dict[str, Any]) -> str:

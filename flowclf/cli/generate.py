@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowclf.cli.output import AsJson, DataDir, Device, RunFolder, Where, print_json
+from flowclf.cli.output import (
+    AsJson,
+    DataDir,
+    Device,
+    RunFolder,
+    Where,
+    parse_temperatures,
+    print_json,
+)
 from flowclf.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 Seed = Annotated[int, typer.Option(help="Seed of the draws.", min=0)]
 Out = Annotated[Path, typer.Option(help="Picture to write: .png, .pdf or .svg.")]
 Pairs = Annotated[int, typer.Option(help="Rows: pairs of images or of classes.", min=1, max=256)]
+Dark = Annotated[bool, typer.Option("--dark", help="Light lines on a dark page.")]
 AllowInexact = Annotated[
     bool,
     typer.Option(
@@ -53,6 +62,7 @@ def sample(
         Around, typer.Option(help="Centre: averages of the training data, or the means.")
     ] = Around.data,
     seed: Seed = 0,
+    dark: Dark = False,
     allow_inexact: AllowInexact = False,
     device: Where = Device.auto,
     as_json: AsJson = False,
@@ -73,10 +83,10 @@ def sample(
     if not allow_inexact:
         check_exact_draws(model, max(temperatures), seed, around.value)
     if len(blocks) == 1:
-        figure = sample_figure(blocks[temperatures[0]], names, levels)
+        figure = sample_figure(blocks[temperatures[0]], names, levels, temperatures[0])
     else:
         figure = temperature_figure(blocks, names, levels)
-    save_figure(figure, out)
+    save_figure(figure, out, dark=dark)
     _done(out, as_json)
 
 
@@ -96,6 +106,7 @@ def interpolate(
         str | None, typer.Option(help="Pairs of classes by number, as 4-9,3-5.")
     ] = None,
     seed: Seed = 0,
+    dark: Dark = False,
     allow_inexact: AllowInexact = False,
     data_dir: DataDir = None,
     device: Where = Device.auto,
@@ -111,6 +122,7 @@ def interpolate(
         model_interpolations,
         save_figure,
     )
+    from flowclf.figures.walks import pair_labels
     from flowclf.training.task import load_task
 
     if len(runs) > 1 and between != Between.images:
@@ -138,11 +150,12 @@ def interpolate(
     else:
         models = {name: each.model for name, each in tasks.items()}
         strips = model_interpolations(models, task.test, pairs, steps, seed)
+        labels = pair_labels(task.test, pairs, seed, task.dataset.class_names)
         if len(strips) == 1:
-            figure = interpolation_figure(next(iter(strips.values())), levels)
+            figure = interpolation_figure(next(iter(strips.values())), levels, labels)
         else:
-            figure = model_interpolation_figure(strips, levels)
-    save_figure(figure, out)
+            figure = model_interpolation_figure(strips, levels, labels)
+    save_figure(figure, out, dark=dark)
     _done(out, as_json)
 
 
@@ -152,8 +165,9 @@ def figure(
         str,
         typer.Option(
             help="latent, principal, samples, reconstructions, landscape, similarity (of the "
-            "classes), trajectory (of RGB images), extraction (of labels that had no data), "
-            "learning (of the training) or information (of --rows)."
+            "classes), reliability, confusion, explain, roc and scores (of --outliers), shift, "
+            "attack, sample-quality, trajectory (of RGB images), extraction (of labels that had no "
+            "data), learning (of the training) or information (of --rows)."
         ),
     ],
     out: Annotated[
@@ -166,24 +180,34 @@ def figure(
     rows: Annotated[
         Path | None, typer.Option(help="CSV file of benchmarks.flowclf.information.")
     ] = None,
+    outliers: Annotated[
+        str, typer.Option(help="Of the kinds roc and scores, as of `flowclf evaluate`.")
+    ] = "noise:0.1,uniform,flipped,inverted,rotated",
+    score: Annotated[
+        str, typer.Option(help="Of the same: negative-log-prob, typicality or entropy.")
+    ] = "negative-log-prob",
+    dark: Dark = False,
     data_dir: DataDir = None,
     device: Where = Device.auto,
     as_json: AsJson = False,
 ) -> None:
     """Draw one figure of a trained run."""
+    from flowclf.cli.evaluate import load_outlier_set
     from flowclf.figures import save_figure
     from flowclf.figures.kinds import Source, draw_kind
     from flowclf.runs import Run
     from flowclf.training.task import load_task
 
     task = load_task(run, data_dir, device.value)
+    specs = outliers.split(",") if kind in ("roc", "scores") else []
+    sets = tuple(load_outlier_set(spec, task, data_dir) for spec in specs)
     source = Source(
         task.config.system, task.model, task.dataset, task.training, task.test, task.config.beta,
         _pairs(classes, task.model.classes)[0], image, _read_rows(rows) if rows else (),
-        [*Run(run).read_metrics()],
+        [*Run(run).read_metrics()], task.validation, sets, score,
     )  # fmt: skip
     out = out or run / "figures" / f"{kind}.png"
-    save_figure(draw_kind(kind, source), out)
+    save_figure(draw_kind(kind, source), out, dark=dark)
     _done(out, as_json)
 
 
@@ -239,23 +263,6 @@ def _pairs(text: str | None, classes: int) -> list[tuple[int, int]]:
     if strange := [k for pair in found for k in pair if not 0 <= k < classes]:
         raise UserError(f"expected --classes of 0 to {classes - 1}, got {strange[0]} in {text!r}")
     return found
-
-
-def parse_temperatures(text: str) -> list[float]:
-    """Parse "0.4,0.7,1" to numbers, each once.
-
-    Raises:
-        UserError: none, or one that is no number of at least 0.
-    """
-    try:
-        found = [float(value) for value in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(value >= 0 for value in found):
-        raise UserError(
-            f"expected --temperature of at least 0, or several like 0.4,0.7,1, got {text!r}"
-        )
-    return list(dict.fromkeys(found))
 
 
 def _name(folder: Path) -> str:

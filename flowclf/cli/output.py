@@ -44,6 +44,23 @@ def whole_numbers(option: str, text: str, example: str) -> list[int]:
         raise UserError(f"expected {option} like {example}, got {text!r}") from None
 
 
+def parse_temperatures(text: str) -> list[float]:
+    """Parse "0.4,0.7,1" to numbers, each once.
+
+    Raises:
+        UserError: none, or one that is no number of at least 0.
+    """
+    try:
+        found = [float(value) for value in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(value >= 0 for value in found):
+        raise UserError(
+            f"expected --temperature of at least 0, or several like 0.4,0.7,1, got {text!r}"
+        )
+    return list(dict.fromkeys(found))
+
+
 @contextmanager
 def status(prefix: str) -> Iterator[Callable[[str], None]]:
     """Report progress on standard error: in place on a terminal, else line by line."""

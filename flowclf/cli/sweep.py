@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["sweep"]
 
 CURVES = (
-    "accuracy", "bits_per_dim", "ece", "negative_log_posterior_nats", "mce", "overconfidence",
+    "accuracy", "bits_per_dim", "ece", "negative_log_posterior_nats", "brier", "overconfidence",
 )  # fmt: skip
 MEASURED = ("bits_per_dim", "ece")
 COLUMNS = (

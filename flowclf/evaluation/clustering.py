@@ -9,6 +9,7 @@ __all__ = [
     "class_distances",
     "cluster_scores",
     "clustering_accuracy",
+    "distance_error",
     "fitted_accuracy",
     "kmeans",
 ]
@@ -66,3 +67,15 @@ def class_distances(means: Tensor, std: Tensor) -> Tensor:
         ((mean - means).square() / (s * std)).sum(1) for mean, s in zip(means, std, strict=True)
     ]
     return torch.stack(rows).sqrt()
+
+
+def distance_error(y: Tensor) -> float | None:
+    """Compute the standard error of `class_distances` of averages of n_k samples each.
+
+    (1/n_i + 1/n_j)^½ standard deviations, by labels (N,): the mean over pairs of the classes there
+    are; None of less than two.
+    """
+    variances = 1 / y.bincount()[y.unique()].double()
+    errors = (variances[:, None] + variances).sqrt()
+    own = torch.eye(len(variances), dtype=torch.bool)
+    return float(errors[~own].mean()) if len(variances) > 1 else None

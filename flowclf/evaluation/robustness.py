@@ -61,7 +61,8 @@ def attack_suite(subject: Subject) -> dict[str, Any]:
     rows = []
     for kind, loss in product(get_args(AttackKind), get_args(AttackLoss)):
         subject.report(f"attack: {kind} by {loss}")
-        curve = attack_curve(subject.model, x, y, subject.options.epsilons, kind, loss, **options)
+        epsilons = (0.0, *subject.options.epsilons)
+        curve = attack_curve(subject.model, x, y, epsilons, kind, loss, **options)
         rows += [{"kind": kind, "loss": loss, **row} for row in curve]
     return {"attack": rows}
 

@@ -19,7 +19,13 @@ from flowclf.evaluation.calibration import (
     reliability,
     wilson_interval,
 )
-from flowclf.evaluation.clustering import class_distances, cluster_scores, fitted_accuracy, kmeans
+from flowclf.evaluation.clustering import (
+    class_distances,
+    cluster_scores,
+    distance_error,
+    fitted_accuracy,
+    kmeans,
+)
 from flowclf.evaluation.context import MOST_TRAINING, Predictions, Subject
 from flowclf.evaluation.deciding import conformal_suite, selective_suite
 from flowclf.evaluation.exactness import has_inverse, inverse_errors, points, precision_errors
@@ -222,6 +228,8 @@ def clustering_suite(subject: Subject) -> dict[str, Any]:
 
     Rows of `class_distances`: how far apart the classes' means are, in standard deviations (their
     geometric mean over the two classes). The nearer, the more similar the classes are to the model.
+    `class_distance_error` is the standard error of such a distance of averages of as many training
+    samples, (1/n_i + 1/n_j)^½, the mean over pairs: smaller differences mean nothing.
     """
     model, test, mixture = subject.model, subject.test, subject.model.mixture
     training = subject.needs_training("clustering").take(slice(MOST_TRAINING))
@@ -238,6 +246,7 @@ def clustering_suite(subject: Subject) -> dict[str, Any]:
         **{f"mixture_{name}": value for name, value in by_mixture.items()},
         "knn_accuracy": fitted_accuracy("knn", *fitted, model.classes),
         "class_distances": _matrix(distances),
+        "class_distance_error": distance_error(subject.needs_training("clustering").y),
     }
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "information_figure",
     "learning_figure",
     "low_data_figure",
+    "sample_quality_figure",
 ]
 
 LIMITS = "#555555"
@@ -63,42 +64,78 @@ def learning_figure(rows: Rows) -> Figure:
 
 
 def corruption_figure(tables: Mapping[str, Rows]) -> Figure:
-    """Draw accuracy and ECE against severity, for each system the rows of `shift_table`.
+    """Draw accuracy and ECE in % against severity, for each system the rows of `shift_table`.
 
     A line is the mean over the families, the band one standard error of it; severity 0 is clean.
     """
-    figure = new_figure(7.2, 3.2)
+    figure = new_figure(7.2, 3.5)
+    families = {str(row["family"]) for rows in tables.values() for row in rows} - {"mean", "clean"}
     for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "ece"), strict=True):
+        shown = find_metric(metric)
         for k, (system, rows) in enumerate(tables.items()):
-            families = [row for row in rows if row["family"] != "mean"]
-            points = averages((int(row["severity"]), float(row[metric])) for row in families)
+            own = [row for row in rows if row["family"] != "mean"]
+            points = averages((int(row["severity"]), shown.scale * row[metric]) for row in own)
             draw_curve(axes, points, line_style(k, len(tables)), system)
-        axes.set(xlabel="severity of the corruptions", ylabel=find_metric(metric).label)
+        axes.set(xlabel="severity of the corruption (0: clean images)", ylabel=shown.heading)
         axes.set_ylim(bottom=0)
+        axes.grid(axis="y", alpha=0.25, linewidth=0.6)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.axes[0].legend(fontsize=8)
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    what = f"{len(families)} kinds of corruption" if len(families) > 1 else f"{min(families)}"
+    title = f"how accuracy and calibration fall on corrupted images: mean of {what}"
+    figure.suptitle(f"{title},\nband: ± one standard error over the kinds", fontsize=9)
     return figure
 
 
 def attack_figure(curves: Mapping[str, Rows]) -> Figure:
-    """Draw accuracy against ε, for each system the rows of `attack_curve`.
+    """Draw accuracy in % against ε from 0, for each system the rows of `attack_curve`.
 
     Where a system has a density, a second panel shows how well it separates attacked from clean
-    images: the area under the ROC curve, with 1/2 for chance.
+    images: the area under the ROC curve, with 50 % for chance.
     """
     detected = {name: rows for name, rows in curves.items() if rows[0]["auroc"] is not None}
     panels = 2 if detected else 1
-    figure = new_figure(3.6 * panels, 3.2)
+    figure = new_figure(0.4 + 3.4 * panels, 3.6)
     grid, styles = figure.subplots(1, panels, squeeze=False)[0], _line_styles([*curves])
-    labels = {"accuracy": "accuracy", "auroc": "AUROC of noticing it by −log q(x)"}
+    labels = {
+        "accuracy": find_metric("accuracy").heading,
+        "auroc": "AUROC of noticing it by −log q(x), in %",
+    }
     if detected:
-        grid[1].axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        grid[1].axhline(50, color=GREY, linewidth=0.8, linestyle=":", label="chance")
     for axes, own, (metric, label) in zip(grid, (curves, detected), labels.items(), strict=False):
         for name, rows in own.items():
-            points = sorted((row["epsilon"], row[metric]) for row in rows)
+            points = sorted((100 * row["epsilon"], 100 * row[metric]) for row in rows)
             axes.plot(*zip(*points, strict=True), label=name, **styles[name])
-        axes.set(ylim=(0, 1.02), xlabel="ε, of the range of grey levels", ylabel=label)
-    grid[0].legend(fontsize=8)
+        axes.set(ylim=(0, 102), xlabel="ε in % of the range of grey levels", ylabel=label)
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", alpha=0.25, linewidth=0.6)
+    _finish(figure, "accuracy falls as an attack may change pixels by ε", ncols=2, fontsize=8)
+    return figure
+
+
+def sample_quality_figure(tables: Mapping[str, Rows]) -> Figure:
+    """Draw class consistency and Fréchet distance against the temperature of samples.
+
+    For each system the rows `sample_quality` of the suite `samples`; dotted is the distance of two
+    halves of the real images.
+    """
+    figure = new_figure(7.2, 3.3)
+    metrics = ("class_consistency", "frechet_distance")
+    for axes, metric in zip(figure.subplots(1, 2), metrics, strict=True):
+        shown = find_metric(metric)
+        for k, (system, rows) in enumerate(tables.items()):
+            points = sorted((row["temperature"], shown.scale * row[metric]) for row in rows)
+            style = line_style(k, len(tables))
+            axes.plot(*zip(*points, strict=True), label=system, **style)
+            if metric == "frechet_distance":
+                look: dict[str, Any] = {"color": style["color"], "linestyle": ":", "linewidth": 1}
+                axes.axhline(rows[0]["frechet_floor"], **look)
+        axes.set(xlabel="temperature of the samples", ylabel=f"{shown.heading} {shown.arrow}")
+        axes.grid(axis="y", alpha=0.25, linewidth=0.6)
+    figure.axes[1].set_ylim(bottom=0)
+    title = "samples as a network sees them that was trained on real images (dotted: real images)"
+    _finish(figure, title, ncols=4, fontsize=8)
     return figure
 
 
@@ -204,4 +241,4 @@ def _finish(figure: Figure, title: str, **style: Any) -> None:
     lines = figure.axes[0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", frameon=False, **style)
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=9)

@@ -11,32 +11,52 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from flowclf.evaluation.calibration import Reliability
+from flowclf.catalogue import find_metric
+from flowclf.evaluation.calibration import Reliability, wilson_interval
 from flowclf.evaluation.context import Scores
 from flowclf.evaluation.detection import auroc, checked_scores, roc_points
-from flowclf.evaluation.scores import SCORES
-from flowclf.figures.curves import attack_figure, corruption_figure
-from flowclf.figures.style import Figure, Rows, class_colors, new_figure, save_figures
+from flowclf.figures.curves import attack_figure, corruption_figure, sample_quality_figure
+from flowclf.figures.similarity import similarity_figure, square_figure
+from flowclf.figures.style import (
+    BLUE,
+    GREY,
+    Figure,
+    Rows,
+    class_colors,
+    new_figure,
+    save_figures,
+)
 from flowclf.support.errors import UserError
 
 __all__ = [
     "confusion_figure",
-    "distance_figure",
     "evaluation_figures",
     "reliability_figure",
+    "result_figures",
     "roc_figure",
+    "score_figures",
     "score_histograms",
 ]
 
-DRAWN_SCORES = ("negative-log-prob", "typicality", "entropy")
+# Scores that are drawn: what each tells, and its axis.
+DRAWN_SCORES = {
+    "negative-log-prob": ("how unlikely an input is", "−log q(x) per dimension, nats"),
+    "typicality": (
+        "how atypical an input is",
+        "|−log q(x) − its training mean| per dimension, nats",
+    ),
+    "entropy": ("how unsure the class is", "entropy of q(y|x), nats"),
+}
 # As many bins in all, and at least so many over the in-distribution scores.
 LEAST_BINS, MOST_BINS, INSIDE_BINS = 60, 240, 15
 # Share of the scores of each set beyond each end of the axis; they count in the outermost bin.
 BEYOND = 0.005
 INSIDE = "#666666"
-# Beyond so many classes neither numbers nor names can be read.
-MOST_NUMBERS, MOST_NAMES = 15, 40
-LEGEND, FONT = 8, 7
+# Positive scores below count as so much on a logarithmic axis.
+TINY = 1e-8
+# Samples of a bin whose accuracy is more than a single sample's.
+LEAST_SAMPLES = 2
+LEGEND = 8
 
 
 def evaluation_figures(
@@ -48,29 +68,49 @@ def evaluation_figures(
 ) -> list[Path]:
     """Write a .png for each of the results that has a figure; return their paths.
 
-    reliability, shift, attack, confusion, class_distances, and with scores of out-of-distribution
-    data (`Subject.outlier_scores`) roc-SCORE and scores-SCORE of the `DRAWN_SCORES` there are.
+    Those of `result_figures`, and with scores of out-of-distribution data
+    (`Subject.outlier_scores`) roc-SCORE and scores-SCORE of the `DRAWN_SCORES` there are.
+    """
+    figures = result_figures(name, results, class_names)
+    if scores:
+        inside, outside = scores
+        for score in (score for score in DRAWN_SCORES if score in inside):
+            sets = {k: values[score] for k, values in outside.items()}
+            figures |= score_figures(score, inside[score], sets)
+    return save_figures(figures, folder)
+
+
+def result_figures(
+    name: str, results: Mapping[str, Any], class_names: Sequence[str]
+) -> dict[str, Figure]:
+    """Draw the results of a system of that name, by their keys.
+
+    reliability, shift, attack, confusion, class_distances, sample_quality: those that there are.
     """
 
     def attack(row: Mapping[str, Any]) -> str:
         return f"{row['kind']}, {row['loss']}"
 
+    error = results.get("class_distance_error")
     draw: dict[str, Callable[[Rows], Figure]] = {
         "reliability": lambda rows: reliability_figure({name: _reliability(rows)}),
         "shift": lambda rows: corruption_figure({name: rows}),
         "attack": lambda rows: attack_figure({k: list(v) for k, v in groupby(rows, attack)}),
         "confusion": lambda rows: confusion_figure(_matrix(rows), class_names),
-        "class_distances": lambda rows: distance_figure(_matrix(rows), class_names),
+        "class_distances": lambda rows: similarity_figure(_matrix(rows), class_names, error),
+        "sample_quality": lambda rows: sample_quality_figure({name: rows}),
     }
-    figures = {kind: draw[kind](results[kind]) for kind in draw if kind in results}
-    if scores:
-        inside, outside = scores
-        for score in (score for score in DRAWN_SCORES if score in inside):
-            sets, label = {k: values[score] for k, values in outside.items()}, SCORES[score].formula
-            figures[f"roc-{score}"] = roc_figure(inside[score], sets, label)
-            histograms = score_histograms(inside[score], sets, label, inside_name="test set")
-            figures[f"scores-{score}"] = histograms
-    return save_figures(figures, folder)
+    return {kind: draw[kind](results[kind]) for kind in draw if kind in results}
+
+
+def score_figures(score: str, inside: Tensor, outside: Mapping[str, Tensor]) -> dict[str, Figure]:
+    """Draw ROC curves and densities of one of the `DRAWN_SCORES`: roc-SCORE and scores-SCORE."""
+    tells, axis = DRAWN_SCORES[score]
+    title = f"outliers told from the test set by {tells}"
+    return {
+        f"roc-{score}": roc_figure(inside, outside, title),
+        f"scores-{score}": score_histograms(inside, outside, axis, "test set", title),
+    }
 
 
 def _matrix(rows: Rows) -> Tensor:
@@ -88,10 +128,11 @@ def _reliability(rows: Rows) -> Reliability:
 
 
 def reliability_figure(reliabilities: Mapping[str, Reliability]) -> Figure:
-    """Draw accuracy against confidence of each system, and beneath the share of samples.
+    """Draw accuracy against confidence of each system, and beneath how many samples each bin has.
 
-    A bar is a bin's accuracy, a dot its mean confidence and accuracy: below the diagonal the
-    system is overconfident. Guo et al. 2017, Figure 1.
+    A dot is a bin's mean confidence and accuracy, with the 95 % Wilson interval of the accuracy:
+    one that reaches the diagonal may be calibrated, one below it is overconfident. A bin of a
+    single sample is a hollow dot without one. Guo et al. 2017, Figure 1.
 
     Raises:
         UserError: no systems.
@@ -99,58 +140,108 @@ def reliability_figure(reliabilities: Mapping[str, Reliability]) -> Figure:
     if not reliabilities:
         raise UserError("expected the reliability of one system or more, got none")
     columns = len(reliabilities)
-    figure = new_figure(0.6 + 2.6 * columns, 3.9)
+    figure = new_figure(0.8 + 3.0 * columns, 4.3)
     grid = figure.subplots(
         2, columns, squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1]
     )
     for (upper, lower), (name, binned) in zip(grid.T, reliabilities.items(), strict=True):
         _draw_accuracy(upper, binned)
-        left, width = binned.edges[:-1].tolist(), binned.edges.diff().tolist()
-        share = (binned.count / binned.count.sum()).tolist()
-        lower.bar(left, share, width, align="edge", color="grey", edgecolor="white")
-        title = f"{name}\ncalibration error {100 * binned.expected_error:.1f} %"
-        upper.set_title(title, fontsize=9)
-        lower.set_xlabel("confidence")
-    grid[0, 0].set_ylabel("accuracy")
-    grid[1, 0].set_ylabel("share")
+        _draw_counts(lower, binned)
+        error = 100 * binned.expected_error
+        upper.set_title(f"{name}: confidence is off by {error:.1f} % on average", fontsize=9)
+        lower.set_xlabel("confidence in %")
+    grid[0, 0].set_ylabel(find_metric("accuracy").heading)
+    grid[1, 0].set_ylabel("samples")
     return figure
 
 
 def _draw_accuracy(axes: Axes, binned: Reliability) -> None:
-    blue, _, _, _, _, _, red, *_ = class_colors(10)
-    filled = binned.count > 0
-    places = binned.edges[:-1], binned.edges.diff(), binned.accuracy, binned.confidence
-    left, width, accuracy, confidence = (values[filled].tolist() for values in places)
-    axes.bar(left, accuracy, width, align="edge", color=blue, alpha=0.35, edgecolor="white")
-    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
-    axes.plot(confidence, accuracy, "o-", color=red, markersize=3.5, linewidth=1, clip_on=False)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.8, linestyle="--")
+    confidence, accuracy = 100 * binned.confidence, 100 * binned.accuracy
+    for k in binned.count.nonzero()[:, 0].tolist():
+        count, place, height = int(binned.count[k]), float(confidence[k]), float(accuracy[k])
+        several = count >= LEAST_SAMPLES
+        if several:
+            low, high = wilson_interval(round(height * count / 100), count)
+            axes.vlines(place, 100 * low, 100 * high, color=BLUE, linewidth=2, alpha=0.5)
+        face = BLUE if several else "white"
+        dot: dict[str, Any] = {"markersize": 4, "clip_on": False, "zorder": 3}
+        axes.plot(place, height, "o", color=BLUE, markerfacecolor=face, **dot)
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+
+
+def _draw_counts(axes: Axes, binned: Reliability) -> None:
+    """Draw the number of samples of each bin on a logarithmic axis, and write it."""
+    left, width = (100 * binned.edges[:-1]).tolist(), (100 * binned.edges.diff()).tolist()
+    counts = binned.count.tolist()
+    axes.bar(left, counts, width, align="edge", color=GREY, alpha=0.6, edgecolor="white")
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, 12 * max(counts))
+    for place, wide, count in zip(left, width, counts, strict=True):
+        if count:
+            where = (place + wide / 2, count), (0, 1)
+            axes.annotate(
+                f"{count:,}", *where, textcoords="offset points", ha="center", fontsize=5.5
+            )
 
 
 def score_histograms(
-    inside: Tensor, outside: Mapping[str, Tensor], label: str, inside_name: str = "inside"
+    inside: Tensor,
+    outside: Mapping[str, Tensor],
+    label: str,
+    inside_name: str = "inside",
+    title: str = "",
 ) -> Figure:
-    """Draw densities of in-distribution scores (N,), filled, and of each other set's (M,), by name.
+    """Draw the density of each set's scores (M,) over that of in-distribution scores (N,), in grey.
 
-    The bins are common and reach over the middle 99 % of every set; what lies beyond, infinite
-    scores too, is in the outermost. `label` is the axis': the score with its unit.
+    A panel a set, with the area under its ROC curve. The bins are common and reach over the middle
+    99 % of every set; what lies beyond, infinite scores too, is in the outermost. Positive scores
+    of several orders of magnitude have a logarithmic axis. `label` is the axis': the score's unit.
 
     Raises:
         UserError: no scores, or NaN.
     """
     outside = {name: checked_scores(inside, scores)[1] for name, scores in outside.items()}
     inside = checked_scores(inside, inside)[0]
-    edges = _edges([inside, *outside.values()])
-    figure = new_figure(5.6, 3.4)
-    axes = figure.add_subplot()
-    look: dict[str, Any] = {"fill": True, "color": INSIDE, "alpha": 0.35, "label": inside_name}
-    axes.stairs(_density(inside, edges), edges, **look)
-    for (name, scores), color in zip(outside.items(), class_colors(len(outside)), strict=True):
-        axes.stairs(_density(scores, edges), edges, color=color, linewidth=1.3, label=name)
-    axes.set_ylim(bottom=0)
-    axes.set(xlim=(edges[0], edges[-1]), xlabel=label, ylabel="density")
-    axes.legend(fontsize=LEGEND, frameon=False)
+    scale = _decades if _spans_decades([inside, *outside.values()]) else _as_they_are
+    edges = _edges([scale(scores) for scores in (inside, *outside.values())])
+    shown = 10**edges if scale is _decades else edges
+    figure = new_figure(6.4, 1.0 + 0.62 * len(outside))
+    panels = figure.subplots(len(outside), 1, squeeze=False, sharex=True)[:, 0]
+    colors = class_colors(len(outside))
+    for axes, (name, scores), color in zip(panels, outside.items(), colors, strict=True):
+        for values, look in ((inside, INSIDE), (scores, color)):
+            density = _density(scale(values), edges)
+            axes.stairs(density, shown, fill=True, color=look, alpha=0.45)
+        axes.set_ylim(bottom=0)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", color=color)
+        area, where = auroc(inside, scores).value, axes.transAxes
+        axes.text(1.01, 0.5, f"{area:.3f}", transform=where, va="center", fontsize=LEGEND)
+    panels[-1].set(xlim=(shown[0], shown[-1]), xlabel=label)
+    if scale is _decades:
+        panels[-1].set_xscale("log")
+    heading = f"{title}\n" if title else ""
+    figure.suptitle(f"{heading}grey: {inside_name}; right: area under the ROC curve", fontsize=9)
     return figure
+
+
+def _as_they_are(scores: Tensor) -> Tensor:
+    return scores
+
+
+def _decades(scores: Tensor) -> Tensor:
+    return scores.double().clamp_min(TINY).log10()
+
+
+def _spans_decades(sets: Sequence[Tensor]) -> bool:
+    """Tell scores that are positive, and of several orders of magnitude within the middle 90 %."""
+    scores = torch.cat([each[each.isfinite()].double() for each in sets])
+    if not len(scores) or bool((scores < 0).any()):
+        return False
+    low, high = np.quantile(scores.numpy(), (0.05, 0.95))
+    return bool(high > 1000 * max(low, TINY))
 
 
 def _edges(sets: Sequence[Tensor]) -> np.ndarray:
@@ -180,21 +271,21 @@ def roc_figure(inside: Tensor, outside: Mapping[str, Tensor], title: str = "") -
     Raises:
         UserError: no scores, or NaN.
     """
-    figure = new_figure(4.6, 4.4)
+    figure = new_figure(4.8, 4.6)
     axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color=INSIDE, linewidth=0.8, linestyle=":")
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.8, linestyle=":")
     for (name, scores), color in zip(outside.items(), class_colors(len(outside)), strict=True):
-        false, true = roc_points(inside, scores)
+        false, true = (100 * rate for rate in roc_points(inside, scores))
         area = auroc(inside, scores)
         text = f"{name}: {area.value:.3f} ({area.low:.3f} to {area.high:.3f})"
         axes.plot(false.numpy(), true.numpy(), color=color, linewidth=1.3, label=text)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    axes.set(xlim=(-1, 101), ylim=(-1, 101), aspect="equal")
+    axes.set(xlabel="false positive rate in %", ylabel="true positive rate in %")
     axes.set_title(title, fontsize=9)
     if outside:
         axes.legend(
-            fontsize=LEGEND, frameon=False, loc="lower right", title="area under the curve",
-            title_fontsize=LEGEND,
+            fontsize=LEGEND, frameon=False, loc="lower right",
+            title="area under the curve (95 % interval)", title_fontsize=LEGEND,
         )  # fmt: skip
     return figure
 
@@ -207,49 +298,17 @@ def confusion_figure(counts: Tensor, class_names: Sequence[str]) -> Figure:
     Raises:
         UserError: another number of names.
     """
-    shares = counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
-    figure, axes = _map(shares.fill_diagonal_(0.0), counts.tolist(), class_names, "Reds")
+    shares = 100 * counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
+    texts = [[str(count or "") for count in row] for row in counts.tolist()]
+    wrong = counts.clone().fill_diagonal_(0)
+    figure, axes, image = square_figure(shares.fill_diagonal_(0.0), texts, class_names, "Reds")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the class in %, errors alone")
     axes.set(xlabel="predicted", ylabel="class")
-    total = int(counts.sum())
-    axes.set_title(f"{total - int(counts.diagonal().sum())} errors in {total}", fontsize=9)
+    total, errors = int(counts.sum()), int(wrong.sum())
+    heading = f"{errors:,} of {total:,} test samples are misclassified"
+    if errors:
+        worst = int(wrong.argmax())
+        a, b = (class_names[k] for k in divmod(worst, len(counts)))
+        heading += f",\nmost often {a} as {b} ({int(wrong.max())} times)"
+    axes.set_title(heading, fontsize=9)
     return figure
-
-
-def distance_figure(distances: Tensor, class_names: Sequence[str]) -> Figure:
-    """Draw distances of the classes' means (K, K), in standard deviations: the darker, the nearer.
-
-    Raises:
-        UserError: another number of names.
-    """
-    away = distances.clone().fill_diagonal_(torch.nan)
-    texts = [[f"{value:.2f}" for value in row] for row in distances.tolist()]
-    figure, axes = _map(away, texts, class_names, "Blues_r")
-    axes.set_title("distance of the class means, in standard deviations", fontsize=9)
-    return figure
-
-
-def _map(
-    values: Tensor, texts: Sequence[Sequence[object]], names: Sequence[str], colors: str
-) -> tuple[Figure, Axes]:
-    """Draw a square of colours, with the numbers in it and the classes beside it."""
-    count = len(values)
-    if len(names) != count:
-        raise UserError(f"expected {count} class names, got {len(names)}")
-    side = 1.6 + min(6.0, 0.36 * count)
-    figure = new_figure(side, side)
-    axes = figure.add_subplot()
-    image = axes.imshow(values.numpy(), cmap=colors)
-    shown = names if count <= MOST_NAMES else []
-    turned = 90 if max(map(len, names)) > 2 else 0
-    axes.set_xticks(range(len(shown)), shown, rotation=turned, fontsize=FONT)
-    axes.set_yticks(range(len(shown)), shown, fontsize=FONT)
-    if count > MOST_NUMBERS:
-        figure.colorbar(image, ax=axes, shrink=0.7)
-        return figure, axes
-    lightness = image.to_rgba(values.numpy())[..., :3] @ (0.3, 0.59, 0.11)
-    for row, line in enumerate(texts):
-        for column, text in enumerate(line):
-            dark = row != column and lightness[row, column] < 0.5
-            color = "white" if dark else "black"
-            axes.text(column, row, str(text), ha="center", va="center", fontsize=FONT, color=color)
-    return figure, axes

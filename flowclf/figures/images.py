@@ -44,14 +44,23 @@ def image_grid(images: Tensor, levels: int) -> Tensor:
     return grid if channels == 3 else grid[:, :, :1].expand(-1, -1, 3)
 
 
-def sample_figure(images: Tensor, class_names: Sequence[str], levels: int) -> Figure:
+def sample_figure(
+    images: Tensor, class_names: Sequence[str], levels: int, temperature: float | None = None
+) -> Figure:
     """Draw samples (K, n, channels, H, W): a row a class, its name beside it."""
-    return _rows_figure(images, levels, labels=class_names, title="samples of each class")
+    at = "" if temperature is None else f" at temperature {temperature:g}"
+    return _rows_figure(
+        images, levels, class_names, f"images that the model drew of each class{at}"
+    )
 
 
-def interpolation_figure(strips: Tensor, levels: int) -> Figure:
-    """Draw strips (P, steps, channels, H, W): a row a pair, from one image to the other."""
-    return _rows_figure(strips, levels, labels=(), title="straight lines in latent space")
+def interpolation_figure(strips: Tensor, levels: int, labels: Sequence[str] = ()) -> Figure:
+    """Draw strips (P, steps, channels, H, W): a row a pair, from one image to the other.
+
+    `labels` stand beside the rows, as `pair_labels` has them.
+    """
+    title = "straight lines in latent space from one test image (left) to another (right)"
+    return _rows_figure(strips, levels, labels, title)
 
 
 def temperature_figure(
@@ -113,10 +122,15 @@ def draw_images(axes: Axes, images: Tensor, levels: int, labels: Sequence[str] =
 
     In the axes' units a pixel is 1, and the first image begins at -0.5.
     """
-    axes.imshow(image_grid(images, levels).numpy(), interpolation="nearest")
+    height, width = images.shape[-2:]
+    grid = image_grid(images, levels)
+    # The gaps show the page, be it light or dark.
+    down, across = (torch.arange(n) for n in grid.shape[:2])
+    inside = torch.outer(down % (height + GAP) < height, across % (width + GAP) < width)
+    shown = torch.cat((grid, inside[..., None].to(grid)), 2)
+    axes.imshow(shown.numpy(), interpolation="nearest")
     axes.set_xticks([])
     axes.spines[:].set_visible(False)
-    height = images.shape[-2]
     centres = [(height + GAP) * row + (height - 1) / 2 for row in range(len(labels))]
     axes.set_yticks(centres, labels=labels, fontsize=8)
     axes.tick_params(length=0)
@@ -171,8 +185,10 @@ def reconstruction_figure(blocks: Mapping[str, Mapping[str, Tensor]], levels: in
 
 def _rows_figure(images: Tensor, levels: int, labels: Sequence[str], title: str) -> Figure:
     rows, columns, _, height, width = images.shape
-    figure = new_figure(1.2 + INCHES * columns * width / height, 0.5 + INCHES * rows)
+    margin = 0.5 + LETTER * max(map(len, labels), default=0)
+    side = margin + INCHES * columns * width / height
+    figure = new_figure(max(side, LETTER * len(title)), 0.5 + INCHES * rows)
     axes = figure.add_subplot()
     draw_images(axes, images, levels, labels)
-    axes.set_title(title, fontsize=9)
+    figure.suptitle(title, fontsize=9)
     return figure

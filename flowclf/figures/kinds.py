@@ -7,9 +7,15 @@ import torch
 
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Dataset, Split
+from flowclf.data.outliers import Outliers
+from flowclf.evaluation import Options, Subject, evaluate_subject
+from flowclf.evaluation.clustering import class_distances, distance_error
+from flowclf.evaluation.explain import explanations
 from flowclf.evaluation.extraction import average_latent, fit_image_classifier
 from flowclf.figures.canonical_images import extracted_digits, extraction_figure
 from flowclf.figures.curves import information_figure, learning_figure
+from flowclf.figures.evaluation import DRAWN_SCORES, result_figures, score_figures
+from flowclf.figures.explain import explain_figure
 from flowclf.figures.images import reconstructed, reconstruction_figure
 from flowclf.figures.landscape import landscape_figure, loss_landscape
 from flowclf.figures.latent import embedded_latents, principal_figure
@@ -39,11 +45,20 @@ class Source:
     image: int = 0  # row of the test split
     rows: Rows = ()  # estimates of information, recorded by a bench
     history: Rows = ()  # of the training, as metrics.jsonl has it
+    validation: Split | None = None  # held out from the training
+    outliers: tuple[Outliers, ...] = ()  # out-of-distribution data
+    score: str = "negative-log-prob"  # that tells these from the test split
 
     @property
     def names(self) -> Sequence[str]:
         """Names of the classes."""
         return self.dataset.class_names
+
+    @property
+    def subject(self) -> Subject:
+        """Subject of an evaluation."""
+        options = Options(self.outliers, levels=self.dataset.levels)
+        return Subject(self.model, self.test, self.training, self.validation, options=options)
 
     @property
     def levels(self) -> int:
@@ -70,7 +85,43 @@ def _trajectory(source: Source) -> Figure:
 def _similarity(source: Source) -> Figure:
     mixture = source.model.mixture
     means = mixture.embed(mixture.centres()).detach().cpu()
-    return similarity_figure(means, mixture.std().detach().cpu(), source.names)
+    distances = class_distances(means, mixture.std().detach().cpu())
+    return similarity_figure(distances, source.names, distance_error(source.training.labelled().y))
+
+
+def _evaluated(suite: str, key: str) -> Callable[[Source], Figure]:
+    """Return what runs a suite, and draws the rows of a key."""
+
+    def draw(source: Source) -> Figure:
+        rows = evaluate_subject(source.subject, [suite])
+        return result_figures(source.name, rows, source.names)[key]
+
+    return draw
+
+
+def _scores(kind: str) -> Callable[[Source], Figure]:
+    """Return what draws `roc` or `scores` of the outliers."""
+
+    def draw(source: Source) -> Figure:
+        inside, outside = source.subject.outlier_scores
+        known = [score for score in DRAWN_SCORES if score in inside]
+        if source.score not in known:
+            raise UserError(
+                f"expected --score to be one of {', '.join(known)}, got {source.score!r}"
+            )
+        sets = {name: values[source.score] for name, values in outside.items()}
+        figures = score_figures(source.score, inside[source.score], sets)
+        return figures[f"{kind}-{source.score}"]
+
+    return draw
+
+
+def _explained(source: Source) -> Figure:
+    data, subject = source.dataset, source.subject
+    rows = evaluate_subject(subject, ["explain"])["explain"]
+    found = explanations(source.model, source.test, rows)
+    names = data.vocabulary or data.feature_names
+    return explain_figure(found, source.names, data.levels, names)
 
 
 def _extraction(source: Source) -> Figure:
@@ -116,6 +167,17 @@ KINDS: dict[str, Kind] = {
         {"posterior_is_mixture": True}, "the posterior of its mixture",
     ),
     "similarity": Kind(_similarity),
+    "reliability": Kind(_evaluated("reliability", "reliability")),
+    "confusion": Kind(_evaluated("confusion", "confusion")),
+    "explain": Kind(_explained, *DECODES),
+    "roc": Kind(_scores("roc")),
+    "scores": Kind(_scores("scores")),
+    "shift": Kind(_evaluated("shift", "shift"), channels=(1, 3)),
+    "attack": Kind(_evaluated("attack", "attack"), channels=(1, 3)),
+    "sample-quality": Kind(
+        _evaluated("samples", "sample_quality"),
+        {"can_sample": True}, "a model of x to draw from", (1, 3),
+    ),
     "trajectory": Kind(_trajectory, channels=(3,)),
     "extraction": Kind(
         _extraction, {"encoder_kind": "relaxed-label"}, "a label among its latents", (1, 3)

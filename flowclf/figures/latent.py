@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, latents
 from flowclf.data import Split
+from flowclf.figures.labels import place_labels
 from flowclf.figures.style import Figure, class_colors, new_figure
 from flowclf.support.errors import UserError
 
@@ -23,15 +24,13 @@ __all__ = [
     "principal_figure",
     "principal_plane",
     "scatter_classes",
-    "spread_out",
 ]
 
 MOST_POINTS = 2000
 # Shares of a class's samples that its contours enclose.
 SHARES = (0.5, 0.9)
 GRID, LEAST_SAMPLES = 90, 5
-# Least distance of two names as a share of the points' range, and the rounds of moving them.
-NAMES_APART, ROUNDS = 0.07, 50
+GAUSSIANS = "×: mean of a class; ellipse: two standard deviations, which hold 86 % of its Gaussian"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +72,17 @@ def latent_figure(
 ) -> Figure:
     """Project latents z (N, D) with labels y (N,) on the plane of the class means (K, D).
 
-    A cross is a class mean, with an ellipse around it of two standard deviations (K, D), where 86 %
-    of the Gaussian's projection lies; the name stands at the average of the class's latents. The
-    larger the weight of the cross-entropy, the further out these lie. IB-INN (Ardizzone et al.
-    2020), Figure 7.
+    A cross is a class mean, its name beside it, with an ellipse around it of two standard
+    deviations (K, D), where 86 % of the Gaussian's projection lies. The larger the weight of the
+    cross-entropy, the further from their cross the latents lie. IB-INN (Ardizzone et al. 2020),
+    Figure 7.
     """
-    figure = new_figure(5.6, 4.6)
+    figure = new_figure(5.6, 4.9)
     axes = figure.add_subplot()
     _draw_gaussians(axes, z, y, means, std, class_names)
-    axes.set(xlabel="first direction of the class means", ylabel="second direction")
-    axes.set_title("test set in the plane of the class means", fontsize=9)
+    axes.set(xlabel="first direction of the class means, latent units", ylabel="second direction")
+    axes.set_title(f"where the test set lies in latent space\n{GAUSSIANS}", fontsize=9)
+    place_labels(figure)
     return figure
 
 
@@ -98,6 +98,8 @@ def latent_panels(
     for axes, (title, z, y, means, std) in zip(grid, panels, strict=True):
         _draw_gaussians(axes, z, y, means, std, class_names)
         axes.set_title(title, fontsize=9)
+    figure.suptitle(GAUSSIANS, fontsize=8)
+    place_labels(figure)
     return figure
 
 
@@ -115,17 +117,18 @@ def _draw_gaussians(
         angle = float(torch.atan2(directions[1, 0], directions[0, 0]).rad2deg())
         across, up = centres[k].tolist()
         axes.scatter(across, up, marker="X", s=60, color=color, edgecolors="white", zorder=3)
-        style = {"fill": False, "color": color, "linewidth": 0.9, "alpha": 0.8}
+        style = {"fill": False, "color": color, "linewidth": 0.6, "alpha": 0.7}
         axes.add_patch(Ellipse((across, up), width, height, angle=angle, **style))
-        _write_name(axes, own.mean(0) if len(own) else centres[k], class_names[k], color)
+        _write_name(axes, centres[k], class_names[k], color)
     axes.set_aspect("equal")
 
 
 def _write_name(axes: Axes, place: Tensor, name: str, color: str) -> None:
-    """Write a name in a box of its class's colour, centred at a place (2,)."""
+    """Write a name in a box of its class's colour, for `place_labels` to move beside (2,)."""
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": color, "alpha": 0.85}
+    look: dict[str, Any] = {"fontsize": 7.5, "bbox": box, "zorder": 4}
     x, y = place.tolist()
-    box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": color, "alpha": 0.9}
-    axes.annotate(name, (x, y), ha="center", va="center", fontsize=8, bbox=box, zorder=4)
+    axes.annotate(name, (x, y), (0, 0), textcoords="offset points", **look)
 
 
 def principal_plane(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,6 +173,7 @@ def principal_figure(panels: Mapping[str, Latents], class_names: Sequence[str]) 
         axes.set_ylabel(f"second component ({second})", fontsize=8)
         axes.tick_params(labelsize=7)
     figure.supxlabel("contours hold 50 % and 90 % of a class; a cross is its mean", fontsize=8)
+    place_labels(figure)
     return figure
 
 
@@ -182,12 +186,8 @@ def _draw_densities(
         own = points[y == k]
         if len(own) >= LEAST_SAMPLES and bool(torch.linalg.det(own.T.cov()) > 0):
             _draw_contours(axes, own, color)
-    averages = [
-        points[y == k].mean(0) if bool((y == k).any()) else means[k] for k in range(len(means))
-    ]
-    apart = NAMES_APART * float((points.max(0).values - points.min(0).values).max())
-    for place, name, color in zip(spread_out(averages, apart), class_names, colors, strict=True):
-        _write_name(axes, place, name, color)
+    for k, color in enumerate(colors):
+        _write_name(axes, means[k], class_names[k], color)
 
 
 def scatter_classes(
@@ -208,20 +208,6 @@ def scatter_classes(
         look: dict[str, Any] = {"marker": "X", "edgecolors": "white", "label": class_names[k]}
         axes.scatter(across, up, color=color, **look, **mark)
     axes.set_aspect("equal", adjustable="datalim")
-
-
-def spread_out(places: Sequence[Tensor], apart: float) -> Tensor:
-    """Move places (K, 2) until any two are that far apart, or nearly so."""
-    moved = torch.stack(list(places))
-    # Two at the very same place have no direction to be moved in.
-    angles = torch.arange(len(moved), dtype=moved.dtype)
-    moved += 1e-3 * apart * torch.stack((angles.cos(), angles.sin()), 1)
-    for _ in range(ROUNDS):
-        away = moved[:, None] - moved
-        distance = away.norm(dim=2).fill_diagonal_(torch.inf)
-        push = (apart - distance).clamp_min(0) / 2
-        moved += (push / distance)[..., None].mul(away).sum(1)
-    return moved
 
 
 def _draw_contours(axes: Axes, points: Tensor, color: str) -> None:

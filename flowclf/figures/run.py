@@ -32,7 +32,8 @@ def run_figures(
 
 def draw_samples(model: GenerativeClassifier, class_names: Sequence[str], levels: int) -> Figure:
     """Draw samples of every class, the same ones each time."""
-    return sample_figure(class_samples(model, PER_CLASS, TEMPERATURE, seed=0), class_names, levels)
+    drawn = class_samples(model, PER_CLASS, TEMPERATURE, seed=0)
+    return sample_figure(drawn, class_names, levels, TEMPERATURE)
 
 
 def draw_latents(model: GenerativeClassifier, test: Split, class_names: Sequence[str]) -> Figure:

@@ -1,40 +1,101 @@
-"""Similarity of the classes: distances of their means in latent space."""
+"""Squares of classes by classes: how far apart their means are in latent space."""
 
 from collections.abc import Sequence
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from torch import Tensor
 
-from flowclf.evaluation.clustering import class_distances
 from flowclf.figures.style import Figure, new_figure
+from flowclf.support.errors import UserError
 
-__all__ = ["similarity_figure"]
+__all__ = ["similarity_figure", "square_figure"]
 
-# Beyond so many classes numbers would not be read.
-MOST_NUMBERS = 12
+# Beyond so many classes neither numbers nor names can be read.
+MOST_NUMBERS, MOST_NAMES = 15, 40
+FONT = 7
+# Standard errors that a scale spans at least, and that the distances of ten classes may span by
+# chance.
+WIDEST, NOISE = 10, 5
 
 
-def similarity_figure(means: Tensor, std: Tensor, class_names: Sequence[str]) -> Figure:
-    """Draw the distances of class means (K, D) in standard deviations (K, D) as a matrix.
+def similarity_figure(
+    distances: Tensor, class_names: Sequence[str], error: float | None = None
+) -> Figure:
+    """Draw distances of the classes' means (K, K), in standard deviations: the darker, the nearer.
 
-    The nearer two means, the more similar the classes are to the model. IB-INN (Ardizzone et al.
-    2020), Figure 10, finds cats by dogs and cars by trucks.
+    `error` is a distance's standard error. The scale spans the distances, and at least ten
+    standard errors, so that mere noise looks even; the diagonal is left out. IB-INN (Ardizzone et
+    al. 2020), Figure 10, finds cats by dogs and cars by trucks.
+
+    Raises:
+        UserError: another number of names.
     """
-    distances = class_distances(means, std)
-    classes = len(distances)
-    figure = new_figure(5.6, 4.8)
-    axes = figure.add_subplot()
-    apart = distances.masked_fill(torch.eye(classes, dtype=torch.bool), torch.nan)
-    image = axes.imshow(apart.numpy(), cmap="viridis_r")
-    ticks = range(classes)
-    axes.set_xticks(ticks, class_names, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(ticks, class_names, fontsize=8)
-    middle = float(distances.max() + distances[distances > 0].min()) / 2 if classes > 1 else 0.0
-    for i in ticks if classes <= MOST_NUMBERS else ():
-        for j in ticks:
-            if i != j:
-                value = float(distances[i, j])
-                color = "white" if value > middle else "black"
-                axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7, color=color)
-    figure.colorbar(image, ax=axes, label="distance of the means, standard deviations")
+    own = torch.eye(len(distances), dtype=torch.bool)
+    others = distances[~own]
+    texts = [["" if i == j else f"{value:.1f}" for j, value in enumerate(row)]
+             for i, row in enumerate(distances.tolist())]  # fmt: skip
+    away = distances.double().masked_fill(own, torch.nan)
+    figure, axes, image = square_figure(away, texts, class_names, "YlGnBu_r")
+    low, high = (float(others.min()), float(others.max())) if len(others) else (0.0, 1.0)
+    margin = max(0.0, WIDEST * (error or 0.0) - (high - low)) / 2
+    image.set_clim(low - margin, high + margin)
+    figure.colorbar(
+        image, ax=axes, shrink=0.7, label="distance of the means in standard deviations"
+    )
+    axes.set_title(_heading(away, class_names, error), fontsize=9)
+    _color_numbers(axes, image)
     return figure
+
+
+def _heading(away: Tensor, names: Sequence[str], error: float | None) -> str:
+    if bool(away.isnan().all()):
+        return ""
+    spread = f" ± {error:.2f}" if error is not None else ""
+    low, high = away.nan_to_num(torch.inf).min(), away.nan_to_num(-torch.inf).max()
+    if error is not None and float(high - low) < NOISE * error:
+        return f"no classes are nearer than others: a distance has an error of{spread}"
+    a, b = divmod(int(away.nan_to_num(torch.inf).argmin()), len(away))
+    return f"nearest to each other: {names[a]} and {names[b]}, {float(low):.1f}{spread}"
+
+
+def square_figure(
+    values: Tensor, texts: Sequence[Sequence[str]], names: Sequence[str], colors: str
+) -> tuple[Figure, Axes, AxesImage]:
+    """Draw a square (K, K) of colours, with the texts in it and the classes beside it.
+
+    Raises:
+        UserError: another number of names.
+    """
+    count = len(values)
+    if len(names) != count:
+        raise UserError(f"expected {count} class names, got {len(names)}")
+    side = 1.6 + min(6.0, 0.36 * count)
+    figure = new_figure(max(4.2, side + 0.7), max(3.6, side))
+    axes = figure.add_subplot()
+    image = axes.imshow(values.numpy(), cmap=colors)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    shown = names if count <= MOST_NAMES else []
+    turned = 90 if max(map(len, names)) > 2 else 0
+    axes.set_xticks(range(len(shown)), shown, rotation=turned, fontsize=FONT)
+    axes.set_yticks(range(len(shown)), shown, fontsize=FONT)
+    for row, line in enumerate(texts if count <= MOST_NUMBERS else ()):
+        for column, text in enumerate(line):
+            if text:
+                axes.text(column, row, text, ha="center", va="center", fontsize=FONT)
+    _color_numbers(axes, image)
+    return figure, axes, image
+
+
+def _color_numbers(axes: Axes, image: AxesImage) -> None:
+    """Write on dark colours in white."""
+    array = image.get_array()
+    assert array is not None, "drawn by imshow"
+    lightness = image.to_rgba(array)[..., :3] @ (0.3, 0.59, 0.11)
+    for text in axes.texts:
+        column, row = map(int, text.get_position())
+        # What has no value is not painted.
+        painted = bool(torch.tensor(float(array[row, column])).isfinite())
+        text.set_color("white" if painted and lightness[row, column] < 0.5 else "black")

@@ -1,12 +1,22 @@
-"""One look for all figures: colour-blind-safe, readable in print, no global state."""
+"""One look for all figures, light or dark: colour-blind-safe, readable in print, nothing global."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from colorsys import hls_to_rgb, rgb_to_hls
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from matplotlib import figure
+import numpy as np
+from matplotlib import figure, rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import Collection
+from matplotlib.colors import ListedColormap, to_rgba, to_rgba_array
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
 
 from flowclf.support.atomic_files import write_whole
 from flowclf.support.averages import mean_and_error
@@ -21,6 +31,7 @@ __all__ = [
     "Rows",
     "averages",
     "class_colors",
+    "darken",
     "draw_curve",
     "line_style",
     "new_figure",
@@ -43,10 +54,26 @@ BLUE, RED, GREY = "#2166ac", "#b2182b", "#777777"
 MARKERS = "osD^vPX*<>"
 FORMATS = (".png", ".pdf", ".svg")
 DPI = 150
+# Twins of pictures that hold images, in a folder beside them: a page cannot turn those dark itself.
+DARK = "dark"
+# Lightness of a dark page and of its text.
+PAGE, INK = 0.12, 0.92
+# What axes look like from the beginning.
+STYLE: dict[Any, Any] = {
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
+    "axes.edgecolor": "#555555", "axes.labelsize": 9, "axes.titlesize": 9, "axes.titleweight": 600,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "xtick.color": "#333333", "ytick.color": "#333333",
+    "xtick.major.width": 0.7, "ytick.major.width": 0.7,
+}  # fmt: skip
 
 
 class Figure(figure.Figure):
-    """Figure that Jupyter shows without `%matplotlib inline` or pyplot."""
+    """Figure in the house's style, which Jupyter shows without `%matplotlib inline` or pyplot."""
+
+    def add_subplot(self, *args: Any, **options: Any) -> Any:
+        """Add axes in the house's style."""
+        with rc_context(STYLE):
+            return super().add_subplot(*args, **options)
 
     def _repr_png_(self) -> bytes:
         png = BytesIO()
@@ -59,23 +86,81 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: figure.Figure, path: Path) -> None:
-    """Write a figure atomically, in the format of the path's suffix.
+def save_figure(figure: figure.Figure, path: Path, *, dark: bool = False) -> None:
+    """Write a figure atomically, in the format of the path's suffix; `dark` turns it for good.
 
     Raises:
         UserError: another suffix than .png, .pdf or .svg.
     """
     if path.suffix not in FORMATS:
         raise UserError(f"expected a file ending in {', '.join(FORMATS)}, got {path.name!r}")
+    if dark:
+        darken(figure)
     write_whole(path, lambda part: figure.savefig(part, dpi=DPI))
 
 
 def save_figures(figures: Mapping[str, figure.Figure], folder: Path) -> list[Path]:
-    """Write each figure to NAME.png in a folder; return their paths."""
+    """Write each figure to NAME.png in a folder, those with images to dark/ too; return the first.
+
+    Plots have no dark twin, as a page can turn their colours itself (`darken` does the same).
+    """
     paths = [folder / f"{name}.png" for name in figures]
     for path, each in zip(paths, figures.values(), strict=True):
         save_figure(each, path)
+        if any(isinstance(found, AxesImage) and _is_picture(found) for found in each.findobj()):
+            save_figure(each, folder / DARK / path.name, dark=True)
     return paths
+
+
+def darken(figure: figure.Figure) -> None:
+    """Turn a finished figure dark: every colour keeps its hue, light and dark change places.
+
+    Scales of colours turn as well, pictures do not.
+    """
+    for artist in figure.findobj():
+        _darken(artist)
+
+
+def _darken(artist: Artist) -> None:
+    pairs: tuple[tuple[Any, Any], ...] = ()
+    if isinstance(artist, ScalarMappable) and artist.get_array() is not None:
+        if not (isinstance(artist, AxesImage) and _is_picture(artist)):
+            turned = [_turned(color) for color in artist.cmap(np.arange(artist.cmap.N))]
+            artist.set_cmap(ListedColormap(turned))
+    elif isinstance(artist, Line2D):
+        pairs = (
+            (artist.get_color, artist.set_color),
+            (artist.get_markerfacecolor, artist.set_markerfacecolor),
+            (artist.get_markeredgecolor, artist.set_markeredgecolor),
+        )
+    elif isinstance(artist, Text):
+        pairs = ((artist.get_color, artist.set_color),)
+        if box := artist.get_bbox_patch():
+            _darken(box)
+    elif isinstance(artist, Patch | Collection):
+        pairs = (
+            (artist.get_facecolor, artist.set_facecolor),
+            (artist.get_edgecolor, artist.set_edgecolor),
+        )
+    colors = [get() for get, _ in pairs]  # all before any is set: markers take a line's colour
+    for (_, set_color), color in zip(pairs, colors, strict=True):
+        if isinstance(color, str) and color in ("none", "auto"):
+            continue
+        turned = [_turned(each) for each in to_rgba_array(color)]
+        set_color(turned if isinstance(artist, Collection) else turned[0])
+
+
+def _is_picture(image: AxesImage) -> bool:
+    """Tell pixels with colours of their own from numbers on a scale of colours."""
+    array = image.get_array()
+    return array is not None and array.ndim == 3
+
+
+def _turned(color: Any) -> tuple[float, ...]:
+    """Return the colour (RGBA) whose lightness is as far from the page as this one's from white."""
+    red, green, blue, alpha = to_rgba(color)
+    hue, lightness, saturation = rgb_to_hls(red, green, blue)
+    return (*hls_to_rgb(hue, INK + (PAGE - INK) * lightness, saturation), alpha)
 
 
 def class_colors(classes: int) -> list[str]:

@@ -26,6 +26,7 @@ __all__ = [
     "model_interpolation_figure",
     "model_interpolations",
     "most_ambiguous",
+    "pair_labels",
 ]
 
 FRAME = "#e69f00"
@@ -52,17 +53,29 @@ def interpolation_strips(
     Raises:
         UserError: fewer test samples than two a pair.
     """
-    if len(test) < 2 * pairs:
-        raise UserError(f"expected at most {len(test) // 2} pairs of test samples, got {pairs}")
-    first, second = _draw_pairs(test.y, pairs, generator_for(seed, "interpolate"))
+    first, second = _draw_pairs(test, pairs, seed)
     device = model.mixture.device
     x0, x1 = (test.x[rows].to(device) for rows in (first, second))
     return model.interpolate(x0, x1, steps).transpose(0, 1)
 
 
-def _draw_pairs(y: Tensor, pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def pair_labels(test: Split, pairs: int, seed: int, class_names: Sequence[str]) -> list[str]:
+    """Name the classes of the pairs that `interpolation_strips` draws, as "4 → 9".
+
+    Raises:
+        UserError: fewer test samples than two a pair.
+    """
+    ends = (test.y[rows].tolist() for rows in _draw_pairs(test, pairs, seed))
+    names = [*class_names, "?"]  # -1 of a row without a label
+    return [f"{names[a]} → {names[b]}" for a, b in zip(*ends, strict=True)]
+
+
+def _draw_pairs(test: Split, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
     """Draw two tensors of row numbers, each row once, of different classes where possible."""
-    order = torch.randperm(len(y), generator=generator)
+    y = test.y
+    if len(y) < 2 * pairs:
+        raise UserError(f"expected at most {len(y) // 2} pairs of test samples, got {pairs}")
+    order = torch.randperm(len(y), generator=generator_for(seed, "interpolate"))
     first, free = order[:pairs], order[pairs:].tolist()
     second = []
     for row in first.tolist():
@@ -87,10 +100,13 @@ def model_interpolations(
     return strips
 
 
-def model_interpolation_figure(strips: Mapping[str, Tensor], levels: int) -> Figure:
+def model_interpolation_figure(
+    strips: Mapping[str, Tensor], levels: int, labels: Sequence[str] = ()
+) -> Figure:
     """Draw strips (pairs, steps, C, H, W) by the models' names: a block a pair, a row a model.
 
-    How β̃ changes the images between two images. IB-INN (Ardizzone et al. 2020), Figure 6.
+    How β̃ changes the images between two images. `labels` of `pair_labels` are the blocks' titles.
+    IB-INN (Ardizzone et al. 2020), Figure 6.
 
     Raises:
         UserError: no model, or strips of different shapes.
@@ -102,7 +118,8 @@ def model_interpolation_figure(strips: Mapping[str, Tensor], levels: int) -> Fig
             "take them from one call of model_interpolations"
         )
     blocks = torch.stack(list(strips.values()), 1)
-    titled = {f"pair {k + 1}": block for k, block in enumerate(blocks)}
+    titles = (f"{k + 1}: {labels[k]}" if labels else f"pair {k + 1}" for k in range(len(blocks)))
+    titled = dict(zip(titles, blocks, strict=True))
     return block_figure(titled, list(strips), levels, columns=2)
 
 

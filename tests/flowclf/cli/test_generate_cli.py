@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image
 
 from flowclf.cli.app import run
+from flowclf.evaluation import Options
+from flowclf.figures import kinds
 from flowclf.figures.kinds import KINDS
 from flowclf.support.safetensors import read_tensors, write_tensors
 
@@ -71,8 +74,13 @@ def test_evaluate_says_how_exact_a_run_is(
 
 
 def test_a_figure_of_every_kind_or_one_line_that_says_what_it_needs(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    few = {"families": ("fog",), "severities": (1,), "epsilons": (0.1,), "judge_steps": 2}
+    monkeypatch.setattr(kinds, "Options", partial(Options, samples=20, explained=2, **few))
     rows = tmp_path / "rows.csv"
     rows.write_text(f"{HEAD}all,10,2.0,3.0\n", encoding="utf-8")
     refused = {
@@ -104,3 +112,24 @@ def test_the_help_of_a_figure_names_every_kind(capsys: pytest.CaptureFixture[str
     assert run(["figure", "--help"]) == 0
     text = capsys.readouterr().out
     assert [kind for kind in KINDS if kind not in text] == []
+
+
+def test_a_score_without_a_figure_is_refused_and_a_dark_one_is_dark(
+    trained: Path, tmp_path: Path, refused: Command, document: Command
+) -> None:
+    words = ["figure", trained, "--device", "cpu", "--outliers", "uniform", "--kind"]
+    line = refused(*words, "roc", "--score", "luck")
+    assert "expected --score to be one of negative-log-prob, typicality, entropy" in line
+    dark = ["--score", "entropy", "--dark", "--out", tmp_path / "dark.png"]
+    document(*words, "scores", *dark)
+    with Image.open(tmp_path / "dark.png") as picture:
+        assert max(picture.convert("RGB").getpixel((0, 0))) < 50
+
+
+def test_explained_decisions_fit_in_80_letters(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", str(trained), "--suite", "explain", "--device", "cpu"]) == 0
+    decisions = capsys.readouterr().out.partition("decisions")[2].splitlines()
+    assert len(decisions) > 10
+    assert max(map(len, decisions)) <= 80

@@ -15,15 +15,18 @@ from flowclf import build
 from flowclf.data import Split
 from flowclf.data.outliers import Outliers
 from flowclf.evaluation import Options, Subject, evaluate_subject
-from flowclf.evaluation.calibration import Reliability, reliability
+from flowclf.evaluation.calibration import Reliability, reliability, wilson_interval
+from flowclf.evaluation.detection import auroc
 from flowclf.figures import save_figure
 from flowclf.figures.curves import (
     attack_figure,
     corruption_figure,
     information_figure,
     low_data_figure,
+    sample_quality_figure,
 )
 from flowclf.figures.evaluation import (
+    confusion_figure,
     evaluation_figures,
     reliability_figure,
     roc_figure,
@@ -49,20 +52,24 @@ def binned(generator: torch.Generator) -> Reliability:
     return reliability((2 * log_posterior).log_softmax(1), y)
 
 
-def test_bars_are_accuracies_and_shares(binned: Reliability, tmp_path: Path) -> None:
+def test_dots_are_accuracies_with_intervals_and_bars_are_counts(
+    binned: Reliability, tmp_path: Path
+) -> None:
     figure = reliability_figure({"one": binned, "two": binned})
     assert len(figure.axes) == 4
     upper, lower = figure.axes[0], figure.axes[2]
-    accuracies, shares = (
-        [patch.get_height() for patch in axes.patches if isinstance(patch, Rectangle)]
-        for axes in (upper, lower)
-    )
+    bars = [patch.get_height() for patch in lower.patches if isinstance(patch, Rectangle)]
+    assert bars == binned.count.tolist()
     filled = binned.count > 0
-    assert accuracies == pytest.approx(binned.accuracy[filled].tolist())
-    assert sum(shares) == pytest.approx(1)
-    dots = torch.as_tensor(upper.lines[1].get_xydata())
-    assert dots[:, 0].tolist() == pytest.approx(binned.confidence[filled].tolist())
-    assert upper.get_title().startswith("one\n")
+    assert texts(lower.texts) == [f"{count:,}" for count in binned.count[filled].tolist()]
+    dots = np.concatenate([line.get_xydata() for line in upper.lines[1:]])
+    assert dots[:, 0].tolist() == pytest.approx((100 * binned.confidence[filled]).tolist())
+    assert dots[:, 1].tolist() == pytest.approx((100 * binned.accuracy[filled]).tolist())
+    last = upper.collections[-1].get_segments()[0]
+    count, share = int(binned.count[-1]), float(binned.accuracy[-1])
+    ends = wilson_interval(round(count * share), count)
+    assert last[:, 1].tolist() == pytest.approx([100 * end for end in ends])
+    assert upper.get_title().startswith("one: confidence is off by")
     assert f"{100 * binned.expected_error:.1f} %" in upper.get_title()
     for systems in (1, 4):
         found = {f"system {i}": binned for i in range(systems)}
@@ -71,27 +78,64 @@ def test_bars_are_accuracies_and_shares(binned: Reliability, tmp_path: Path) -> 
         reliability_figure({})
 
 
+def test_nothing_joins_bins_and_one_sample_has_a_hollow_dot_without_an_interval() -> None:
+    p = torch.tensor([[0.9, 0.1]] * 5 + [[0.55, 0.45]])
+    upper = reliability_figure({"x": reliability(p.log(), torch.tensor([0, 0, 0, 0, 1, 1]))}).axes[
+        0
+    ]
+    diagonal, *dots = upper.lines
+    assert [len(dot.get_xydata()) for dot in dots] == [1, 1]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [True, False]
+    assert len(upper.collections) == 1
+
+
+def test_confusion_writes_no_zeros_and_names_the_commonest_error() -> None:
+    counts = torch.tensor([[5, 0, 3], [1, 7, 0], [0, 0, 9]])
+    axes = confusion_figure(counts, ("a", "b", "c")).axes[0]
+    assert sorted(texts(axes.texts)) == ["1", "3", "5", "7", "9"]
+    assert (
+        axes.get_title() == "4 of 25 test samples are misclassified,\nmost often a as c (3 times)"
+    )
+    perfect = confusion_figure(torch.eye(3).long(), ("a", "b", "c")).axes[0]
+    assert perfect.get_title() == "0 of 3 test samples are misclassified"
+
+
 # Scores of out-of-distribution data.
 
 
 def histograms(figure: Figure) -> list[tuple[np.ndarray, np.ndarray]]:
-    patches = [p for p in figure.axes[0].patches if isinstance(p, StepPatch)]
+    """Values and edges of each panel: of what is inside, and of the set."""
+    patches = [p for axes in figure.axes for p in axes.patches if isinstance(p, StepPatch)]
     return [(np.asarray(p.get_data().values), np.asarray(p.get_data().edges)) for p in patches]
 
 
 def test_histograms_are_densities_on_common_bins(generator: torch.Generator) -> None:
     inside = torch.randn(500, generator=generator)
     outside = {"near": inside[:200] + 1, "far": 3 + inside}
-    figure = score_histograms(inside, outside, "-log q(x) / d [nats]", "digits")
+    figure = score_histograms(inside, outside, "-log q(x) / d, nats", "digits", "by density")
     found = histograms(figure)
-    assert texts(figure.axes[0].get_legend().get_texts()) == ["digits", "near", "far"]
-    assert len(found) == 3
+    assert [axes.get_ylabel() for axes in figure.axes] == ["near", "far"]
+    assert figure.axes[-1].get_xlabel() == "-log q(x) / d, nats"
+    assert texts(figure.axes[1].texts) == [f"{auroc(inside, outside['far']).value:.3f}"]
+    assert figure.get_suptitle().startswith("by density\ngrey: digits")
+    assert len(found) == 4
     for values, edges in found:
         assert np.array_equal(edges, found[0][1])
         assert (values * np.diff(edges)).sum() == pytest.approx(1)
     centres = (found[0][1][1:] + found[0][1][:-1]) / 2
     means = [float((values * centres).sum() / values.sum()) for values, _ in found]
-    assert means == pytest.approx([float(s.mean()) for s in (inside, *outside.values())], abs=0.1)
+    expected = [float(s.mean()) for s in (inside, outside["near"], inside, outside["far"])]
+    assert means == pytest.approx(expected, abs=0.1)
+
+
+def test_scores_of_many_orders_of_magnitude_have_a_logarithmic_axis(
+    generator: torch.Generator,
+) -> None:
+    inside = 10 ** (3 * torch.randn(500, generator=generator) - 5).clamp_max(0)
+    figure = score_histograms(inside, {"x": inside * 10, "zero": inside * 0}, "entropy")
+    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+    for values, edges in histograms(figure):
+        assert (values * np.diff(np.log10(edges))).sum() == pytest.approx(1)
 
 
 def test_extreme_scores_do_not_squash_the_rest_and_constant_ones_are_drawn(
@@ -114,8 +158,8 @@ def test_curves_go_from_corner_to_corner(generator: torch.Generator) -> None:
     chance, apart, alike = [np.asarray(line.get_xydata()) for line in figure.axes[0].lines]
     for line in (chance, apart, alike):
         assert line[0].tolist() == [0, 0]
-        assert line[-1].tolist() == [1, 1]
-    assert [0, 1] in apart.tolist()
+        assert line[-1].tolist() == [100, 100]
+    assert [0, 100] in apart.tolist()
     assert np.allclose(alike[:, 0], alike[:, 1])
     first, second = texts(figure.axes[0].get_legend().get_texts())
     assert first == "apart: 1.000 (1.000 to 1.000)"
@@ -154,26 +198,48 @@ def test_corruption_lines_are_means_over_families(tmp_path: Path) -> None:
     accuracy, ece = figure.axes
     assert [line.get_label() for line in accuracy.lines] == ["one", "two"]
     assert list(accuracy.lines[0].get_xdata()) == [0, 1, 2, 3, 4, 5]
-    expected = [0.9 - 0.05 * s for s in range(6)]
+    expected = [90 - 5 * s for s in range(6)]
     assert list(accuracy.lines[0].get_ydata()) == pytest.approx(expected)
-    assert list(ece.lines[1].get_ydata())[1:] == pytest.approx([0.01 * s for s in range(1, 6)])
-    ends = [0.8 - 0.1 / 3**0.5, 0.8 + 0.1 / 3**0.5]
+    assert list(ece.lines[1].get_ydata())[1:] == pytest.approx([1.0 * s for s in range(1, 6)])
+    ends = [80 - 10 / 3**0.5, 80 + 10 / 3**0.5]
     assert band_at(accuracy.collections[0], 2) == pytest.approx(ends, abs=1e-5)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["accuracy in %", "ECE (15 bins) in %"]
+    assert "band: ± one standard error over the kinds" in figure.get_suptitle()
     assert_written(figure, tmp_path / "curves.png")
 
 
 def test_attack_lines_run_with_epsilon(tmp_path: Path) -> None:
     figure = attack_figure({"plain": attack_rows(None), "flow": attack_rows(0.8)})
     accuracy, auroc = figure.axes
-    assert list(accuracy.lines[0].get_xdata()) == [0.0, 0.1, 0.2]
-    assert list(accuracy.lines[0].get_ydata()) == [0.9, 0.4, 0.1]
+    assert list(accuracy.lines[0].get_xdata()) == [0.0, 10, 20]
+    assert list(accuracy.lines[0].get_ydata()) == [90, 40, 10]
     chance, flow = auroc.lines
     assert flow.get_label() == "flow"
     assert flow.get_color() == accuracy.lines[1].get_color() != accuracy.lines[0].get_color()
-    assert list(flow.get_ydata()) == [0.8] * 3
-    assert chance.get_ydata()[0] == 0.5
+    assert list(flow.get_ydata()) == [80] * 3
+    assert chance.get_ydata()[0] == 50
     assert_written(figure, tmp_path / "curves.svg")
     assert len(attack_figure({"plain": attack_rows(None)}).axes) == 1  # no densities
+
+
+# Samples.
+
+
+def test_quality_is_drawn_by_temperature_with_the_floor() -> None:
+    rows = [
+        {
+            "temperature": t,
+            "class_consistency": 1 - t / 2,
+            "frechet_distance": t,
+            "frechet_floor": 3,
+        }
+        for t in (1.0, 0.5)
+    ]
+    consistency, distance = sample_quality_figure({"one": rows}).axes
+    assert consistency.lines[0].get_xydata().tolist() == [[0.5, 75], [1, 50]]
+    assert distance.lines[0].get_xydata().tolist() == [[0.5, 0.5], [1, 1]]
+    assert distance.lines[1].get_ydata()[0] == 3
+    assert consistency.get_ylabel() == "class consistency in % ↑"
 
 
 # Learning curves.
@@ -279,4 +345,5 @@ def test_a_figure_for_each_suite_that_has_one(tmp_path: Path, generator: torch.G
     ]  # fmt: skip
     assert all(path.stat().st_size > 5000 for path in paths)
     assert sum(row["count"] for row in results["reliability"]) == 24
+    assert {row["epsilon"] for row in results["attack"]} == {0, 0.05, 0.1}
     assert evaluation_figures("ib-inn", {"accuracy": 1.0}, tmp_path, names) == []

@@ -53,7 +53,7 @@ def test_a_row_a_prediction() -> None:
         texts = [(text.get_text(), text.get_color()) for text in image.texts]
         true = "true ?" if each.label < 0 else f"true {NAMES[each.label]}"
         assert texts == [(true, "black"), ("one  0.58", BLUE), ("two  0.40", RED)]
-        assert strip.images[0].get_array().shape == (6, 5 * STEPS - 1, 3)
+        assert strip.images[0].get_array().shape == (6, 5 * STEPS - 1, 4)
         assert_array(map_.images[0].get_array(), each.contributions.sum(0))
         for line, values in zip(curves.lines, each.path_posterior.T, strict=True):
             assert_array(line.get_ydata(), values)

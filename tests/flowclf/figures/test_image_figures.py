@@ -35,6 +35,7 @@ from flowclf.figures.walks import (
     model_interpolation_figure,
     model_interpolations,
     most_ambiguous,
+    pair_labels,
 )
 from flowclf.support.errors import UserError
 from flowclf.systems.untapped import Untapped
@@ -78,6 +79,8 @@ def test_interpolations_join_test_images_of_different_classes(
     ends = [[tuple(s[i].floor().long().flatten().tolist()) for i in (0, -1)] for s in strips]
     assert all(known[first] != known[last] for first, last in ends)
     assert len({last for _, last in ends}) == 20
+    labels = pair_labels(test_split, 20, 0, [f"c{k}" for k in range(10)])
+    assert labels == [f"c{known[first]} → c{known[last]}" for first, last in ends]
     with pytest.raises(UserError, match="at most 225 pairs"):
         interpolation_strips(digits_flow, test_split, pairs=226, steps=3, seed=0)
 
@@ -100,9 +103,10 @@ def test_a_block_a_temperature_and_a_row_a_class() -> None:
     figure = temperature_figure(blocks, NAMES, 17)
     assert titles(figure) == ["temperature 0.5", "temperature 1"]
     low, high = (axes.images[0].get_array() for axes in figure.axes)
-    assert low.shape == high.shape == (4 * 6 - 1, 3 * 6 - 1, 3)
-    assert low[0, 0].tolist() == [0.5] * 3
-    assert high[0, 0].tolist() == [1] * 3
+    assert low.shape == high.shape == (4 * 6 - 1, 3 * 6 - 1, 4)
+    assert low[0, 0].tolist() == [0.5] * 3 + [1]
+    assert high[0, 0].tolist() == [1] * 4
+    assert low[5, 0, 3] == low[0, 5, 3] == 0  # between images
     labels = [texts(axes.get_yticklabels()) for axes in figure.axes]
     assert labels == [list(NAMES), []]
     for wrong in ({}, {1.0: torch.zeros(3, 2, 1, 5, 5)}, {1.0: torch.zeros(4, 1, 5, 5)}):
@@ -143,7 +147,7 @@ def test_a_block_a_data_set_and_a_row_a_model(x: torch.Tensor) -> None:
     rows = {"x": x[:3], "α = 0.2": x[3:6].float(), "α = 5": x[6:9].float()}
     figure = reconstruction_figure({"test set": rows, "training set": rows}, 17)
     assert titles(figure) == ["test set", "training set"]
-    assert figure.axes[1].images[0].get_array().shape == (3 * 6 - 1, 3 * 5 - 1, 3)
+    assert figure.axes[1].images[0].get_array().shape == (3 * 6 - 1, 3 * 5 - 1, 4)
     assert texts(figure.axes[0].get_yticklabels()) == list(rows)
     one = {"x": x[:3], "vae": x[:3]}
     others: tuple[Any, ...] = ({"x": x[:3]}, {"x": x[:2], "vae": x[:2]})
@@ -240,7 +244,7 @@ def test_a_block_a_pair_and_a_row_a_model() -> None:
     figure = model_interpolation_figure(strips, 17)
     assert titles(figure) == ["pair 1", "pair 2", "pair 3"]
     for axes in figure.axes:
-        assert axes.images[0].get_array().shape == (2 * 7 - 1, 4 * 5 - 1, 3)
+        assert axes.images[0].get_array().shape == (2 * 7 - 1, 4 * 5 - 1, 4)
     labels = [texts(axes.get_yticklabels()) for axes in figure.axes]
     assert labels == [["one", "two"], [], ["one", "two"]]
     for wrong in ({}, {"one": torch.zeros(1, 3, *SHAPE), "two": torch.zeros(1, 4, *SHAPE)}):
@@ -319,7 +323,7 @@ def test_curves_stand_beneath_the_framed_strip() -> None:
     figure = ambiguous_walk_figure([walk, walk], NAMES[:3], 17)
     assert len(figure.axes) == 2
     for strip in figure.axes:
-        assert strip.images[0].get_array().shape == (6, 3 * 5 - 1, 3)
+        assert strip.images[0].get_array().shape == (6, 3 * 5 - 1, 4)
         (frame,) = strip.patches
         assert frame.get_edgecolor() == to_rgba(FRAME)
         assert frame.get_x() == 5 - 1

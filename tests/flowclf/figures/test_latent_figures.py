@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import combinations
 from math import pi
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from drawn import small_flow, texts, titles
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Ellipse
+from PIL import Image
 
 from flowclf import GenerativeClassifier as Model
 from flowclf.data import Split
+from flowclf.evaluation.clustering import class_distances, distance_error
 from flowclf.figures import (
     latent_figure,
     latent_panels,
@@ -27,8 +31,8 @@ from flowclf.figures.latent import (
     plane_of_means,
     principal_figure,
     principal_plane,
-    spread_out,
 )
+from flowclf.figures.style import darken, save_figures
 from flowclf.figures.trajectory import image_trajectory, rotation_trajectory, trajectory_figure
 from flowclf.support.errors import UserError
 
@@ -156,11 +160,18 @@ def test_classes_without_area_have_no_contours() -> None:
         principal_figure({}, NAMES)
 
 
-def test_names_are_moved_apart() -> None:
-    places = [torch.zeros(2), torch.zeros(2), torch.tensor([0.1, 0.0]), torch.tensor([9.0, 9.0])]
-    moved = spread_out(places, 1.0)
-    assert torch.pdist(moved).min() > 0.95
-    torch.testing.assert_close(moved[3], places[3], atol=0.01, rtol=0)
+def test_names_stand_at_their_crosses_and_the_radius_is_stated() -> None:
+    means, std = torch.tensor([[0.0, 0.0], [0.1, 0.0], [9.0, 9.0]]), torch.ones(3, 2)
+    figure = latent_figure(means, torch.arange(3), means, std, NAMES)
+    assert "two standard deviations" in titles(figure)[0]
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
+    centre, basis = plane_of_means(means)
+    crosses = axes.transData.transform(((means - centre) @ basis.T).numpy())
+    for box, cross in zip(boxes, crosses, strict=True):
+        assert np.hypot(*(np.clip(cross, box.min, box.max) - cross)) < 40
 
 
 def test_latents_of_a_split_are_those_of_its_labelled_samples(model: Model) -> None:
@@ -271,14 +282,55 @@ def test_a_landscape_needs_two_classes_and_a_third_point_which_may_be_any(model:
 
 def test_similarity_shows_the_distances_of_the_means_and_none_to_itself() -> None:
     means, std = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]), torch.ones(3, 2)
-    figure = similarity_figure(means, std, ["a", "b", "c"])
+    distances = class_distances(means, std)
+    figure = similarity_figure(distances, ["a", "b", "c"])
     (axes, bar) = figure.axes
     shown = axes.images[0].get_array()
     assert shown is not None
-    assert np.isnan(np.diag(np.asarray(shown))).all()
+    assert np.isnan(np.asarray(shown)).tolist() == np.eye(3).astype(bool).tolist()
     assert shown[0, 1] == pytest.approx(5.0)
-    assert [text.get_text() for text in axes.texts[:2]] == ["5.0", "1.0"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert texts(axes.texts[:2]) == ["5.0", "1.0"]
+    assert texts(axes.get_yticklabels()) == ["a", "b", "c"]
     assert "standard deviations" in bar.get_ylabel()
-    many = similarity_figure(torch.randn(20, 3), torch.ones(20, 3), [str(k) for k in range(20)])
+    assert titles(figure)[0] == "nearest to each other: a and c, 1.0"
+    assert axes.images[0].get_clim() == pytest.approx((1, 5))
+    many = similarity_figure(torch.rand(20, 20), [str(k) for k in range(20)])
     assert not many.axes[0].texts
+    with pytest.raises(UserError, match="3 class names"):
+        similarity_figure(distances, ["a", "b"])
+
+
+def test_differences_within_the_error_look_even_and_are_called_so() -> None:
+    distances = 5 + 0.1 * torch.eye(3).roll(1, 0)
+    noisy, sure = (similarity_figure(distances, NAMES, error) for error in (0.1, 0.001))
+    assert titles(noisy)[0].startswith("no classes are nearer than others")
+    assert titles(sure)[0].startswith("nearest to each other")
+    low, high = noisy.axes[0].images[0].get_clim()
+    assert high - low == pytest.approx(1)
+    low, high = sure.axes[0].images[0].get_clim()
+    assert high - low == pytest.approx(0.1)
+    y = torch.tensor([0, 0, 2, 2, 2, 2])
+    assert distance_error(y) == pytest.approx((1 / 2 + 1 / 4) ** 0.5)
+    assert distance_error(y[:2]) is None
+
+
+def test_a_dark_figure_changes_light_for_dark_and_leaves_pictures_alone(tmp_path: Path) -> None:
+    figure = similarity_figure(torch.tensor([[0.0, 1.0], [2.0, 0.0]]), ["a", "b"], 0.1)
+    axes = figure.axes[0]
+    before = axes.images[0].cmap((0.0, 0.5, 1.0))[:, :3].mean(1)
+    darken(figure)
+    assert max(figure.get_facecolor()[:3]) < 0.2
+    assert min(to_rgb(axes.yaxis.label.get_color())) > 0.8
+    after = axes.images[0].cmap((0.0, 0.5, 1.0))[:, :3].mean(1)
+    assert (np.diff(before) * np.diff(after) < 0).all()
+
+    samples = sample_figure(torch.full((1, 1, 1, 8, 8), 16.0), ["a"], 17)
+    pixels = np.array(samples.axes[0].images[0].get_array())
+    (path,) = save_figures({"samples": samples}, tmp_path)
+    assert np.array_equal(samples.axes[0].images[0].get_array(), pixels)
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")} == {
+        "samples.png", "dark/samples.png",
+    }  # fmt: skip
+    with Image.open(path) as light, Image.open(tmp_path / "dark" / "samples.png") as dark:
+        assert light.convert("L").getpixel((0, 0)) == 255
+        assert dark.convert("L").getpixel((0, 0)) < 50
