@@ -18,8 +18,8 @@ from flowclf.latent import MixtureSettings
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.nn.encoders import Encoder, EncoderKind, Encoding, Noise, NoiseSettings
 from flowclf.nn.preprocessing import PreprocessSettings, fit_preprocess
-from flowclf.objectives import Batch
-from flowclf.settings import ModelInfo, Section
+from flowclf.objectives import Batch, consistency_loss, pseudo_label_loss
+from flowclf.settings import Fraction, ModelInfo, Section, Weight
 from flowclf.sharing import push, write_folder
 from flowclf.support import validate
 from flowclf.support.collectives import all_reduce_count
@@ -38,12 +38,26 @@ FITTED_NUMBERS = 2**21
 POSTERIOR_DRAWS = 12
 
 
+class PseudoLabelSettings(Section):
+    """Weights of what samples without a label learn from the guesses at another view of them."""
+
+    cross_entropy: Weight = 0.0  # of guesses that are sure, relative to that of given labels
+    threshold: Fraction = 0.95  # a guess is sure from this probability on
+    consistency: Weight = 0.0  # of -log q(x|guess), sure or not, relative to the likelihood's
+
+    @property
+    def asked(self) -> bool:
+        """True if samples without a label are to be guessed."""
+        return bool(self.cross_entropy or self.consistency)
+
+
 class ModelSettings(Section):
-    """Settings of every system: the first stage, the noise and the latent mixture."""
+    """Settings of every system: first stage, noise, latent mixture, and pseudo-labels."""
 
     preprocess: PreprocessSettings = PreprocessSettings()
     noise: NoiseSettings = NoiseSettings()
     mixture: MixtureSettings = MixtureSettings()
+    pseudo_labels: PseudoLabelSettings = PseudoLabelSettings()
 
 
 class GenerativeClassifier(nn.Module):
@@ -313,12 +327,14 @@ class GenerativeClassifier(nn.Module):
         y: Tensor,
         generator: torch.Generator | None = None,
         index: Tensor | None = None,
+        guess: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the terms of the objective and their weighted `total`, to be minimised; 0-dim.
 
         Integer x is dequantized first (`perturb`); floating x is taken as it is. The label -1
         stands for none. The `accuracy` on the labelled samples is reported beside the terms.
-        `index` are the samples' numbers in the training set, which some systems learn from.
+        `index` are the samples' numbers in the training set, which some systems learn from,
+        `guess` (U, K) what `guess` says of another view of each of the U samples without a label.
 
         Raises:
             UserError: samples without a label where the system has no use for them; x as for
@@ -334,7 +350,46 @@ class GenerativeClassifier(nn.Module):
         densities = self.densities(encoding.z)
         correct = (densities.log_posterior.argmax(1) == y).float().sum()
         terms = self.objective(encoding, densities, Batch(x, y, index, generator))
+        if guess is not None:
+            terms = self._with_guesses(terms, encoding, densities, y < 0, guess)
         return {**terms, "accuracy": correct / all_reduce_count((y >= 0).sum())}
+
+    @torch.no_grad()
+    def guess(self, x: Tensor) -> Tensor:
+        """Compute log q(k|x) in eval mode, without a gradient, for `loss`: (B, K)."""
+        with evaluating(self):
+            return self.log_posterior(x)
+
+    def _with_guesses(
+        self,
+        terms: dict[str, Tensor],
+        encoding: Encoding,
+        densities: MixtureDensities,
+        rows: Tensor,
+        guess: Tensor,
+    ) -> dict[str, Tensor]:
+        """Add to the total what the rows (B,) without a label learn from guesses (U, K)."""
+        settings, (rate, decision) = self.settings.pseudo_labels, self.term_weights
+        added = {}
+        if settings.cross_entropy:
+            log_posterior = self.decision(encoding, densities)[rows]
+            loss = pseudo_label_loss(guess, log_posterior, settings.threshold)
+            added["pseudo_labels"] = settings.cross_entropy * decision * loss
+        if settings.consistency:
+            assert encoding.log_det is not None
+            given_class = densities.log_prob_given_class + encoding.log_det[:, None]
+            loss = consistency_loss(guess, given_class[rows]) / self.dims
+            added["consistency"] = settings.consistency * rate * loss
+        return {**terms, **added, "total": sum(added.values(), terms["total"])}
+
+    def decision(self, encoding: Encoding, densities: MixtureDensities) -> Tensor:
+        """Return the log q(k|z), (B, K), that the cross-entropy is of."""
+        return densities.log_posterior
+
+    @property
+    def term_weights(self) -> tuple[float, float]:
+        """Weights of -log q(x)/d and of the cross-entropy in the objective, of one label each."""
+        return 1.0, 1.0
 
     def densities(self, z: Tensor) -> MixtureDensities:
         """Compute log q(z|k), log q(z) and log q(k|z) of latents z (B, D), nats.

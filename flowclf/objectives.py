@@ -22,6 +22,7 @@ __all__ = [
     "auxiliary_softmax_terms",
     "class_nll_loss",
     "clipped_cross_entropy",
+    "consistency_loss",
     "cross_entropy",
     "discriminator_loss",
     "free_bits",
@@ -31,6 +32,7 @@ __all__ = [
     "labelled_bound",
     "marginal_bound",
     "mean_of",
+    "pseudo_label_loss",
     "relaxed_bound",
     "reverse_bound",
     "trade_off",
@@ -50,6 +52,8 @@ class Batch:
     # the samples' numbers in the training set (B,), where they are known
     index: Tensor | None = None
     generator: torch.Generator | None = None  # source of random draws
+    # another view of each sample without a label (U, *shape), by which it is guessed
+    view: Tensor | None = None
 
 
 def cross_entropy(
@@ -104,6 +108,38 @@ def class_nll_loss(log_prob_given_class: Tensor, log_prob: Tensor, y: Tensor) ->
     """Compute -mean log q(x|y), of -log q(x) where y is -1: (B, K), (B,), (B,) to 0-dim, nats."""
     labelled = log_prob_given_class.gather(1, y.clamp_min(0)[:, None])[:, 0]
     return -torch.where(y >= 0, labelled, log_prob).mean()
+
+
+def pseudo_label_loss(guess: Tensor, log_posterior: Tensor, threshold: float) -> Tensor:
+    """Compute -mean [q'(ŷ) >= τ] log q(ŷ|z) with ŷ = argmax q': (U, K) twice to 0-dim, nats.
+
+    The mean is over all samples without a label, sure or not: the term grows with the share of the
+    guesses that are. Sohn et al., "FixMatch: simplifying semi-supervised learning with consistency
+    and confidence", NeurIPS 2020, Eq. 4.
+
+    Args:
+        guess: log q'(k) of another view of each sample, which gets no gradient.
+        log_posterior: log q(k|z).
+        threshold: τ, the least probability that makes a guess a label.
+    """
+    confidence, y = guess.detach().exp().max(1)
+    own = log_posterior.gather(1, y[:, None])[:, 0]
+    return -own.where(confidence >= threshold, 0.0).mean()
+
+
+def consistency_loss(guess: Tensor, log_prob_given_class: Tensor) -> Tensor:
+    """Compute -mean log q(x|ŷ) with ŷ = argmax q': (U, K) twice to 0-dim, nats.
+
+    As log q(x|y) = log q(x) + log q(y|x) - log q(y), it is the likelihood once more, with a
+    cross-entropy of every guess, sure or not, that weighs as much as one dimension of x. Izmailov,
+    Kirichenko, Finzi, Wilson, "Semi-supervised learning with normalizing flows", ICML 2020 (the
+    consistency term of FlowGMM).
+
+    Args:
+        guess: log q'(k) of another view of each sample, which gets no gradient.
+        log_prob_given_class: log q(x|k).
+    """
+    return class_nll_loss(log_prob_given_class, log_prob_given_class[:, 0], guess.argmax(1))
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:

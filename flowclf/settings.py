@@ -75,7 +75,11 @@ class DataSettings(Section):
     subset: Literal["first", "stratified"] = "first"  # … the first, or drawn by class with the seed
     test_size: Positive | None = None
     labels: Positive | None = None  # keep those of n training samples, drawn by class with the seed
-    augment: Literal["none", "shift", "flip-crop", "rotate", "paper-cifar"] = "none"
+    augment: Literal["none", "shift", "warp", "flip-crop", "rotate", "paper-cifar"] = "none"
+    # Of the view by which a sample without a label is guessed (pseudo_labels); None: the same.
+    augment_guess: Literal["none", "shift", "warp", "flip-crop", "rotate", "paper-cifar"] | None = (
+        None
+    )
     # Images in black and white, after `augment`: by half of the levels, or drawn as bright as they
     # are, once with the seed or, to train on, anew at each step ("resampled").
     binarize: Literal["none", "threshold", "sampled", "resampled"] = "none"

@@ -6,19 +6,20 @@ distribution between the levels.
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from math import pi
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from flowclf.data.rotate import random_angles, rotated
+from flowclf.data.rotate import random_angles, resampled, rotated
 from flowclf.support.errors import UserError
 
 __all__ = ["KINDS", "Augmentation", "make_augmentation"]
 
 Augmentation = Callable[[Tensor, Generator], Tensor]
 
-KINDS = ("none", "shift", "flip-crop", "rotate", "paper-cifar")
+KINDS = ("none", "shift", "warp", "flip-crop", "rotate", "paper-cifar")
 """Kinds that `make_augmentation` takes."""
 
 
@@ -29,6 +30,8 @@ def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> 
     random parameters, all drawn from the generator (whose device need not be the batch's).
 
     - `shift`: by up to 1 pixel in each direction; edge values move in.
+    - `warp`: turned by up to 15 degrees, sides times 0.85 to 1.15 each, slanted by up to 0.2,
+      shifted by up to a fourteenth of the side; bilinear, 0 moves in.
     - `flip-crop`: mirrored left to right or not; shifted by up to 4 pixels, edge values move in.
     - `rotate`: by any angle, bilinear; 0 moves in.
     - `paper-cifar`: as IB-INN was trained on CIFAR. Mirrored or not; brightness and contrast
@@ -50,11 +53,24 @@ def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> 
         return _paper_cifar(shape[0], levels)
     return {
         "shift": lambda x, generator: _random_crop(_pad(x.float(), 1), 2, generator),
+        "warp": _warp,
         "flip-crop": lambda x, generator: _random_crop(
             _pad(_random_flip(x.float(), generator), 4), 8, generator
         ),
         "rotate": lambda x, generator: rotated(x, random_angles(len(x), generator)),
     }[kind]
+
+
+def _warp(x: Tensor, generator: Generator) -> Tensor:
+    """Map each image by an affine map of its own, drawn about the identity."""
+    angle, slant = (_uniform(x, -s, s, generator) for s in (pi / 12, 0.2))
+    wide, high = (_uniform(x, 0.85, 1.15, generator) for _ in range(2))
+    right, down = (_uniform(x, -1 / 7, 1 / 7, generator) for _ in range(2))
+    cos, sin, ratio = angle.cos(), angle.sin(), x.shape[2] / x.shape[3]
+    # Rotation · [[wide, slant], [0, high]]: where an output's pixel comes from, see `rotated`.
+    first = (wide * cos, (slant * cos - high * sin) * ratio, right)
+    second = (wide * sin / ratio, slant * sin + high * cos, down)
+    return resampled(x, torch.stack((*first, *second), dim=1).unflatten(1, (2, 3)))
 
 
 def _paper_cifar(channels: int, levels: int) -> Augmentation:

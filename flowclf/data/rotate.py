@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-__all__ = ["random_angles", "rotated"]
+__all__ = ["random_angles", "resampled", "rotated"]
 
 
 def rotated(x: Tensor, degrees: Tensor) -> Tensor:
@@ -18,8 +18,16 @@ def rotated(x: Tensor, degrees: Tensor) -> Tensor:
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # Where an output's pixel comes from, in units of half the width and half the height.
     rows = (cos, -sin * height / width, zero, sin * width / height, cos, zero)
-    maps = torch.stack(rows, dim=1).unflatten(1, (2, 3)).float()
-    grid = F.affine_grid(maps, list(x.shape), align_corners=False)
+    return resampled(x, torch.stack(rows, dim=1).unflatten(1, (2, 3)))
+
+
+def resampled(x: Tensor, maps: Tensor) -> Tensor:
+    """Return images (B, C, H, W) at where affine maps (B, 2, 3) send each output's pixel: float32.
+
+    The maps are in units of half the width and half the height; bilinear, 0 moving in from outside,
+    rounded to whole grey levels.
+    """
+    grid = F.affine_grid(maps.float(), list(x.shape), align_corners=False)
     return F.grid_sample(x.float(), grid, align_corners=False).round()
 
 

@@ -131,10 +131,14 @@ class BranchedAutoencoder(Autoencoder):
         terms, rate = self.rate(
             encoding, self._average(self.kl(encoding, densities), batch.y), batch
         )
-        # A probe has an optimum of its own, whatever its weight.
-        branch = 1.0 if self._probe else settings.branch
-        total = settings.rec * rec + rate + branch * decision
+        total = settings.rec * rec + rate + self.term_weights[1] * decision
         return {"rec_nats": rec, **terms, "decision": decision, "total": total}
+
+    @property
+    def term_weights(self) -> tuple[float, float]:
+        """Weights of reconstruction and branch; a probe's optimum does not depend on its own."""
+        settings = self.settings.objective
+        return settings.rec, 1.0 if self._probe else settings.branch
 
     @abstractmethod
     def rate(

@@ -30,6 +30,11 @@ class ClassNll(IBInn):
         rate = nll / self.dims
         return {"rate_per_dim": rate, "total": 2 * rate}
 
+    @property
+    def term_weights(self) -> tuple[float, float]:
+        """Weights of a rate that counts double, and of a cross-entropy at β̃ = 1 beside it."""
+        return 2.0, 2.0
+
 
 def build_class_nll(blueprint: Blueprint, settings: InvertibleSettings) -> ClassNll:
     """Build an untrained class-NLL flow."""

@@ -15,7 +15,7 @@ from couplings.functional import MixtureDensities
 from flowclf.classifier import GenerativeClassifier
 from flowclf.latent.beta_conditioned import TradeOff
 from flowclf.nn.encoders import Encoding
-from flowclf.objectives import Batch, cross_entropy, trade_off
+from flowclf.objectives import Batch, cross_entropy, ib_weights, trade_off
 from flowclf.settings import Fraction, Section
 from flowclf.support.errors import UserError
 from flowclf.systems.assemble import Blueprint, InvertibleSettings, invertible_parts
@@ -58,6 +58,11 @@ class IBInn(GenerativeClassifier):
     def beta(self) -> float:
         """β̃ of the loss."""
         return self.settings.objective.beta
+
+    @property
+    def term_weights(self) -> tuple[float, float]:
+        """Weights of Eq. 14."""
+        return ib_weights(self.beta)
 
     def paper_rate_per_dim(self, x: Tensor, log_prob: Tensor | None = None) -> Tensor:
         """Compute L_X/d of the authors' code, (B,): standardised units, no (d/2) log 2π.
@@ -117,11 +122,12 @@ class ConditionedIBInn(IBInn):
         y: Tensor,
         generator: torch.Generator | None = None,
         index: Tensor | None = None,
+        guess: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the loss, in training at a random β̃; see `GenerativeClassifier.loss`."""
         if self.training:
             self.trade_off.draw(generator)
-        return super().loss(x, y, generator, index)
+        return super().loss(x, y, generator, index, guess)
 
 
 def build_ib_inn(blueprint: Blueprint, settings: IBInnSettings) -> IBInn:

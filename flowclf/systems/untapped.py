@@ -232,6 +232,17 @@ class Untapped(LatentVariableModel):
         named = {TERMS[name]: term for name, term in terms.items()}
         return {**named, "total": sum(others, first)}
 
+    def decision(self, encoding: Encoding, densities: MixtureDensities) -> Tensor:
+        """Return log q(k|x), not that of the relaxed draw."""
+        assert isinstance(encoding, TwoPartEncoding)
+        assert encoding.logits is not None
+        return encoding.logits.log_softmax(1)
+
+    @property
+    def term_weights(self) -> tuple[float, float]:
+        """Weights of the objective."""
+        return self.settings.objective.unlabelled, self.settings.objective.ce
+
     def _fit_latents(self, x: Tensor, y: Tensor) -> None:
         """Average the latents if every class has a sample; else the means stay."""
         if set(range(self.classes)) <= set(y.tolist()):

@@ -14,7 +14,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.latent import MixtureSettings
 from flowclf.nn.encoders import Encoding, GaussianEncoder
 from flowclf.nn.resnet import ResidualSettings
-from flowclf.objectives import Batch, cross_entropy, gaussian_kl, trade_off
+from flowclf.objectives import Batch, cross_entropy, gaussian_kl, ib_weights, trade_off
 from flowclf.settings import Fraction, Positive, Section
 from flowclf.systems.assemble import (
     BackboneSettings,
@@ -60,6 +60,11 @@ class Vib(GenerativeClassifier):
         decision = cross_entropy(densities.log_posterior, batch.y, settings.label_smoothing)
         terms = trade_off(kl / self.dims, decision, settings.beta)
         return {"kl_nats": kl, "decision": decision, "total": terms["total"]}
+
+    @property
+    def term_weights(self) -> tuple[float, float]:
+        """Weights of the rate and of the cross-entropy."""
+        return ib_weights(self.settings.objective.beta)
 
 
 def alemi_beta(beta: float, dims: int) -> float:

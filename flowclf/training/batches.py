@@ -41,6 +41,8 @@ class Batches:
     labelled: int | None = None  # labelled samples in a global batch; None: as they come
     source: Tensor | None = None  # augmented instead of split.x, row by row, on the device
     balanced: bool = False  # whether an epoch draws each class equally often
+    guessing: bool = False  # a second view of samples without a label comes with each batch
+    augment_guess: Augmentation | None = None  # of that view's raw batches
 
     def __post_init__(self) -> None:
         unlabelled = self.split.unlabelled
@@ -69,14 +71,22 @@ class Batches:
     def at(self, step: int) -> Batch:
         """Return x (noisy, floating), y and index of this rank at a step."""
         rows = self._rows(step)
-        x, y = (self.split.x if self.source is None else self.source)[rows], self.split.y[rows]
-        if self.augment is not None:
-            generator = generator_for(self.seed, "augment", step, device=x.device)
-            # Back to whole grey levels: floats would not be dequantised.
-            x = self.augment(x, generator).to(x.dtype)
-        x = self.perturb(x, generator_for(self.seed, "noise", step, device=x.device))
+        raw, y = (self.split.x if self.source is None else self.source)[rows], self.split.y[rows]
+        x = self._view(raw, self.augment, step, "")
+        view = None
+        if self.guessing and bool((y < 0).any()):
+            view = self._view(raw[y < 0], self.augment_guess, step, "second ")
         x, y, rows = (each[self.rank :: self.world] for each in (x, y, rows))
-        return Batch(x, y, rows)
+        view = None if view is None else view[self.rank :: self.world]
+        return Batch(x, y, rows, view=view)
+
+    def _view(self, x: Tensor, augment: Augmentation | None, step: int, stream: str) -> Tensor:
+        """Return x (B, *shape) augmented and with noise."""
+        if augment is not None:
+            generator = generator_for(self.seed, f"{stream}augment", step, device=x.device)
+            # Back to whole grey levels: floats would not be dequantised.
+            x = augment(x, generator).to(x.dtype)
+        return self.perturb(x, generator_for(self.seed, f"{stream}noise", step, device=x.device))
 
     def _rows(self, step: int) -> Tensor:
         """Return the rows of the global batch, the `labelled` ones first."""

@@ -322,7 +322,10 @@ class Loop:
         Fabric's own autocast covers wrapped calls, which on one device no call is.
         """
         with self.fabric.autocast():
-            terms: dict[str, Tensor] = self.module.loss(batch.x, batch.y, index=batch.index)
+            guess = None if batch.view is None else self.model.guess(batch.view)
+            terms: dict[str, Tensor] = self.module.loss(
+                batch.x, batch.y, index=batch.index, guess=guess
+            )
         return terms
 
     def _finish(self) -> None:

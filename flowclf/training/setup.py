@@ -177,15 +177,20 @@ def resampled(config: RunConfig, dataset: Dataset) -> Tensor | None:
     return _as_loaded(config, dataset)[0].x
 
 
-def augmentation(config: RunConfig, dataset: Dataset) -> Augmentation | None:
+def augmentation(
+    config: RunConfig, dataset: Dataset, kind: str | None = None
+) -> Augmentation | None:
     """Return the augmentation of training batches, including the binary images of each step.
+
+    `kind` stands for data.augment where it is given.
 
     Raises:
         UserError: an augmentation that the data do not allow.
     """
-    if config.data.augment == config.data.binarize == "none":
+    kind = kind or config.data.augment
+    if kind == config.data.binarize == "none":
         return None
-    augment = make_augmentation(config.data.augment, dataset.shape, dataset.levels)
+    augment = make_augmentation(kind, dataset.shape, dataset.levels)
     if config.data.binarize == "none":
         return augment
     return ending_binary(augment, config.data.binarize, dataset.levels)
@@ -284,16 +289,27 @@ def make_batches(
     """Return the batches of this process, on its device.
 
     Raises:
-        UserError: an augmentation that the data do not allow, or a batch that cannot be sharded.
+        UserError: an augmentation that the data do not allow, a batch that cannot be sharded, or
+            pseudo-labels where no sample lacks a label or the system has no use for them.
     """
     source, settings = resampled(config, dataset), config.train
-    if processes.world > 1 and model.needs_equal_shares and settings.labelled is None:
-        unlabelled = int(training.unlabelled.sum())
-        if 0 < unlabelled < len(training):
-            raise UserError(
-                "expected train.labelled, the samples with a label in each batch, for several "
-                f"processes, since {unlabelled} of {len(training)} have none; set it, or use one"
-            )
+    pseudo, unlabelled = model.settings.pseudo_labels, int(training.unlabelled.sum())
+    if pseudo.asked and not unlabelled:
+        raise UserError(
+            "expected training samples without a label for pseudo_labels, got none; set data.labels"
+        )
+    if pseudo.consistency and not model.has_density:
+        raise UserError(
+            f"expected pseudo_labels.consistency=0 for {config.system}, which has no exact density "
+            f"of x, got {pseudo.consistency}; use pseudo_labels.cross_entropy"
+        )
+    equal_shares = model.needs_equal_shares or pseudo.asked
+    mixed = settings.labelled is None and 0 < unlabelled < len(training)
+    if processes.world > 1 and equal_shares and mixed:
+        raise UserError(
+            "expected train.labelled, the samples with a label in each batch, for several "
+            f"processes, since {unlabelled} of {len(training)} have none; set it, or use one"
+        )
     return Batches(
         Split(training.x.to(device), training.y.to(device)),
         settings.batch_size,
@@ -305,4 +321,6 @@ def make_batches(
         settings.labelled,
         None if source is None else source.to(device),
         settings.class_weight == "balanced",
+        pseudo.asked,
+        augmentation(config, dataset, config.data.augment_guess),
     )

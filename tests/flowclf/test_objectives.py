@@ -11,7 +11,14 @@ from torch.testing import assert_close
 from couplings.testing import randomize
 from flowclf import build
 from flowclf.classifier import GenerativeClassifier
-from flowclf.objectives import class_nll_loss, cross_entropy, ib_weights, trade_off
+from flowclf.objectives import (
+    class_nll_loss,
+    consistency_loss,
+    cross_entropy,
+    ib_weights,
+    pseudo_label_loss,
+    trade_off,
+)
 from flowclf.support.errors import UserError
 
 LOG_PROB = torch.tensor([-10.0, -30.0], dtype=torch.float64)
@@ -108,3 +115,20 @@ def test_integers_are_dequantised_and_floats_taken_as_they_are(generator: torch.
     assert total(x.double(), 0) == total(x.double(), 1)
     noisy = model.perturb(x, torch.Generator().manual_seed(0))
     assert total(noisy, 1) == total(x, 0)
+
+
+def test_sure_guesses_alone_are_labels_and_get_no_gradient() -> None:
+    guess = torch.tensor([[0.96, 0.04], [0.06, 0.94], [0.02, 0.98]]).log().requires_grad_()
+    log_posterior = torch.tensor([[0.5, 0.5], [0.1, 0.9], [0.75, 0.25]]).log().requires_grad_()
+    loss = pseudo_label_loss(guess, log_posterior, 0.95)
+    assert_close(loss.item(), (log(2) + log(4)) / 3)
+    loss.backward()
+    assert guess.grad is None
+    assert log_posterior.grad is not None
+    assert log_posterior.grad.count_nonzero(1).tolist() == [1, 0, 1]
+
+
+def test_the_consistency_loss_is_that_of_guesses_as_labels() -> None:
+    guess = torch.tensor([[0.6, 0.4], [0.1, 0.9]]).log()
+    given_class = torch.tensor([[-1.0, -2.0], [-3.0, -5.0]])
+    assert float(consistency_loss(guess, given_class)) == (1 + 5) / 2

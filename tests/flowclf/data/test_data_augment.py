@@ -53,7 +53,7 @@ def test_each_sample_has_its_own_change(kind: str) -> None:
     assert len({tuple(sample.flatten().tolist()) for sample in out}) > 4
 
 
-@pytest.mark.parametrize("kind", [kind for kind in RANDOM_KINDS if kind != "rotate"])
+@pytest.mark.parametrize("kind", [kind for kind in RANDOM_KINDS if kind not in ("rotate", "warp")])
 def test_a_constant_image_stays_constant(kind: str) -> None:
     """No black corners or borders come in."""
     out = _run(kind, torch.full((32, *SHAPE), 100, dtype=torch.uint8))
@@ -86,6 +86,20 @@ def test_rotate_turns_by_any_angle() -> None:
         assert 0.1 < (side.sum((1, 2)) > 128).float().mean() < 0.4
 
 
+def test_warp_stays_near_the_identity() -> None:
+    """A pixel 8 away moves by 8·0.43 and a fourteenth of the side at most, on average by 0."""
+    x = torch.zeros(1000, 1, 28, 28)
+    x[:, :, 13:15, 21:23] = 255
+    out = _run("warp", x)[:, 0]
+    axis = torch.arange(28.0)
+    mass = out.sum((1, 2))
+    right, down = (out.sum(1) * axis).sum(1) / mass, (out.sum(2) * axis).sum(1) / mass
+    assert 3 < (right - 21.5).abs().max() < 8 * 0.25 + 2.6
+    assert 3 < (down - 13.5).abs().max() < 8 * 0.43 + 2.6
+    assert (right.mean() - 21.5).abs() < 0.5
+    assert (down.mean() - 13.5).abs() < 0.3
+
+
 def test_paper_cifar_turns_by_twelve_degrees_at_most() -> None:
     """A pixel 10 away from the centre moves by at most 10·2·sin 6° and 2 for the crop."""
     x = torch.zeros(300, 3, 32, 32)
@@ -116,7 +130,12 @@ def test_none_is_none() -> None:
 @pytest.mark.parametrize(
     ("kind", "shape", "levels", "message"),
     [
-        ("mirror", SHAPE, 256, "out of none, shift, flip-crop, rotate, paper-cifar, got 'mirror'"),
+        (
+            "mirror",
+            SHAPE,
+            256,
+            "out of none, shift, warp, flip-crop, rotate, paper-cifar, got 'mirror'",
+        ),
         ("shift", (7,), None, r"expected images .*got rows of \(7,\)"),
         ("paper-cifar", (1, 28, 28), 256, "expected RGB images .*got 1 channels"),
     ],

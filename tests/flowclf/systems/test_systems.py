@@ -220,6 +220,39 @@ def test_decisions_and_accuracy_count_the_labelled_alone(system: str) -> None:
     assert float((some["total"] - labelled["total"]).detach().abs()) > 1e-4
 
 
+def as_guess(y: Tensor) -> Tensor:
+    """Return log-probabilities (B, K) that are sure of labels (B,)."""
+    return torch.eye(K)[y].log().clamp_min(-50)
+
+
+@pytest.mark.parametrize("system", SEMI_SUPERVISED)
+def test_guesses_of_the_true_label_cost_what_the_label_does(system: str) -> None:
+    """The term is the cross-entropy as the objective weighs it, times the setting."""
+    options = {"pseudo_labels": {"cross_entropy": 0.5, "threshold": 0.0}}
+    model, (x, y) = fitted(system, "table", **options).eval(), draw("table")
+    without, generator = loss(model, x, torch.full_like(y, -1)), torch.Generator().manual_seed(2)
+    index = torch.arange(B)
+    terms = model.loss(x, torch.full_like(y, -1), generator, index, as_guess(y))
+    assert_close(terms["total"], without["total"] + terms["pseudo_labels"])
+    if "decision" in without:
+        labelled = loss(model, x, y)["decision"]
+        assert_close(terms["pseudo_labels"], 0.5 * model.term_weights[1] * labelled)
+    check_gradients(model, terms["total"])
+
+
+@pytest.mark.parametrize("system", FLOWS[:2])
+def test_consistency_is_the_likelihood_given_the_guess(system: str) -> None:
+    options = {"pseudo_labels": {"consistency": 0.5}}
+    model, (x, y) = fitted(system, "table", **options).eval(), draw("table")
+    mixed = torch.where(torch.arange(B) < 4, y, -1)
+    generator = torch.Generator().manual_seed(2)
+    terms = model.loss(x, mixed, generator, torch.arange(B), as_guess(y[4:]))
+    rate, noisy = model.term_weights[0], x[4:]
+    expected = -model.log_prob(noisy, y[4:]).mean() / model.dims
+    assert_close(terms["consistency"], 0.5 * rate * expected)
+    assert_close(terms["total"], loss(model, x, mixed)["total"] + terms["consistency"])
+
+
 @every_data
 @pytest.mark.parametrize("system", [name for name in SYSTEMS if name not in SEMI_SUPERVISED])
 def test_others_refuse_samples_without_a_label(system: str, data: str) -> None:

@@ -114,6 +114,22 @@ def test_few_others_make_a_small_batch() -> None:
     assert int((batches.at(3).y < 0).sum()) == 10
 
 
+def test_samples_without_a_label_have_a_second_view() -> None:
+    brighter = {"augment": lambda x, generator: x + 100.0}
+    darker = {"augment_guess": lambda x, generator: x - 0.0}
+    options: dict[str, Any] = {"y": partly(20), "labelled": 8, "guessing": True, "world": 2}
+    batch = make(**options, **brighter, **darker).at(1)
+    assert batch.view is not None
+    unlabelled = batch.y < 0
+    assert batch.view.shape == (int(unlabelled.sum()), 1, 1, 1)
+    rows = index_of(batch)[unlabelled]
+    assert torch.equal(batch.view.floor().flatten().long(), rows)
+    assert torch.equal(batch.x[unlabelled].floor().flatten().long(), rows + 100)
+    assert float((batch.x[unlabelled] - 100 - batch.view).abs().max()) > 0.1
+    assert_same(make(**options | {"guessing": False}, **brighter).at(1), batch)
+    assert make(**options | {"y": ROWS, "labelled": None}).at(1).view is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

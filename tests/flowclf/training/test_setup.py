@@ -6,6 +6,7 @@ import torch
 from flowclf.config import RunConfig, make_config
 from flowclf.data import Dataset, Split, load_dataset
 from flowclf.support.errors import UserError
+from flowclf.training import train
 from flowclf.training.setup import augmentation, resampled, splits
 
 
@@ -83,3 +84,19 @@ def test_labels_are_kept_in_training_alone_and_by_class(digits: Dataset) -> None
 def test_labels_that_cannot_be_kept_are_refused(digits: Dataset, labels: int) -> None:
     with pytest.raises(UserError, match=f"from 10 rows, one a class, to all 298 .*got {labels}"):
         splits(configure(labels=labels), digits)
+
+
+@pytest.mark.parametrize(
+    ("system", "labels", "pseudo", "message"),
+    [
+        ("ib-inn", None, {"cross_entropy": 1}, "without a label for pseudo_labels, got none; set"),
+        ("vae", 50, {"consistency": 1}, "consistency=0 for vae, which has no exact density"),
+    ],
+)
+def test_pseudo_labels_that_would_teach_nothing_are_refused(
+    digits: Dataset, system: str, labels: int | None, pseudo: dict[str, float], message: str
+) -> None:
+    overrides = [{"data": {"labels": labels}, "pseudo_labels": pseudo}]
+    config = make_config(system, "digits", (1, 8, 8), overrides=overrides)
+    with pytest.raises(UserError, match=message):
+        train(config, digits)
