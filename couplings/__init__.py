@@ -1,10 +1,17 @@
 """Invertible maps with exact log-determinants. Needs torch only, and no classifier."""
 
-from couplings.conditioners import MLP, ConvNet
+from couplings.conditioners import MLP, ConvNet, TokenNet
 from couplings.core import Chain, Inverse, Invertible, ShapeError
-from couplings.coupling import Conditioner, Coupling, DownsamplingCoupling, two_sided_coupling
+from couplings.coupling import (
+    Conditioner,
+    Coupling,
+    DownsamplingCoupling,
+    Split,
+    two_sided_coupling,
+)
 from couplings.functional import SoftClamp, join
 from couplings.layers import (
+    ChannelMixing,
     ElementwiseAffine,
     Flatten,
     Logistic,
@@ -17,13 +24,14 @@ from couplings.layers import (
     random_rotation,
 )
 from couplings.transforms import DCT, Haar
-from couplings.univariate import Affine, RationalQuadratic, Univariate
+from couplings.univariate import Affine, LogisticMixture, RationalQuadratic, Univariate
 
 __all__ = [
     "DCT",
     "MLP",
     "Affine",
     "Chain",
+    "ChannelMixing",
     "Conditioner",
     "ConvNet",
     "Coupling",
@@ -34,6 +42,7 @@ __all__ = [
     "Inverse",
     "Invertible",
     "Logistic",
+    "LogisticMixture",
     "Permutation",
     "PiecewiseLinear",
     "RationalQuadratic",
@@ -41,6 +50,8 @@ __all__ = [
     "ShapeError",
     "SoftClamp",
     "SpaceToDepth",
+    "Split",
+    "TokenNet",
     "Univariate",
     "Whitening",
     "fit_whitening",

@@ -17,7 +17,7 @@ from couplings.ops.dispatch import keeps_channels_last, prefers_channels_last
 Activation = Literal["relu", "silu"]
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
-__all__ = ["MLP", "Activation", "ConvNet", "kaiming_conv", "kaiming_linear"]
+__all__ = ["MLP", "Activation", "ConvNet", "TokenNet", "kaiming_conv", "kaiming_linear"]
 
 
 class MLP(nn.Module):
@@ -140,6 +140,128 @@ class ConvNet(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
         out: Tensor = self.layers(x)
         return out if keeps_channels_last(x) else out.contiguous()
+
+
+class TokenNet(nn.Module):
+    """Transformer or MLP-Mixer over the patches of an image, the tokens: it sees all of it.
+
+    A linear layer and learned positions, N(0, 1/width) each, then blocks of
+    [LayerNorm, mixing of tokens] and [LayerNorm, MLP of each token], both residual, and a linear
+    layer back to the patch. Kolesnikov, Pinto, Tschannen, "Jet: a modern transformer-based
+    normalizing flow", 2024; Tolstikhin et al., "MLP-Mixer", NeurIPS 2021.
+
+    Args:
+        in_shape: (C, H, W).
+        out_channels: number of output channels.
+        context_features: width of the context, which a linear layer adds to each token.
+        generator: where the weights come from.
+        width: features of a token.
+        blocks: number of blocks.
+        patch: side of a patch, which divides H and W.
+        mixing: "attention", with heads of 32 features or as many as there are, or an "mlp" across
+            the tokens.
+        zero_last: start with zeros in the last layer, so that an affine coupling is the identity.
+
+    Raises:
+        ShapeError: no image, or sides that are no multiples of the patch's.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_channels: int,
+        context_features: int = 0,
+        *,
+        generator: torch.Generator,
+        width: int = 64,
+        blocks: int = 1,
+        patch: int = 1,
+        mixing: Literal["attention", "mlp"] = "attention",
+        zero_last: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(in_shape) != 3 or in_shape[1] % patch or in_shape[2] % patch:
+            raise ShapeError(
+                f"TokenNet: expected an image shape (C, H, W) with sides that are multiples of "
+                f"{patch}, got {tuple(in_shape)}"
+            )
+        self.patch, numbers = patch, patch * patch
+        tokens = in_shape[1] * in_shape[2] // numbers
+        self.embed = kaiming_linear(in_shape[0] * numbers, width, generator, 0.5**0.5)
+        drawn = torch.randn(tokens, width, generator=generator) / width**0.5
+        self.positions = nn.Parameter(drawn)
+        self.context = (
+            kaiming_linear(context_features, width, generator, 0.5**0.5)
+            if context_features
+            else None
+        )
+        layers: list[nn.Module] = []
+        for _ in range(blocks):
+            attention = mixing == "attention"
+            mixer = Attention(width, generator) if attention else TokenMLP(tokens, generator)
+            layers += [Residual(width, mixer), Residual(width, token_mlp(width, generator))]
+        gain = 0.0 if zero_last else 0.5**0.5
+        last = kaiming_linear(width, out_channels * numbers, generator, gain)
+        self.layers = nn.Sequential(*layers, nn.LayerNorm(width), last)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map (B, C, H, W) to (B, out_channels, H, W)."""
+        size = self.patch
+        patches = x.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)
+        tokens = self.embed(patches.flatten(3).flatten(1, 2)) + self.positions
+        if self.context is not None and context is not None:
+            tokens = tokens + self.context(context)[:, None]
+        out = self.layers(tokens).unflatten(2, (-1, size, size)).unflatten(1, patches.shape[1:3])
+        return out.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+class Residual(nn.Module):
+    """Residual branch x + net(LayerNorm(x)) on tokens (B, N, F)."""
+
+    def __init__(self, width: int, net: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.net = nn.LayerNorm(width), net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, F) to the same shape."""
+        out: Tensor = x + self.net(self.norm(x))
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention of tokens (B, N, F), in heads of 32 features where they divide F."""
+
+    def __init__(self, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads = width // 32 if width % 32 == 0 else 1
+        self.inward = kaiming_linear(width, 3 * width, generator, 0.5**0.5)
+        self.outward = kaiming_linear(width, width, generator, 0.5**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, F) to the same shape."""
+        query, key, value = self.inward(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = (query @ key.mT / query.shape[-1] ** 0.5).softmax(3)
+        out: Tensor = self.outward((weights @ value).transpose(1, 2).flatten(2))
+        return out
+
+
+class TokenMLP(nn.Module):
+    """MLP across the tokens (B, N, F), the same for each feature."""
+
+    def __init__(self, tokens: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.net = token_mlp(tokens, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, F) to the same shape."""
+        out: Tensor = self.net(x.mT).mT
+        return out
+
+
+def token_mlp(width: int, generator: torch.Generator) -> nn.Sequential:
+    """Build Linear, GELU, Linear with twice as many hidden features."""
+    first = kaiming_linear(width, 2 * width, generator)
+    return nn.Sequential(first, nn.GELU(), kaiming_linear(2 * width, width, generator, 0.5**0.5))
 
 
 def kaiming_linear(

@@ -13,7 +13,7 @@ from couplings.memory import Restored
 from couplings.ops.reference import join
 from couplings.univariate import Affine, Univariate
 
-__all__ = ["Conditioner", "Coupling", "DownsamplingCoupling", "two_sided_coupling"]
+__all__ = ["Conditioner", "Coupling", "DownsamplingCoupling", "Split", "two_sided_coupling"]
 
 # Called as make(in_shape, out_channels, context_features); the module as net(x, context).
 Conditioner = Callable[[Shape, int, int], nn.Module]
@@ -119,6 +119,55 @@ def two_sided_coupling(
             Coupling(shape, conditioner, univariate, "second", context_features, shape[0] - first),
         ]
     )
+
+
+class Split(Invertible):
+    """Split off half of the channels behind a Gaussian prior conditional on the others.
+
+        z = (inner(kept), (rest - m(kept)) · e^(-s(kept)))
+
+    The others alone go on, through `inner`, and all ends flat, what went on first. With a class-
+    conditional N(μ_y, I) of z the prior of the rest is N(m + e^s μ_y, e^2s): Glow's, conditional on
+    the kept half and on the class (Kingma and Dhariwal, NeurIPS 2018).
+
+    Args:
+        shape: (C, H, W) or (F,); at least two channels.
+        conditioner: makes the network that gives s and m.
+        inner: makes the map of the ⌈C/2⌉ channels that are kept, to any shape.
+        univariate: the map of the others; default: affine.
+        context_features: width of the context handed to the network.
+
+    Raises:
+        ShapeError: fewer than two channels.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        conditioner: Conditioner,
+        inner: Callable[[Shape], Invertible],
+        univariate: Univariate | None = None,
+        context_features: int = 0,
+    ) -> None:
+        prior = Coupling(shape, conditioner, univariate, context_features=context_features)
+        mapped = inner((shape[0] - prior.active_channels, *shape[1:]))
+        width = max(context_features, mapped.context_features)
+        super().__init__(shape, (int(torch.Size(shape).numel()),), width)
+        self.prior, self.inner = prior, mapped
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        y, log_det = self.prior(x, context)
+        kept, rest = y.split((self.inner.in_shape[0], self.prior.active_channels), dim=1)
+        z, inner_log_det = self.inner(kept, context)
+        return torch.cat((z.flatten(1), rest.flatten(1)), dim=1), log_det + inner_log_det
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        own, rest = z.split((self.inner.dims, self.dims - self.inner.dims), dim=1)
+        own = own.reshape(len(z), *self.inner.out_shape)
+        kept, inner_log_det = self.inner.inverse(own, context)
+        rest = rest.reshape(len(z), self.prior.active_channels, *self.in_shape[1:])
+        x, log_det = self.prior.inverse(torch.cat((kept, rest), dim=1), context)
+        return x, log_det + inner_log_det
 
 
 class DownsamplingCoupling(Chain):

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from couplings.core import Invertible, Shape, ShapeError, constant_log_det, sum_log_det
-from couplings.ops.dispatch import keeps_channels_last
+from couplings.ops.dispatch import full_precision, keeps_channels_last
 from couplings.ops.matmul import rotate, unrotate
 
 __all__ = [
+    "ChannelMixing",
     "ElementwiseAffine",
     "Flatten",
     "Logistic",
@@ -126,6 +127,70 @@ def fit_whitening(network: nn.Module, *inputs: object) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class ChannelMixing(Invertible):
+    """Learned mixing of the channels, a 1x1 convolution with an offset, by its PLU factors.
+
+        z = W x + o,   W = P L (U + diag(± e^g)),   log_det = H · W · Σ_c g_c
+
+    L is lower triangular with ones on its diagonal, U strictly upper; P and the signs stay as they
+    are drawn, with a random rotation W. Kingma and Dhariwal, "Glow: generative flow with invertible
+    1x1 convolutions", NeurIPS 2018, Sec. 3.2. The products with W are in the dtype of x, those of
+    the factors and their inverses in float64.
+
+    Args:
+        shape: (C, H, W) or (F,); the first dimension is mixed.
+        generator: where the first W comes from.
+    """
+
+    float64_buffers = ("permutation", "signs")
+    permutation: Tensor
+    signs: Tensor
+
+    def __init__(self, shape: Shape, generator: torch.Generator) -> None:
+        super().__init__(shape)
+        permutation, lower, upper = torch.linalg.lu(random_rotation(shape[0], generator))
+        diagonal = upper.diagonal()
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("signs", diagonal.sign())
+        dtype = torch.get_default_dtype()
+        self.lower = nn.Parameter(lower.tril(-1).to(dtype))
+        self.upper = nn.Parameter(upper.triu(1).to(dtype))
+        self.log_scale = nn.Parameter(diagonal.abs().log().to(dtype))
+        self.offset = nn.Parameter(torch.zeros(shape[0]))
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        lower, upper = self._factors()
+        mixed = _mix(x, self.permutation @ lower @ upper) + self._broadcast(x)
+        return mixed, self._log_det(x)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        lower, upper = self._factors()
+        inverse = torch.linalg.solve_triangular(
+            lower, self.permutation.T, upper=False, unitriangular=True
+        )
+        inverse = torch.linalg.solve_triangular(upper, inverse, upper=True)
+        return _mix(z - self._broadcast(z), inverse), -self._log_det(z)
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """Return L and U with its diagonal, (C, C), float64."""
+        ones = torch.ones_like(self.signs)
+        lower = self.lower.double().tril(-1) + ones.diag()
+        diagonal = self.signs * self.log_scale.double().exp()
+        return lower, self.upper.double().triu(1) + diagonal.diag()
+
+    def _broadcast(self, x: Tensor) -> Tensor:
+        return self.offset.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return constant_log_det(x, self.log_scale.sum() * (self.dims // self.in_shape[0]))
+
+
+def _mix(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply the channels of x (B, C, ...) by a matrix (C, C)."""
+    with full_precision(x):
+        return torch.einsum("dc,bc...->bd...", weight.to(x.dtype), x)
 
 
 class Permutation(Invertible):

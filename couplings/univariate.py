@@ -8,10 +8,11 @@ from typing import Protocol
 
 from torch import Tensor
 
+from couplings.logistic_mixture import LogisticMixture
 from couplings.ops.affine import Affine
 from couplings.ops.spline import RationalQuadratic
 
-__all__ = ["Affine", "FusedUnivariate", "RationalQuadratic", "Univariate"]
+__all__ = ["Affine", "FusedUnivariate", "LogisticMixture", "RationalQuadratic", "Univariate"]
 
 
 class Univariate(Protocol):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -12,6 +12,8 @@ from couplings import (
     MLP,
     Affine,
     Chain,
+    ChannelMixing,
+    Conditioner,
     ConvNet,
     Coupling,
     Flatten,
@@ -20,6 +22,8 @@ from couplings import (
     Rotation,
     SoftClamp,
     SpaceToDepth,
+    Split,
+    TokenNet,
     Univariate,
     Whitening,
     two_sided_coupling,
@@ -48,6 +52,10 @@ def conv_network(
     dct: bool = False,
     whiten: float = 0.0,
     activation: Activation = "relu",
+    mixing: Literal["rotation", "plu"] = "rotation",
+    split: bool = False,
+    conditioner: Literal["conv", "attention", "mixer"] = "conv",
+    token_blocks: int = 1,
 ) -> Chain:
     """Build per level a squeeze and `blocks` x [conv coupling, rotation]; then dense couplings.
 
@@ -70,6 +78,10 @@ def conv_network(
         whiten: above 0 a level begins with a `Whitening` of this power, to be fitted to data, and
             its couplings change the two halves in turn, with no rotation in between.
         activation: in the convolutional networks.
+        mixing: of the channels after a coupling: a fixed random rotation, or a learned matrix.
+        split: end each level but the last by a `Split`: half of its channels do not go on.
+        conditioner: a `ConvNet`, or a `TokenNet` of attention or of MLPs across the positions.
+        token_blocks: blocks of a `TokenNet`.
 
     Raises:
         ShapeError: not an image shape, or another number of widths than of levels.
@@ -88,32 +100,48 @@ def conv_network(
         )
     map_, features = univariate or AFFINE, context_features
     settings: dict[str, Any] = {"univariate": map_, "context_features": features}
-    rotation: Factory = partial(Rotation, generator=generator)
-    factories: list[Factory] = []
-    current: Shape = tuple(shape)
-    for count, hidden in zip(blocks, widths, strict=True):
-        factor = squeeze_factor(current)
-        if factor != (1, 1):
-            factories.append(partial(SpaceToDepth, factor=factor))
-            current = SpaceToDepth(current, factor).out_shape
-        conv = partial(
-            ConvNet,
-            generator=generator,
-            width=hidden,
-            batch_norm=batch_norm,
-            activation=activation,
-        )
-        coupling = partial(Coupling, conditioner=conv, **settings)
-        if whiten:
-            halves = (partial(coupling, active=half) for half in cycle(("second", "first")))
-            factories += [partial(Whitening, power=whiten), *islice(halves, count)]
-        else:
-            factories += [coupling, rotation] * count
+    mix: Factory = partial(ChannelMixing if mixing == "plu" else Rotation, generator=generator)
     dense = partial(MLP, generator=generator, hidden=dense_hidden, dropout=dropout)
-    factories += [DCT, partial(Flatten, channels_last=True)] if dct else [Flatten]
+    ending: list[Factory] = [DCT, partial(Flatten, channels_last=True)] if dct else [Flatten]
     permutation: Factory = partial(Permutation, generator=generator)
     two_sided: Factory = partial(two_sided_coupling, conditioner=dense, **settings)
-    return Chain.grow(shape, [*factories, *[permutation, two_sided] * dense_blocks])
+    ending += [permutation, two_sided] * dense_blocks
+
+    def network(width: int) -> Conditioner:
+        if conditioner == "conv":
+            options: dict[str, Any] = {"batch_norm": batch_norm, "activation": activation}
+            return partial(ConvNet, generator=generator, width=width, **options)
+        kind: Any = "mlp" if conditioner == "mixer" else "attention"
+        return partial(TokenNet, generator=generator, width=width, blocks=token_blocks, mixing=kind)
+
+    def stages(shape: Shape, level: int) -> list[Factory]:
+        """List what is left from this level on."""
+        if level == len(blocks):
+            return ending
+        made: list[Factory] = []
+        if (factor := squeeze_factor(shape)) != (1, 1):
+            made.append(partial(SpaceToDepth, factor=factor))
+            shape = SpaceToDepth(shape, factor).out_shape
+        net, count = network(widths[level]), blocks[level]
+        coupling = partial(Coupling, conditioner=net, **settings)
+        if whiten:
+            halves = (partial(coupling, active=half) for half in cycle(("second", "first")))
+            made += [partial(Whitening, power=whiten), *islice(halves, count)]
+        else:
+            made += [coupling, mix] * count
+        if not split or level + 1 == len(blocks):
+            return made + stages(shape, level + 1)
+        return [
+            *made,
+            partial(
+                Split,
+                conditioner=net,
+                inner=lambda kept: Chain.grow(kept, stages(kept, level + 1)),
+                **settings,
+            ),
+        ]
+
+    return Chain.grow(shape, stages(tuple(shape), 0))
 
 
 def squeeze_factor(shape: Shape) -> tuple[int, int]:

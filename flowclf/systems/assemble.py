@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from couplings import Affine, Invertible, RationalQuadratic, SoftClamp, Univariate
+from couplings import Affine, Invertible, LogisticMixture, RationalQuadratic, SoftClamp, Univariate
 from couplings.conditioners import Activation, kaiming_linear
 from couplings.core import Shape
 from couplings.networks import conv_network, mlp_network, paper_network
@@ -64,9 +64,10 @@ class ClampSettings(Section):
 class MapSettings(Section):
     """Map of each number of the active half of a coupling."""
 
-    map: Literal["affine", "spline"] = "affine"
+    map: Literal["affine", "spline", "logistics"] = "affine"
     bins: Annotated[int, Field(gt=0, lt=1000)] = 8  # of a spline
     bound: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0  # a spline ends there
+    components: Annotated[int, Field(gt=0, lt=1000)] = 4  # of a mixture of logistics
     # "beta": couplings and class means see log β̃, so that one model serves every β̃ (ib-inn).
     condition: Literal["beta"] | None = None
 
@@ -88,6 +89,10 @@ class ConvSettings(MapSettings):
     # go to this power of the way to one, and its couplings change the two halves in turn; at 0 a
     # random rotation follows each coupling.
     whiten: Annotated[float, Field(ge=0, le=1)] = 0.0
+    mixing: Literal["rotation", "plu"] = "rotation"  # where it is not: fixed, or learned
+    split: bool = False  # half of a level's channels do not go on, see `couplings.Split`
+    conditioner: Literal["conv", "attention", "mixer"] = "conv"  # patches' features are the tokens
+    token_blocks: Depth = 1
 
 
 class MLPSettings(MapSettings):
@@ -292,6 +297,8 @@ def _univariate(settings: ConvSettings | MLPSettings | PaperSettings) -> Univari
     """Build the map of all couplings; None: the network's own."""
     if settings.map == "spline":
         return RationalQuadratic(settings.bins, settings.bound)
+    if settings.map == "logistics":
+        return LogisticMixture(settings.components)
     if isinstance(settings, PaperSettings):
         return None
     return Affine(SoftClamp(**settings.clamp.model_dump()))

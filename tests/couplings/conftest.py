@@ -27,6 +27,7 @@ from couplings import (
     MLP,
     Affine,
     Chain,
+    ChannelMixing,
     Conditioner,
     ConvNet,
     Coupling,
@@ -36,12 +37,15 @@ from couplings import (
     Haar,
     Inverse,
     Invertible,
+    LogisticMixture,
     Permutation,
     PiecewiseLinear,
     RationalQuadratic,
     Rotation,
     SoftClamp,
     SpaceToDepth,
+    Split,
+    TokenNet,
     Whitening,
     two_sided_coupling,
 )
@@ -105,6 +109,10 @@ def mlp(generator: Generator, **options: object) -> Conditioner:
 
 def conv(generator: Generator, **options: object) -> Conditioner:
     return partial(ConvNet, generator=generator, width=6, **options)  # type: ignore[arg-type]
+
+
+def tokens(generator: Generator, **options: Any) -> Conditioner:
+    return partial(TokenNet, generator=generator, width=6, **options)
 
 
 def strided(generator: Generator) -> Conditioner:
@@ -249,6 +257,20 @@ OWN = {
         Coupling, (4, 2, 2), conv, univariate=SPLINE, context=3
     ),
     "Coupling (spline, features, context)": own(Coupling, (4,), mlp, univariate=SPLINE, context=3),
+    "Coupling (logistics, features, first)": own(
+        Coupling, (5,), mlp, univariate=LogisticMixture(3), active="first"
+    ),
+    "Coupling (logistics, image, context)": own(
+        Coupling, (4, 2, 2), conv, univariate=LogisticMixture(2), context=3
+    ),
+    "Coupling (attention, context)": own(Coupling, (4, 4, 2), tokens, context=3),
+    "Coupling (mixer of patches)": own(Coupling, (4, 4, 2), partial(tokens, mixing="mlp", patch=2)),
+    "Split": own(partial(Split, inner=SpaceToDepth), (3, 4, 2), conv),
+    "Split (coupled further, context)": Case(
+        lambda g: Split(
+            (5, 2, 2), conv(g), lambda shape: Coupling(shape, conv(g), context_features=3), ATAN
+        )
+    ),
     "two_sided_coupling": own(two_sided_coupling, (5, 2, 2), conv),
     "two_sided_coupling (spline)": own(two_sided_coupling, (5, 2, 2), conv, univariate=SPLINE),
     "two_sided_coupling (context)": own(two_sided_coupling, (5,), mlp, univariate=ATAN, context=3),
@@ -264,6 +286,8 @@ OWN = {
     "Rotation (scale 0.75)": Case(lambda g: Rotation((4, 2, 2), g, scale=0.75)),
     "Whitening": Case(lambda g: fitted(Whitening((5, 2, 3)), g)),
     "Whitening (features, half)": Case(lambda g: fitted(Whitening((6,), 0.5), g)),
+    "ChannelMixing (image)": Case(lambda g: ChannelMixing((5, 2, 3), g)),
+    "ChannelMixing (features)": Case(lambda g: ChannelMixing((6,), g)),
     "Permutation (image)": Case(lambda g: Permutation((5, 2, 2), g)),
     "Permutation (features)": Case(lambda g: Permutation((7,), g)),
     "ElementwiseAffine": Case(elementwise_affine),

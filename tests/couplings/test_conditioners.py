@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from couplings import MLP, ConvNet, Coupling, ShapeError
+from couplings import MLP, ConvNet, Coupling, ShapeError, TokenNet
 from couplings.conditioners import kaiming_conv, kaiming_linear
 from couplings.testing import randomize
 
@@ -16,6 +16,8 @@ NETS = {
     "MLP with BatchNorm and Dropout": (partial(MLP, batch_norm=True, dropout=0.3), (4,)),
     "ConvNet": (ConvNet, (4, 6, 6)),
     "ConvNet with SiLU": (partial(ConvNet, activation="silu"), (4, 6, 6)),
+    "TokenNet": (partial(TokenNet, width=32), (4, 6, 6)),
+    "TokenNet of MLPs, patches": (partial(TokenNet, mixing="mlp", patch=3, blocks=2), (4, 6, 6)),
     "ConvNet without BatchNorm": (partial(ConvNet, batch_norm=False, dropout=0.3), (4, 6, 6)),
 }
 Make = Callable[..., nn.Module]

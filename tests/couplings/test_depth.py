@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from couplings import Chain, RationalQuadratic
+from couplings import Chain, LogisticMixture, RationalQuadratic
 from couplings.networks import conv_network, mlp_network, paper_network
 from couplings.testing import randomize
 
@@ -25,11 +25,13 @@ def affine(blocks: int, **options: Any) -> Chain:
 
 
 def conv(blocks: int, **options: Any) -> Chain:
-    options |= {"width": 2, "dense_hidden": (4,)}
+    options = {"width": 2, "dense_hidden": (4,)} | options
     return conv_network((1, 4, 4), seeded(), blocks=(blocks,), **options)
 
 
 spline, conv_spline = (partial(each, univariate=RationalQuadratic()) for each in (affine, conv))
+logistics = partial(affine, univariate=LogisticMixture(2))
+dense = partial(conv, univariate=LogisticMixture(2), mixing="plu", conditioner="mixer", width=8)
 
 
 def samples(chain: Chain, count: int = 16) -> Tensor:
@@ -50,7 +52,14 @@ def test_300_blocks_can_be_inverted_at_the_start(make: Make) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("make", "scale"),
-    [(affine, 0), (spline, 0), (conv, 0), (conv_spline, 0), (affine, 3e-3), (conv, 3e-3)],
+    [
+        (affine, 0),
+        (spline, 0),
+        (conv, 0),
+        (conv_spline, 0),
+        (affine, 3e-3),
+        (conv, 3e-3),
+    ],
 )
 def test_log_dets_of_100_blocks_are_those_of_float64(make: Make, scale: float) -> None:
     """Compare at the start, and a little away from it, where they are not 0."""
@@ -63,6 +72,17 @@ def test_log_dets_of_100_blocks_are_those_of_float64(make: Make, scale: float) -
     for got, expected in (forward, back):
         assert float(((got - expected).abs() / expected.abs().clamp_min(1)).max()) < 1e-5
         assert (float(expected.abs().max()) > 0.1) == bool(scale)
+
+
+@pytest.mark.parametrize("make", [logistics, dense])
+def test_64_blocks_of_the_dense_maps_are_exact_near_the_start(make: Make) -> None:
+    chain = make(64).eval()
+    randomize(chain, torch.Generator().manual_seed(2), 2e-3)
+    x = samples(chain)
+    assert inverse_error(chain, x) < 2e-5
+    with torch.no_grad():
+        exact = deepcopy(chain).double()(x.double())[1]
+        assert float((chain(x)[1] - exact).abs().max()) < 1e-5 < float(exact.abs().max())
 
 
 def test_the_papers_network_amplifies_rounding_unless_it_starts_as_the_identity() -> None:

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from couplings import (
     DCT,
     Chain,
+    ChannelMixing,
     ElementwiseAffine,
     Flatten,
     Haar,
@@ -52,6 +53,28 @@ def test_random_rotation_is_in_so(size: int, seed: int) -> None:
     assert matrix.dtype == torch.float64
     assert distance_from_orthogonal(matrix) < 1e-14
     assert float(torch.linalg.det(matrix)) == pytest.approx(1.0, abs=1e-13)
+
+
+@torch.no_grad()
+def test_channels_are_mixed_by_a_matrix_that_starts_as_a_rotation(generator: Generator) -> None:
+    layer = ChannelMixing((5,), generator).double()
+    weight, log_det = layer(torch.eye(5, dtype=torch.float64))
+    assert_close(weight @ weight.T, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert_close(log_det, torch.zeros(5, dtype=torch.float64), rtol=0, atol=1e-6)
+    randomize(layer, generator)
+    weight = layer(torch.eye(5, dtype=torch.float64))[0] - layer.offset
+    assert_close(layer(torch.ones(1, 5).double())[1][0], torch.linalg.slogdet(weight).logabsdet)
+    assert distance_from_orthogonal(weight) > 0.1
+
+
+@torch.no_grad()
+def test_mixing_is_as_exact_in_float32_as_its_matrix_is_well_conditioned(
+    generator: Generator,
+) -> None:
+    layer = randomize(ChannelMixing((64, 3, 3), generator), generator, 0.02)
+    x = torch.randn(8, 64, 3, 3, generator=generator)
+    back, _ = layer.inverse(layer(x)[0])
+    assert float((back - x).abs().max()) < 2e-5
 
 
 def test_random_rotations_come_from_the_seed_and_are_uniform(generator: Generator) -> None:

@@ -14,6 +14,7 @@ from couplings import (
     Invertible,
     Rotation,
     ShapeError,
+    Split,
     Whitening,
     fit_whitening,
 )
@@ -91,6 +92,21 @@ def test_whitened_levels_couple_their_halves_in_turn(generator: torch.Generator)
     assert [stage.power for stage in whitening] == [0.5, 0.5]
     fit_whitening(network, torch.randn(20, 3, 8, 8, generator=generator))
     assert_round_trip(randomized(network, generator), generator)
+
+
+@pytest.mark.parametrize("conditioner", ["conv", "attention", "mixer"])
+@pytest.mark.parametrize("mixing", ["rotation", "plu"])
+def test_levels_can_be_split_and_channels_mixed_by_learning(
+    conditioner: Any, mixing: Any, generator: torch.Generator
+) -> None:
+    options: dict[str, Any] = {"conditioner": conditioner, "mixing": mixing, "width": 4}
+    network = conv_network((1, 8, 8), generator, blocks=(1, 1, 1), split=True, **options)
+    splits = [module for module in network.modules() if isinstance(module, Split)]
+    assert [split.in_shape for split in splits] == [(4, 4, 4), (8, 2, 2)]
+    assert [split.inner.dims for split in splits] == [32, 16]
+    assert_round_trip(randomized(network, generator), generator)
+    x = torch.randn(1, 1, 8, 8, generator=generator, dtype=torch.float64)
+    assert_invertible(network, x, tolerance=1e-10)
 
 
 def test_one_width_serves_all_levels(generator: torch.Generator) -> None:
