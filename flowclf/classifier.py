@@ -44,6 +44,8 @@ class PseudoLabelSettings(Section):
     cross_entropy: Weight = 0.0  # of guesses that are sure, relative to that of given labels
     threshold: Fraction = 0.95  # a guess is sure from this probability on
     consistency: Weight = 0.0  # of -log q(x|guess), sure or not, relative to the likelihood's
+    # Decay per step of the average of the weights that guesses; 0: those of the step guess.
+    average: Fraction = 0.99
 
     @property
     def asked(self) -> bool:

@@ -17,7 +17,7 @@ from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors
 
 __all__ = ["Clock", "Position", "load_checkpoint", "save_checkpoint"]
 
-MODEL = "model."
+MODEL, GUESSER = "model.", "guesser."
 
 
 class Position(Section):
@@ -58,8 +58,9 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     position: Position,
     keep: bool = True,
+    guesser: GenerativeClassifier | None = None,
 ) -> None:
-    """Save weights and buffers, the optimiser's tensors, and the position.
+    """Save weights and buffers, those of the guesser, the optimiser's tensors, and the position.
 
     There is nothing else to remember: order, noise, dropout and learning rate follow from seed and
     step, hyperparameters from config.yaml, and no precision that can be set scales gradients.
@@ -71,6 +72,8 @@ def save_checkpoint(
         OSError: it could not be written; the checkpoint before is intact.
     """
     tensors = {MODEL + name: value for name, value in model.state_dict().items()}
+    if guesser is not None:
+        tensors |= {GUESSER + name: value for name, value in guesser.state_dict().items()}
     kind = type(optimizer).__name__
     for number, state in optimizer.state_dict()["state"].items():
         moments = {name: value for name, value in state.items() if value is not None}
@@ -83,9 +86,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    run: Run, model: GenerativeClassifier, optimizer: torch.optim.Optimizer
+    run: Run,
+    model: GenerativeClassifier,
+    optimizer: torch.optim.Optimizer,
+    guesser: GenerativeClassifier | None = None,
 ) -> Position:
-    """Restore model and optimiser in place, and return the position to go on from.
+    """Restore model, guesser and optimiser in place, and return the position to go on from.
 
     A damaged checkpoint is refused; only the user may fall back to the previous one.
 
@@ -101,16 +107,23 @@ def load_checkpoint(
     # Between the two renames of a save there is but the previous one.
     path = path if path.is_file() else previous
     tensors, position = _read(path, run)
-    weights = {
-        name.removeprefix(MODEL): tensors.pop(name) for name in [*tensors] if name.startswith(MODEL)
-    }
+    weights, others = _taken(tensors, MODEL), _taken(tensors, GUESSER)
     check_architecture(model.state_dict(), weights, path)
     run.check_identity(position.run, path)
+    if guesser is not None:
+        check_architecture(guesser.state_dict(), others, path)
+        guesser.load_state_dict(others)
     state = _moments(tensors, optimizer, path)
     model.load_state_dict(weights)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return position
+
+
+def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take the tensors with a prefix out, without it."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
 def _read(path: Path, run: Run) -> tuple[dict[str, Tensor], Position]:

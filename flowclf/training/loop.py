@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from contextlib import ExitStack, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from math import cos, isfinite, pi
@@ -228,6 +229,8 @@ class Loop:
             from flowclf.training.loggers import make_loggers
 
             self.loggers = make_loggers(settings.logger, run, config)
+        averaging = model.settings.pseudo_labels.asked and model.settings.pseudo_labels.average
+        self.guesser = deepcopy(model).requires_grad_(False) if averaging else None
         optimizer = make_optimizer(model, settings)
         with quiet():
             self.module, self.optimizer = fabric.setup(model, optimizer)
@@ -309,6 +312,9 @@ class Loop:
         self.optimizer.step()
         for name, value in zip(terms, values, strict=False):
             self.sums[name] = self.sums.get(name, 0.0) + value
+        if self.guesser is not None:
+            decay = self.model.settings.pseudo_labels.average
+            follow(self.guesser, self.model, min(decay, (step + 1) / (step + 10)))
         if self.report:
             # With a budget of CPU time the last step is a guess.
             last = self.steps
@@ -322,7 +328,8 @@ class Loop:
         Fabric's own autocast covers wrapped calls, which on one device no call is.
         """
         with self.fabric.autocast():
-            guess = None if batch.view is None else self.model.guess(batch.view)
+            guesser = self.model if self.guesser is None else self.guesser
+            guess = None if batch.view is None else guesser.guess(batch.view)
             terms: dict[str, Tensor] = self.module.loss(
                 batch.x, batch.y, index=batch.index, guess=guess
             )
@@ -395,12 +402,14 @@ class Loop:
                         f"{position.step} of {self.steps})"
                     )
                 check_state(self.model, position.step, self.optimizer.optimizer)
-                save_checkpoint(self.run, self.model, self.optimizer.optimizer, position, keep)
+                optimizer = self.optimizer.optimizer
+                save_checkpoint(self.run, self.model, optimizer, position, keep, self.guesser)
 
     def _restore(self) -> Position:
         assert self.run is not None, "resuming needs a run folder"
         with self.processes.fail_together():
-            position = load_checkpoint(self.run, self.model, self.optimizer.optimizer)
+            optimizer = self.optimizer.optimizer
+            position = load_checkpoint(self.run, self.model, optimizer, self.guesser)
             if self.processes.first:
                 self.run.keep_metrics_until(position.step)
         self.sums = dict(position.sums)
@@ -432,6 +441,16 @@ def flat_row(row: dict[str, Any]) -> dict[str, float]:
     parts = {key: value if isinstance(value, dict) else {"": value} for key, value in row.items()}
     flat = {f"{k}/{n}".rstrip("/"): v for k, part in parts.items() for n, v in part.items()}
     return {name: value for name, value in flat.items() if isinstance(value, int | float)}
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move weights and buffers of a copy to decay · its own + (1 - decay) · the model's."""
+    for own, other in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if own.is_floating_point():
+            own.lerp_(other, 1 - decay)
+        else:
+            own.copy_(other)
 
 
 def clip_gradients(

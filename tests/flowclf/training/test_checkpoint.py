@@ -102,6 +102,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("ce", {"train": {"optimizer": "sgd", "schedule": "milestones", "milestones": [0.3]}}),
     "bf16": ("ib-inn", {"train": {"precision": "bf16-mixed", "memory": "recompute"}}),
     "any beta": ("ib-inn", {"network": {"condition": "beta", "batch_norm": False}}),
+    "guesses": (
+        "ib-inn",
+        {
+            "data": {"labels": 20},
+            "train": {"labelled": 5},
+            "pseudo_labels": {"cross_entropy": 1, "consistency": 1, "threshold": 0.4},
+        },
+    ),
     "warm-up": ("vae", {"objective": {"warmup": 0.8}}),
 }
 

@@ -62,6 +62,10 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "entropy": ("vae-as", {"objective": {**PARTS, "form": "entropy"}}, False),
     "labels summed": ("m2", {"box": None, "objective": {"marginalise": True}, **HALF}, False),
     "half labelled": ("untapped", {"objective": {"l2_on_sample": True}, **HALF}, True),
+    "guesses": (
+        "ib-inn",
+        {"network": CONV, "pseudo_labels": {"cross_entropy": 1, "threshold": 0.3}, **HALF}, True,
+    ),
     "64-true": ("ib-inn", {"network": CONV, "train": {"precision": "64-true"}}, True),
 }  # fmt: skip
 ROUNDED: dict[str, tuple[str, dict[str, Any], bool]] = {

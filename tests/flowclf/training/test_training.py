@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from small_systems import history
-from torch import Tensor
+from torch import Tensor, nn
 
 import flowclf
 from flowclf.config import RunConfig, make_config, merge
 from flowclf.data import Dataset, load_dataset
 from flowclf.runs import Run
 from flowclf.training import Interrupted, train
+from flowclf.training.loop import follow
 from flowclf.training.progress import Report
 from flowclf.training.setup import fresh_model
 from flowclf.training.task import load_task
@@ -209,3 +210,15 @@ def test_statistics_and_means_are_those_of_the_samples(digits: Dataset, binarize
         torch.testing.assert_close(model.mixture.data_means[k], z[y == k].mean(0))
     sample = model.mixture.sample(torch.tensor([3]), temperature=0.0, around="data")
     assert torch.equal(sample[0], model.mixture.data_means[3])
+
+
+def test_the_guesser_follows_weights_and_statistics() -> None:
+    average, model = (nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1)) for _ in range(2))
+    before = {name: value.clone() for name, value in average.state_dict().items()}
+    model[1].running_mean += 1
+    model[1].num_batches_tracked += 3
+    follow(average, model, 0.75)
+    for name, value in average.state_dict().items():
+        other = model.state_dict()[name]
+        expected = 0.75 * before[name] + 0.25 * other if value.is_floating_point() else other
+        torch.testing.assert_close(value, expected)
