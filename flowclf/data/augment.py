@@ -30,8 +30,8 @@ def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> 
     random parameters, all drawn from the generator (whose device need not be the batch's).
 
     - `shift`: by up to 1 pixel in each direction; edge values move in.
-    - `warp`: turned by up to 15 degrees, sides times 0.85 to 1.15 each, slanted by up to 0.2,
-      shifted by up to a fourteenth of the side; bilinear, 0 moves in.
+    - `warp`: turned by up to 22.5 degrees, each side divided by 0.8 to 1.25, slanted by up to
+      0.3, shifted by up to a fourteenth of the side; bilinear, 0 moves in.
     - `flip-crop`: mirrored left to right or not; shifted by up to 4 pixels, edge values move in.
     - `rotate`: by any angle, bilinear; 0 moves in.
     - `paper-cifar`: as IB-INN was trained on CIFAR. Mirrored or not; brightness and contrast
@@ -63,8 +63,8 @@ def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> 
 
 def _warp(x: Tensor, generator: Generator) -> Tensor:
     """Map each image by an affine map of its own, drawn about the identity."""
-    angle, slant = (_uniform(x, -s, s, generator) for s in (pi / 12, 0.2))
-    wide, high = (_uniform(x, 0.85, 1.15, generator) for _ in range(2))
+    angle, slant = (_uniform(x, -s, s, generator) for s in (pi / 8, 0.3))
+    wide, high = (_uniform(x, 0.8, 1.25, generator) for _ in range(2))
     right, down = (_uniform(x, -1 / 7, 1 / 7, generator) for _ in range(2))
     cos, sin, ratio = angle.cos(), angle.sin(), x.shape[2] / x.shape[3]
     # Rotation · [[wide, slant], [0, high]]: where an output's pixel comes from, see `rotated`.

@@ -87,16 +87,16 @@ def test_rotate_turns_by_any_angle() -> None:
 
 
 def test_warp_stays_near_the_identity() -> None:
-    """A pixel 8 away moves by 8·0.43 and a fourteenth of the side at most, on average by 0."""
+    """A pixel 8 away moves by 8·0.5 and a fourteenth of the side at most, on average by 0."""
     x = torch.zeros(1000, 1, 28, 28)
     x[:, :, 13:15, 21:23] = 255
     out = _run("warp", x)[:, 0]
     axis = torch.arange(28.0)
     mass = out.sum((1, 2))
     right, down = (out.sum(1) * axis).sum(1) / mass, (out.sum(2) * axis).sum(1) / mass
-    assert 3 < (right - 21.5).abs().max() < 8 * 0.25 + 2.6
-    assert 3 < (down - 13.5).abs().max() < 8 * 0.43 + 2.6
-    assert (right.mean() - 21.5).abs() < 0.5
+    assert 3 < (right - 21.5).abs().max() < 8 * 0.35 + 2.6
+    assert 3 < (down - 13.5).abs().max() < 8 * 0.5 + 2.6
+    assert (right.mean() - 21.5).abs() < 0.6
     assert (down.mean() - 13.5).abs() < 0.3
 
 
