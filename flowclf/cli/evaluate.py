@@ -175,8 +175,10 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
         sets = [load_outlier_set(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
         official = _official(task, wanted.data_dir) if "shift" in suites else None
         levels = task.dataset.levels
-        drawn = {"samples": wanted.samples, "temperatures": wanted.temperatures}
-        options = Options(tuple(sets), official=official, levels=levels, **drawn)
+        options = Options(
+            tuple(sets), official=official, samples=wanted.samples,
+            temperatures=wanted.temperatures, levels=levels,
+        )  # fmt: skip
         if wanted.betas is not None:
             found += _along(folder, task, suites, options, wanted.betas)
         else:

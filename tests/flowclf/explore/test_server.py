@@ -18,7 +18,6 @@ import uvicorn
 from explored import explorer
 from PIL import Image
 
-import flowclf.explore.server as server_module
 from flowclf import UserError
 from flowclf.explore.explorer import Explorer
 from flowclf.explore.page import page
@@ -180,11 +179,6 @@ def test_pictures_that_are_none_or_bombs_are_refused(app: Any) -> None:
     assert ask(app, "POST", "/picture/0", b"x", content_type="image/svg+xml")[0] == 415
 
 
-def test_too_many_questions_at_once_are_put_off(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MOST_WAITING", 0)
-    assert question(app, "facts")[0] == 503
-
-
 @pytest.fixture(scope="module")
 def port(shown: Explorer) -> Iterator[int]:
     """Serve for real, in a thread."""
@@ -221,6 +215,26 @@ def test_a_thousand_malformed_requests_leave_it_answering(port: int) -> None:
     assert answer.status == 200
     assert json.loads(answer.read())["classes"] == ["a", "<b>", "c"]
     connection.close()
+
+
+def test_a_hundred_clients_at_once_get_their_own_answers(port: int, shown: Explorer) -> None:
+    expected = [shown.call("judge", {"place": {"sample": k}})["posterior"] for k in range(20)]
+    found: dict[int, Any] = {}
+
+    def client(number: int) -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        headers = {"Content-Type": "application/json", "X-Flowclf-Token": TOKEN}
+        body = json.dumps({"place": {"sample": number % 20}})
+        connection.request("POST", "/call/0/judge", body, headers)
+        found[number] = json.loads(connection.getresponse().read())["posterior"]
+        connection.close()
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {number: expected[number % 20] for number in range(100)}
 
 
 def test_a_taken_port_is_said(port: int) -> None:
