@@ -2,8 +2,9 @@
 
 The packages are copied to a temporary folder, and one fault at a time is put into the copy: a
 log-determinant counted twice, a sign, a constant. The tests named beside it must fail, and must
-pass without it. Of the kernels those that hold the fault run: PyTorch's own, or the compiled ones,
-which are compiled with it. `tests/test_mutations.py` holds that each fault still has its place.
+pass without it. Of the kernels those that hold the fault run: PyTorch's own, the compiled ones,
+which are compiled with it, or Triton's, interpreted. `tests/test_mutations.py` holds that each
+fault still has its place.
 
 Words after the command choose the faults whose names contain one of them.
 """
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,6 +49,8 @@ class Fault:
     @property
     def kernels(self) -> str:
         """Kernels that hold the fault, as COUPLINGS_KERNELS."""
+        if "/triton_" in self.file:
+            return "triton"
         return "compiled" if "/csrc/" in self.file else "python"
 
 
@@ -211,6 +215,173 @@ flowclf/nn/likelihoods.py
   nn/test_likelihoods.py
     logistic likelihood: half a grey level
       upper, lower = (x + ⟨0.5→1.0⟩ - self.mean(out)) * inverse
+couplings/ops/triton_affine.py
+  ../kernels/test_triton_affine.py
+    Triton's affine coupling: sum of all but the sample's own numbers
+      total = tl.sum(tl.where(inside, u, ⟨0.0→1.0⟩))
+    Triton's affine coupling, backward: sign of the inverse's shift
+      g_raw, g_shift = -(g * x + g_log) * slope, ⟨-→⟩g_x
+couplings/ops/triton_rotation.py
+  ../kernels/test_triton_mixture_rotation.py
+    Triton's rotation, backward: no offset
+      product = total * ⟨(value - offset)→value⟩
+couplings/ops/triton_mixture.py
+  ../kernels/test_triton_mixture_rotation.py
+    Triton's mixture: no running maximum
+      total = total * ⟨tl.exp(highest - base)→1.0⟩ + tl.sum
+couplings/ops/triton_spline.py
+  ../kernels/test_triton_spline.py
+    Triton's spline: sign of the inverse's log-det
+      tl.store(sums + sample * blocks + block, ⟨-→⟩total if INVERSE else total)
+    Triton's spline, backward: sign of a term
+      log_theta = 2 * ((b * theta ⟨-→+⟩ a * other + slant) / m
+couplings/ops/triton_haar.py
+  ../kernels/test_triton_haar.py
+    Triton's Haar wavelets: one band for another
+      tl.store(out + write + third, (upper ⟨-→+⟩ lower).to(dtype), inside)
+couplings/ops/csrc/spline.h
+  ops/test_spline.py::test_derivatives_and_opcheck
+    compiled spline's backward: sign of the inverse's log-det
+      grad_log = ⟨-→⟩grad_log;
+    compiled spline's backward: a share of the scale
+      const T by_s = grad_log - by_a * c.a ⟨-→+⟩ by_b * c.b;
+couplings/logistic_mixture.py
+  test_logistic_mixture.py CONTRACT
+    mixture of logistics: log-det without the scale
+      return y.to(x.dtype), (log_slope⟨ + scale→⟩).flatten(1).sum(1)
+    mixture of logistics: slope without log(1 - F)
+      log_density - log_below⟨ - log_above→⟩
+  test_logistic_mixture.py
+    mixture of logistics, backward: sign of a share
+      grad_weights = share_below ⟨-→+⟩ share_above + density
+couplings/layers.py
+  CONTRACT
+    piecewise linear: sign of the inverse's log-det
+      return x.view_as(z), ⟨-→⟩sum_log_det(slope.log())
+    mixing of channels: log-det of one position
+      self.log_scale.sum() * ⟨(self.dims // self.in_shape[0])→1⟩)
+    mixing of channels: no signs
+      diagonal = ⟨self.signs * →⟩self.log_scale.double().exp()
+    space to depth: patches in another order
+      channels = patches.permute(0, 1, ⟨3, 5→5, 3⟩, 2, 4).reshape(x.shape[0], *self.out_shape)
+flowclf/latent/vmf.py
+  latent/test_vmf.py
+    sphere: another order of the Bessel function
+      order = dims / 2⟨ - 1→⟩\n    return order * kappa.log()
+    sphere: rejection that keeps all
+      log_keep = kappa * (c - w) + ⟨(dims - 1) * log_ratio→0 * log_ratio⟩
+flowclf/latent/low_rank.py
+  latent/test_low_rank.py
+    low rank: no half of the squares
+      return ⟨0.5→1.0⟩ * (own.square().sum(1) + ((shared @ gram) * shared).sum(1))
+    low rank: projection without the inverse
+      along = (rest @ self.mean_basis.T).double()⟨ @ inverse→⟩
+flowclf/latent/beta_conditioned.py
+  latent/test_beta_conditioned.py
+    β̃: uniform instead of log-uniform
+      self.lowest * (u * log(self.highest / self.lowest))⟨.exp()→⟩)
+flowclf/latent/gaussian.py
+  latent/test_gaussian.py
+    mixture: draws at any temperature alike
+      return centre + ⟨temperature * →⟩(0.5 * self._log_var()[y]).exp() * noise
+    mixture: distance without its root
+      means[:, : repeats * classes] = blocks * distance / (⟨2 * →⟩repeats) ** 0.5
+flowclf/evaluation/conformal.py
+  evaluation/test_conformal.py
+    conformal: quantile of n instead of n + 1
+      return ceil((n⟨ + 1→⟩) * _exact(coverage))
+    conformal: p-values that can be zero
+      return (⟨1 + →⟩len(ordered) - below).double()
+    APS: all of a class's own probability
+      before = ordered.cumsum(1) - ordered + ⟨u[:, None].double() * →⟩ordered
+    RAPS: no penalty
+      return aps(log_posterior, u) + ⟨penalty→0⟩ *
+flowclf/evaluation/selective.py
+  evaluation/test_selective.py
+    accuracy at coverage: of one sample fewer
+      curve.risk), 6)) - ⟨1→2⟩])
+    AURC: the least sure first
+      values, group, count = ⟨uncertainty→(-uncertainty)⟩.unique(
+    F1: no factor of two
+      return float((⟨2 * →⟩confusion.diag() / both)
+flowclf/evaluation/discriminant.py
+  evaluation/test_scores.py
+    relative distance: distance of all without their spread
+      (place.square() / ⟨(1 + self.between.to(z.device))→1⟩).sum(1)
+flowclf/evaluation/scores.py
+  evaluation/test_scores.py
+    surprise: no log
+      above + 1).double()⟨.log()→⟩
+    joint distance: without the precision
+      squares = ((new⟨ @ precision→⟩) * new).sum(1)
+flowclf/evaluation/statistics.py
+  evaluation/test_scores.py
+    Anderson-Darling: weights from zero
+      odd = 2 * torch.arange(1, dims + 1, dtype=torch.float64, device=u.device)⟨ - 1→⟩
+flowclf/decide/decider.py
+  decide/test_decider.py
+    decider: a score fitted to what it ranks
+      x_train, ranked = ⟨x[order[::2]]→x⟩, x[order[1::2]]
+    decider: never seen at any p-value
+      seen, single = (p_value ⟨>→<⟩ self.false_alarm)
+    decider: another model's calibration is taken
+      if weights ⟨!= digest(model.state_dict())→!= weights⟩:
+flowclf/oracle/world.py
+  oracle/test_world.py
+    world: posterior without the weights
+      return (torch.cat(parts).double()⟨ + weights→⟩).log_softmax(1)
+    world: epistemic part with the aleatoric
+      epistemic=float(cross_entropy⟨ - aleatoric→⟩),
+flowclf/evaluation/calibration.py
+  evaluation/test_calibration.py
+    Brier score: mean over classes
+      return float((p - o).square().⟨sum→mean⟩(1).mean())
+    overconfidence: its opposite
+      return float((⟨confidence - hit→hit - confidence⟩).mean())
+flowclf/runs.py
+  test_hard_to_break.py
+    run: a checkpoint of any
+      if named ⟨!= own→!= named⟩:
+flowclf/training/loop.py
+  training/test_training.py
+    average of weights: the other way round
+      own.lerp_(other, ⟨1 - decay→decay⟩)
+flowclf/training/muon.py
+  training/test_muon.py
+    Muon: weights that keep their norm of before
+      weight.mul_(⟨len(weight) ** 0.5→1.0⟩ / weight.norm())
+    Muon: no momentum of Nesterov's
+      orthogonalised(⟨weight.grad.add(average, alpha=momentum)→average⟩.flatten(1))
+flowclf/explore/paths.py
+  explore/test_explorer.py
+    arc: lengths that do not change
+      return ⟨lengths→lengths[:1]⟩ * arc / angle.sin()
+    likelier latent: away from the mean
+      z.lerp(mean, (⟨1 - radius / away→radius / away⟩).clamp_min(0))
+flowclf/explore/server.py
+  explore/test_server.py
+    page: any host
+      if len(hosts) != 1 ⟨or hosts[0] not in self.hosts→⟩:
+    page: any origin
+      if any(⟨origin.removeprefix(b"http://") not in self.hosts→False⟩ for origin in origins):
+    page: any token
+      if len(found) != 1⟨ or not secrets.compare_digest(found[0], self.token)→⟩:
+    page: bodies of any size
+      if len(body) > ⟨most→2 ** 40⟩:
+flowclf/objectives.py
+  test_objectives.py
+    pseudo-labels: of every guess
+      return -own.where(confidence >= ⟨threshold→0⟩, 0.0).mean()
+    consistency: with the guess of the same view
+      log_prob_given_class[:, 0], ⟨guess→log_prob_given_class⟩.argmax(1))
+flowclf/support/safetensors.py
+  sharing/test_sharing.py support/test_seeding_files.py
+    files: any digest
+      if ⟨stated != MARK + _digest(tensors, note)→False⟩:
+flowclf/evaluation/samples.py
+  evaluation/test_samples.py
+    Fréchet distance: without the covariances' mixed term
+      second.trace() - ⟨2→0⟩ * overlap
 """
 
 
@@ -261,7 +432,9 @@ def copy_to(folder: Path) -> Path:
 
 def run(root: Path, kernels: str, *module: str) -> tuple[int, str]:
     """Run a module in a copy with these kernels; return its exit status and output."""
-    own = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COUPLINGS_KERNELS": kernels}
+    chosen = {"TRITON_INTERPRET": "1"} if kernels == "triton" else {"COUPLINGS_KERNELS": kernels}
+    path = os.pathsep.join((str(root), *filter(None, [os.environ.get("PYTHONPATH")])))
+    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **chosen}
     command = [sys.executable, "-m", *module]
     done = subprocess.run(command, cwd=root, env=os.environ | own, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -289,6 +462,9 @@ def find(fault: Fault) -> tuple[Fault, str]:
 def main(words: list[str]) -> int:
     """Print a line for each fault; return the number of those that no test found."""
     chosen = [f for f in FAULTS if not words or any(word in f.name for word in words)]
+    if find_spec("triton") is None:
+        print("without triton its kernels are left out: pip install triton")
+        chosen = [fault for fault in chosen if fault.kernels != "triton"]
     for fault in chosen:
         mutated(fault)
     start = time.perf_counter()

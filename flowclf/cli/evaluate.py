@@ -33,6 +33,7 @@ PER_CLASS = "accuracy_per_class"
 DRAWN = ("reliability",)
 NAMES = ("run", "system", "data")
 OUTLIERS = "noise:0.1,uniform,flipped,inverted,rotated"
+TABLE_OUTLIERS = "permuted,noise,gaussian,far"
 ALL = ENSEMBLE = "all"
 # Settings of the data that the test samples do not depend on.
 TRAINING_ALONE = {
@@ -53,8 +54,8 @@ def evaluate(
     outliers: Annotated[
         str | None,
         typer.Option(
-            help="Of the suite ood: kinds, known data or folders, separated by commas.",
-            show_default=OUTLIERS,
+            help="Of the suite ood: kinds, known data, folders or files, separated by commas.",
+            show_default=f"{OUTLIERS}; of tables {TABLE_OUTLIERS}",
         ),
     ] = None,
     resize: Annotated[
@@ -92,9 +93,8 @@ def evaluate(
     suites = _suites(suite)
     if outliers is not None and "ood" not in suites:
         message("note: --outliers is of the suite ood, which --suite does not name")
-    kinds = OUTLIERS if outliers is None else outliers
     drawn = tuple(parse_temperatures(temperatures))
-    wanted = Wanted(suites, kinds, resize, samples, drawn, betas, data_dir, device.value)
+    wanted = Wanted(suites, outliers, resize, samples, drawn, betas, data_dir, device.value)
     documents = []
     for (*_, class_names), group in _by_data(runs).items():
         found: list[dict[str, Any]] = []
@@ -114,7 +114,7 @@ class Wanted(NamedTuple):
     """Suites and their options, as asked for."""
 
     suites: list[str]
-    outliers: str
+    outliers: str | None
     resize: bool
     samples: int
     temperatures: tuple[float, ...]
@@ -170,8 +170,9 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
         task = load_task(folder, wanted.data_dir, wanted.device)
         for notice in task.dataset.notices:
             message(f"note: {notice}")
-        scored = "ood" in suites and task.dataset.is_image
-        specs = wanted.outliers.split(",") if scored else []
+        scored = "ood" in suites
+        usual = OUTLIERS if task.dataset.is_image else TABLE_OUTLIERS
+        specs = (wanted.outliers or usual).split(",") if scored else []
         sets = [load_outlier_set(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
         official = _official(task, wanted.data_dir) if "shift" in suites else None
         levels = task.dataset.levels

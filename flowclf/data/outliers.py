@@ -1,7 +1,7 @@
-"""Out-of-distribution images: made from the test images, or other data.
+"""Out-of-distribution samples: made from the test samples, or other data.
 
 Each set is uint8 images (N, C, H, W) of the shape and the grey levels of the data it is to be
-compared with, and the same for the same seed.
+compared with, or float32 rows (N, F) of as many columns; and the same for the same seed.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,10 @@ from flowclf.data.fitting import (
     to_levels,
     with_channels,
 )
+from flowclf.data.inputs import load_inputs
 from flowclf.data.load import DATASETS, load_dataset
 from flowclf.data.rotate import random_angles, rotated
+from flowclf.settings import DataFacts
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 
@@ -32,6 +34,7 @@ __all__ = [
     "OutlierKind",
     "Outliers",
     "Request",
+    "TABLE_OUTLIERS",
     "add_noise",
     "coloured_drawings",
     "gaussian_images",
@@ -47,35 +50,35 @@ MOST_PADDING = 4
 
 @dataclass(frozen=True, eq=False)
 class Outliers:
-    """Set of out-of-distribution images, by the name that messages and result files use."""
+    """Set of out-of-distribution samples, by the name that messages and result files use."""
 
     name: str
-    x: Tensor  # (N, C, H, W), uint8
+    x: Tensor  # (N, C, H, W), uint8, or (N, F), float32
     notices: tuple[str, ...] = ()  # what was changed to make them fit, one line each for the user
 
 
 @dataclass(frozen=True)
 class Request:
-    """Input of a kind of out-of-distribution images."""
+    """Input of a kind of out-of-distribution samples."""
 
-    like: Dataset  # to differ from; its test images are what is changed
-    levels: int  # its grey levels
+    like: Dataset  # to differ from; its test samples are what is changed
+    levels: int  # its grey levels; 0 of a table
     amount: float  # behind the colon, or the kind's own
     generator: Generator  # of what is drawn
     data_dir: Path | None = None  # where other data sets are looked for first
 
     @property
     def x(self) -> Tensor:
-        """Test images (N, C, H, W), uint8."""
+        """Test images (N, C, H, W), uint8, or rows (N, F), float32."""
         return self.like.test.x
 
 
 @dataclass(frozen=True)
 class OutlierKind:
-    """One kind of out-of-distribution images, an entry of `OUTLIERS`."""
+    """One kind of out-of-distribution samples, an entry of `OUTLIERS` or `TABLE_OUTLIERS`."""
 
     summary: str  # one line for a table
-    make: Callable[[Request], Tensor]  # to images (M, C, H, W), uint8
+    make: Callable[[Request], Tensor]  # to images (M, C, H, W), uint8, or rows (M, F), float32
     amount: float | None = None  # behind the colon if nothing stands there; None: nothing may
     most: float = inf  # the largest amount; the least is 0
 
@@ -151,39 +154,44 @@ def load_outliers(
     data_dir: Path | None = None,
     resize: bool = True,
 ) -> Outliers:
-    """Load the out-of-distribution images that `spec` names, in shape and levels of `like`.
+    """Load the out-of-distribution samples that `spec` names, in shape and levels of `like`.
 
     Args:
         spec: a kind of `OUTLIERS`, with its amount behind a colon or without ("rgb-rotation:0.35");
             a known data set, whose test images are taken; or a path to a folder of pictures, in
-            any arrangement below it, or to an `.npz`. Known names go before paths.
+            any arrangement below it, or to an `.npz`. Known names go before paths. Like a table:
+            a kind of `TABLE_OUTLIERS`, or a path to an `.npz` or `.csv` of rows.
         like: the data set to differ from.
         seed: of all that is drawn.
         data_dir: where known data sets are looked for first.
         resize: whether images of another size or colour may be made to fit; with a notice.
 
     Raises:
-        UserError: a table, no such name or path, an amount out of range, no picture, one that is
-            damaged, or images that do not fit and may not be made to.
+        UserError: no such name or path, an amount out of range, no picture, one that is damaged,
+            or samples that do not fit and may not be made to.
     """
-    levels = like.levels
-    if not like.is_image or levels is None:
-        raise UserError(
-            f"expected images to make outliers from, got a table of {like.shape[0]} columns "
-            f"({like.name}); choose a data set of images"
-        )
+    levels = like.levels or 0
+    kinds = OUTLIERS if like.is_image else TABLE_OUTLIERS
     name, _, amount = spec.partition(":")
-    if name in OUTLIERS:
-        kind = OUTLIERS[name]
+    if name in kinds:
+        kind = kinds[name]
         value = _amount(name, kind, amount)
         generator = generator_for(seed, f"outliers {name}")
         called = name if kind.amount is None else f"{name}:{value:g}"
         return Outliers(called, kind.make(Request(like, levels, value, generator, data_dir)))
     if spec == like.name:
         raise UserError(f"expected other images than the model's own, got {spec!r} again")
+    path = Path(spec).expanduser()
+    if not like.is_image:
+        if path.suffix.lower() not in (".csv", ".npz"):
+            raise UserError(
+                f"expected outliers of a kind ({', '.join(kinds)}) or an .npz or .csv file of rows "
+                f"like those of {like.name}, got {spec!r}"
+            )
+        facts = DataFacts(shape=like.shape, class_names=like.class_names)
+        return Outliers(path.name, load_inputs([path], facts).x)
     if spec in DATASETS:
         return _other_dataset(spec, like.shape, levels, data_dir, resize)
-    path = Path(spec).expanduser()
     if path.is_dir():
         folder = path.resolve()
         return Outliers(folder.name, *read_pictures([folder], like.shape, levels, resize)[1:])
@@ -252,7 +260,36 @@ OUTLIERS: dict[str, OutlierKind] = {
         "characters of Omniglot: in colour on white, or grey on black", _drawings
     ),
 }  # fmt: skip
-"""Kinds by name, beside the known data sets."""
+"""Kinds of images by name, beside the known data sets."""
+
+
+def shuffled_columns(x: Tensor, generator: Generator) -> Tensor:
+    """Shuffle each column of rows (N, F) by itself: the marginals stay, what joins them goes."""
+    order = torch.rand(x.shape, generator=generator).argsort(0)
+    return x.gather(0, order)
+
+
+def _column_noise(request: Request, sigma: float) -> Tensor:
+    return sigma * request.x.std(0) * torch.randn(request.x.shape, generator=request.generator)
+
+
+TABLE_OUTLIERS: dict[str, OutlierKind] = {
+    "permuted": OutlierKind(
+        "each column shuffled by itself", lambda r: shuffled_columns(r.x, r.generator)
+    ),
+    "noise": OutlierKind(
+        "Gaussian noise added, σ in standard deviations of the column",
+        lambda r: r.x + _column_noise(r, r.amount), 1.0,
+    ),
+    "gaussian": OutlierKind(
+        "independent Gaussians of the columns' means and deviations",
+        lambda r: r.x.mean(0) + _column_noise(r, 1.0),
+    ),
+    "far": OutlierKind(
+        "the same, so many deviations wide", lambda r: r.x.mean(0) + _column_noise(r, r.amount), 3.0
+    ),
+}  # fmt: skip
+"""Kinds of rows of a table by name."""
 
 
 def _other_dataset(

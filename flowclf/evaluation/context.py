@@ -145,8 +145,6 @@ class Subject:
             UserError: no such set, or no training split.
         """
         outliers = self.options.outliers
-        if self.options.levels is None:
-            raise UserError("the suite 'ood' needs images, got a table; leave it out")
         if not outliers:
             raise UserError(
                 "the suite 'ood' needs out-of-distribution data; name some, "

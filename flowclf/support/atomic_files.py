@@ -228,30 +228,37 @@ def locked(folder: Path, wait: float = 0.0, name: str = LOCK) -> Iterator[None]:
         raise UserError(
             f"cannot use the folder {folder}: {reason}, or choose another --out"
         ) from None
-    itself = None
+    descriptor: int | None = None
     try:
-        if name == LOCK and lock.lock_counter == 1 and not (itself := _lock_itself(folder)):
-            raise FolderInUse(in_use)
+        if name == LOCK and lock.lock_counter == 1:
+            try:
+                descriptor = _lock_itself(folder)
+            except BlockingIOError:
+                raise FolderInUse(in_use) from None
         yield
     finally:
-        if itself:
-            os.close(itself)
+        if descriptor is not None:
+            os.close(descriptor)
         lock.release()
 
 
 def _lock_itself(folder: Path) -> int | None:
-    """Lock a folder itself; return a descriptor, -1 where the system cannot, None if it is held."""
+    """Lock a folder itself; return its descriptor, None where the system cannot.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
     try:
         from fcntl import LOCK_EX, LOCK_NB, flock
 
         descriptor = os.open(folder, os.O_RDONLY)
     except (ImportError, OSError):
-        return -1
+        return None
     try:
         flock(descriptor, LOCK_EX | LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        return None
+        raise
     except OSError:
         pass
     return descriptor

@@ -101,14 +101,14 @@ def test_runs_on_other_data_have_tables_and_baselines_of_their_own(
     suites = ["--suite", "accuracy,ood", "--outliers", "noise"]
     assert run(["evaluate", str(copy), str(table), "--device", "cpu", *suites]) == 0
     said = capsys.readouterr()
-    digits, _, other = said.out.partition("ib-inn on " + str(table.with_name("some.npz")))
+    digits, _, other = said.out.partition("ib-inn on some.npz")
     assert "ib-inn on digits" in digits
     for part, names in ((digits, range(10)), (other, range(2))):
         assert part.count("QDA") == 1
         assert all(f"accuracy of {name}" in part for name in names)
     assert "accuracy of 2" not in other
     assert "AUROC" in digits
-    assert "the suite 'ood' needs images, got a table" in said.err
+    assert "AUROC" in other
 
 
 def test_a_damaged_run_costs_no_table_of_another(
@@ -127,7 +127,7 @@ def test_all_suites_are_run_but_for_those_that_do_not_apply(
     assert evaluate(table, "--suite", "all") == 0
     said = capsys.readouterr()
     assert "confusion" in said.out
-    for name in ("recalibration", "bound", "ood", "shift", "attack"):
+    for name in ("recalibration", "bound", "shift", "attack"):
         assert f"skipped: the suite '{name}' needs" in said.err
 
 

@@ -256,9 +256,6 @@ def test_the_users_own_arrays(tmp_path: Path) -> None:
 def test_mistakes(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_outliers(spec, dataset())
-    split = Split(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]))
-    with pytest.raises(UserError, match="got a table of 3 columns"):
-        load_outliers(spec, Dataset("table", split, split, ("a", "b")))
 
 
 def test_real_sets_for_cifar(real: Path) -> None:
@@ -273,3 +270,47 @@ def test_real_drawings(real: Path) -> None:
     drawings = load_outliers("drawings", dataset((3, 32, 32)), data_dir=real).x
     assert drawings.shape == (8115, 3, 32, 32)
     assert float(drawings.float().mean()) > 220
+
+
+def table(columns: int = 3) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(400, 1, generator=generator)
+    x = torch.cat([base + 0.1 * torch.randn(400, columns, generator=generator)], 1) * 5 + 2
+    y = torch.arange(400) % 2
+    return Dataset("rows", Split(x, y), Split(x, y), ("a", "b"))
+
+
+def test_shuffled_columns_keep_their_marginals_and_lose_what_joins_them() -> None:
+    like = table()
+    found = load_outliers("permuted", like)
+    x = like.test.x
+    assert bool((found.x.sort(0).values == x.sort(0).values).all())
+    assert float(x.T.corrcoef()[0, 1]) > 0.9
+    assert abs(float(found.x.T.corrcoef()[0, 1])) < 0.2
+    assert bool((load_outliers("permuted", like).x == found.x).all())
+
+
+@pytest.mark.parametrize(("spec", "spread"), [("gaussian", 1.0), ("far", 3.0), ("far:6", 6.0)])
+def test_gaussian_rows_have_the_columns_means_and_deviations(spec: str, spread: float) -> None:
+    like = table()
+    found = load_outliers(spec, like)
+    std, mean = torch.std_mean(like.test.x, 0)
+    torch.testing.assert_close(found.x.std(0) / std, torch.full((3,), spread), rtol=0.15, atol=0)
+    torch.testing.assert_close(found.x.mean(0), mean, rtol=0, atol=float(std.max()) * spread / 5)
+
+
+def test_noise_of_a_table_is_in_standard_deviations() -> None:
+    like = table()
+    difference = load_outliers("noise:0.5", like).x - like.test.x
+    ratio = difference.std(0) / like.test.x.std(0)
+    torch.testing.assert_close(ratio, torch.full((3,), 0.5), rtol=0.15, atol=0)
+
+
+def test_rows_of_a_file_are_outliers_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b,c\n1,2,3\n4,5,6\n")
+    assert load_outliers(str(path), table()).x.tolist() == [[1, 2, 3], [4, 5, 6]]
+    with pytest.raises(UserError, match="expected 2 numbers in row 0, got 3 cells"):
+        load_outliers(str(path), table(2))
+    with pytest.raises(UserError, match=r"a kind \(permuted, .*like those of rows, got 'rotated'"):
+        load_outliers("rotated", table())
