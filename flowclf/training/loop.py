@@ -366,6 +366,7 @@ class Loop:
                 if self.settings.patience is not None:
                     improved = self._compare(results)
             if self.processes.first and self.run is not None:
+                self._check_folder(self.run, done)
                 self.run.append_metrics(row)
                 for logger in self.loggers:
                     logger.log_metrics(flat_row(row), step=done)
@@ -395,15 +396,17 @@ class Loop:
     def _save(self, position: Position, keep: bool = True) -> None:
         with self.processes.fail_together():
             if self.run is not None and self.processes.first:
-                if not self.run.config_file.exists():
-                    raise UserError(
-                        f"{self.run.folder} has gone: it was moved or deleted while it was "
-                        f"trained; put it back, and go on with --resume (stopped after step "
-                        f"{position.step} of {self.steps})"
-                    )
+                self._check_folder(self.run, position.step)
                 check_state(self.model, position.step, self.optimizer.optimizer)
                 optimizer = self.optimizer.optimizer
                 save_checkpoint(self.run, self.model, optimizer, position, keep, self.guesser)
+
+    def _check_folder(self, run: Run, step: int) -> None:
+        if not run.config_file.exists():
+            raise UserError(
+                f"{run.folder} has gone: it was moved or deleted while it was trained; put it "
+                f"back, and go on with --resume (stopped after step {step} of {self.steps})"
+            )
 
     def _restore(self) -> Position:
         assert self.run is not None, "resuming needs a run folder"
