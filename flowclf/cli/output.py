@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from flowclf.support.atomic_files import tell
-from flowclf.support.errors import UserError
+from flowclf.support.errors import UserError, printable
 
 
 class Device(StrEnum):
@@ -65,13 +65,14 @@ def parse_temperatures(text: str) -> list[float]:
 def status(prefix: str) -> Iterator[Callable[[str], None]]:
     """Report progress on standard error: in place on a terminal, else line by line."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield lambda text: message(prefix + text)
         return
-    with console.status(prefix) as shown:
-        yield lambda text: shown.update(prefix + text)
+    with console.status(Text(prefix)) as shown:
+        yield lambda text: shown.update(Text(prefix + text))
 
 
 def print_json(value: Any) -> None:
@@ -80,14 +81,15 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to standard output."""
+    """Print a table to standard output; names in it are text, whatever letters they have."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title if title.isprintable() else printable(title), title_justify="left")
     for position, column in enumerate(columns):
         table.add_column(column, justify="right" if position else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(cell if cell.isprintable() else printable(cell) for cell in row))
     # A pipe has no width that rows need be cut to.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, markup=False, emoji=False).print(table)

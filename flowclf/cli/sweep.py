@@ -152,7 +152,7 @@ def _live(plan: Plan) -> Iterator[bool]:
 
     from flowclf.many import states
 
-    console = Console(file=sys.stderr)
+    console = Console(file=sys.stderr, markup=False, emoji=False)
     if not console.is_terminal:
         yield False
         return

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
-from unicodedata import category
+from unicodedata import bidirectional, category
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ __all__ = [
 
 _SHOWN = 12
 _NO_LABEL = -1
+TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,8 +235,9 @@ def _check_classes(data: Dataset, where: str) -> None:
             f"{where}: expected at least 2 classes, got {data.classes}; add the other class"
         )
     for name in data.class_names:
-        # Control characters and halves of characters, of names of files that are not UTF-8.
-        if any(category(letter) in ("Cc", "Cs") for letter in name):
+        # Control characters, halves of characters, of names of files that are not UTF-8, and
+        # marks that turn the text behind them.
+        if any(category(c) in ("Cc", "Cs") or bidirectional(c) in TURNING for c in name):
             raise UserError(
                 f"{where}: expected a class name of printable text, got {name!r}; rename it"
             )

@@ -1,6 +1,5 @@
 """Images in rows: samples of each class, interpolations and reconstructions."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
-from flowclf.figures.style import Figure, new_figure
+from flowclf.figures.style import FORMULA, Figure, new_figure
 from flowclf.support.errors import UserError
 
 __all__ = [
@@ -100,8 +99,8 @@ def block_figure(
     # Of a row of images in heights of one.
     sizes = [(len(images[0]), *images.shape[-2:]) for images in blocks.values()]
     widths = [(count * (w + GAP) - GAP) / (h + GAP) for count, h, w in sizes]
-    # A formula between $ counts as one letter.
-    letters = max(len(re.sub(r"\$[^$]*\$", "x", label)) for label in labels)
+    # A formula counts as one letter.
+    letters = max(len(FORMULA.sub("x", label)) for label in labels)
     margin = 0.25 + LETTER * letters
     inches = min(INCHES, (PAGE - margin - BETWEEN * (columns - 1)) / (columns * max(widths)))
     title = 0.36 if any(blocks) else 0.1

@@ -1,5 +1,6 @@
 """One look for all figures, light or dark: colour-blind-safe, readable in print, nothing global."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from colorsys import hls_to_rgb, rgb_to_hls
 from io import BytesIO
@@ -17,6 +18,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator
 
 from flowclf.support.atomic_files import write_whole
 from flowclf.support.averages import mean_and_error
@@ -24,6 +26,7 @@ from flowclf.support.errors import UserError
 
 __all__ = [
     "BLUE",
+    "FORMULA",
     "GREY",
     "RED",
     "Figure",
@@ -67,18 +70,45 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
+# Ours, and those that matplotlib writes below logarithmic axes.
+FORMULA = re.compile(
+    r"\$(?:\\tilde\{\\beta\}|L_X|L_Y|L_X/D \+ \\tilde\{\\beta\} L_Y"
+    r"|\\mathdefault\{(?:(?:[\d.]+\\times)?10\^\{[−-]?\d+\}|[−-]?[\d.]+)\})\$"
+)
+
+
 class Figure(figure.Figure):
-    """Figure in the house's style, which Jupyter shows without `%matplotlib inline` or pyplot."""
+    """Figure in the house's style, which Jupyter shows without `%matplotlib inline` or pyplot.
+
+    Names of classes and data are text, whatever letters they have: only `FORMULA` is a formula.
+    """
 
     def add_subplot(self, *args: Any, **options: Any) -> Any:
         """Add axes in the house's style."""
         with rc_context(STYLE):
             return super().add_subplot(*args, **options)
 
+    def draw(self, renderer: Any) -> None:
+        """Draw all artists."""
+        for text in self.findobj(Text):
+            text.set_parse_math(_is_formula(text.get_text()))
+        for axis in (each for axes in self.axes for each in (axes.xaxis, axes.yaxis)):
+            # Their texts are set while they are drawn.
+            if isinstance(axis.get_major_locator(), FixedLocator):
+                places = [*axis.get_majorticklocs()]
+                labels = axis.get_major_formatter().format_ticks(places)
+                for tick, label in zip(axis.get_major_ticks(len(places)), labels, strict=True):
+                    tick.label1.set_parse_math(_is_formula(label))
+        super().draw(renderer)
+
     def _repr_png_(self) -> bytes:
         png = BytesIO()
         self.savefig(png, format="png", bbox_inches="tight")
         return png.getvalue()
+
+
+def _is_formula(text: str) -> bool:
+    return "$" not in FORMULA.sub("", text)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -1,12 +1,16 @@
 """Model card, README.md: what the model is, how good it is, how to load it."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import yaml
 
 from flowclf.catalogue import find_metric
 from flowclf.settings import ModelInfo
+from flowclf.support.errors import printable
 
 __all__ = ["model_card"]
 
@@ -22,6 +26,8 @@ CALLS = {
     "sample": "model.sample(y)          # an x for each label of y (B,)",
 }
 CLASSES_SHOWN = 20
+# Letters that Markdown reads as more than themselves within a line.
+MARKUP = re.compile(r"[\\`*_\[\]|~$<>]")
 TEXT = """\
 ---
 {front}---
@@ -48,7 +54,7 @@ the system `{system}`.
 ```python
 import flowclf
 
-model = flowclf.load("{name}")   # a folder, or OWNER/NAME on the Hub
+model = flowclf.load({name})   # a folder, or OWNER/NAME on the Hub
 {calls}
 ```
 
@@ -75,15 +81,15 @@ def model_card(
     """
     return TEXT.format(
         front=yaml.safe_dump(_front_matter(info, calls), sort_keys=False, allow_unicode=True),
-        title=info.title,
-        system=info.system,
+        title=_text(info.title),
+        system=_text(info.system),
         input=_input(info),
         classes=_classes(info),
-        data=info.data or "not recorded",
+        data=_text(info.data or "not recorded"),
         parameters=parameters,
         beta=settings.get("objective", {}).get("beta", "-"),
         results=_results(info),
-        name=name,
+        name=json.dumps(name, ensure_ascii=False) if name.isprintable() else repr(name),
         calls="\n".join(CALLS[call].format(classes=len(info.class_names)) for call in calls),
     )
 
@@ -136,6 +142,11 @@ def _input(info: ModelInfo) -> str:
 
 
 def _classes(info: ModelInfo) -> str:
-    names = [name.replace("|", "\\|") for name in info.class_names]
-    rest = f" … ({len(names)} in all)" if len(names) > CLASSES_SHOWN else ""
-    return ", ".join(names[:CLASSES_SHOWN]) + rest
+    names = [_text(name) for name in info.class_names[:CLASSES_SHOWN]]
+    rest = f" … ({len(info.class_names)} in all)" if len(info.class_names) > CLASSES_SHOWN else ""
+    return ", ".join(names) + rest
+
+
+def _text(name: str) -> str:
+    """Return a name as Markdown that shows it letter by letter, without markup or HTML."""
+    return MARKUP.sub(r"\\\g<0>", escape(printable(name), quote=False))

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from flowclf.support.errors import UserError
+from flowclf.support.errors import UserError, printable
 
 __all__ = [
     "FolderInUse",
@@ -43,6 +43,7 @@ class FolderInUse(UserError):
     """Error of `locked`: another process works in the folder."""
 
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 # Of a folder's user; its own, apart from the lock's: Windows locks no folders.
 LOCK = ".lock"
 
@@ -158,9 +159,14 @@ def append_line(path: Path, line: str) -> None:
 
 
 def tell(line: str) -> None:
-    """Print a line to standard error; a full disk, a closed pipe or a dead terminal loses it."""
+    """Print lines to standard error; a full disk, a closed pipe or a dead terminal loses them.
+
+    Names in them are text: letters that would move the cursor or turn the line are escaped.
+    """
+    parts = line.split("\n")
+    text = "\n".join(part if part.isprintable() else printable(part) for part in parts)
     with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -174,13 +180,20 @@ def json_text(value: Any) -> str:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], header: bool = True) -> str:
-    """Return rows as CSV, each line ending in a line feed."""
+    """Return rows as CSV, each line ending in a line feed.
+
+    A spreadsheet must not take a name for a formula: a text that begins like one gets a ' in front.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     if header:
         writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _harmless(row[name]) for name in row} for row in rows)
     return text.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -65,7 +65,7 @@ def progress_bar(name: str) -> Iterator[Report]:
     """
     from rich.console import Console
 
-    console = Console(file=sys.stderr)
+    console = Console(file=sys.stderr, markup=False, emoji=False)
     if not console.is_terminal:
         yield _LineReport()
         return
@@ -97,7 +97,12 @@ def _two_line_bar(console: Console) -> Progress:
             yield from (task.fields["terms"] for task in self.tasks)
 
     share = TextColumn("{task.percentage:3.0f}%")
-    columns = TextColumn("{task.description}"), BarColumn(), share, TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        share,
+        TimeRemainingColumn(),
+    )
     return TwoLines(*columns, console=console)
 
 
