@@ -17,7 +17,48 @@ from couplings.ops.dispatch import keeps_channels_last, prefers_channels_last
 Activation = Literal["relu", "silu"]
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
-__all__ = ["MLP", "Activation", "ConvNet", "TokenNet", "kaiming_conv", "kaiming_linear"]
+__all__ = [
+    "MLP",
+    "Activation",
+    "ConvNet",
+    "Dropout",
+    "Dropout2d",
+    "TokenNet",
+    "kaiming_conv",
+    "kaiming_linear",
+]
+
+
+class Dropout(nn.Dropout):
+    """Dropout that draws from its own `generator`, set by whoever trains; None: torch's default.
+
+    The same state of either gives the same mask.
+    """
+
+    generator: torch.Generator | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Zero numbers of (B, ...) with probability p, and scale the others by 1/(1 - p)."""
+        if self.generator is None or not self.training:
+            return super().forward(input)
+        return input * _kept(input.shape, self.p, self.generator, input)
+
+
+class Dropout2d(nn.Dropout2d):
+    """Dropout of whole channels, with a `generator` as of `Dropout`."""
+
+    generator: torch.Generator | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Zero channels of (B, C, H, W) with probability p, and scale the others by 1/(1 - p)."""
+        if self.generator is None or not self.training:
+            return super().forward(input)
+        return input * _kept((*input.shape[:2], 1, 1), self.p, self.generator, input)
+
+
+def _kept(shape: Sequence[int], p: float, generator: torch.Generator, like: Tensor) -> Tensor:
+    mask = like.new_empty(shape).bernoulli_(1 - p, generator=generator)
+    return mask.div_(1 - p) if p < 1 else mask
 
 
 class MLP(nn.Module):
@@ -62,7 +103,7 @@ class MLP(nn.Module):
                 layers.append(nn.BatchNorm1d(after))
             layers.append(nn.ReLU(inplace=True))
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
         last_gain = 0.0 if zero_last else gain
         layers.append(kaiming_linear(widths[-1], out_features, generator, last_gain))
         self.layers = nn.Sequential(*layers)
@@ -127,7 +168,7 @@ class ConvNet(nn.Module):
             *([nn.ReLU()] if leading_relu else []),
             *normalised(in_shape[0] + context_features, 1),
             *normalised(width, stride),
-            *([nn.Dropout2d(dropout)] if dropout else []),
+            *([Dropout2d(dropout)] if dropout else []),
             last,
         )
 

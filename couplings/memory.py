@@ -64,11 +64,11 @@ class Segment(NamedTuple):
             result: Result = _Recompute.apply(self.stages, x, context, *_trained(self.stages))
             return result
         if self.memory == "checkpoint":
-            frozen = partial(_frozen_statistics, self.stages)
+            again = partial(_again, self.stages, _generator_states(self.stages))
             return checkpoint(
                 *(_run, self.stages, x, context),
                 use_reentrant=False,
-                context_fn=lambda: (nullcontext(), frozen()),
+                context_fn=lambda: (nullcontext(), again()),
             )
         return _run(self.stages, x, context)
 
@@ -94,7 +94,7 @@ class _Recompute(torch.autograd.Function):
         total = x.new_zeros(len(x), dtype=widened(x.dtype))
         for stage in stages:
             state = (torch.get_rng_state(), *get_device_states(x)) if stage.training else None
-            ctx.rng_states.append(state)
+            ctx.rng_states.append((state, _generator_states([stage])))
             x, log_det = stage(x, context)
             total = total + log_det
         # The parameters cost nothing here, and an optimizer step before the backward is noticed.
@@ -110,11 +110,12 @@ class _Recompute(torch.autograd.Function):
         sums: dict[Tensor | None, Tensor] = {}
         devices = [z.device] if z.is_cuda else []
         with torch.random.fork_rng(devices), _frozen_statistics(ctx.stages):
-            for stage, state in zip(reversed(ctx.stages), reversed(ctx.rng_states), strict=True):
+            pairs = zip(reversed(ctx.stages), reversed(ctx.rng_states), strict=True)
+            for stage, (state, own) in pairs:
                 if state is not None:
                     torch.set_rng_state(state[0])
                     set_device_states(*state[1:])
-                with torch.enable_grad(), ctx.autocast:
+                with torch.enable_grad(), ctx.autocast, _rewound(own):
                     restored = stage.restore(z, context)
                 z, grad = _step_back(stage, restored, context, grad, grad_log_det, sums)
         return None, grad, sums.get(context), *map(sums.get, parameters)
@@ -162,6 +163,36 @@ def _frozen_statistics(stages: Sequence[Stage]) -> Iterator[None]:
     finally:
         for norm, momentum, batches in counted:
             norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
+States = list[tuple[torch.Generator, Tensor]]
+
+
+def _generator_states(stages: Sequence[Stage]) -> States:
+    """Return the states of the generators that layers in training, such as Dropout, draw from."""
+    layers = [m for stage in stages for m in stage.modules() if m.training]
+    found = dict.fromkeys(getattr(layer, "generator", None) for layer in layers)
+    return [(each, each.get_state()) for each in found if isinstance(each, torch.Generator)]
+
+
+@contextmanager
+def _rewound(states: States) -> Iterator[None]:
+    """Draw within the block what was drawn from these states on."""
+    before = [(generator, generator.get_state()) for generator, _ in states]
+    for generator, state in states:
+        generator.set_state(state)
+    try:
+        yield
+    finally:
+        for generator, state in before:
+            generator.set_state(state)
+
+
+@contextmanager
+def _again(stages: Sequence[Stage], states: States) -> Iterator[None]:
+    """Evaluate stages within the block as the first time, and leave no trace of the second."""
+    with _frozen_statistics(stages), _rewound(states):
+        yield
 
 
 def _autocast(device_type: str) -> torch.autocast:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from math import log
 from numbers import Integral
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -96,6 +97,7 @@ class GenerativeClassifier(nn.Module):
     info: ModelInfo | None = None
     systems_with: Callable[[str], Sequence[str]] = staticmethod(lambda capability: ())
     kept_noise: Tensor | None
+    _trainer: int | None = None  # the thread that trains it
 
     def __init__(
         self,
@@ -244,6 +246,7 @@ class GenerativeClassifier(nn.Module):
             UserError: the system cannot decode; z of another shape, type or device, not finite, or
                 so large that x is not.
         """
+        self._check_thread()
         if not self.can_decode:
             raise self._lacks("decode", "has neither an inverse nor a decoder", "can_decode")
         validate.latents("z", z, self.mixture.dims, self._like)
@@ -488,8 +491,21 @@ class GenerativeClassifier(nn.Module):
         """Tensor on the device and in the dtype of the model."""
         return self.noise.unit
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles are made of: nobody trains them yet."""
+        return {**self.__dict__, "_trainer": None}
+
+    def _check_thread(self) -> None:
+        """Refuse calls beside a training, which would see Dropout and BatchNorm at work."""
+        if self._trainer is not None and self._trainer != get_ident():
+            raise UserError(
+                "expected a model that no other thread trains, got one in training; wait for its "
+                "end, or ask a copy.deepcopy(model).eval()"
+            )
+
     def _samples(self, name: str, x: Tensor) -> Tensor:
         """Validate x (B, *shape): grey levels stay integers, all else gets the model's dtype."""
+        self._check_thread()
         validate.samples(name, x, self.shape, self._like)
         image = len(self.shape) == 3 or (self.info is not None and self.info.levels is not None)
         return x if image and not x.is_floating_point() else x.to(self._like.dtype)
@@ -591,6 +607,16 @@ def class_latents(model: GenerativeClassifier, x: Tensor, y: Tensor) -> Tensor:
         return model.mixture.class_averages(
             (model.encode(xs).z[ys >= 0], ys[ys >= 0]) for xs, ys in batches
         )
+
+
+@contextmanager
+def being_trained(model: GenerativeClassifier) -> Iterator[None]:
+    """Let nobody but this thread ask the model within the block."""
+    model._trainer = get_ident()
+    try:
+        yield
+    finally:
+        model._trainer = None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from couplings.conditioners import kaiming_conv, kaiming_linear
+from couplings.conditioners import Dropout, kaiming_conv, kaiming_linear
 from couplings.core import Shape
 from flowclf.settings import Fraction, Section, Widths
 from flowclf.support.errors import UserError
@@ -74,7 +74,7 @@ def dense_layers(
     for before, after in zip((features, *hidden), hidden, strict=False):
         layers.append(kaiming_linear(before, after, generator, 1.0 if relu else 0.5**0.5))
         layers.append(nn.ReLU(inplace=True) if relu else nn.Tanh())
-        layers += [nn.Dropout(dropout)] if dropout else []
+        layers += [Dropout(dropout)] if dropout else []
     return layers
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from couplings import MLP, ConvNet, Invertible, SpaceToDepth, Whitening
-from couplings.conditioners import Activation, kaiming_conv
+from couplings.conditioners import Activation, Dropout, kaiming_conv
 from couplings.core import Shape
 from couplings.networks.default import squeeze_factor
 from couplings.networks.paper import BLOCKS
@@ -195,7 +195,7 @@ class PreActivated(nn.Module):
         self.body = nn.Sequential(
             *conv_norm(inputs, outputs, 3, generator, stride),
             nn.ReLU(inplace=True),
-            *([nn.Dropout(dropout)] if dropout else []),
+            *([Dropout(dropout)] if dropout else []),
             kaiming_conv(outputs, outputs, 3, generator, bias=False),
         )
         self.shortcut: nn.Module | None = None

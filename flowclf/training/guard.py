@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from flowclf.classifier import GenerativeClassifier
-from flowclf.support.seeding import private_rng
 
 if TYPE_CHECKING:
     from flowclf.training.nonfinite_trace import Trace
@@ -34,12 +33,11 @@ def raise_diverged(
     norm: Tensor,
     step: int,
     again: Callable[[], dict[str, Tensor]],
-    seed: int,
 ) -> NoReturn:
     """Compute a step that is not finite again, operation by operation, and raise where it began.
 
     The model has the gradients of the step, of that norm; `again` computes the 0-dim terms of the
-    loss once more, with their graph; `seed` was that of torch's generator the first time.
+    loss once more, with their graph, from generators in the state of the first time.
 
     Raises:
         TrainingDiverged: always. The first line names step, terms, and the layer whose output or
@@ -51,8 +49,7 @@ def raise_diverged(
     wrong = [name for name, value in terms.items() if not _all_finite(value)]
     what = f"loss term {' and '.join(wrong)}" if wrong else "the gradient"
     try:
-        with private_rng(seed, norm.device):
-            trace.follow(again)
+        trace.follow(again)
         where = trace.value_from(wrong) if wrong else _gradient_from(model, trace)
     except torch.OutOfMemoryError:
         where = "and there is not enough memory to find its layer"

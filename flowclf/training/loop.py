@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from couplings import Chain
+from couplings.conditioners import Dropout, Dropout2d
 from flowclf.catalogue import find_metric
-from flowclf.classifier import GenerativeClassifier
+from flowclf.classifier import GenerativeClassifier, being_trained
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split, public_name
 from flowclf.evaluation import evaluate, evaluate_scaled
@@ -145,7 +146,7 @@ def train(
         stop = held.enter_context(stop_on_signal())
         held.enter_context(cpu_threads(config.train.threads))
         loop = Loop(config, fabric, processes, model, batches, validation, run, report, stop)
-        with ExitStack() as synchronised:
+        with being_trained(model), ExitStack() as synchronised:
             if processes.world > 1:
                 from flowclf.training.shared_layers import synchronised_layers
 
@@ -240,6 +241,12 @@ class Loop:
         if settings.compile:
             model.encoder.network.compile()
         self.steps = max(settings.epochs * batches.per_epoch, settings.least_updates or 0)
+        # A network of the user's own may draw from torch's generator, and compiled ones can from no
+        # other.
+        custom = isinstance(getattr(config.model, "network", None), CustomSettings)
+        shared = custom or settings.compile
+        self.generator = None if shared else torch.Generator(fabric.device)
+        give_generator(model, self.generator)
         self.watch: ThreadWatch | None = None
         if fabric.device.type == "cpu" and torch.get_num_threads() > 1:
             from flowclf.training.threads import ThreadWatch
@@ -297,7 +304,7 @@ class Loop:
         # All ranks draw the same numbers, for the whole batch.
         seed = derive_seed(self.config.seed, "dropout", step, 0)
         loss = partial(self._terms, batch)
-        with private_rng(seed, self.fabric.device), self.processes.sharded():
+        with self._draws(seed), self.processes.sharded():
             terms = loss()
             self.optimizer.zero_grad()
             self.fabric.backward(terms["total"])
@@ -307,8 +314,8 @@ class Loop:
         # The step's only wait for the device.
         values = torch.stack([*terms.values(), norm]).tolist()
         if not all(map(isfinite, values)):
-            with self.processes.sharded():
-                raise_diverged(self.model, terms, norm, step, loss, seed)
+            with self._draws(seed), self.processes.sharded():
+                raise_diverged(self.model, terms, norm, step, loss)
         self.optimizer.step()
         for name, value in zip(terms, values, strict=False):
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -322,26 +329,34 @@ class Loop:
                 last = min(last, max(step + 1, round(step / progress)))
             self.report(step, last, step // self.batches.per_epoch, terms)
 
+    def _draws(self, seed: int) -> AbstractContextManager[None]:
+        """Seed what is drawn within the block: from the private generator, else from torch's."""
+        if self.generator is None:
+            return private_rng(seed, self.fabric.device)
+        self.generator.manual_seed(seed)
+        return nullcontext()
+
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the terms of the loss, the networks' products in the run's precision.
 
         Fabric's own autocast covers wrapped calls, which on one device no call is.
         """
+        given = {"index": batch.index, "generator": self.generator}
         with self.fabric.autocast():
             guesser = self.model if self.guesser is None else self.guesser
             guess = None if batch.view is None else guesser.guess(batch.view)
-            terms: dict[str, Tensor] = self.module.loss(
-                batch.x, batch.y, index=batch.index, guess=guess
-            )
+            terms: dict[str, Tensor] = self.module.loss(batch.x, batch.y, guess=guess, **given)
         return terms
 
     def _finish(self) -> None:
         if self.best:
             self.model.load_state_dict(self.best)
         seed = derive_seed(self.config.seed, "norm")
-        with private_rng(seed, self.fabric.device), self.processes.sharded():
-            reestimate_batch_norm(self.model, self.batches, self.steps, self.settings.norm_passes)
+        with self._draws(seed), self.processes.sharded():
+            passes = self.settings.norm_passes
+            reestimate_batch_norm(self.model, self.batches, self.steps, passes, self.generator)
         check_state(self.model, self.steps)
+        give_generator(self.model, None)
         self.model.eval()
         split = self.batches.split
         self.model.fit_latents(split.x, split.y)
@@ -506,9 +521,20 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["initial_lr"] * factor
 
 
+def give_generator(model: nn.Module, generator: torch.Generator | None) -> None:
+    """Let the Dropout layers of a model draw from a generator; None: from torch's."""
+    for layer in model.modules():
+        if isinstance(layer, Dropout | Dropout2d):
+            layer.generator = generator
+
+
 @torch.no_grad()
 def reestimate_batch_norm(
-    model: GenerativeClassifier, batches: Batches, first_step: int, passes: int
+    model: GenerativeClassifier,
+    batches: Batches,
+    first_step: int,
+    passes: int,
+    generator: torch.Generator | None = None,
 ) -> None:
     """Replace running statistics by cumulative averages over `passes` epochs of noisy batches.
 
@@ -524,7 +550,7 @@ def reestimate_batch_norm(
         norm.momentum = None
     model.train()
     for step in range(first_step, first_step + passes * batches.per_epoch):
-        model.encode(batches.at(step).x)
+        model.encode(batches.at(step).x, generator)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

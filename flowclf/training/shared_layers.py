@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from couplings.conditioners import Dropout, Dropout2d
 from flowclf.support.collectives import all_reduce_mean, empty_for_all_ranks, rank_shard, world_size
 
 __all__ = ["synchronised_layers"]
@@ -67,12 +68,22 @@ class _Dropout2d(_Masked, nn.Dropout2d):
     pass
 
 
+class _OwnDropout(_Masked, Dropout):
+    pass
+
+
+class _OwnDropout2d(_Masked, Dropout2d):
+    pass
+
+
 SYNCHRONISED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: _Synced,
     nn.BatchNorm2d: _Synced,
     nn.BatchNorm3d: _Synced,
     nn.Dropout: _Dropout,
     nn.Dropout2d: _Dropout2d,
+    Dropout: _OwnDropout,
+    Dropout2d: _OwnDropout2d,
 }
 
 
