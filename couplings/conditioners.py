@@ -21,8 +21,6 @@ __all__ = [
     "MLP",
     "Activation",
     "ConvNet",
-    "Dropout",
-    "Dropout2d",
     "TokenNet",
     "kaiming_conv",
     "kaiming_linear",

@@ -263,6 +263,7 @@ class Loop:
 
         `identity` is that of the run, which checkpoints name.
         """
+        self.identity = identity
         first = self._restore() if resume else Position(run=identity)
         clock, saved = Clock(first), time.perf_counter()
         if not resume:
@@ -406,7 +407,7 @@ class Loop:
     def _keep_best(self) -> None:
         self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
         if self.run is not None and self.processes.first:
-            write_tensors(self.run.best_file, self.best, "")
+            write_tensors(self.run.best_file, self.best, self.identity)
 
     def _save(self, position: Position, keep: bool = True) -> None:
         with self.processes.fail_together():
@@ -451,7 +452,8 @@ class Loop:
             if "validation" in row:
                 self._compare(row["validation"])
         if self.scores and self.run.best_file.is_file():
-            self.best = read_tensors(self.run.best_file)[0]
+            self.best, named = read_tensors(self.run.best_file)
+            self.run.check_identity(named, self.run.best_file)
 
 
 def flat_row(row: dict[str, Any]) -> dict[str, float]:
