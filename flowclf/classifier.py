@@ -23,7 +23,9 @@ from flowclf.objectives import Batch, consistency_loss, pseudo_label_loss
 from flowclf.settings import Fraction, ModelInfo, Section, Weight
 from flowclf.sharing import push, write_folder
 from flowclf.support import validate
+from flowclf.support.atomic_files import checked_path
 from flowclf.support.collectives import all_reduce_count
+from flowclf.support.devices import check_room
 from flowclf.support.errors import NoExactDensity, UserError
 
 __all__ = [
@@ -170,6 +172,7 @@ class GenerativeClassifier(nn.Module):
             UserError: x of another type, shape or device, or not finite, as in all calls; x so
                 large that z is not finite; one sample for a BatchNorm in training mode.
         """
+        validate.generator(generator)
         return self._encode_named("x", x, generator)
 
     def log_prob(self, x: Tensor, y: Tensor | int | None = None) -> Tensor:
@@ -279,8 +282,10 @@ class GenerativeClassifier(nn.Module):
         """
         if not self.can_sample:
             raise self._lacks("generate", "has no model of x", "can_sample")
+        validate.generator(generator)
         if isinstance(y, Integral) and not isinstance(y, bool):
             validate.at_least("y", y, 1)
+            check_room(int(y), self.mixture.dims, "samples")
             weights = self.mixture.log_weights.exp()
             y = torch.multinomial(weights, int(y), replacement=True, generator=generator)
         labels = self._labels(y)  # type: ignore[arg-type]
@@ -307,6 +312,7 @@ class GenerativeClassifier(nn.Module):
                 f"expected two batches of one shape and at least 2 steps, got shapes "
                 f"{tuple(x0.shape)} and {tuple(x1.shape)} and {steps} steps"
             )
+        check_room(steps * len(z0), self.mixture.dims, "samples on the way")
         weights = torch.linspace(0, 1, steps, dtype=z0.dtype, device=z0.device)
         return torch.stack([self.decode(z0.lerp(z1, weight)) for weight in weights])
 
@@ -315,11 +321,13 @@ class GenerativeClassifier(nn.Module):
 
         `generator` lives on x's device; without one torch's default generator is used.
         """
+        validate.generator(generator)
         noisy: Tensor = self.noise(self._samples("x", x), generator)
         return noisy
 
     def dequantize(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return x as `log_prob` or `elbo` must see it to bound the bits of grey levels."""
+        validate.generator(generator)
         return self.noise.dequantize(self._samples("x", x), generator)
 
     def bounds_bits(self, x: Tensor) -> bool:
@@ -347,6 +355,7 @@ class GenerativeClassifier(nn.Module):
                 are checked on a CPU only, so that a GPU need not wait; there the loss that is not
                 finite shows them.
         """
+        validate.generator(generator)
         x, y = self._learned_from(x, y, self.training)
         if not x.is_floating_point():
             x = self.noise(x, generator)
@@ -471,7 +480,7 @@ class GenerativeClassifier(nn.Module):
             UserError: a folder that holds something, or a model whose system and settings are not
                 known.
         """
-        write_folder(Path(path), self)
+        write_folder(Path(checked_path("path", path)), self)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload what `save` writes to "owner/name" on the Hugging Face Hub; return the address.

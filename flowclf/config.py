@@ -32,6 +32,7 @@ __all__ = [
 
 Nested = dict[str, Any]
 RUN_SECTIONS = ("data", "train")
+MOST_PARTS = 20  # of a name; real ones have four
 # What a run's config.yaml says beside the settings: what the run is called, and what is recorded.
 NAMES = ("system", "dataset", "preset", "seed")
 # Which of several kinds of a section was meant: part of pydantic's locations, not of our keys.
@@ -158,8 +159,15 @@ def parse_assignments(assignments: Iterable[str]) -> Nested:
 
 
 def nest(name: str, value: Any) -> Nested:
-    """Turn "a.b" and a value into {"a": {"b": value}}."""
-    for part in reversed(name.split(".")):
+    """Turn "a.b" and a value into {"a": {"b": value}}.
+
+    Raises:
+        UserError: a name with nothing between two dots, or far too many of them.
+    """
+    parts = name.split(".")
+    if not all(parts) or len(parts) > MOST_PARTS:
+        raise UserError(f"expected the name of a setting like train.lr, got {name!r:.80}")
+    for part in reversed(parts):
         value = {part: value}
     return {**value}
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import isfinite, prod
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from flowclf.config import RunConfig, make_settings
 from flowclf.runs import Run
 from flowclf.settings import DataFacts, ModelInfo, Section
 from flowclf.sharing import check_settings, download, is_hub_id, is_saved, read_folder
-from flowclf.support.devices import machine_memory
+from flowclf.support.atomic_files import checked_path
+from flowclf.support.devices import machine_memory, own_modes
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors
 from flowclf.systems import SYSTEMS, Blueprint, find_system
@@ -35,6 +37,8 @@ __all__ = [
 IMAGE_LEVELS = 256
 # Of a parameter: it, its gradient, and the two averages that an optimiser keeps.
 COPIES = 4
+# Of pre-processing, whose quantiles are the most, in the unit of a parameter.
+NUMBERS_PER_DIM = 8
 
 
 def build(
@@ -87,6 +91,8 @@ def build(
         raise UserError(
             f"expected shape (C, H, W) or (F,) and at least 2 classes, got {shape} and {classes}"
         )
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise UserError(f"expected seed, a whole number from 0 to 2⁶³ - 1, got {seed!r}")
     if levels is None and len(shape) == 3:
         levels = IMAGE_LEVELS
     if backbone is not None:
@@ -94,7 +100,12 @@ def build(
     typed = make_settings(system, shape, preset, beta, settings)
     names = tuple(map(str, range(classes)))
     info = ModelInfo(
-        system=system, shape=shape, class_names=names, levels=levels, seed=seed, samples=samples
+        system=system,
+        shape=shape,
+        class_names=names,
+        levels=levels,
+        seed=int(seed),
+        samples=samples,
     )
     return assemble(info, typed, backbone)
 
@@ -123,6 +134,7 @@ def load(
             another run, settings or names that were edited; or no such model on the Hub, no way
             to it.
     """
+    source = checked_path("source", source)
     if is_hub_id(source):
         return _load_saved(download(str(source), revision), backbone, unverified).to(device)
     folder = Path(source)
@@ -143,7 +155,7 @@ def assemble(
     blueprint = Blueprint(
         info.shape, len(info.class_names), info.levels, info.seed, backbone, info.samples
     )
-    with _fitting_memory(info.shape):
+    with _fitting_memory(info.shape), own_modes():
         model = find_system(info.system).build(blueprint, settings)
     model.info = info
     return model
@@ -179,7 +191,7 @@ def _fitting_memory(shape: Shape) -> Iterator[None]:
                 f"one that needs {size:,} or more; choose a smaller network"
             )
 
-    claim(prod(shape))
+    claim(NUMBERS_PER_DIM * prod(shape))
     handle = register_module_parameter_registration_hook(lambda _, __, p: claim(p.numel()))
     try:
         yield

@@ -24,10 +24,9 @@ from flowclf.support.atomic_files import (
     remove_parts,
     write_json,
     write_text,
-    yaml_text,
 )
 from flowclf.support.errors import UserError, first_line
-from flowclf.support.parse import parse_json, read_json, read_text, read_yaml
+from flowclf.support.parse import parse_json, read_json, read_text, read_yaml, yaml_text
 
 __all__ = ["Run", "facts_of", "load_data", "new_run_folder"]
 

@@ -41,12 +41,17 @@ class Section(BaseModel):
 Size = Annotated[int, Field(gt=0, le=10**9, strict=True)]
 
 
+# More than any data set has; a file may declare what it likes.
+MOST_CLASSES = 100_000
+Name = Annotated[str, Field(max_length=1000)]
+
+
 class DataFacts(Section):
     """Facts of the data that building a model needs; stored with the run."""
 
     shape: Annotated[tuple[Size, ...], AfterValidator(sample_shape)]  # (C, H, W) or (F,)
     levels: Size | None = None  # grey levels; None: a table
-    class_names: Annotated[tuple[str, ...], Field(min_length=2)]
+    class_names: Annotated[tuple[Name, ...], Field(min_length=2, max_length=MOST_CLASSES)]
     feature_names: tuple[str, ...] = ()  # of a table's columns, where they are known
     samples: Size | None = None  # N of the training set, where that is known
     sha256: str | None = None  # of the data, see `Dataset.sha256`; None: of an older version
@@ -56,9 +61,9 @@ class ModelInfo(DataFacts):
     """Origin of a model; `GenerativeClassifier.info`."""
 
     system: str  # a name of `flowclf systems`
-    seed: int = 0  # of rotations and permutations
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of rotations and permutations
     data: str | None = None  # name of the training data
-    vocabulary: tuple[str, ...] = ()  # the words that the inputs of a model of texts stand for
+    vocabulary: tuple[Name, ...] = ()  # the words that the inputs of a model of texts stand for
     metrics: dict[str, float] = {}  # on the test set, named as in summary.json and evaluation.json
 
     @property

@@ -15,15 +15,15 @@ from errno import EBADF, EINVAL, ELOOP
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flowclf.support.errors import UserError, printable
+from flowclf.support.parse import yaml_text
 
 __all__ = [
     "FolderInUse",
     "append_line",
     "check_new",
     "check_no_file",
+    "checked_path",
     "claimed",
     "csv_text",
     "json_text",
@@ -35,7 +35,6 @@ __all__ = [
     "write_text",
     "write_whole",
     "write_yaml",
-    "yaml_text",
 ]
 
 
@@ -43,6 +42,8 @@ class FolderInUse(UserError):
     """Error of `locked`: another process works in the folder."""
 
 
+# Of a file or folder, in bytes, on most systems.
+LONGEST_NAME = 256
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 # Of a folder's user; its own, apart from the lock's: Windows locks no folders.
 LOCK = ".lock"
@@ -61,6 +62,15 @@ def check_new(folder: Path, remedy: str = "choose another") -> None:
         raise UserError(f"cannot use the folder {folder}: {error.strerror}; {remedy}") from None
     if taken:
         raise UserError(f"expected a new or empty folder, got {folder}; {remedy}")
+
+
+def checked_path(name: str, value: object) -> str | Path:
+    """Return a path that a system can have; raise UserError for anything else."""
+    if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
+        with suppress(UnicodeEncodeError):
+            if max(map(len, os.fsencode(value).split(b"/"))) < LONGEST_NAME:
+                return value
+    raise UserError(f"expected {name}, the path of a folder, got {value!r:.80}")
 
 
 def check_no_file(folder: Path) -> None:
@@ -204,11 +214,6 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 def write_yaml(path: Path, value: Any) -> None:
     """Write one YAML document, keys in the order given."""
     write_text(path, yaml_text(value))
-
-
-def yaml_text(value: Any) -> str:
-    """Return one YAML document, keys in the order given."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ __all__ = [
     "at_least",
     "batch_norm_of_one",
     "finite",
+    "generator",
     "indices",
     "latents",
     "numbers",
@@ -191,6 +192,15 @@ def at_least(name: str, value: Any, least: int) -> None:
         raise UserError(f"expected {name} of at least {least}, got {value!r}; a whole number")
 
 
+def generator(value: Any) -> None:
+    """Raise UserError unless value is a torch.Generator or None."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise UserError(
+            f"expected generator as a torch.Generator, got {type(value).__name__}; "
+            "torch.Generator().manual_seed(0) makes one"
+        )
+
+
 def as_sequence(value: Any) -> Any:
     """Return 6 or "6,6", as the command line has them, as [6] or ["6", "6"]."""
     if isinstance(value, str):
@@ -231,6 +241,11 @@ def _tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise UserError(
             f"expected {name} as a tensor, got {type(value).__name__}; torch.as_tensor makes one"
+        )
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        kind = "quantized" if value.is_quantized else "nested" if value.is_nested else value.layout
+        raise UserError(
+            f"expected {name} as a dense tensor, got a {kind} one; to_dense() makes one"
         )
 
 

@@ -28,6 +28,7 @@ from flowclf.runs import Run, facts_of
 from flowclf.settings import Precision, TrainSettings
 from flowclf.support.atomic_files import locked, tell
 from flowclf.support.collectives import Processes
+from flowclf.support.devices import own_modes
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import read_tensors, write_tensors
 from flowclf.support.seeding import derive_seed, private_rng
@@ -111,6 +112,7 @@ def train(
         ProcessLost: another process has ended; the last checkpoint is kept.
     """
     with ExitStack() as held:
+        held.enter_context(own_modes())
         if devices is None or nodes is None or devices * nodes > 1:
             from flowclf.training.distributed import as_started, lost_processes
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from flowclf.cli.app import run as command
@@ -19,7 +20,7 @@ from flowclf.runs import Run
 from flowclf.settings import DataFacts
 from flowclf.support.atomic_files import write_json, write_yaml
 from flowclf.support.errors import UserError
-from flowclf.support.parse import parse_yaml, read_json, read_yaml
+from flowclf.support.parse import parse_json, parse_yaml, read_json, read_yaml, yaml_text
 
 NINE = [(f"a{i}: &a{i}", ", ".join([f"*a{i - 1}"] * 9)) for i in range(1, 12)]
 LAUGHS = "a0: &a0 [1]\n" + "".join(f"{name} [{nine}]\n" for name, nine in NINE)
@@ -37,8 +38,8 @@ BAD_YAML = {
     "list": ("- 1", "got list"),
     "open bracket": ("a: [", "got while parsing"),
     "tag": ("a: !!python/object/apply:os.getcwd []", "got could not determine a constructor"),
-    "no date": ("a: 2020-13-45", "got month must be in 1..12"),
-    "no integer": ("a: !!int ''", "got string index"),
+    "no integer": ("a: !!int ''", "got invalid literal for int"),
+    "a key twice": ("a: 1\na: 2", "got the key 'a' twice"),
     "no truth": ("a: !!bool perhaps", "got 'perhaps'"),
     "aliases of aliases": (LAUGHS, "nested too deep"),
     "merges of merges": (MERGES, "nested too deep"),
@@ -63,10 +64,40 @@ def test_aliases_and_merges_in_measure_are_read() -> None:
     assert found == {"a": {"k": [1, 2]}, "b": {"k": [1, 2], "c": {"k": [1, 2]}}}
 
 
-@pytest.mark.parametrize("text", ["a=2020-13-45", "a=[", "a=" + "[" * 400])
+@pytest.mark.parametrize("text", ["a=!!int x", "a=[", "a=" + "[" * 400])
 def test_values_of_options_are_as_careful(text: str) -> None:
     refused("--set a: expected a YAML value, got", parse_assignments, [text])
     refused("expected --grid key=value,value, got", parse_grid, [text])
+
+
+YAML_1_2 = {
+    "010": 10, "+1": 1, "0o12": 10, "0x1F": 31, "1:30": "1:30", "1:60:60": "1:60:60", "yes": "yes",
+    "on": "on", "No": "No", "true": True, "FALSE": False, "1e-3": 1e-3, "1.": 1.0, ".5": 0.5,
+    "-.inf": float("-inf"), "1_000": "1_000", "2020-01-01": "2020-01-01", "~": None, "": None,
+    "=": "=",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", YAML_1_2)
+def test_scalars_are_those_of_yaml_1_2(text: str) -> None:
+    found = parse_yaml(f"a: {text}")["a"]
+    assert found == YAML_1_2[text]
+    assert type(found) is type(YAML_1_2[text])
+
+
+@pytest.mark.parametrize("text", [*YAML_1_2, "010.5", "0o7", "1e5", "null", "é", "a: b", "#"])
+def test_text_stays_text_in_both_versions_of_yaml(text: str) -> None:
+    written = yaml_text({"a": [text]})
+    assert parse_yaml(written) == {"a": [text]}
+    assert yaml.safe_load(written) == {"a": [text]}
+
+
+def test_a_key_is_given_once() -> None:
+    with pytest.raises(ValueError, match="the key 'lr' twice"):
+        parse_yaml("train:\n  lr: 1\n  epochs: 2\n  lr: 2\n")
+    with pytest.raises(ValueError, match="the key 'a' twice"):
+        parse_json('{"b": [{"a": 1, "a": 2}]}')
+    assert parse_yaml("a: &a {k: 1}\nb: {<<: *a, k: 2}\nc: *a")["b"] == {"k": 2}
 
 
 BAD_JSON = {
