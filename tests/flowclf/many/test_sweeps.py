@@ -90,7 +90,7 @@ def test_other_betas_are_refused(text: str) -> None:
 
 def test_a_grid_is_read_as_yaml() -> None:
     assert parse_grid(["train.lr=1e-3,0.1", "network.hidden=[8],[8, 8]", "mixture.start=zero"]) == {
-        "train.lr": ["1e-3", 0.1],
+        "train.lr": [1e-3, 0.1],
         "network.hidden": [[8], [8, 8]],
         "mixture.start": ["zero"],
     }
