@@ -40,7 +40,7 @@ from torch.onnx import ONNXProgram
 from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.nn.label_heads import FittedBranch
 from flowclf.support.atomic_files import write_whole
-from flowclf.support.errors import UserError
+from flowclf.support.errors import UserError, first_line
 
 __all__ = [
     "SUFFIXES",
@@ -148,7 +148,14 @@ def export_model(
 
         def write(part: Path) -> None:
             report(f"writing and comparing {path}")
-            WRITERS[format](program, part, outputs, metadata)
+            try:
+                WRITERS[format](program, part, outputs, metadata)
+            except RuntimeError as error:
+                # PyTorch's C++ writer says so where it cannot write, in a page of text.
+                if not any(words in str(error) for words in CANNOT_WRITE):
+                    raise
+                reason = "the disk is full, or a file may not be so large"
+                raise OSError(f"{reason} ({first_line(error)})") from None
             differences.extend(_compare(READERS[format](part, outputs), model, x))
             for found in differences:
                 # NaN is no number below it either.
@@ -311,6 +318,7 @@ def _read_program(path: Path, outputs: tuple[str, ...]) -> Callable[[Tensor], Ou
     return module
 
 
+CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "iostream error")
 WRITERS: dict[str, Callable[..., None]] = {"onnx": _write_onnx, "torch-export": _write_program}
 READERS: dict[str, Callable[[Path, tuple[str, ...]], Callable[[Tensor], Outputs]]] = {
     "onnx": _read_onnx, "torch-export": _read_program,

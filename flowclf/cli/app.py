@@ -79,6 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _open_streams()
+    if "LOCAL_RANK" in os.environ:
+        from flowclf.support.orphans import end_with_parent
+
+        end_with_parent()
     status = run(arguments)
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():

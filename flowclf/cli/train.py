@@ -261,7 +261,12 @@ def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_js
 
     summary, fitted, test = trained.summary, trained.training, trained.test
     others = baseline_rows(fitted, test, dataset.levels) if baselines else []
-    figures = [str(path) for path in run_figures(trained.model, test, dataset, run.figures)]
+    try:
+        figures = [str(path) for path in run_figures(trained.model, test, dataset, run.figures)]
+    except (OSError, UserError) as error:
+        # The run is complete without them, and its weights are all that cannot be had again.
+        message(f"note: {run.folder} is complete but for its figures: {error}")
+        figures = []
     own = {"system": summary["system"], "seconds": summary["seconds"], **summary["test"]}
     warnings = beaten_by(own, others) + few_samples(fitted, dataset.class_names)
     if as_json:

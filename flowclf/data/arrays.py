@@ -95,7 +95,13 @@ def as_samples(
     if values.ndim == 2:
         # Numbers beyond float32 become infinite here and are reported with their place.
         with np.errstate(over="ignore"):
-            return torch.from_numpy(values.astype(np.float32)), ()
+            table = values.astype(np.float32)
+        if values.dtype.kind in "iu" and (lost := table.astype(np.float64) != values).any():
+            raise UserError(
+                f"{where}: expected whole numbers that float32 holds, as all up to 16,777,216, "
+                f"got {values[lost][0]}; subtract an offset, or divide into columns"
+            )
+        return torch.from_numpy(table), ()
     if values.ndim not in (3, 4):
         shape = "×".join(map(str, values.shape)) or "a number"
         raise UserError(

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -27,6 +28,8 @@ MOST_PIXELS = 2**24
 """16.7 million: more is taken for a decompression bomb."""
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+# A picture whose brightest of 65,536 levels is darker was taken with 12 bits or fewer, or for 8.
+LEAST_OF_16_BITS = 2**12
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: on its side
 
 _Pixels = npt.NDArray[np.uint8]
@@ -91,18 +94,19 @@ def decode(
 ) -> "Image":
     """Decode a picture, by default to mode L or RGB.
 
-    1-bit, 16-bit and grey-with-alpha pictures become L (16 bits lose the lower 8); all others
-    become RGB, without their alpha channel.
+    1-bit, 16-bit and grey pictures become L (16 bits lose the lower 8); all others become RGB.
 
     The file is a path, or a stream from its beginning, which messages call `where`; `convert` is to
     another mode. The picture is turned as its EXIF orientation says. Unless it is read `whole`, its
     end is not looked at. More than `most_pixels` are refused before any is decoded.
 
     Raises:
-        UserError: no intact PNG, JPEG, WebP or BMP file, or one of more than `most_pixels` pixels.
+        UserError: no intact PNG, JPEG, WebP or BMP file, or one of more than `most_pixels` pixels;
+            by default also transparent pixels, or 16 bits of which 12 or fewer are used.
     """
     from PIL import Image, ImageOps
 
+    convert = convert or partial(_to_grey_or_rgb, where=where)
     # A pipe would be waited for.
     if isinstance(file, Path) and not file.is_file():
         raise UserError(
@@ -118,13 +122,13 @@ def decode(
                         f"{image.width}×{image.height}; remove or shrink it"
                     )
                 if not whole:
-                    return (convert or _to_grey_or_rgb)(image)
+                    return convert(image)
                 # Decoding stops at the last pixel and so misses wrong checksums and a lost end.
                 image.verify()
             if not isinstance(file, Path):
                 file.seek(0)
             with Image.open(file, formats=_FORMATS) as image:
-                return (convert or _to_grey_or_rgb)(ImageOps.exif_transpose(image))
+                return convert(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UserError(
             f"{where}: expected at most {most_pixels:,} pixels, got many more; remove or shrink it"
@@ -139,12 +143,23 @@ def decode(
         ) from error
 
 
-def _to_grey_or_rgb(image: "Image") -> "Image":
+def _to_grey_or_rgb(image: "Image", where: str) -> "Image":
     from PIL import Image
 
     if image.mode.startswith("I"):
-        high = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(high.clip(0, 255).astype(np.uint8))
+        levels = np.asarray(image).astype(np.int64)
+        if 0 < levels.max() < LEAST_OF_16_BITS:
+            raise UserError(
+                f"{where}: expected 16 bits that are used, got grey levels up to {levels.max()}; "
+                "convert the pictures to 8 bits, or to the full range of 16"
+            )
+        return Image.fromarray((levels >> 8).clip(0, 255).astype(np.uint8))
+    clear = np.asarray(image.convert("RGBA"))[..., 3].min() if image.has_transparency_data else 255
+    if clear < 255:
+        raise UserError(
+            f"{where}: expected an opaque picture, got one with transparent pixels; flatten it "
+            "onto a background"
+        )
     if _is_grey(image):
         return image.convert("L")
     # Straight from P to RGB, Pillow warns about transparent palettes.

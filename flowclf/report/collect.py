@@ -1,6 +1,7 @@
 """Runs of a report, read from their folders; nothing is computed anew."""
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -116,11 +117,18 @@ def is_scalar(value: Any) -> bool:
 def _run_folders(path: Path, depth: int = DEPTH) -> Iterator[Path]:
     if not path.is_dir():
         raise UserError(f"expected a folder of runs, got {path}, which is not a folder")
-    if Run(path).config_file.is_file():
+    if os.path.isfile(Run(path).config_file):  # False also where it cannot be looked at
         yield path
     elif depth:
-        for child in sorted(path.iterdir()):
-            if child.is_dir() and not child.name.startswith("."):
+        try:
+            children = [child for child in sorted(path.iterdir()) if child.is_dir()]
+        except OSError as error:
+            raise UserError(
+                f"cannot look into {path} for runs: {error.strerror}; name the folders of runs "
+                "themselves, or make it readable"
+            ) from None
+        for child in children:
+            if not child.name.startswith("."):
                 yield from _run_folders(child, depth - 1)
 
 
@@ -141,7 +149,10 @@ def _read_entry(name: str, folder: Path) -> Entry:
         where = "" if str(folder) in str(error) else f"{run.config_file}: "
         raise UserError(f"{where}{error}") from None
     recorded, summary, evaluation = run.read_document(), run.read_summary(), run.read_evaluation()
-    versions, commit = recorded.get("versions") or {}, recorded.get("commit")
+    # Files of others may say anything there.
+    versions, commit = recorded.get("versions"), recorded.get("commit")
+    versions = versions if isinstance(versions, dict) else {}
+    commit = commit if isinstance(commit, str) else None
     return Entry(name, folder, config, facts, summary, evaluation, versions, commit)
 
 

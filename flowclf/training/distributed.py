@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from torch import distributed as dist
 
+from flowclf.support.atomic_files import tell
 from flowclf.support.collectives import Processes, ProcessLost, ReportedElsewhere
 from flowclf.support.errors import UserError, first_line
 from flowclf.training.setup import launch_fabric
@@ -49,6 +50,12 @@ def _launcher() -> str | None:
     if dist.is_torchelastic_launched():
         return "torchrun"
     if "SLURM_NTASKS" not in os.environ:
+        return None
+    if "SLURM_PROCID" not in os.environ:
+        # Left over from salloc: srun, which starts processes, numbers them. Fabric would wait.
+        tell(
+            f"note: SLURM_NTASKS={os.environ.pop('SLURM_NTASKS')} is ignored: srun started nothing"
+        )
         return None
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 

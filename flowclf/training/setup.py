@@ -64,8 +64,13 @@ def launch_fabric(
     """Return Fabric on the device, with all its processes started.
 
     Raises:
-        UserError: more processes than GPUs.
+        UserError: more processes than GPUs, or four times as many as cores.
     """
+    if devices * nodes > 1:
+        from flowclf.support.orphans import announce, check_processes
+
+        check_processes(devices, nodes, pick_device(device))
+        announce()
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
     from lightning.fabric.utilities.exceptions import MisconfigurationException

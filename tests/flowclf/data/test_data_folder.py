@@ -49,8 +49,8 @@ def test_sixteen_bits_keep_the_upper_eight(tmp_path: Path) -> None:
 def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path) -> None:
     _tree(tmp_path)
     picture = Image.new("P", (6, 4))
-    picture.info["transparency"] = bytes([0, 128, 255])
-    picture.save(tmp_path / "train" / "ant" / "2.png", transparency=bytes([0, 128, 255]))
+    picture.info["transparency"] = bytes([255, 128, 0])
+    picture.save(tmp_path / "train" / "ant" / "2.png", transparency=bytes([255, 128, 0]))
     assert len(load_folder(tmp_path).train) == 3
 
 
