@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowclf.data import Dataset
     from flowclf.runs import Run
     from flowclf.training import Trained
+    from flowclf.training.progress import Report
 
 MAIN = ("accuracy", "ece", "bits_per_dim", "seconds")
 
@@ -58,6 +59,18 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run.")] = None,
     data_dir: DataDir = None,
     baselines: Annotated[bool, typer.Option(help="Also fit QDA and logistic regression.")] = True,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no notes: the results alone.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also a line for each epoch.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Time a few steps, print what a training would take, write nothing."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a system, evaluate it on the test set, and record the run in a folder."""
@@ -66,7 +79,14 @@ def train(
     # At once: to import torch and read the data takes seconds, in which another could begin.
     with _held(out, resume) if place.alone else nullcontext(), _errors_told_once():
         run, settings, dataset = _prepare(request, resume, out, data_dir, place)
-        trained = _train(settings, dataset, run, place, resume is not None)
+        for notice in dataset.notices if place.reports and not quiet else ():
+            message(f"note: {notice}")
+        if dry_run:
+            _print_plan(settings, dataset, place, as_json)
+            return
+        shown = place.reports and not quiet
+        bar = _progress(settings.system, verbose) if shown else nullcontext()
+        trained = _train(settings, dataset, run, place, resume is not None, bar)
     if trained.main_process:
         _report(run, dataset, trained, baselines, as_json)
 
@@ -190,8 +210,6 @@ def _prepare(
 
             raise_in_first(error, *place)
         raise
-    for notice in dataset.notices if place.reports else ():
-        message(f"note: {notice}")
     return run, config, dataset
 
 
@@ -233,8 +251,49 @@ def _resumed(
     return run, config, run.load_data(data_dir)
 
 
-def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: bool) -> Trained:
-    from flowclf.training import Interrupted, TrainingDiverged, progress_bar
+def _progress(name: str, verbose: bool) -> AbstractContextManager[Report]:
+    from flowclf.training import progress_bar
+
+    return progress_bar(name, verbose)
+
+
+def _print_plan(config: RunConfig, dataset: Dataset, place: Place, as_json: bool) -> None:
+    """Print what a training would take."""
+    from dataclasses import asdict
+
+    from flowclf.training.plan import plan_training
+    from flowclf.training.progress import clock_time
+
+    if not place.alone:
+        raise UserError("expected one process for --dry-run, got several; leave out --devices")
+    plan = plan_training(config, dataset, place.device)
+    if as_json:
+        print_json(asdict(plan))
+        return
+    splits = f"{plan.training:,} training, {plan.validation:,} validation, {plan.test:,} test"
+    rows = {
+        "samples": splits,
+        "parameters": f"{plan.parameters:,}",
+        "steps": f"{plan.steps:,} of {plan.batch_size} samples, {plan.epochs:,} epochs",
+        "operations a step": f"{plan.flops / 1e9:.3g} GFLOP",
+        "memory at the peak": f"{plan.memory / 2**20:,.0f} MiB",
+        "time a step": f"{1000 * plan.seconds_per_step:.3g} ms",
+        "time to the end": clock_time(plan.seconds),
+    }
+    print_table(
+        f"{config.system} on {dataset.name}, {config.preset}", ("plan", ""), [*rows.items()]
+    )
+
+
+def _train(
+    config: RunConfig,
+    dataset: Dataset,
+    run: Run,
+    place: Place,
+    resume: bool,
+    bar: AbstractContextManager[Report | None],
+) -> Trained:
+    from flowclf.training import Interrupted, TrainingDiverged
     from flowclf.training.loop import train
 
     devices, nodes = 1, 1
@@ -244,7 +303,7 @@ def _train(config: RunConfig, dataset: Dataset, run: Run, place: Place, resume: 
         devices, nodes = as_started(place.devices, place.nodes)
     start = partial(train, device=place.device, devices=devices, nodes=nodes, resume=resume)
     try:
-        with progress_bar(config.system) if place.reports else nullcontext() as report:
+        with bar as report:
             return start(config, dataset, run, report=report)
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: flowclf train --resume {run.folder}") from None

@@ -388,6 +388,8 @@ class Loop:
                 self.run.append_metrics(row)
                 for logger in self.loggers:
                     logger.log_metrics(flat_row(row), step=done)
+        if record := getattr(self.report, "record", None):
+            record(row)
         if due and self.settings.patience is not None:
             improved, self.over = map(bool, self.processes.all_reduce_max(improved, self.over))
             if improved:

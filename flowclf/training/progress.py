@@ -58,23 +58,43 @@ def file_report(path: Path, every: float = 1.0) -> Report:
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator[Report]:
+def progress_bar(name: str, verbose: bool = False) -> Iterator[Report]:
     """Show a bar with running averages of the terms on standard error; elsewhere lines.
 
-    The report has `say(line)`, for what happens after the last step.
+    The report has `say(line)`, for what happens after the last step, and `record(row)`, which, if
+    it is to be verbose, writes a line for each epoch.
     """
     from rich.console import Console
 
     console = Console(file=sys.stderr, markup=False, emoji=False)
     if not console.is_terminal:
-        yield _LineReport()
+        yield _LineReport(verbose)
         return
     with _two_line_bar(console) as progress:
-        yield _BarReport(name, progress)
+        yield _BarReport(name, progress, verbose)
 
 
-class _BarReport:
-    def __init__(self, name: str, progress: Progress) -> None:
+class _Epochs:
+    """Lines of finished epochs."""
+
+    verbose = False
+
+    def record(self, row: dict[str, Any]) -> None:
+        if not self.verbose:
+            return
+        parts = [f"{name} {value:.4g}" for name, value in row["train"].items()]
+        held_out = row.get("validation", {})
+        shown = ("accuracy", "negative_log_posterior_nats", "bits_per_dim")
+        known = {name: held_out[name] for name in shown if held_out.get(name) is not None}
+        parts += [f"validation {name} {value:.4g}" for name, value in known.items()]
+        tell(
+            f"epoch {row['epoch']}  {row['seconds']:.1f} s  lr {row['lr']:.3g}  {'  '.join(parts)}"
+        )
+
+
+class _BarReport(_Epochs):
+    def __init__(self, name: str, progress: Progress, verbose: bool) -> None:
+        self.verbose = verbose
         self.name, self.progress, self.averages = name, progress, _Averages()
         self.task = progress.add_task(name, total=None, terms="")
 
@@ -106,10 +126,11 @@ def _two_line_bar(console: Console) -> Progress:
     return TwoLines(*columns, console=console)
 
 
-class _LineReport:
+class _LineReport(_Epochs):
     """A line at the first step and at the last, and every few seconds, more rarely as time goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: bool) -> None:
+        self.verbose = verbose
         self.averages, self.start = _Averages(), time.perf_counter()
         self.last = float("-inf")
         self.first = 0

@@ -136,6 +136,42 @@ def test_training_without_data_says_what_it_trains_on(capsys: pytest.CaptureFixt
     assert "note: no --data was given, so this trains on digits" in capsys.readouterr().err
 
 
+SMALL = ("--data", "digits", "--no-baselines", "--device", "cpu", *QUICK)
+
+
+def test_quiet_says_nothing_and_verbose_tells_every_epoch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["train", "ib-inn", *SMALL, "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert (said.err, "accuracy" in said.out) == ("", True)
+    assert run(["train", "ib-inn", *SMALL, "--verbose", "--epochs", "2"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1", "2"]
+    assert lines[-1].endswith("evaluating 60 test samples …")
+
+
+def test_a_dry_run_tells_what_a_training_takes_and_writes_nothing(
+    document: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = document("train", "ib-inn", *SMALL, "--epochs", "100", "--dry-run")
+    assert (plan["steps"], plan["epochs"], plan["batch_size"]) == (1800, 100, 64)
+    assert 0 < plan["seconds_per_step"] < 1
+    assert plan["seconds"] == pytest.approx(1800 * plan["seconds_per_step"])
+    assert plan["parameters"] > 1000
+    # The products of a coupling's network alone: three times those of its forward pass.
+    assert plan["flops"] > 3 * 2 * 64 * 16 * 64
+    assert 2**20 < plan["memory"] < 2**37
+    assert run(["train", "ib-inn", *SMALL, "--dry-run"]) == 0
+    assert "time to the end" in capsys.readouterr().out
+    assert [*Path().iterdir()] == []
+
+
+def test_shells_can_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    assert "--install-completion" in capsys.readouterr().out
+
+
 def test_a_table_of_one_column(document: Command) -> None:
     y = np.arange(200) % 2
     x = np.random.default_rng(0).normal(size=(200, 1)) + 6 * y[:, None]
