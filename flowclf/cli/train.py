@@ -315,7 +315,12 @@ def _train(
 
 
 def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_json: bool) -> None:
-    from flowclf.evaluation.baselines import baseline_rows, beaten_by, few_samples
+    from flowclf.evaluation.baselines import (
+        baseline_rows,
+        beaten_by,
+        few_samples,
+        overfits,
+    )
     from flowclf.figures.run import run_figures
 
     summary, fitted, test = trained.summary, trained.training, trained.test
@@ -328,6 +333,8 @@ def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_js
         figures = []
     own = {"system": summary["system"], "seconds": summary["seconds"], **summary["test"]}
     warnings = beaten_by(own, others) + few_samples(fitted, dataset.class_names)
+    history = [row["train"] for row in run.read_metrics() if "train" in row]
+    warnings += overfits(history[-1].get("accuracy") if history else None, own["accuracy"])
     if as_json:
         found = {"baselines": others, "warnings": warnings, "figures": figures}
         print_json({"run": str(run.folder), **summary, **found})

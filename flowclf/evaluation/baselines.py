@@ -19,7 +19,7 @@ from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.recalibration import fit_temperature, scale
 from flowclf.support.seeding import generator_for
 
-__all__ = ["baseline_rows", "beaten_by", "few_samples"]
+__all__ = ["baseline_rows", "beaten_by", "few_samples", "overfits"]
 
 QDA_REGULARISATION = 0.02
 QDA_MOST_DIMS = 800
@@ -30,7 +30,8 @@ CHUNK = 1024  # rows whose products are summed in float32
 COMPONENTS, HELD_OUT = 64, 0.1
 # Samples of a class: of two principal components at least; and below which a training warns.
 LEAST_FOR_QDA, FEW_SAMPLES = 5, 10
-# Shortfall in accuracy that is worth a warning.
+# Gap between training and test, and shortfall, in accuracy that are worth a warning.
+GAP = 0.1
 MARGIN = 0.02
 
 Fit = tuple[Tensor, Tensor | None]
@@ -82,6 +83,17 @@ def few_samples(training: Split, class_names: Sequence[str]) -> list[str]:
     no_qda = f"; QDA, which needs {LEAST_FOR_QDA} of each, has no row" if alone else ""
     return [
         f"few training samples of {shown}{more}: more of them, or fewer classes, would help{no_qda}"
+    ]
+
+
+def overfits(training: float | None, test: float) -> list[str]:
+    """Return a line if the accuracy of the last epoch is far above the test's."""
+    if training is None or training - test < GAP:
+        return []
+    return [
+        f"{training:.1%} of the training samples are classified, against {test:.1%} of the test: "
+        "more samples, data.augment, a smaller network, or train.patience=3 with "
+        "data.validation=0.1 may help"
     ]
 
 

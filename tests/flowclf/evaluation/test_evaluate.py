@@ -22,6 +22,7 @@ from flowclf.evaluation.baselines import (
     baseline_rows,
     beaten_by,
     few_samples,
+    overfits,
 )
 from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.clustering import class_distances
@@ -459,3 +460,9 @@ def test_classes_with_few_samples_are_named_and_qda_is_missed() -> None:
     assert line.startswith("few training samples of c (1): ")
     assert "QDA, which needs 5 of each, has no row" in line
     assert few_samples(split.take(slice(60)), ("a", "b")) == []
+
+
+def test_a_gap_between_training_and_test_is_told() -> None:
+    (line,) = overfits(0.998, 0.72)
+    assert line.startswith("99.8% of the training samples are classified, against 72.0% of the")
+    assert overfits(0.95, 0.9) == overfits(None, 0.2) == overfits(0.7, 0.9) == []
