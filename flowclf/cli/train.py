@@ -225,9 +225,22 @@ def settings_and_data(request: Request, data_dir: Path | None) -> tuple[RunConfi
     name = absolute_name("digits" if name is None else name)
     # Settings before data: a misspelt key should not cost a download, and they say how texts are
     # read. Only the default preset may be another for the shape that the data turn out to have.
-    known = DATASETS[name].shape if name in DATASETS else (1,)
-    dataset = load_data(request.make(name, known), data_dir)
+    first = _any_shape(request, name, DATASETS[name].shape if name in DATASETS else None)
+    dataset = load_data(first, data_dir)
     return request.make(name, dataset.shape), dataset
+
+
+def _any_shape(request: Request, name: str, known: Shape | None) -> RunConfig:
+    """Make settings before the shape of the data is known: those of a table, or of images."""
+    if known is not None:
+        return request.make(name, known)
+    try:
+        return request.make(name, (1,))
+    except UserError as error:
+        try:
+            return request.make(name, (3, 32, 32))
+        except UserError:
+            raise error from None
 
 
 def _resumed(

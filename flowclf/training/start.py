@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from flowclf.config import RunConfig, make_config
+from flowclf.config import RunConfig, flatten, make_config, nested
 from flowclf.data import Dataset, Reading, as_dataset
 from flowclf.runs import Run, load_data
 from flowclf.support.errors import UserError
@@ -38,6 +39,7 @@ def train(
     resume: bool = False,
     report: Report | None = None,
     backbone: nn.Module | None = None,
+    overrides: dict[str, Any] | Iterable[dict[str, Any]] = (),
     **settings: Any,
 ) -> Trained:
     """Train a system on data, and evaluate it on the test split.
@@ -45,13 +47,15 @@ def train(
     >>> trained = flowclf.train("ib-inn", "mnist", epochs=5, beta=1.0)
     >>> trained = flowclf.train("gm", (x, y), network={"hidden": [64]})
     >>> trained = flowclf.train("ib-inn", frame, target="species")
+    >>> trained = flowclf.train("ib-inn", "photos", overrides={"data.size": 32})
     >>> trained.model.predict(x)
 
     Args:
         config: a name of `flowclf systems`, or everything that defines the run.
         data: a Dataset; with the name of a system also what `flowclf.data.as_dataset` takes.
         run: the folder that records the run; None: nothing is written.
-        epochs, beta, lr, seed, preset, settings: as of `flowclf.make_config`, with a name alone.
+        epochs, beta, lr, seed, preset, overrides, settings: as of `flowclf.make_config`, with a
+            name alone.
         target: of a data frame, the column of the labels.
         verbose: whether to show progress on standard error; None: with a name alone.
         device, devices, nodes, resume, report, backbone: as of `flowclf.training.loop.train`, which
@@ -64,13 +68,17 @@ def train(
         own: dict[str, Any] = {"preset": preset, "beta": beta, "epochs": epochs, "lr": lr}
         if backbone is not None:
             settings.setdefault("network", {"kind": "custom"})
-        if target is not None:
-            settings["data"] = {**settings.get("data", {}), "target": target}
-        name, dataset = _named_data(config, data, settings.get("data", {}))
-        wanted = make_config(config, name, dataset.shape, seed=seed, **own, **settings)
+        targeted = {} if target is None else {"data.target": target}
+        layers = [overrides] if isinstance(overrides, dict) else list(overrides)
+        layers.append(targeted)
+        name, dataset = _named_data(config, data, layers)
+        wanted = make_config(
+            config, name, dataset.shape, seed=seed, overrides=layers, **own, **settings
+        )
     else:
         given = {"epochs": epochs, "beta": beta, "lr": lr, "preset": preset, **settings}
         extra = [name for name, value in given.items() if value is not None]
+        extra += ["overrides"] if overrides else []
         if extra:
             raise UserError(
                 f"expected settings beside the name of a system, got {', '.join(extra)} beside a "
@@ -93,12 +101,14 @@ def train(
         )
 
 
-def _named_data(system: str, data: Any, settings: dict[str, Any]) -> tuple[str, Dataset]:
-    """Return the data, read as the settings `data` say, and the name that a run gives them."""
+def _named_data(system: str, data: Any, layers: Sequence[dict[str, Any]]) -> tuple[str, Dataset]:
+    """Return the data, read as settings of the section data say, and their name in a run."""
     if isinstance(data, Dataset):
         return data.name, data
     path = str(data) if isinstance(data, str | Path) else ""
-    config = make_config(system, path, (1,), data=settings)
+    named = [flatten(nested(layer)).items() for layer in layers]
+    own = [{name: v for name, v in layer if name.startswith("data.")} for layer in named]
+    config = make_config(system, path, (1,), overrides=own)
     if path:
         return path, load_data(config)
     dataset = as_dataset(data, **asdict(Reading.of(config.data)))

@@ -122,7 +122,9 @@ def test_a_folder_of_photographs_as_it_is(
         path = Path("photos", "ab"[number % 2], f"{number}.jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
-    options = ["--out", "run", "--set", "network={kind: mlp, blocks: 1, hidden: [8]}"]
+    # The network of images has a width, that of tables has none.
+    wide = ["--set", "network.width=[4,4,4]", "--set", "network.blocks=[1,1,1]"]
+    options = ["--out", "run", *wide]
     assert run(["train", "ib-inn", "--data", "photos", "--epochs", "1", *options]) == 0
     said = capsys.readouterr()
     assert "were cropped to the centre and made 16×16" in said.err

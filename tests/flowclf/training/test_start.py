@@ -1,5 +1,7 @@
 """`flowclf.train` by names, and `make_config` in the ways people write settings."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from sklearn.datasets import load_iris
 
 import flowclf
 from flowclf import UserError, make_config
+from flowclf.runs import Run
 
 X, Y = load_iris(return_X_y=True)
 SMALL = {"network": {"blocks": 1, "hidden": [8]}}
@@ -56,3 +59,16 @@ def test_settings_are_written_as_one_likes() -> None:
     assert make_config("ib-inn", "digits", shape, lr=0.1).train.lr == 0.1
     with pytest.raises(UserError, match="unknown setting 'epoch'"):
         make_config("ib-inn", "digits", shape, epoch=4)
+
+
+def test_a_file_is_read_as_the_settings_say(tmp_path: Path) -> None:
+    """And recorded by its path, so that the run can be evaluated."""
+    frame = pd.DataFrame(X, columns=list("abcd")).assign(id=range(len(X)), kind=Y)
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    run = Run(tmp_path / "run")
+    overrides = {"data.drop": "id", "data.test_share": 0.5}
+    trained = flowclf.train(
+        "gm", tmp_path / "x.csv", run, target="kind", epochs=1, verbose=False, overrides=overrides
+    )
+    assert len(trained.test) == len(X) // 2
+    assert run.load_data().feature_names == ("a", "b", "c", "d")
