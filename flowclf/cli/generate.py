@@ -69,7 +69,7 @@ def sample(
 ) -> None:
     """Draw images of every class."""
     from flowclf.evaluation.exactness import check_exact_draws
-    from flowclf.figures import sample_figure, save_figure, temperature_figure
+    from flowclf.figures import sample_figure, temperature_figure
     from flowclf.figures.run import class_samples
     from flowclf.models import load
     from flowclf.runs import Run
@@ -86,7 +86,7 @@ def sample(
         figure = sample_figure(blocks[temperatures[0]], names, levels, temperatures[0])
     else:
         figure = temperature_figure(blocks, names, levels)
-    save_figure(figure, out, dark=dark)
+    _save(figure, out, dark)
     _done(out, as_json)
 
 
@@ -120,7 +120,6 @@ def interpolate(
         mean_walks,
         model_interpolation_figure,
         model_interpolations,
-        save_figure,
     )
     from flowclf.figures.walks import pair_labels
     from flowclf.training.task import load_task
@@ -155,7 +154,7 @@ def interpolate(
             figure = interpolation_figure(next(iter(strips.values())), levels, labels)
         else:
             figure = model_interpolation_figure(strips, levels, labels)
-    save_figure(figure, out, dark=dark)
+    _save(figure, out, dark)
     _done(out, as_json)
 
 
@@ -193,7 +192,6 @@ def figure(
 ) -> None:
     """Draw one figure of a trained run."""
     from flowclf.cli.evaluate import load_outlier_set
-    from flowclf.figures import save_figure
     from flowclf.figures.kinds import Source, draw_kind
     from flowclf.runs import Run
     from flowclf.training.task import load_task
@@ -207,7 +205,7 @@ def figure(
         [*Run(run).read_metrics()], task.validation, sets, score,
     )  # fmt: skip
     out = out or run / "figures" / f"{kind}.png"
-    save_figure(draw_kind(kind, source), out, dark=dark)
+    _save(draw_kind(kind, source), out, dark)
     _done(out, as_json)
 
 
@@ -280,6 +278,16 @@ def _levels(levels: int | None) -> int:
             "flowclf.load(RUN).sample(y) and .interpolate(x0, x1, steps)"
         )
     return levels
+
+
+def _save(figure: Figure, out: Path, dark: bool) -> None:
+    """Write a figure; one in the folder of a run's own as they are kept there, for the report."""
+    from flowclf.figures.style import save_figure, save_figures
+
+    if out.parent.name == "figures" and out.suffix == ".png" and not dark:
+        save_figures({out.stem: figure}, out.parent)
+    else:
+        save_figure(figure, out, dark=dark)
 
 
 def _done(out: Path, as_json: bool) -> None:

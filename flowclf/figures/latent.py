@@ -11,8 +11,7 @@ from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, latents
 from flowclf.data import Split
-from flowclf.figures.labels import place_labels
-from flowclf.figures.style import Figure, class_colors, new_figure
+from flowclf.figures.style import Figure, class_colors, new_figure, place_labels
 from flowclf.support.errors import UserError
 
 __all__ = [

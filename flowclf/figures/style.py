@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from colorsys import hls_to_rgb, rgb_to_hls
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib import figure, rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -17,8 +19,9 @@ from matplotlib.colors import ListedColormap, to_rgba, to_rgba_array
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator
+from matplotlib.transforms import Bbox
 
 from flowclf.support.atomic_files import write_whole
 from flowclf.support.averages import mean_and_error
@@ -38,6 +41,7 @@ __all__ = [
     "draw_curve",
     "line_style",
     "new_figure",
+    "place_labels",
     "probability_axis",
     "save_figure",
     "save_figures",
@@ -230,3 +234,63 @@ def draw_curve(
         for side in (-1, 1)
     )
     axes.fill_between(places, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+class Place(NamedTuple):
+    """Offset of a label's side and end from its point, in typographic points."""
+
+    across: float
+    up: float
+    side: Literal["left", "center", "right"]
+    end: Literal["bottom", "center", "top"]
+
+
+PLACES = (
+    Place(4, -3, "left", "top"),
+    Place(-4, 3, "right", "bottom"),
+    Place(4, 3, "left", "bottom"),
+    Place(-4, -3, "right", "top"),
+    Place(0, 5, "center", "bottom"),
+    Place(0, -5, "center", "top"),
+    Place(7, 0, "left", "center"),
+    Place(-7, 0, "right", "center"),
+    Place(12, -12, "left", "top"),
+    Place(-12, 12, "right", "bottom"),
+)
+# Pieces that each segment of a line is cut into, to count what a label would cover.
+FINE = 100
+
+
+def place_labels(figure: figure.Figure) -> None:
+    """Move all annotations, whose texts are offset from their points, to where they cover least.
+
+    One after the other they go where they cover no earlier one and nothing outside of the axes,
+    and as little as possible of the lines. Call it when all else is drawn.
+    """
+    labels = {axes: cast(list[Annotation], list(axes.texts)) for axes in figure.axes}
+    for label in chain(*labels.values()):
+        label.set_in_layout(False)
+    # Only a layout says where the points come to lie.
+    figure.draw_without_rendering()
+    for axes, own in labels.items():
+        lines = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
+        pieces = [np.asarray(line.interpolated(FINE).vertices) for line in lines]
+        points, taken = np.concatenate((np.empty((0, 2)), *pieces)), list[Bbox]()
+        for label in own:
+            covered = [_covered(_moved(label, place), axes, points, taken) for place in PLACES]
+            taken.append(_moved(label, PLACES[covered.index(min(covered))]))
+
+
+def _moved(label: Annotation, place: Place) -> Bbox:
+    """Move a label there, and return the box that it covers, in pixels."""
+    label.set_position((place.across, place.up))
+    label.set(horizontalalignment=place.side, verticalalignment=place.end)
+    return label.get_window_extent().padded(1)
+
+
+def _covered(
+    box: Bbox, axes: Axes, points: npt.NDArray[np.float64], taken: Sequence[Bbox]
+) -> tuple[int, int]:
+    """Count what must not be covered (corners outside, other labels), and points of lines."""
+    outside = sum(not axes.bbox.contains(*corner) for corner in (box.min, box.max))
+    return outside + sum(box.overlaps(other) for other in taken), box.count_contains(points)

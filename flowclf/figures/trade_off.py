@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from flowclf.catalogue import find_metric
-from flowclf.figures.labels import place_labels
 from flowclf.figures.style import (
     GREY,
     Figure,
@@ -18,12 +17,13 @@ from flowclf.figures.style import (
     draw_curve,
     line_style,
     new_figure,
+    place_labels,
 )
 from flowclf.support.errors import UserError
 from flowclf.systems import SYSTEMS
 from flowclf.systems.assemble import InvertibleSettings
 
-__all__ = ["BOUNDED", "information_plane_figure", "trade_off_figure"]
+__all__ = ["BOUNDED", "BetaAxis", "information_plane_figure", "trade_off_figure"]
 
 BETA = r"$\tilde{\beta}$"
 COLUMNS, MOST_TICKS = 3, 6
@@ -71,7 +71,7 @@ def trade_off_figure(
     names = list(dict.fromkeys(str(row["system"]) for row in rows))
     figure = new_figure(max(4.2, 0.4 + 2.7 * columns), 0.75 + 2.1 * lines)
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True).flatten()
-    axis = _BetaAxis([row.get("beta") for row in rows])
+    axis = BetaAxis([row.get("beta") for row in rows])
     styles = _styles(rows, names, dotted)
     for k, (axes, metric) in enumerate(zip(panels, metrics, strict=False)):
         for name in names:
@@ -137,8 +137,11 @@ def information_plane_figure(
     return figure
 
 
-class _BetaAxis:
-    """Places of each β̃ on a logarithmic axis: 0 and ∞ detached at its ends."""
+class BetaAxis:
+    """Places of each β̃ on a logarithmic axis, by `ends` if there, else by itself.
+
+    0 and ∞ are detached at its ends; values that are None or "" have no place.
+    """
 
     def __init__(self, betas: Sequence[Any]) -> None:
         known = {beta for beta in map(_number, betas) if beta is not None}
@@ -147,18 +150,24 @@ class _BetaAxis:
         self.gap = max(3.0, (high / low) ** 0.15)
         ends = {0.0: low / self.gap, inf: high * self.gap}
         self.ends = {beta: place for beta, place in ends.items() if beta in known}
+        margin = sqrt(self.gap)
+        low, high = self.ends.get(0.0, low), self.ends.get(inf, high)
+        self.limits = low / margin, high * margin
 
-    def write(self, axes: Axes) -> None:
-        """Draw ticks at decades, or at the values, and a thin line before a detached end."""
+    @property
+    def ticks(self) -> dict[float, str]:
+        """Labels by their places: at decades, or at the values, and at detached ends."""
         ticks = {place: "0" if beta == 0 else "∞" for beta, place in self.ends.items()}
         ticks |= {beta: f"{beta:g}" for beta in self._inner_ticks()}
+        return dict(sorted(ticks.items()))
+
+    def write(self, axes: Axes) -> None:
+        """Draw the ticks, and a thin line before a detached end."""
         axes.set_xscale("log")
-        places = sorted(ticks)
-        axes.set_xticks(places, [ticks[place] for place in places])
+        axes.set_xticks(list(self.ticks), list(self.ticks.values()))
         axes.set_xticks([], minor=True)
+        axes.set_xlim(*self.limits)
         margin = sqrt(self.gap)
-        low, high = self.ends.get(0.0, self.inner[0]), self.ends.get(inf, self.inner[-1])
-        axes.set_xlim(low / margin, high * margin)
         for beta, place in self.ends.items():
             edge = place * margin if beta == 0 else place / margin
             axes.axvline(edge, color=GREY, linewidth=0.6, linestyle=(0, (1, 3)))
@@ -172,7 +181,7 @@ class _BetaAxis:
 
 
 def _draw_system(
-    axes: Axes, rows: Rows, metric: str, axis: _BetaAxis, style: dict[str, Any]
+    axes: Axes, rows: Rows, metric: str, axis: BetaAxis, style: dict[str, Any]
 ) -> None:
     points = _points(rows, metric)
     for _, mean, _ in _points(rows, metric, with_beta=False):

@@ -3,8 +3,8 @@
 import csv
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
 from os.path import commonpath
@@ -23,6 +23,7 @@ from flowclf.systems import SYSTEMS
 Nested = dict[str, Any]
 # Levels of folders within the one that is named.
 DEPTH = 3
+SIZE = "data.train_size"
 # Pictures of a sweep that the page draws anew, of all rows.
 DRAWN = ("trade-off", "information-plane")
 
@@ -76,6 +77,9 @@ class Collection:
     pictures: Sequence[Path] = ()  # .png files of the folders as a whole
 
 
+Baselines = Callable[[Entry], Iterable[Nested]]
+
+
 def collect(paths: Sequence[Path]) -> Collection:
     """Read the runs of run folders, sweeps, studies, or any other folders that contain runs.
 
@@ -106,6 +110,20 @@ def collect(paths: Sequence[Path]) -> Collection:
         _with_reasons(begun, parents),
         [f for path in parents for f in sorted(path.glob("*.png")) if f.stem not in DRAWN],
     )
+
+
+def with_baselines(found: Collection, baselines: Baselines) -> Collection:
+    """Add baselines of each data set and number of training samples that has none."""
+    rows = list(found.baselines)
+    done = {(row["data"], row.get(SIZE)) for row in rows}
+    for entry in found.entries:
+        task = entry.data, entry.config.data.train_size
+        if task not in done:
+            done.add(task)
+            own = {"data": entry.data, "seed": entry.config.seed}
+            size = {} if task[1] is None else {SIZE: task[1]}
+            rows += [{"run": row["system"], **own, **size, **row} for row in baselines(entry)]
+    return replace(found, baselines=rows)
 
 
 def is_scalar(value: Any) -> bool:
@@ -197,5 +215,5 @@ def _baseline(row: dict[str, str]) -> Nested:
     names = ("accuracy", "ece", "bits_per_dim", "negative_log_posterior_nats", "seconds")
     found: Nested = {name: float(row[name]) for name in names if row.get(name)}
     own = {"system": row["system"], "data": public_name(row["data"]), "seed": int(row["seed"])}
-    size = {"data.train_size": int(row["train_size"])} if row.get("train_size") else {}
+    size = {SIZE: int(row["train_size"])} if row.get("train_size") else {}
     return {"run": row["system"], **own, **size, **found}

@@ -11,8 +11,9 @@ import matplotlib
 from PIL import Image
 
 from flowclf.data.pictures import decode
-from flowclf.figures.style import Figure
-from flowclf.figures.trade_off import BOUNDED, information_plane_figure, trade_off_figure
+from flowclf.figures.style import DARK, Figure
+from flowclf.figures.trade_off import BOUNDED, information_plane_figure
+from flowclf.report.charts import Chart, trade_off_charts
 from flowclf.report.collect import Entry
 from flowclf.report.rows import Row, by_task, ranked
 from flowclf.report.settings import written
@@ -28,16 +29,18 @@ PNG = b"\x89PNG"
 FEW_COLORS = 5000
 QUALITY = 85
 RANKED_BY = ("accuracy", "ece", "bits_per_dim")
-PANELS = (
-    "accuracy", "ece", "negative_log_posterior_nats", "bits_per_dim",
-    "label_information_nats", "input_information_nats",
-)  # fmt: skip
 # More lines cannot be read.
 MOST_LINES = 8
+# Kinds that show images, of the data or drawn ones.
+IMAGES = ("samples", "strip", "walk", "grid", "explain", "reconstructions", "extraction")
 CAPTIONS = {
     "latent": "Latents of test samples, and the Gaussians of the classes.",
     "samples": "Samples of each class.",
-    "reliability": "Reliability: accuracy by confidence, and how many samples each bin has.",
+    "grid": "Samples of each class.",
+    "strip": "Straight lines in latent space between test images.",
+    "walk": "Walks from class to class.",
+    "sample_quality": "Samples as a network sees them that was trained on real images.",
+    "reliability": "Reliability: accuracy by confidence with 95 % intervals, and samples per bin.",
     "confusion": "Confusion: how many samples of each class were predicted as which.",
     "class_distances": "Distances between the classes' means, in standard deviations.",
     "shift": "Accuracy and calibration of corrupted images.",
@@ -60,6 +63,9 @@ class Picture:
     caption: str
     width: int
     height: int
+    # A plot, whose colours the page turns in the dark; pictures have a twin, or stay as they are.
+    plot: bool = True
+    dark: str = ""
 
 
 def pictured_runs(rows: Sequence[Row]) -> dict[str, list[Picture]]:
@@ -94,7 +100,7 @@ def _embed_all(
         if len(found) == most:
             break
         pictures = [embed_file(file) for file in files]
-        size = sum(len(picture.uri) for picture in pictures)
+        size = sum(len(picture.uri) + len(picture.dark) for picture in pictures)
         if size <= budget:
             found[name] = pictures
             budget -= size
@@ -102,11 +108,20 @@ def _embed_all(
 
 
 def embed_file(file: Path) -> Picture:
-    """Embed a .png file, at most 1,200 pixels wide and high, on white, in few bytes.
+    """Embed a .png file, at most 1,200 pixels wide and high, in few bytes, with its dark twin.
 
     Raises:
         UserError: it is no image, or one of more than 64 million pixels.
     """
+    twin = file.parent / DARK / file.name
+    plot = file.stem.partition("-")[0] not in IMAGES
+    uri, size = _embedded(file)
+    dark = _embedded(twin)[0] if not plot and twin.is_file() else ""
+    return Picture(uri, _caption(file.stem), *size, plot, dark)
+
+
+def _embedded(file: Path) -> tuple[str, tuple[int, int]]:
+    """Return a picture on white as a data: URI, and its size."""
     full = decode(file, str(file), MOST_DECODED, lambda image: image.convert("RGBA"))
     small, data = Image.new("RGB", full.size, "white"), file.read_bytes()
     small.paste(full, mask=full.getchannel("A"))
@@ -115,7 +130,7 @@ def embed_file(file: Path) -> Picture:
     # The file as it is may be the smallest, and it shows the same.
     if data.startswith(PNG) and full.width == small.width and len(data) <= len(best[1]):
         best = ("png", data)
-    return Picture(data_uri(f"image/{best[0]}", best[1]), _caption(file.stem), *small.size)
+    return data_uri(f"image/{best[0]}", best[1]), small.size
 
 
 def embed_figure(figure: Figure, caption: str) -> Picture:
@@ -127,33 +142,46 @@ def embed_figure(figure: Figure, caption: str) -> Picture:
     return Picture(data_uri("image/svg+xml", text.getvalue().encode()), caption, width, height)
 
 
-def beta_curves(rows: Sequence[Row], varied: Sequence[str]) -> list[Picture]:
+@dataclass(frozen=True)
+class Curves:
+    """Charts of the trade-off of a task, and its information plane if it was measured."""
+
+    caption: str
+    charts: Sequence[Chart]
+    plane: Picture | None
+
+
+def beta_curves(
+    rows: Sequence[Row], varied: Sequence[str], anchors: Mapping[str, str]
+) -> list[Curves]:
     """Draw metrics against β̃ and the information plane, of each task with runs at several β̃."""
     return [
-        picture
+        _task_curves(group, varied, anchors, task_name(data, size, "samples"))
         for (data, size), group in by_task(rows).items()
         if len({row.values.get("beta") for row in group} - {None}) > 1
-        for picture in _task_curves(group, varied, task_name(data, size, "samples"))
     ]
 
 
-def _task_curves(rows: Sequence[Row], varied: Sequence[str], name: str) -> list[Picture]:
+def _task_curves(
+    rows: Sequence[Row], varied: Sequence[str], anchors: Mapping[str, str], name: str
+) -> Curves:
     lines = [_line(row, varied) for row in rows]
-    systems = {line["system"] for line in lines}
-    if len(systems) > MOST_LINES:
-        return []
-    known = [m for m in PANELS if sum(line.get(m) is not None for line in lines) > 1]
+    labels = {
+        row: line["system"].replace(r"\$", "$") for row, line in zip(rows, lines, strict=True)
+    }
+    caption = f"Trade-off over β̃ on {name}: a dot a run, lines are means over the seeds"
+    charts = trade_off_charts(rows, labels, anchors)
+    if len(set(labels.values())) > MOST_LINES:
+        return Curves(caption, charts, None)
     pairs = zip(rows, lines, strict=True)
     dotted = {line["system"] for row, line in pairs if row.values["system"] in BOUNDED}
-    caption = f"Trade-off over β̃ on {name}. Arrows: better; bands: one standard error of the seeds."
-    pictures = [embed_figure(trade_off_figure(lines, known, dotted), caption)]
     classes = next((len(row.entry.facts.class_names) for row in rows if row.entry), None)
     try:
         plane = information_plane_figure(lines, classes, dotted)
     except UserError:
-        return pictures
-    caption = f"Information plane of {name}: information of the latents on the class and on x."
-    return [*pictures, embed_figure(plane, caption)]
+        return Curves(caption, charts, None)
+    text = f"Information plane of {name}: information of the latents on the class and on x."
+    return Curves(caption, charts, embed_figure(plane, text))
 
 
 def _line(row: Row, varied: Sequence[str]) -> dict[str, Any]:

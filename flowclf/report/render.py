@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from flowclf.config import nested
 from flowclf.report import table
-from flowclf.report.collect import Collection, Entry, collect
+from flowclf.report.charts import BOTTOM, HEIGHT, LEFT, MARGIN, WIDTH, learning_charts
+from flowclf.report.collect import Baselines, Collection, Entry, collect, with_baselines
 from flowclf.report.pictures import beta_curves, folder_pictures, pictured_runs, task_name
 from flowclf.report.rows import MAIN, Row, by_task, make_rows, ranked, varied_settings
 from flowclf.report.settings import common_settings
@@ -26,15 +27,20 @@ from flowclf.support.errors import UserError
 MOST_NAMED = 4
 
 
-def write_report(paths: Sequence[Path], out: Path) -> dict[str, Any]:
+def write_report(
+    paths: Sequence[Path], out: Path, baselines: Baselines = lambda _: ()
+) -> dict[str, Any]:
     """Write a report on the runs of these folders; return its path, number of runs and bytes.
+
+    `baselines` gives the rows of a run's data, for data that no study has them of: `system`, and
+    what was measured.
 
     Raises:
         UserError: `out` is no .html file, no finished runs, or damaged files.
     """
     if out.suffix.lower() != ".html" or out.is_dir():
         raise UserError(f"expected --out to name a file ending in .html, got {out}")
-    found = collect(paths)
+    found = with_baselines(collect(paths), baselines)
     write_text(out, render(found))
     return {"report": str(out), "runs": len(found.entries), "bytes": out.stat().st_size}
 
@@ -75,7 +81,17 @@ def _content(found: Collection) -> dict[str, Any]:
         "comparison": table.comparison_table(rows, varied, anchors),
         "comparison_main": len(IDENTITY) + len(varied) + len(MAIN),
         "seeds": table.seeds_table(rows, varied),
-        "figures": [*beta_curves(rows, varied), *shared],
+        "curves": beta_curves(rows, varied, anchors),
+        "histories": learning_charts(entries, anchors),
+        "plot": {
+            "width": WIDTH,
+            "height": HEIGHT,
+            "left": LEFT,
+            "bottom": BOTTOM,
+            "margin": MARGIN,
+        },
+        "showcase": [each for each in details if each.images],
+        "figures": shared,
         "figures_left_out": len(found.pictures) - len(shared),
         "runs": details,
         "pictured": len(pictures),

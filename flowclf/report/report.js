@@ -40,6 +40,19 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }
 }
 
+// A run that is pointed at, or has the focus, is lit up in every chart and in the table.
+function light(event, on) {
+  const found = event.target.closest?.("[data-run]");
+  if (!found) return;
+  for (const each of document.querySelectorAll(`[data-run="${found.dataset.run}"]`)) {
+    each.classList.toggle("lit", on);
+  }
+}
+
+for (const [kind, on] of [["pointerover", true], ["pointerout", false], ["focusin", true], ["focusout", false]]) {
+  document.addEventListener(kind, (event) => light(event, on));
+}
+
 // A link to a run opens it.
 function openTarget() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));

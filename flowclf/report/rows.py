@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowclf.catalogue import ENDS, find_metric
-from flowclf.report.collect import Collection, Entry, is_scalar
+from flowclf.report.collect import SIZE, Collection, Entry, is_scalar
 from flowclf.report.settings import differing
 from flowclf.systems import find_system
 
 # Metrics that come first and are averaged over seeds.
 MAIN = ("accuracy", "ece", "negative_log_posterior_nats", "bits_per_dim", "seconds")
 MOST_VARIED = 8
-SIZE = "data.train_size"
 
 
 @dataclass(frozen=True, eq=False)

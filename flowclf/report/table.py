@@ -122,7 +122,8 @@ class Details:
     anchor: str
     name: str
     headline: str
-    pictures: Sequence[Picture]  # none where they were left out
+    images: Sequence[Picture]  # of samples and walks; none where they were left out
+    plots: Sequence[Picture]  # likewise
     tables: Sequence[tuple[str, Table]]
     command: str  # that trains it again, with a note
     note: str
@@ -139,7 +140,8 @@ def run_details(entry: Entry, anchor: str, pictures: Sequence[Picture]) -> Detai
         anchor,
         entry.name,
         ", ".join(f"{metric.label} {metric.written(value)}" for metric, value in main),
-        pictures,
+        [picture for picture in pictures if not picture.plot],
+        [picture for picture in pictures if picture.plot],
         [(caption, table) for caption, table in tables if table],
         train_command(entry.config, entry.facts.shape, entry.data),
         CUSTOM if custom else "",

@@ -110,6 +110,41 @@ def test_a_link_opens_its_run(browser: Any, page: Path) -> None:
     assert browser.complaints() == []
 
 
+def test_a_dot_that_is_pointed_at_lights_up_its_run_everywhere_and_a_click_goes_there(
+    browser: Any, page: Path
+) -> None:
+    browser.show(1600, "light")
+    browser.open(page)
+    lit = "Array.from(document.querySelectorAll('.lit'), e => e.dataset.run)"
+    for at, runs in (("over", ["run-2"] * 3), ("out", [])):
+        pointed = f"new PointerEvent('pointer{at}', {{bubbles: true}})"
+        browser.run(f"document.querySelector('a[data-run=run-2] circle').dispatchEvent({pointed})")
+        assert browser.run(lit) == runs  # its row, and its dots in two charts
+    titles = "document.querySelector('a[data-run=run-2] title').textContent"
+    assert browser.run(titles).endswith("seed=0: accuracy 98.00 %")
+    click = "new MouseEvent('click', {bubbles: true})"
+    browser.run(f"document.querySelector('a[data-run=run-2] circle').dispatchEvent({click})")
+    browser.wait("new Promise(done => setTimeout(done, 100))")
+    assert browser.run("document.querySelector('#run-2').open") is True
+    assert browser.complaints() == []
+
+
+def test_samples_are_seen_without_a_click_and_every_column_can_be_reached(
+    browser: Any, page: Path
+) -> None:
+    for width in (400, 1600):
+        browser.show(width, "dark")
+        browser.open(page)
+        image = "document.querySelector('img[alt*=\"Samples of each class\"]')"
+        assert browser.run(f"{image}.checkVisibility()")
+        region = "document.querySelector('.scroll')"
+        browser.run(f"{region}.scrollLeft = 1e6")
+        last = f"{region}.querySelector('thead th:last-child').getBoundingClientRect().right"
+        assert browser.run(f"{last} <= {region}.getBoundingClientRect().right + 1")
+        short = "Array.from(document.querySelectorAll('.tables .scroll')).every"
+        assert browser.run(f"{short}(e => e.scrollHeight <= e.clientHeight + 20)")
+
+
 def test_it_fits_on_paper(browser: Any, page: Path) -> None:
     # A4 between margins of a centimetre, at 96 pixels an inch.
     browser.show(718, "dark")

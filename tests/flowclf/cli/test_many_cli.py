@@ -42,7 +42,7 @@ def test_a_sweep_leaves_results_and_curves(swept: Path) -> None:
     assert (swept / "trade-off.png").stat().st_size > 10_000
     assert (swept / "ib-inn-beta=10-seed=0" / "summary.json").exists()
     figures = swept / "ib-inn-beta=10-seed=0" / "figures"
-    assert {path.name for path in figures.iterdir()} == {"samples.png", "latent.png"}
+    assert {path.name for path in figures.iterdir()} == {"samples.png", "latent.png", "dark"}
 
 
 def test_it_goes_on_by_its_folder_and_says_where_it_is(

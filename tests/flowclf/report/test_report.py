@@ -22,6 +22,8 @@ from flowclf.cli import train as train_verb
 from flowclf.cli.app import run as command
 from flowclf.config import RunConfig, flatten, make_config, nested
 from flowclf.report import collect, render, write_report
+from flowclf.report.charts import learning_charts, trade_off_charts
+from flowclf.report.collect import with_baselines
 from flowclf.report.pictures import embed_file
 from flowclf.report.rows import best_rows, make_rows, varied_settings
 from flowclf.report.settings import differing, train_command, written
@@ -224,9 +226,86 @@ def test_a_study_brings_its_baselines_and_its_picture(tmp_path: Path) -> None:
 
 def test_curves_are_drawn_where_the_trade_off_varies(sweep: Path, tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(sweep / "trade-off.png")
-    (image,) = page_of(sweep).of("img")
-    assert "Trade-off over β̃" in str(image["alt"])
-    assert page_of(sweep / "b=1").of("img") == []
+    page = page_of(sweep)
+    assert page.of("img") == []
+    labels = [svg["aria-label"] for svg in page.of("svg") if "aria-label" in svg]
+    assert labels == [
+        "accuracy in % ↑ against β̃",
+        "ECE (15 bins) in % ↓ against β̃",
+        "bits/dim ↓ against β̃",
+    ]
+    assert "a dot a run" in page.line
+    dots = [a for a in page.of("a") if "data-run" in a]
+    assert len(dots) == 3 + 3 + 2  # one has no bits/dim
+    assert dots[0] == {
+        "href": "#run-1", "data-run": "run-1", "aria-label": "b=0.1: accuracy 90.00 %",
+    }  # fmt: skip
+    assert page_of(sweep / "b=1").of("circle") == []
+
+
+def test_lines_are_means_over_the_seeds_and_baselines_are_level(tmp_path: Path) -> None:
+    for seed, beta in product((0, 1), (0, 1, 10, inf)):
+        make_run(tmp_path / f"{seed}-{beta}", seed=seed, beta=beta, accuracy=0.5 + 0.2 * seed)
+    found = with_baselines(collect([tmp_path]), lambda _: [{"system": "QDA", "accuracy": 0.8}])
+    rows = make_rows(found, ())
+    assert [row.values["run"] for row in rows if row.entry is None] == ["QDA"]
+    labels = {row: row.values["system"] for row in rows}
+    accuracy, _ = trade_off_charts(rows, labels, {"0-1": "run-3"})
+    flow, qda = accuracy.lines
+    assert [text for _, text in accuracy.x_ticks] == ["0", "1", "10", "∞"]
+    assert len(flow.dots) == 8
+    heights = {dot.y for dot in flow.dots}
+    assert len(heights) == 2
+    (start, end) = (tuple(map(float, p.split(","))) for p in flow.path[1:].split("L"))
+    assert start[1] == end[1] == pytest.approx(sum(heights) / 2, abs=0.1)
+    assert {dot.run for dot in flow.dots} == {"", "run-3"}
+    assert qda.dashed
+    assert not qda.dots
+    (y,) = {float(p.split(",")[1]) for p in qda.path[1:].split("L")}
+    assert y < min(heights)  # higher up
+    again = with_baselines(found, lambda _: [{"system": "QDA"}])
+    assert again.baselines == found.baselines
+
+
+def test_the_history_of_a_training_is_drawn_in_any_of_its_forms(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run = Run(make_run(tmp_path / name))
+        for epoch in (1, 2, 3):
+            run.append_metrics({"step": 9, "epoch": epoch, "validation": {"accuracy": 0.3 * epoch}})
+            run.append_metrics(
+                {"kind": "train", "step": 9, "epoch": epoch, "accuracy": 0.9, "note": "x"}
+            )
+        run.append_metrics({"step": 9, "epoch": 3, "test": {"accuracy": 0.1}})
+    found = collect([tmp_path])
+    (chart,) = learning_charts(found.entries, {"a": "run-1", "b": "run-2"})
+    assert chart.title == "accuracy in % ↑"
+    assert [text for _, text in chart.x_ticks] == ["1", "2", "3"]
+    looks = [(line.label, line.dashed, line.run) for line in chart.lines]
+    assert looks[:2] == [("a, validation", False, "run-1"), ("a, train", True, "run-1")]
+    up = [float(p.split(",")[1]) for p in chart.lines[0].path[1:].split("L")]
+    assert up == sorted(up, reverse=True)
+    assert len(up) == 3
+    page = page_of(tmp_path)
+    assert {a["href"] for a in page.of("a") if a.get("aria-label", "").endswith("train")} == {
+        "#run-1", "#run-2",
+    }  # fmt: skip
+
+
+def test_samples_stand_open_with_their_dark_twins_and_plots_are_for_the_page_to_turn(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path / "run")
+    for name in ("samples", "latent", "dark/samples"):
+        file = run / "figures" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10)).save(file)
+    page = page_of(tmp_path)
+    (source,) = page.of("source")
+    assert source["media"] == "(prefers-color-scheme: dark)"
+    tags = [tag for tag, _ in page.tags]
+    assert tags.index("source") < tags.index("details")
+    classes = [str(figure["class"]).split() for figure in page.of("figure")]
+    assert classes == [["twin"], ["plot"]]
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -348,7 +427,7 @@ def test_headings_captions_and_alternatives_are_there(sweep: Path) -> None:
     tags = [tag for tag, _ in page.tags]
     assert tags.count("h1") == 1
     assert tags.count("caption") == tags.count("table")
-    assert tags.count("figcaption") == tags.count("img")
+    assert tags.count("figcaption") == tags.count("figure") > tags.count("img")
     assert all(image["alt"] for image in page.of("img"))
     assert all(heading["scope"] in ("row", "col") for heading in page.of("th"))
     ids = [found["id"] for _, found in page.tags if "id" in found]
