@@ -15,6 +15,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "myst_parser",
     "command_help",
+    "gallery_page",
     "house_style",
     "offers",
 ]

@@ -182,6 +182,9 @@ def figure(
     outliers: Annotated[
         str, typer.Option(help="Of the kinds roc and scores, as of `flowclf evaluate`.")
     ] = "noise:0.1,uniform,flipped,inverted,rotated",
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Further runs, of the kinds latent and principal.")
+    ] = None,
     score: Annotated[
         str, typer.Option(help="Of the same: negative-log-prob, typicality or entropy.")
     ] = "negative-log-prob",
@@ -193,7 +196,9 @@ def figure(
     """Draw one figure of a trained run."""
     from flowclf.cli.evaluate import load_outlier_set
     from flowclf.figures.kinds import Source, draw_kind
+    from flowclf.models import load
     from flowclf.runs import Run
+    from flowclf.support.devices import pick_device
     from flowclf.training.task import load_task
 
     task = load_task(run, data_dir, device.value)
@@ -203,6 +208,7 @@ def figure(
         task.config.system, task.model, task.dataset, task.training, task.test, task.config.beta,
         _pairs(classes, task.model.classes)[0], image, _read_rows(rows) if rows else (),
         [*Run(run).read_metrics()], task.validation, sets, score,
+        {_name(other): load(other, pick_device(device)) for other in beside or ()},
     )  # fmt: skip
     out = out or run / "figures" / f"{kind}.png"
     _save(draw_kind(kind, source), out, dark)

@@ -7,7 +7,17 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from flowclf.catalogue import find_metric
-from flowclf.figures.style import GREY, Figure, Rows, averages, draw_curve, line_style, new_figure
+from flowclf.figures.style import (
+    BLUE,
+    GREY,
+    RED,
+    Figure,
+    Rows,
+    averages,
+    draw_curve,
+    line_style,
+    new_figure,
+)
 from flowclf.support.errors import UserError
 
 __all__ = [
@@ -48,7 +58,7 @@ def learning_figure(rows: Rows) -> Figure:
     grid = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (label, name, held_out, scale) in zip(grid, curves, strict=True):
         points = [(row["epoch"], scale * row["train"][name]) for row in known]
-        axes.plot(*zip(*points, strict=True), label="training")
+        axes.plot(*zip(*points, strict=True), label="training", color=BLUE)
         unit = 1.0 if held_out == "bits_per_dim" else scale
         found = [
             (row["epoch"], unit * value)
@@ -56,10 +66,10 @@ def learning_figure(rows: Rows) -> Figure:
             if (value := row.get("validation", {}).get(held_out)) is not None
         ]
         if found:
-            axes.plot(*zip(*found, strict=True), "--o", markersize=3, label="validation")
+            axes.plot(*zip(*found, strict=True), "--o", color=RED, markersize=3, label="validation")
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    grid[-1].legend(fontsize=8)
+    _finish(figure, "how the training went, epoch by epoch", ncols=2, fontsize=8)
     return figure
 
 

@@ -18,7 +18,12 @@ from flowclf.figures.evaluation import DRAWN_SCORES, result_figures, score_figur
 from flowclf.figures.explain import explain_figure
 from flowclf.figures.images import reconstructed, reconstruction_figure
 from flowclf.figures.landscape import landscape_figure, loss_landscape
-from flowclf.figures.latent import embedded_latents, principal_figure
+from flowclf.figures.latent import (
+    Latents,
+    embedded_latents,
+    latent_panels,
+    principal_figure,
+)
 from flowclf.figures.run import draw_latents, draw_samples
 from flowclf.figures.similarity import similarity_figure
 from flowclf.figures.style import Figure, Rows
@@ -48,6 +53,7 @@ class Source:
     validation: Split | None = None  # held out from the training
     outliers: tuple[Outliers, ...] = ()  # out-of-distribution data
     score: str = "negative-log-prob"  # that tells these from the test split
+    beside: Mapping[str, GenerativeClassifier] = field(default_factory=dict)  # other runs by name
 
     @property
     def names(self) -> Sequence[str]:
@@ -61,10 +67,23 @@ class Source:
         return Subject(self.model, self.test, self.training, self.validation, options=options)
 
     @property
+    def latents(self) -> dict[str, Latents]:
+        """Latents of the test split, of this run and of those beside it."""
+        models = {self.name: self.model, **self.beside}
+        return {name: embedded_latents(model, self.test) for name, model in models.items()}
+
+    @property
     def levels(self) -> int:
         """Grey levels of images."""
         assert self.dataset.levels is not None, "asked of images alone"
         return self.dataset.levels
+
+
+def _latent(source: Source) -> Figure:
+    if not source.beside:
+        return draw_latents(source.model, source.test, source.names)
+    panels = [(name, f.z, f.y, f.means, f.std) for name, f in source.latents.items()]
+    return latent_panels(panels, source.names)
 
 
 def _reconstructions(source: Source) -> Figure:
@@ -153,10 +172,8 @@ class Kind:
 
 DECODES = {"can_decode": True}, "an inverse or a decoder"
 KINDS: dict[str, Kind] = {
-    "latent": Kind(lambda s: draw_latents(s.model, s.test, s.names)),
-    "principal": Kind(
-        lambda s: principal_figure({s.name: embedded_latents(s.model, s.test)}, s.names)
-    ),
+    "latent": Kind(_latent),
+    "principal": Kind(lambda s: principal_figure(s.latents, s.names)),
     "samples": Kind(
         lambda s: draw_samples(s.model, s.names, s.levels),
         {"can_sample": True}, "a model of x to draw from", (1, 3),
