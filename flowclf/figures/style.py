@@ -169,8 +169,9 @@ def _darken(artist: Artist) -> None:
         )
     elif isinstance(artist, Text):
         pairs = ((artist.get_color, artist.set_color),)
-        if box := artist.get_bbox_patch():
-            _darken(box)
+        for own in (artist.get_bbox_patch(), getattr(artist, "arrow_patch", None)):
+            if own is not None:  # no child of its text
+                _darken(own)
     elif isinstance(artist, Patch | Collection):
         pairs = (
             (artist.get_facecolor, artist.set_facecolor),
