@@ -31,8 +31,8 @@ QUALITY = 85
 RANKED_BY = ("accuracy", "ece", "bits_per_dim")
 # More lines cannot be read.
 MOST_LINES = 8
-# Kinds that show images, of the data or drawn ones.
-IMAGES = ("samples", "strip", "walk", "grid", "explain", "reconstructions", "extraction")
+# Kinds that show images, even without the dark twin that tells them from plots.
+IMAGES = ("samples", "strip", "walk", "grid", "reconstructions", "extraction")
 CAPTIONS = {
     "latent": "Latents of test samples, and the Gaussians of the classes.",
     "samples": "Samples of each class.",
@@ -114,9 +114,9 @@ def embed_file(file: Path) -> Picture:
         UserError: it is no image, or one of more than 64 million pixels.
     """
     twin = file.parent / DARK / file.name
-    plot = file.stem.partition("-")[0] not in IMAGES
     uri, size = _embedded(file)
-    dark = _embedded(twin)[0] if not plot and twin.is_file() else ""
+    dark = _embedded(twin)[0] if twin.is_file() else ""
+    plot = not dark and file.stem.partition("-")[0] not in IMAGES
     return Picture(uri, _caption(file.stem), *size, plot, dark)
 
 
