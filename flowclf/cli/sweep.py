@@ -34,6 +34,7 @@ __all__ = ["sweep"]
 CURVES = (
     "accuracy", "bits_per_dim", "ece", "negative_log_posterior_nats", "brier", "overconfidence",
 )  # fmt: skip
+TITLE = "how each measure changes with β̃, the weight of the cross-entropy"
 MEASURED = ("bits_per_dim", "ece")
 COLUMNS = (
     "state", "epoch", "error", *(find_metric(name).column for name in MEASURED), "minutes left"
@@ -240,7 +241,7 @@ def _draw(folder: Path, rows: Sequence[dict[str, Any]]) -> list[Path]:
     if len({row["beta"] for row in rows} - {None}) < 2:
         return []
     metrics = [name for name in CURVES if any(row.get(name) is not None for row in rows)]
-    figures = {"trade-off": trade_off_figure(rows, metrics)}
+    figures = {"trade-off": trade_off_figure(rows, metrics, title=TITLE)}
     if any(row.get("input_information_nats") or row.get("mi_nats") for row in rows):
         figures["information-plane"] = information_plane_figure(rows)
     return save_figures(figures, folder)

@@ -247,8 +247,9 @@ def _write_sizes(axes: Axes, label: str, sizes: Sequence[int], **style: Any) -> 
 
 
 def _finish(figure: Figure, title: str, **style: Any) -> None:
-    """Add the first panel's legend beneath the figure, and a title if there is one."""
-    lines = figure.axes[0].get_legend_handles_labels()
+    """Add the fullest panel's legend beneath the figure, and a title if there is one."""
+    legends = [axes.get_legend_handles_labels() for axes in figure.axes]
+    lines = max(legends, key=lambda legend: len(legend[1]))
     figure.legend(*lines, loc="outside lower center", frameon=False, **style)
     if title:
         figure.suptitle(title, fontsize=9)

@@ -16,7 +16,7 @@ from flowclf.evaluation.calibration import Reliability, wilson_interval
 from flowclf.evaluation.context import Scores
 from flowclf.evaluation.detection import auroc, checked_scores, roc_points
 from flowclf.figures.curves import attack_figure, corruption_figure, sample_quality_figure
-from flowclf.figures.similarity import similarity_figure, square_figure
+from flowclf.figures.similarity import color_numbers, similarity_figure, square_figure
 from flowclf.figures.style import (
     BLUE,
     GREY,
@@ -293,7 +293,8 @@ def roc_figure(inside: Tensor, outside: Mapping[str, Tensor], title: str = "") -
 def confusion_figure(counts: Tensor, class_names: Sequence[str]) -> Figure:
     """Draw how many samples of each class (rows) were predicted as which (columns): (K, K).
 
-    Colours are shares of the row, the diagonal is left white: what shows are the errors.
+    Colours are shares of the row; the diagonal and what never happened are left white, so that what
+    shows are the errors.
 
     Raises:
         UserError: another number of names.
@@ -301,7 +302,11 @@ def confusion_figure(counts: Tensor, class_names: Sequence[str]) -> Figure:
     shares = 100 * counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
     texts = [[str(count or "") for count in row] for row in counts.tolist()]
     wrong = counts.clone().fill_diagonal_(0)
-    figure, axes, image = square_figure(shares.fill_diagonal_(0.0), texts, class_names, "Reds")
+    figure, axes, image = square_figure(
+        shares.masked_fill(wrong == 0, torch.nan), texts, class_names, "Reds"
+    )
+    image.set_clim(0, float((shares * (wrong > 0)).max()) or 1.0)
+    color_numbers(axes, image)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the class in %, errors alone")
     axes.set(xlabel="predicted", ylabel="class")
     total, errors = int(counts.sum()), int(wrong.sum())

@@ -10,7 +10,7 @@ from torch import Tensor
 from flowclf.figures.style import Figure, new_figure
 from flowclf.support.errors import UserError
 
-__all__ = ["similarity_figure", "square_figure"]
+__all__ = ["color_numbers", "similarity_figure", "square_figure"]
 
 # Beyond so many classes neither numbers nor names can be read.
 MOST_NUMBERS, MOST_NAMES = 15, 40
@@ -45,7 +45,7 @@ def similarity_figure(
         image, ax=axes, shrink=0.7, label="distance of the means in standard deviations"
     )
     axes.set_title(_heading(away, class_names, error), fontsize=9)
-    _color_numbers(axes, image)
+    color_numbers(axes, image)
     return figure
 
 
@@ -63,7 +63,9 @@ def _heading(away: Tensor, names: Sequence[str], error: float | None) -> str:
 def square_figure(
     values: Tensor, texts: Sequence[Sequence[str]], names: Sequence[str], colors: str
 ) -> tuple[Figure, Axes, AxesImage]:
-    """Draw a square (K, K) of colours, with the texts in it and the classes beside it.
+    """Draw a square (K, K) of colours, with texts in it and classes beside; NaN is not painted.
+
+    Where the scale is settled, `color_numbers` makes the texts legible.
 
     Raises:
         UserError: another number of names.
@@ -85,17 +87,16 @@ def square_figure(
         for column, text in enumerate(line):
             if text:
                 axes.text(column, row, text, ha="center", va="center", fontsize=FONT)
-    _color_numbers(axes, image)
     return figure, axes, image
 
 
-def _color_numbers(axes: Axes, image: AxesImage) -> None:
-    """Write on dark colours in white."""
+def color_numbers(axes: Axes, image: AxesImage) -> None:
+    """Write the numbers on dark colours in white."""
     array = image.get_array()
     assert array is not None, "drawn by imshow"
-    lightness = image.to_rgba(array)[..., :3] @ (0.3, 0.59, 0.11)
+    colors = image.to_rgba(array)
+    # What has no value is not painted.
+    dark = (colors[..., :3] @ (0.3, 0.59, 0.11) < 0.5) & (colors[..., 3] > 0)
     for text in axes.texts:
         column, row = map(int, text.get_position())
-        # What has no value is not painted.
-        painted = bool(torch.tensor(float(array[row, column])).isfinite())
-        text.set_color("white" if painted and lightness[row, column] < 0.5 else "black")
+        text.set_color("white" if dark[row, column] else "black")

@@ -63,8 +63,9 @@ FORMATS = (".png", ".pdf", ".svg")
 DPI = 150
 # Twins of pictures that hold images, in a folder beside them: a page cannot turn those dark itself.
 DARK = "dark"
-# Lightness of a dark page and of its text.
-PAGE, INK = 0.12, 0.92
+# Lightness of a dark page, of its text, and of the darkest colour on it; what a colour's saturation
+# is at least, other than a grey's.
+PAGE, INK, LEAST, COLOURED = 0.12, 0.92, 0.55, 0.2
 # What axes look like from the beginning.
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
@@ -181,7 +182,7 @@ def _darken(artist: Artist) -> None:
     for (_, set_color), color in zip(pairs, colors, strict=True):
         if isinstance(color, str) and color in ("none", "auto"):
             continue
-        turned = [_turned(each) for each in to_rgba_array(color)]
+        turned = [_turned(each, LEAST) for each in to_rgba_array(color)]
         set_color(turned if isinstance(artist, Collection) else turned[0])
 
 
@@ -191,11 +192,16 @@ def _is_picture(image: AxesImage) -> bool:
     return array is not None and array.ndim == 3
 
 
-def _turned(color: Any) -> tuple[float, ...]:
-    """Return the colour (RGBA) whose lightness is as far from the page as this one's from white."""
+def _turned(color: Any, least: float = 0.0) -> tuple[float, ...]:
+    """Return the colour (RGBA) whose lightness is as far from the page as this one's from white.
+
+    One that is no grey is at least so light.
+    """
     red, green, blue, alpha = to_rgba(color)
     hue, lightness, saturation = rgb_to_hls(red, green, blue)
-    return (*hls_to_rgb(hue, INK + (PAGE - INK) * lightness, saturation), alpha)
+    turned = INK + (PAGE - INK) * lightness
+    turned = max(turned, least) if saturation > COLOURED else turned
+    return (*hls_to_rgb(hue, turned, saturation), alpha)
 
 
 def class_colors(classes: int) -> list[str]:
