@@ -324,6 +324,12 @@ def test_a_dark_figure_changes_light_for_dark_and_leaves_pictures_alone(tmp_path
     after = axes.images[0].cmap((0.0, 0.5, 1.0))[:, :3].mean(1)
     assert (np.diff(before) * np.diff(after) < 0).all()
 
+    means, std = torch.eye(10)[:, :4], torch.ones(10, 4)
+    latent = latent_figure(means, torch.arange(10), means, std, [str(k) for k in range(10)])
+    darken(latent)
+    dots = [c.get_facecolors()[0][:3] for c in latent.axes[0].collections]
+    assert min(max(color) for color in dots) > 0.5  # all seen on the dark page
+
     samples = sample_figure(torch.full((1, 1, 1, 8, 8), 16.0), ["a"], 17)
     pixels = np.array(samples.axes[0].images[0].get_array())
     (path,) = save_figures({"samples": samples}, tmp_path)
