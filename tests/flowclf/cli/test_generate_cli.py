@@ -133,3 +133,13 @@ def test_explained_decisions_fit_in_80_letters(
     decisions = capsys.readouterr().out.partition("decisions")[2].splitlines()
     assert len(decisions) > 10
     assert max(map(len, decisions)) <= 80
+
+
+def test_pictures_in_the_folder_of_figures_have_a_dark_twin_for_the_report(
+    trained: Path, tmp_path: Path, document: Command
+) -> None:
+    own = tmp_path / "figures"
+    document("sample", trained, "--per-class", 1, "--device", "cpu", "--out", own / "grid.png")
+    assert sorted(p.relative_to(own).as_posix() for p in own.rglob("*.png")) == [
+        "dark/grid.png", "grid.png",
+    ]  # fmt: skip
