@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 PER_CLASS = "accuracy_per_class"
+# Walks of a strip, and images of each.
+WALKS, WALK_STEPS = 6, 9
 DRAWN = ("reliability",)
 NAMES = ("run", "system", "data")
 OUTLIERS = "noise:0.1,uniform,flipped,inverted,rotated"
@@ -274,6 +276,8 @@ def _evaluated(folder: Path, task: Task, suites: Sequence[str], options: Options
         message(f"figure   {path}")
     if results.get("explain"):
         _draw_decisions(subject, results["explain"], task, run.figures)
+    if results.get("walk_class_changes") is not None:
+        _draw_walks(task, run.figures)
     names = {"system": config.system, "data": public_name(config.dataset)}
     return {"run": str(folder), **names, **results}
 
@@ -298,6 +302,21 @@ def _along(
     Run(folder).write_evaluation({"betas": found})
     names = {"system": config.system, "data": public_name(config.dataset)}
     return [{"run": f"β̃ = {row['beta']:g}", **names, **row} for row in found]
+
+
+def _draw_walks(task: Task, folder: Path) -> None:
+    """Draw strip.png, of walks as the suite samples judges them."""
+    from flowclf.figures.images import interpolation_figure
+    from flowclf.figures.style import save_figures
+    from flowclf.figures.walks import interpolation_strips, pair_labels
+
+    test, levels, seed = task.test, task.dataset.levels, task.config.seed
+    assert levels is not None, "the suite is of images"
+    pairs = min(WALKS, len(test) // 2)
+    strips = interpolation_strips(task.model, test, pairs, WALK_STEPS, seed)
+    labels = pair_labels(test, pairs, seed, task.dataset.class_names)
+    for path in save_figures({"strip": interpolation_figure(strips, levels, labels)}, folder):
+        message(f"figure   {path}")
 
 
 def _draw_decisions(

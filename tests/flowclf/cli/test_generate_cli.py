@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flowclf.cli.app import run
-from flowclf.evaluation import Options
+from flowclf.evaluation import Options, samples
 from flowclf.figures import kinds
 from flowclf.figures.kinds import KINDS
 from flowclf.support.safetensors import read_tensors, write_tensors
@@ -143,3 +143,17 @@ def test_pictures_in_the_folder_of_figures_have_a_dark_twin_for_the_report(
     assert sorted(p.relative_to(own).as_posix() for p in own.rglob("*.png")) == [
         "dark/grid.png", "grid.png",
     ]  # fmt: skip
+
+
+def test_judged_samples_come_with_their_figure_and_a_strip_of_walks(
+    trained: Path, tmp_path: Path, document: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = samples.fit_judge
+    monkeypatch.setattr(samples, "fit_judge", lambda *given: fit(*given[:5], steps=2))
+    folder = shutil.copytree(trained, tmp_path / "run")
+    words = ["--suite", "samples", "--samples", 20, "--temperatures", "0.5,1", "--device", "cpu"]
+    found = document("evaluate", folder, *words)
+    assert [row["temperature"] for row in found["sample_quality"]] == [0.5, 1]
+    assert found["frechet_distance"] > 0
+    for name in ("sample_quality", "strip", "dark/strip"):
+        assert (folder / "figures" / f"{name}.png").is_file()
