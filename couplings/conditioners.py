@@ -192,11 +192,12 @@ class TokenNet(nn.Module):
     Args:
         in_shape: (C, H, W).
         out_channels: number of output channels.
-        context_features: width of the context, which a linear layer adds to each token.
+        context_features: width of the context.
         generator: where the weights come from.
         width: features of a token.
         blocks: number of blocks.
-        patch: side of a patch, which divides H and W.
+        patch: side of a patch, which divides H and W; None: the least that leaves 64 tokens or
+            fewer, or else one.
         mixing: "attention", with heads of 32 features or as many as there are, or an "mlp" across
             the tokens.
         zero_last: start with zeros in the last layer, so that an affine coupling is the identity.
@@ -214,11 +215,12 @@ class TokenNet(nn.Module):
         generator: torch.Generator,
         width: int = 64,
         blocks: int = 1,
-        patch: int = 1,
+        patch: int | None = None,
         mixing: Literal["attention", "mlp"] = "attention",
         zero_last: bool = True,
     ) -> None:
         super().__init__()
+        patch = _patch_of(in_shape) if patch is None else patch
         if len(in_shape) != 3 or in_shape[1] % patch or in_shape[2] % patch:
             raise ShapeError(
                 f"TokenNet: expected an image shape (C, H, W) with sides that are multiples of "
@@ -226,14 +228,10 @@ class TokenNet(nn.Module):
             )
         self.patch, numbers = patch, patch * patch
         tokens = in_shape[1] * in_shape[2] // numbers
-        self.embed = kaiming_linear(in_shape[0] * numbers, width, generator, 0.5**0.5)
+        inputs = in_shape[0] * numbers + context_features
+        self.embed = kaiming_linear(inputs, width, generator, 0.5**0.5)
         drawn = torch.randn(tokens, width, generator=generator) / width**0.5
         self.positions = nn.Parameter(drawn)
-        self.context = (
-            kaiming_linear(context_features, width, generator, 0.5**0.5)
-            if context_features
-            else None
-        )
         layers: list[nn.Module] = []
         for _ in range(blocks):
             attention = mixing == "attention"
@@ -247,11 +245,24 @@ class TokenNet(nn.Module):
         """Map (B, C, H, W) to (B, out_channels, H, W)."""
         size = self.patch
         patches = x.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)
-        tokens = self.embed(patches.flatten(3).flatten(1, 2)) + self.positions
-        if self.context is not None and context is not None:
-            tokens = tokens + self.context(context)[:, None]
-        out = self.layers(tokens).unflatten(2, (-1, size, size)).unflatten(1, patches.shape[1:3])
+        tokens = patches.flatten(3).flatten(1, 2)
+        if context is not None:
+            tokens = torch.cat((tokens, context[:, None].expand(-1, tokens.shape[1], -1)), dim=2)
+        out = (
+            self.layers(self.embed(tokens) + self.positions)
+            .unflatten(2, (-1, size, size))
+            .unflatten(1, patches.shape[1:3])
+        )
         return out.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def _patch_of(shape: Shape) -> int:
+    """Return the least side of patches that divides both sides and leaves 64 tokens or fewer."""
+    sides = shape[1:]
+    fitting = (
+        side for side in range(1, min(sides, default=1) + 1) if not any(n % side for n in sides)
+    )
+    return next((s for s in fitting if torch.Size(sides).numel() <= 64 * s * s), 1)
 
 
 class Residual(nn.Module):

@@ -103,3 +103,11 @@ def test_wrong_shapes_are_refused_with_a_remedy() -> None:
         MLP((3, 4, 4), 2, generator=seeded())
     with pytest.raises(ShapeError, match=r"got \(12,\); use MLP for features"):
         ConvNet((12,), 2, generator=seeded())
+
+
+@pytest.mark.parametrize(
+    ("side", "tokens"), [(4, 16), (8, 64), (14, 49), (16, 64), (28, 49), (11, 1), (64, 64)]
+)
+def test_patches_leave_64_tokens_at_most(side: int, tokens: int) -> None:
+    net = TokenNet((2, side, side), 4, generator=seeded(), width=4)
+    assert net.positions.shape == (tokens, 4)
