@@ -12,6 +12,7 @@ from couplings.coupling import (
 from couplings.functional import SoftClamp, join
 from couplings.layers import (
     ChannelMixing,
+    Checkerboard,
     ElementwiseAffine,
     Flatten,
     Logistic,
@@ -32,6 +33,7 @@ __all__ = [
     "Affine",
     "Chain",
     "ChannelMixing",
+    "Checkerboard",
     "Conditioner",
     "ConvNet",
     "Coupling",

@@ -12,6 +12,7 @@ from couplings.ops.matmul import rotate, unrotate
 
 __all__ = [
     "ChannelMixing",
+    "Checkerboard",
     "ElementwiseAffine",
     "Flatten",
     "Logistic",
@@ -424,6 +425,40 @@ class SpaceToDepth(Invertible):
             return pixels.permute(0, 3, 1, 2), constant_log_det(z, 0.0)
         patches = z.reshape(z.shape[0], c, fh, fw, h, w).permute(0, 1, 4, 2, 5, 3)
         return patches.reshape(z.shape[0], *self.in_shape), constant_log_det(z, 0.0)
+
+
+class Checkerboard(Invertible):
+    """Fields of a checkerboard to channels: (C, H, W) -> (2C, H, W/2), black before white.
+
+    A coupling of the result is one of neighbouring positions, all their channels together; its
+    `Inverse` behind it brings the image back. log_det = 0.
+
+    Args:
+        shape: (C, H, W).
+
+    Raises:
+        ShapeError: not an image shape, or an odd width.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        c, h, w = image_shape(type(self).__name__, shape)
+        if w % 2:
+            raise ShapeError(f"Checkerboard: expected an even width, got shape {shape}")
+        super().__init__(shape, (2 * c, h, w // 2))
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        pairs = _alternated(x.unflatten(3, (-1, 2)))
+        return torch.cat(pairs.unbind(4), dim=1), constant_log_det(x, 0.0)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        pairs = _alternated(torch.stack(z.chunk(2, dim=1), dim=4))
+        return pairs.flatten(3), constant_log_det(z, 0.0)
+
+
+def _alternated(pairs: Tensor) -> Tensor:
+    """Exchange the two of each pair, (B, C, H, W/2, 2), in every other row."""
+    odd = torch.arange(pairs.shape[2], device=pairs.device) % 2 == 1
+    return torch.where(odd[:, None, None], pairs.flip(4), pairs)
 
 
 class Flatten(Invertible):

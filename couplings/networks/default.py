@@ -13,10 +13,12 @@ from couplings import (
     Affine,
     Chain,
     ChannelMixing,
+    Checkerboard,
     Conditioner,
     ConvNet,
     Coupling,
     Flatten,
+    Inverse,
     Invertible,
     Permutation,
     Rotation,
@@ -56,6 +58,7 @@ def conv_network(
     split: bool = False,
     conditioner: Literal["conv", "attention", "mixer"] = "conv",
     token_blocks: int = 1,
+    spatial: int = 0,
 ) -> Chain:
     """Build per level a squeeze and `blocks` x [conv coupling, rotation]; then dense couplings.
 
@@ -82,6 +85,8 @@ def conv_network(
         split: end each level but the last by a `Split`: half of its channels do not go on.
         conditioner: a `ConvNet`, or a `TokenNet` of attention or of MLPs across the positions.
         token_blocks: blocks of a `TokenNet`.
+        spatial: after so many couplings of channels one of the black and the white fields of a
+            checkerboard, black and white in turn, where the width is even; 0: there is none.
 
     Raises:
         ShapeError: not an image shape, or another number of widths than of levels.
@@ -128,7 +133,11 @@ def conv_network(
             halves = (partial(coupling, active=half) for half in cycle(("second", "first")))
             made += [partial(Whitening, power=whiten), *islice(halves, count)]
         else:
-            made += [coupling, mix] * count
+            colours = cycle(("second", "first"))
+            for number in range(1, count + 1):
+                made += [coupling, mix]
+                if spatial and number % spatial == 0 and shape[2] % 2 == 0:
+                    made.append(partial(_across, coupling=partial(coupling, active=next(colours))))
         if not split or level + 1 == len(blocks):
             return made + stages(shape, level + 1)
         return [
@@ -142,6 +151,12 @@ def conv_network(
         ]
 
     return Chain.grow(shape, stages(tuple(shape), 0))
+
+
+def _across(shape: Shape, coupling: Factory) -> Chain:
+    """Couple the fields of a checkerboard."""
+    board = Checkerboard(shape)
+    return Chain([board, coupling(board.out_shape), Inverse(Checkerboard(shape))])
 
 
 def squeeze_factor(shape: Shape) -> tuple[int, int]:

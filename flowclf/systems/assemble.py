@@ -93,6 +93,8 @@ class ConvSettings(MapSettings):
     split: bool = False  # half of a level's channels do not go on, see `couplings.Split`
     conditioner: Literal["conv", "attention", "mixer"] = "conv"  # patches' features are the tokens
     token_blocks: Depth = 1
+    # After so many couplings of channels one of a checkerboard's fields; 0: none.
+    spatial: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class MLPSettings(MapSettings):

@@ -16,6 +16,7 @@ from couplings import (
     DCT,
     Chain,
     ChannelMixing,
+    Checkerboard,
     ElementwiseAffine,
     Flatten,
     Haar,
@@ -53,6 +54,14 @@ def test_random_rotation_is_in_so(size: int, seed: int) -> None:
     assert matrix.dtype == torch.float64
     assert distance_from_orthogonal(matrix) < 1e-14
     assert float(torch.linalg.det(matrix)) == pytest.approx(1.0, abs=1e-13)
+
+
+def test_black_fields_come_before_white_ones() -> None:
+    x = torch.arange(8.0).reshape(1, 1, 2, 4)
+    z, _ = Checkerboard((1, 2, 4))(x)
+    assert z.tolist() == [[[[0, 2], [5, 7]], [[1, 3], [4, 6]]]]
+    with pytest.raises(ShapeError, match=r"expected an even width, got shape \(1, 2, 3\)"):
+        Checkerboard((1, 2, 3))
 
 
 @torch.no_grad()

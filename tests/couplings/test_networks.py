@@ -109,6 +109,17 @@ def test_levels_can_be_split_and_channels_mixed_by_learning(
     assert_invertible(network, x, tolerance=1e-10)
 
 
+def test_fields_of_a_checkerboard_can_be_coupled(generator: torch.Generator) -> None:
+    network = conv_network((1, 8, 8), generator, blocks=(4, 1), width=4, spatial=2, dense_blocks=0)
+    level = ["Coupling", "Rotation"] * 2 + ["Chain"]
+    kinds = [type(stage).__name__ for stage in network]
+    across = [stage for stage in network if isinstance(stage, Chain)]
+    assert [type(stage).__name__ for stage in across[0]] == ["Checkerboard", "Coupling", "Inverse"]
+    assert [stage[1].active for stage in across] == ["second", "first"]
+    assert kinds == ["SpaceToDepth", *level * 2, "SpaceToDepth", "Coupling", "Rotation", "Flatten"]
+    assert_round_trip(randomized(network, generator), generator)
+
+
 def test_one_width_serves_all_levels(generator: torch.Generator) -> None:
     def parameters(width: Any) -> int:
         network = conv_network((1, 8, 8), generator, blocks=(1, 1), width=width)
