@@ -55,10 +55,15 @@ def small_mnist() -> Dataset:
     """Load the data of mnist14."""
     full = load_dataset("mnist")
     train, test = (
-        Split(avg_pool2d(split.x[:count].float(), 2).floor().to(torch.uint8), split.y[:count])
+        halved(Split(split.x[:count], split.y[:count]))
         for split, count in ((full.train, 10_000), (full.test, 2_000))
     )
     return Dataset("mnist14", train, test, full.class_names, full.levels)
+
+
+def halved(split: Split) -> Split:
+    """Return the images at half of their sides: 2x2 means, rounded down to grey levels."""
+    return Split(avg_pool2d(split.x.float(), 2).floor().to(torch.uint8), split.y)
 
 
 TASKS: dict[str, Callable[[], Dataset]] = {
