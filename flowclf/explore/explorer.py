@@ -131,7 +131,7 @@ class Explorer:
             "betas": trained and [trained.lowest, trained.highest],
             "shape": list(self.wire.shape), "classes": names, "colors": class_colors(len(names)),
             "samples": len(self.test), "dimensions": model.mixture.dims,
-            "density": "log q(x)" if model.has_density else "elbo" if model.has_elbo else None,
+            "density": model.has_elbo,
             "decodes": model.can_decode, "generates": model.can_sample,
             "features": self._features() if self.wire.levels is None else None,
             "extent": None if self.wire.levels is None else _extent(self.test.x),

@@ -201,5 +201,5 @@ export function takesPictures(element, take) {
   });
   const input = el("input", { type: "file", accept: "image/png,image/jpeg,image/bmp",
     onchange: () => input.files[0] && take(input.files[0]) });
-  return el("label", {}, "or a picture", input);
+  return el("label", {}, "or\u00a0a\u00a0picture", input);
 }
