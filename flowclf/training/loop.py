@@ -35,7 +35,13 @@ from flowclf.support.seeding import derive_seed, private_rng
 from flowclf.systems.assemble import CustomSettings
 from flowclf.training.batches import Batches
 from flowclf.training.checkpoint import Clock, Position, load_checkpoint, save_checkpoint
-from flowclf.training.guard import check_results, check_state, raise_diverged
+from flowclf.training.guard import (
+    TrainingDiverged,
+    check_inverse,
+    check_results,
+    check_state,
+    raise_diverged,
+)
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
 from flowclf.training.progress import Report
 from flowclf.training.setup import (
@@ -56,6 +62,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Trained", "train"]
 
+# Samples whose inverse is looked at.
+WATCHED = 8
 FINAL_FACTOR = 1e-3
 WARMUP_FACTOR = 0.05
 
@@ -249,6 +257,7 @@ class Loop:
         shared = custom or settings.compile
         self.generator = None if shared else torch.Generator(fabric.device)
         give_generator(model, self.generator)
+        self.inexact = False
         self.watch: ThreadWatch | None = None
         if fabric.device.type == "cpu" and torch.get_num_threads() > 1:
             from flowclf.training.threads import ThreadWatch
@@ -377,6 +386,8 @@ class Loop:
         due = not left and epoch % self.settings.evaluate_every == 0 and len(self.validation) > 0
         improved = False
         with self.processes.fail_together():
+            if self.processes.first and not left and epoch % self.settings.evaluate_every == 0:
+                self._watch_inverse(done)
             if self.processes.first and due and (self.run or self.settings.patience):
                 results = evaluate(self.model, self.validation, seed=self.config.seed)
                 check_results(results, done)
@@ -394,6 +405,16 @@ class Loop:
             improved, self.over = map(bool, self.processes.all_reduce_max(improved, self.over))
             if improved:
                 self._keep_best()
+
+    def _watch_inverse(self, done: int) -> None:
+        """Say once where the inverse is lost: a classifier alone can do without."""
+        if self.inexact:
+            return
+        try:
+            check_inverse(self.model, self.batches.split.x[:WATCHED])
+        except TrainingDiverged as error:
+            self.inexact = True
+            tell(f"note: after step {done}: {error}")
 
     def _compare(self, results: dict[str, Any]) -> bool:
         """Tell whether a validation is the best until now, and notice the end of patience."""
