@@ -174,7 +174,8 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
             message(f"note: {notice}")
         scored = "ood" in suites
         usual = OUTLIERS if task.dataset.is_image else TABLE_OUTLIERS
-        specs = (wanted.outliers or usual).split(",") if scored else []
+        kinds = usual if wanted.outliers is None else wanted.outliers
+        specs = kinds.split(",") if scored else []
         sets = [load_outlier_set(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
         official = _official(task, wanted.data_dir) if "shift" in suites else None
         levels = task.dataset.levels
