@@ -18,6 +18,7 @@ extensions = [
     "gallery_page",
     "house_style",
     "offers",
+    "settings_table",
 ]
 exclude_patterns = ["_build"]
 
@@ -35,7 +36,7 @@ napoleon_numpy_docstring = False
 # Types are in the signature.
 napoleon_attr_annotations = False
 
-html_theme = "alabaster"
+html_theme = "furo"
 html_title = "flowclf"
 html_static_path = ["style.css"]
 html_css_files = ["style.css"]
@@ -43,10 +44,6 @@ html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
 html_theme_options = {
-    "description": "Classifiers that also know p(x)",
-    "fixed_sidebar": True,
-    "font_family": "system-ui, sans-serif",
-    "head_font_family": "system-ui, sans-serif",
-    "page_width": "1200px",
-    "show_powered_by": False,
+    "sidebar_hide_name": False,
+    "navigation_with_keys": True,
 }
