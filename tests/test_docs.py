@@ -63,6 +63,16 @@ def test_the_reference_shows_all_that_is_offered() -> None:
     assert not forgotten, "name the module on a page of docs/: .. automodule:: MODULE"
 
 
+def test_an_example_of_a_docstring_is_shown_as_code() -> None:
+    """The house's docstrings are plain text: code is what stands behind >>>."""
+    text = (ROOT / "flowclf" / "sklearn" / "__init__.py").read_text("utf-8")
+    calls = [
+        line for line in text.splitlines() if re.match(r"(>>> )?\w+(\.\w+)?\(|.* = \w+\(", line)
+    ]
+    assert len(calls) >= 4
+    assert all(line.startswith(">>> ") for line in calls)
+
+
 def test_the_reference_shows_nothing_that_is_gone() -> None:
     modules, names = documented()
     offered = offers()
