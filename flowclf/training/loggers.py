@@ -9,7 +9,7 @@ from flowclf.config import RunConfig, flatten
 from flowclf.runs import Run
 from flowclf.support.errors import UserError
 
-__all__ = ["make_loggers"]
+__all__ = ["log_row", "make_loggers"]
 
 
 def make_loggers(names: Sequence[str], run: Run, config: RunConfig) -> list[Any]:
@@ -22,6 +22,15 @@ def make_loggers(names: Sequence[str], run: Run, config: RunConfig) -> list[Any]
         UserError: the package that a logger needs is not installed.
     """
     return [_made(name, run, config) for name in names]
+
+
+def log_row(loggers: Sequence[Any], row: dict[str, Any]) -> None:
+    """Log the numbers of a row of the history, by names such as "train/total"."""
+    parts = {key: value if isinstance(value, dict) else {"": value} for key, value in row.items()}
+    flat = {f"{k}/{n}".rstrip("/"): v for k, part in parts.items() for n, v in part.items()}
+    numbers = {name: value for name, value in flat.items() if isinstance(value, int | float)}
+    for logger in loggers:
+        logger.log_metrics(numbers, step=row["step"])
 
 
 def _made(name: str, run: Run, config: RunConfig) -> Any:

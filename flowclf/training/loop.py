@@ -17,7 +17,6 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 
 from couplings import Chain
 from couplings.conditioners import Dropout, Dropout2d
-from flowclf.catalogue import find_metric
 from flowclf.classifier import GenerativeClassifier, being_trained
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split, public_name
@@ -30,7 +29,6 @@ from flowclf.support.atomic_files import locked, tell
 from flowclf.support.collectives import Processes
 from flowclf.support.devices import own_modes
 from flowclf.support.errors import UserError
-from flowclf.support.safetensors import read_tensors, write_tensors
 from flowclf.support.seeding import derive_seed, private_rng
 from flowclf.systems.assemble import CustomSettings
 from flowclf.training.batches import Batches
@@ -43,6 +41,8 @@ from flowclf.training.guard import (
     raise_diverged,
 )
 from flowclf.training.interrupt import Interrupted, StopFlag, stop_on_signal
+from flowclf.training.loggers import log_row, make_loggers
+from flowclf.training.patience import Patience
 from flowclf.training.progress import Report
 from flowclf.training.setup import (
     cpu_threads,
@@ -232,13 +232,11 @@ class Loop:
         self.run, self.stop = run, stop
         self.report = report if processes.first else None
         self.sums: dict[str, float] = {}  # of the loss terms, in this epoch
-        self.scores: list[float] = []  # of all validations, higher ones better
-        self.best: dict[str, Tensor] = {}  # weights of the best
-        self.over = False  # whether patience is at its end
+        self.patience: Patience | None = None
+        if settings.patience is not None:
+            self.patience = Patience(settings.patience, settings.monitor)
         self.loggers: list[Any] = []
         if settings.logger and run is not None and processes.first:
-            from flowclf.training.loggers import make_loggers
-
             self.loggers = make_loggers(settings.logger, run, config)
         averaging = model.settings.pseudo_labels.asked and model.settings.pseudo_labels.average
         self.guesser = deepcopy(model).requires_grad_(False) if averaging else None
@@ -281,7 +279,7 @@ class Loop:
             self._save(first, keep=False)
         per_epoch, done = self.batches.per_epoch, first.step
         for step in range(first.step, self.steps):
-            if self.over:
+            if self.patience is not None and self.patience.over:
                 break
             progress = step / self.steps
             if self.settings.cpu_seconds is not None:
@@ -361,8 +359,8 @@ class Loop:
         return terms
 
     def _finish(self) -> None:
-        if self.best:
-            self.model.load_state_dict(self.best)
+        if self.patience is not None and self.patience.weights:
+            self.model.load_state_dict(self.patience.weights)
         seed = derive_seed(self.config.seed, "norm")
         with self._draws(seed), self.processes.sharded():
             passes = self.settings.norm_passes
@@ -388,23 +386,24 @@ class Loop:
         with self.processes.fail_together():
             if self.processes.first and not left and epoch % self.settings.evaluate_every == 0:
                 self._watch_inverse(done)
-            if self.processes.first and due and (self.run or self.settings.patience):
+            if self.processes.first and due and (self.run or self.patience):
                 results = evaluate(self.model, self.validation, seed=self.config.seed)
                 check_results(results, done)
                 row["validation"] = results
-                if self.settings.patience is not None:
-                    improved = self._compare(results)
+                improved = self.patience is not None and self.patience.improves(results)
             if self.processes.first and self.run is not None:
                 self._check_folder(self.run, done)
                 self.run.append_metrics(row)
-                for logger in self.loggers:
-                    logger.log_metrics(flat_row(row), step=done)
+                if self.loggers:
+                    log_row(self.loggers, row)
         if record := getattr(self.report, "record", None):
             record(row)
-        if due and self.settings.patience is not None:
-            improved, self.over = map(bool, self.processes.all_reduce_max(improved, self.over))
+        if due and self.patience is not None:
+            found = self.processes.all_reduce_max(improved, self.patience.over)
+            improved, self.patience.over = map(bool, found)
             if improved:
-                self._keep_best()
+                run = self.run if self.processes.first else None
+                self.patience.keep(self.model, run, self.identity)
 
     def _watch_inverse(self, done: int) -> None:
         """Say once where the inverse is lost: a classifier alone can do without."""
@@ -415,24 +414,6 @@ class Loop:
         except TrainingDiverged as error:
             self.inexact = True
             tell(f"note: after step {done}: {error}")
-
-    def _compare(self, results: dict[str, Any]) -> bool:
-        """Tell whether a validation is the best until now, and notice the end of patience."""
-        name = self.settings.monitor
-        if results.get(name) is None:
-            raise UserError(f"expected {name} of {self.config.system} for train.monitor, got none")
-        sign = 1 if find_metric(name).better == "higher" else -1
-        self.scores.append(sign * results[name])
-        best = self.scores.index(max(self.scores))
-        last = len(self.scores) - 1
-        assert self.settings.patience is not None, "asked with patience alone"
-        self.over = last - best >= self.settings.patience
-        return best == last
-
-    def _keep_best(self) -> None:
-        self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
-        if self.run is not None and self.processes.first:
-            write_tensors(self.run.best_file, self.best, self.identity)
 
     def _save(self, position: Position, keep: bool = True) -> None:
         with self.processes.fail_together():
@@ -457,8 +438,9 @@ class Loop:
             if self.processes.first:
                 self.run.keep_metrics_until(position.step)
         self.sums = dict(position.sums)
-        with self.processes.fail_together():
-            self._restore_best()
+        if self.patience is not None:
+            with self.processes.fail_together():
+                self.patience.restore(self.run)
         one = self.processes.same(position.step)
         with self.processes.fail_together():
             if not one:
@@ -467,25 +449,6 @@ class Loop:
                     "file system"
                 )
         return position
-
-    def _restore_best(self) -> None:
-        """Read back which validation was the best until now, and its weights."""
-        assert self.run is not None, "resuming needs a run folder"
-        if self.settings.patience is None:
-            return
-        for row in self.run.read_metrics():
-            if "validation" in row:
-                self._compare(row["validation"])
-        if self.scores and self.run.best_file.is_file():
-            self.best, named = read_tensors(self.run.best_file)
-            self.run.check_identity(named, self.run.best_file)
-
-
-def flat_row(row: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a row of the history by names such as "train/total"."""
-    parts = {key: value if isinstance(value, dict) else {"": value} for key, value in row.items()}
-    flat = {f"{k}/{n}".rstrip("/"): v for k, part in parts.items() for n, v in part.items()}
-    return {name: value for name, value in flat.items() if isinstance(value, int | float)}
 
 
 @torch.no_grad()

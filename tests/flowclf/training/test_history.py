@@ -101,7 +101,9 @@ def test_without_patience_the_last_weights_are_kept(tmp_path: Path) -> None:
     assert not run.best_file.exists()
     settings = {"patience": 1, "monitor": "bits_per_dim", "evaluate_every": 1, "epochs": 2}
     wanted = {"train": settings, "data": {"validation": 0.25}}
-    with pytest.raises(UserError, match="expected bits_per_dim of ce for train.monitor, got none"):
+    with pytest.raises(
+        UserError, match="expected bits_per_dim of the system for train.monitor, got none"
+    ):
         train(make_config("ce", "table", TABLE.shape, overrides=wanted), TABLE)
 
 
