@@ -100,6 +100,9 @@ RIGHT: dict[str, Iterable[str]] = {
     "out": ("new", "empty", "flow"),
     "report out": ("a.html",),
     "export out": ("a.onnx", "a.pt2"),
+    "explore export": ("a.html",),
+    "port": ("0",),
+    "ort": ("empty",),
     "config": ("settings.yaml",),
     "preset": ("image", "mlp", "mnist", "text"),
     "assignments": ("train.epochs=2", "network.kind=mlp", "data.train_size=30"),
@@ -275,6 +278,9 @@ def intercepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "flowclf.models.machine_memory": lambda: MEMORY,
         "flowclf.data.source.user_cache": lambda: tmp_path / "cache",
         "pooch.retrieve": refuse,
+        "webbrowser.open": lambda _: True,
+        "flowclf.explore.server.serve": lambda *_: None,
+        "flowclf.explore.Explorer.prepare": lambda _: None,
     }
     for name, value in replaced.items():
         monkeypatch.setattr(name, value)
