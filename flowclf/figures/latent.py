@@ -119,7 +119,7 @@ def _draw_gaussians(
         style = {"fill": False, "color": color, "linewidth": 0.6, "alpha": 0.7}
         axes.add_patch(Ellipse((across, up), width, height, angle=angle, **style))
         _write_name(axes, centres[k], class_names[k], color)
-    axes.set_aspect("equal")
+    axes.set_aspect("equal", adjustable="datalim")  # a single dimension has no height
 
 
 def _write_name(axes: Axes, place: Tensor, name: str, color: str) -> None:
