@@ -165,7 +165,7 @@ def test_outliers_shifts_and_attacks_are_rows(model: Model, split: Split) -> Non
     assert [row["set"] for row in found["ood_entropy"]] == ["test", "strange"]
     families = [(row["family"], row["severity"]) for row in found["shift"]]
     assert families[:2] == [("clean", 0), ("brightness", 1)]
-    assert len(found["attack"]) == 4
+    assert len(found["attack"]) == 8  # without a perturbation, too
     with pytest.raises(UserError, match="'attack' needs images"):
         evaluate(model, split, ["attack"], options=Options(levels=None))
 
