@@ -23,10 +23,10 @@ export function mapView(panel, app) {
     ["dimensions", "two dimensions"]], () => load());
   const first = number(0), second = number(1);
   const [colorLabel, color] = choice("colour", [["label", "class"], ["predicted", "predicted class"],
-    ["mistake", "mistakes"], ["p_value", "p-value"], ["bits_per_dim", "bits/dim"]], () => draw());
+    ["mistake", "mistakes"], ["p_value", "p-value"], ["bits_per_dim", "bits/dim"]], () => redraw());
   const dims = el("span", { hidden: true }, first, " ", second);
   panel.append(el("div", { className: "row" }, planeLabel, dims, colorLabel,
-    el("button", { onclick: () => { reset(); draw(); } }, "whole map")),
+    el("button", { onclick: () => { reset(); redraw(); } }, "whole map")),
     el("div", { className: "columns" }, el("div", { className: "above" }, canvas, tip), side));
 
   function number(value) {
@@ -38,7 +38,7 @@ export function mapView(panel, app) {
     dims.hidden = plane.value !== "dimensions";
     data = await ask(run, "points", { plane: plane.value, dimensions: [+first.value, +second.value] });
     reset();
-    draw();
+    redraw();
     probe();
   });
   const probe = latest(async () => {
@@ -74,15 +74,17 @@ export function mapView(panel, app) {
   let rank = [];
   const ramp = (share) => `hsl(${250 - 190 * (1 - share)} 75% ${38 + 22 * (1 - share)}%)`;
 
-  function draw() {
+  // Samples and means, which stay while a point is dragged.
+  const still = el("canvas");
+  function redraw() {
     if (!data) return;
     if (data.bits_per_dim && !rank.length) {
       const order = [...data.bits_per_dim.keys()].sort((a, b) => data.bits_per_dim[a] - data.bits_per_dim[b]);
       order.forEach((k, place) => { rank[k] = place / order.length; });
     }
     const ratio = devicePixelRatio, { clientWidth: width, clientHeight: height } = canvas;
-    Object.assign(canvas, { width: width * ratio, height: height * ratio });
-    const context = canvas.getContext("2d"), ink = getComputedStyle(document.body);
+    Object.assign(still, { width: width * ratio, height: height * ratio });
+    const context = still.getContext("2d"), ink = getComputedStyle(document.body);
     context.scale(ratio, ratio);
     context.globalAlpha = 0.75;
     const late = color.value === "mistake" ? (k) => data.label[k] !== data.predicted[k] : () => false;
@@ -119,6 +121,24 @@ export function mapView(panel, app) {
       context.fillStyle = ink.color;
       context.fillText(facts.classes[k], x + 9, y);
     });
+    draw();
+  }
+
+  let asked = false;
+  function draw() {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => { asked = false; if (data && still.width) paint(); });
+  }
+  function paint() {
+    if (canvas.width !== still.width || canvas.height !== still.height) {
+      Object.assign(canvas, { width: still.width, height: still.height });
+    }
+    const context = canvas.getContext("2d"), ink = getComputedStyle(document.body);
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(still, 0, 0);
+    context.scale(devicePixelRatio, devicePixelRatio);
     const [x, y] = toScreen(at);
     context.strokeStyle = ink.color;
     context.lineWidth = 1.5;
@@ -140,7 +160,7 @@ export function mapView(panel, app) {
 
   function zoom(factor, x, y) {
     view = { scale: view.scale * factor, x: x + (view.x - x) * factor, y: y + (view.y - y) * factor };
-    draw();
+    redraw();
   }
   const fingers = new Map();
   canvas.addEventListener("pointerdown", (event) => {
@@ -174,7 +194,7 @@ export function mapView(panel, app) {
     } else if (event.shiftKey) {
       view.x += x - before[0];
       view.y += y - before[1];
-      draw();
+      redraw();
     } else {
       at = toMap(x, y);
       draw();
@@ -201,7 +221,7 @@ export function mapView(panel, app) {
     else return;
     event.preventDefault();
   });
-  new ResizeObserver(() => { if (data && canvas.clientWidth) { reset(); draw(); } }).observe(canvas);
+  new ResizeObserver(() => { if (data && canvas.clientWidth) { reset(); redraw(); } }).observe(canvas);
   load();
-  return { state: (state) => { pValues = state.p_value; draw(); }, shown: () => draw() };
+  return { state: (state) => { pValues = state.p_value; redraw(); }, shown: () => redraw() };
 }

@@ -237,6 +237,14 @@ def test_a_hundred_clients_at_once_get_their_own_answers(port: int, shown: Explo
     assert found == {number: expected[number % 20] for number in range(100)}
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with open_socket(0) as listening:
+        client = socket.create_connection(listening.getsockname())
+        accepted, _ = listening.accept()
+        with client, accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_taken_port_is_said(port: int) -> None:
     with pytest.raises(UserError, match=f"got --port {port}"):
         open_socket(port)
