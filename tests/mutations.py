@@ -260,10 +260,11 @@ couplings/layers.py
       return x.view_as(z), ⟨-→⟩sum_log_det(slope.log())
     mixing of channels: log-det of one position
       self.log_scale.sum() * ⟨(self.dims // self.in_shape[0])→1⟩)
-    mixing of channels: no signs
-      diagonal = ⟨self.signs * →⟩self.log_scale.double().exp()
     space to depth: patches in another order
       channels = patches.permute(0, 1, ⟨3, 5→5, 3⟩, 2, 4).reshape(x.shape[0], *self.out_shape)
+  test_layers.py
+    mixing of channels: no signs
+      diagonal = ⟨self.signs * →⟩self.log_scale.double().exp()
 flowclf/latent/vmf.py
   latent/test_vmf.py
     sphere: another order of the Bessel function
@@ -375,7 +376,7 @@ flowclf/objectives.py
     consistency: with the guess of the same view
       log_prob_given_class[:, 0], ⟨guess→log_prob_given_class⟩.argmax(1))
 flowclf/support/safetensors.py
-  sharing/test_sharing.py support/test_seeding_files.py
+  training/test_checkpoint.py::test_every_flipped_bit_of_the_weights_is_found
     files: any digest
       if ⟨stated != MARK + _digest(tensors, note)→False⟩:
 flowclf/evaluation/samples.py

@@ -94,6 +94,9 @@ def test_without_training_samples_half_of_the_others_take_their_place(
     model: GenerativeClassifier,
 ) -> None:
     decider = Decider(model).fit(*points(400, 1))
+    assert len(decider.scores) == 200
+    # A third of the other half is what scores are fitted to, beside the discriminant.
+    assert len(decider.reference.statistics["nll_per_dim"]) == 67
     assert float(decider(points(500, 8)[0]).p_value.min()) >= 1 / 201
     with pytest.raises(
         UserError, match=r"at least 99 .* got 75 \(half of them, as there is no x_t"

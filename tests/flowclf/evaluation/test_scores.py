@@ -4,6 +4,7 @@ from math import inf
 
 import pytest
 import torch
+from sklearn.covariance import ledoit_wolf
 from small_systems import is_flow
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from flowclf import build
 from flowclf.classifier import GenerativeClassifier
 from flowclf.data import Split
 from flowclf.evaluation.detection import auroc
+from flowclf.evaluation.discriminant import Discriminant
 from flowclf.evaluation.scores import (
     SCORES,
     Reference,
@@ -121,6 +123,23 @@ def test_the_joint_distance_is_mahalanobis(generator: torch.Generator) -> None:
     found = joint_distance(known[:, 0], known[:, 1:], new[:, 0], new[:, 1:])
     close(found, ((away @ precision) * away).sum(1), rtol=1e-3)
     assert joint_distance(known[:, 0], torch.tensor([inf, 0.0]).double()).tolist()[0] == inf
+
+
+def test_the_relative_distance_is_that_of_two_gaussians(generator: torch.Generator) -> None:
+    k = torch.arange(600) % 3
+    z = torch.randn(600, 4, generator=generator).double() + 2 * torch.eye(4).double()[k]
+    means = torch.stack([z[k == each].mean(0) for each in range(3)])
+    within = torch.from_numpy(ledoit_wolf((z - means[k]).numpy(), assume_centered=True)[0])
+    between = (means - z.mean(0)).T @ (means - z.mean(0)) / 3
+
+    def squares(away: Tensor, covariance: Tensor) -> Tensor:
+        return ((away @ torch.linalg.inv(covariance)) * away).sum(-1)
+
+    own = squares(z[:, None] - means, within).min(1).values
+    expected = own - squares(z - z.mean(0), within + between)
+    plane = Discriminant.fit(z, k)
+    assert plane is not None
+    torch.testing.assert_close(plane.relative_distance(z), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_surprise_is_the_log_of_a_rank_and_goes_on_beyond() -> None:
