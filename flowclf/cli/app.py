@@ -121,10 +121,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def known_error(error: Exception) -> int:
     """Print one line for an error that a user can mend; raise all others, with their traceback."""
+    if isinstance(error, UserError):
+        return fail(str(error), USER_MISTAKE)
+    # They bring torch, which takes seconds: a folder in use is said at once.
     from couplings import ShapeError
     from flowclf.training import Interrupted, TrainingDiverged
 
-    if isinstance(error, UserError | ShapeError):
+    if isinstance(error, ShapeError):
         return fail(str(error), USER_MISTAKE)
     if isinstance(error, Interrupted | TrainingDiverged | OSError):
         return fail(str(error), FAILURE)

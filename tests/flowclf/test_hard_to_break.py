@@ -238,6 +238,14 @@ def test_a_second_trainer_is_refused_before_it_reads_the_data(
         assert time.perf_counter() - start < 1
 
 
+def test_a_second_trainer_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    code = "import sys; from flowclf.cli.app import run; status = run(sys.argv[1:]); "
+    code += "sys.exit(3 if 'torch' in sys.modules else status)"
+    with held(tmp_path / "run"):
+        words = [sys.executable, "-c", code, "train", "ib-inn", "--out", str(tmp_path / "run")]
+        assert subprocess.run(words, capture_output=True).returncode == 2
+
+
 def test_a_deleted_lock_admits_nobody(tmp_path: Path, refused: Refused) -> None:
     with held(tmp_path / "run"):
         (tmp_path / "run" / ".lock").unlink()
