@@ -190,7 +190,7 @@ temperature_figure(blocks, data.class_names, data.levels)
 # weight to the density, which is what one sees in draws and walks. Three minutes of two cores:
 #
 #     flowclf train ib-inn --data mnist --beta 0.05 --set data.validation=0.1 --out runs/mnist
-#     flowclf evaluate runs/mnist --suite samples        # at which temperature are they like real ones?
+#     flowclf evaluate runs/mnist --suite samples    # which temperature is most like real digits?
 #     flowclf sample runs/mnist --temperature 0.6 --out samples.png
 #     flowclf interpolate runs/mnist --out walk.png
 #     flowclf explore runs/mnist                         # walk yourself, in the browser
