@@ -21,7 +21,7 @@ from flowclf.evaluation.counterfactuals import class_change_path, decision_contr
 from flowclf.evaluation.statistics import Statistics, statistics
 from flowclf.explore.paths import polyline, slerp, to_usual
 from flowclf.explore.wire import Finite, Place, Wire, rounded
-from flowclf.figures.latent import plane_of_means, principal_plane
+from flowclf.figures.latent import plane_of_means, principal_plane, projected_ellipse
 from flowclf.figures.style import class_colors
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
@@ -156,7 +156,7 @@ class Explorer:
         at, means = ((mixture.embed(v) - centre) @ basis.T for v in (self.z, mixture.centres()))
         return {
             "at": rounded(at), "means": rounded(means),
-            "ellipses": [_ellipse(basis, std) for std in mixture.std()],
+            "ellipses": [rounded(projected_ellipse(basis, std)) for std in mixture.std()],
             "label": self.test.y.tolist(), **self._seen,
         }  # fmt: skip
 
@@ -262,7 +262,8 @@ class Explorer:
         device = self.model.mixture.device
         generator = generator_for(seed, "explore", device=device)
         x = self.model.sample(y.to(device), temperature, generator, around)
-        return {"x": self.wire.pack(x), "label": y.tolist(), **_seen(self.model, x)}
+        found = statistics(self.model, x, ("log_posterior", "nll_per_dim"))
+        return {"x": self.wire.pack(x), "label": y.tolist(), **_seen(found)}
 
     def _move_to(self, beta: float) -> None:
         if not isinstance(self.model, ConditionedIBInn):
@@ -274,9 +275,10 @@ class Explorer:
     @torch.no_grad()
     def _look(self) -> None:
         """Encode the test samples."""
-        self.z = latents(self.model, self.test.x)
-        self._seen = _seen(self.model, self.test.x)
         mixture = self.model.mixture
+        found = statistics(self.model, self.test.x, ("latents", "log_posterior", "nll_per_dim"))
+        self.z = found["latents"].to(mixture.coordinates)
+        self._seen = _seen(found)
         away = (self.z[:, None] - mixture.centres()) / mixture.std()
         self.radius = float(away.norm(dim=2).amin(1).median()) if mixture.has_distances else None
 
@@ -363,7 +365,6 @@ class Explorer:
         std = x.std(0)
         columns = std.topk(min(MOST_SLIDERS, len(std))).indices.sort().values.tolist()
         low, middle, high = x.quantile(torch.tensor([0.01, 0.5, 0.99]).to(x), dim=0)
-        columns = sorted(columns)
         return [
             {"name": names[k], "column": k, "low": float(low[k]), "middle": float(middle[k]),
              "high": float(high[k]), "std": float(std[k])}
@@ -382,9 +383,8 @@ CALLS: Mapping[str, Callable[..., JSON]] = {
 """Questions of the page by name."""
 
 
-def _seen(model: GenerativeClassifier, x: Tensor) -> JSON:
+def _seen(found: Statistics) -> JSON:
     """Return class, probability and bits/dim (or None) of samples."""
-    found = statistics(model, x, ("log_posterior", "nll_per_dim"))
     probability, predicted = found["log_posterior"].exp().max(1)
     return {"predicted": predicted.tolist(), "probability": rounded(probability),
             "bits_per_dim": _bits(found)}  # fmt: skip
@@ -394,15 +394,6 @@ def _bits(found: Statistics) -> list[float | None] | None:
     """Return -log₂ q(x)/d, or of the elbo; None of a system without both."""
     nll = found.get("nll_per_dim")
     return None if nll is None else rounded(nll / log(2))
-
-
-def _ellipse(basis: Tensor, std: Tensor) -> list[float]:
-    """Return half width, half height and angle of two standard deviations in a plane."""
-    covariance = ((basis * std.square()) @ basis.T).double().cpu()
-    variances, directions = torch.linalg.eigh(covariance)
-    angle = torch.atan2(directions[1, 0], directions[0, 0])
-    found: list[float] = rounded(torch.stack((*(2 * variances.clamp_min(0).sqrt()), angle)))
-    return found
 
 
 def _extent(x: Tensor) -> float:

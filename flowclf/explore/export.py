@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import shutil
+import subprocess
 import tarfile
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,8 +20,8 @@ from flowclf.evaluation.scores import joint_moments
 from flowclf.explore.explorer import Explorer
 from flowclf.explore.page import page
 from flowclf.export import Scores, check_packages, exporting, onnx_program, traced
-from flowclf.support.atomic_files import write_text
-from flowclf.support.errors import UserError, first_line
+from flowclf.support.atomic_files import write_text, write_whole
+from flowclf.support.errors import UserError, printable
 
 __all__ = ["RUNTIME", "Show", "fetch_runtime", "write_page"]
 
@@ -28,11 +32,6 @@ RUNTIME = {
 }  # fmt: skip
 """Files of onnxruntime-web, and their SHA-256."""
 VERSION = "1.30.0"
-PACKAGE = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
-PACKAGE_SHA512 = (
-    "ab4cbe26baedba45d2cec05610c71c55fa97db92d19a8b171c5f8269126683ca"
-    "590a5cdc57bb2f35ce2b298de32f4d956fb42644c0ecd528a0a91e025c07ca61"
-)
 # As the files of the page are to be mailed: fewer samples than on a server's page.
 MOST_SAMPLES, MOST_NUMBERS = 400, 400_000
 SCORE = "parts-of-density"
@@ -74,32 +73,37 @@ def write_page(explorer: Explorer, path: Path, runtime: Path) -> dict[str, Any]:
 
 
 def fetch_runtime() -> Path:
-    """Return a folder with the files of onnxruntime-web, from its npm package, downloaded once.
+    """Return a folder with the files of onnxruntime-web, fetched once by npm from its package.
 
     Raises:
-        UserError: it cannot be downloaded.
+        UserError: npm is not there or could not fetch it, or the files are others.
     """
-    import pooch
-
     from flowclf.data.source import user_cache
 
     folder = user_cache() / f"onnxruntime-web-{VERSION}"
     if all((folder / name).is_file() for name in RUNTIME):
         return folder
-    try:
-        archive = pooch.retrieve(PACKAGE, f"sha512:{PACKAGE_SHA512}", path=folder)
-    except Exception as error:  # requests, urllib3 and pooch share no base class
-        raise UserError(
-            f"could not download onnxruntime-web ({first_line(error)}); "
-            "name a folder that holds its dist files with --ort"
-        ) from None
-    with tarfile.open(archive) as files:
-        for name in RUNTIME:
-            member = files.extractfile(f"package/dist/{name}")
-            assert member is not None
-            (folder / name).write_bytes(member.read())
-    Path(archive).unlink()
+    remedy = "name a folder that holds its dist files with --ort"
+    if (npm := shutil.which("npm")) is None:
+        raise UserError(f"expected npm to fetch onnxruntime-web with, found none; {remedy}")
+    with TemporaryDirectory() as place:
+        words = [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--pack-destination", place]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=place)
+        archive = next(Path(place).glob("*.tgz"), None)
+        if done.returncode or archive is None:
+            reason = printable(done.stderr.strip().partition("\n")[0]) or "no archive"
+            raise UserError(f"npm could not fetch onnxruntime-web {VERSION} ({reason}); {remedy}")
+        with tarfile.open(archive) as files:
+            for name in RUNTIME:
+                member = files.extractfile(f"package/dist/{name}")
+                assert member is not None
+                content = _verified(member.read(), folder / name)
+                write_whole(folder / name, partial(_write, content))
     return folder
+
+
+def _write(content: bytes, part: Path) -> None:
+    part.write_bytes(content)
 
 
 def _checked(file: Path) -> bytes:
@@ -111,6 +115,10 @@ def _checked(file: Path) -> bytes:
             f"expected {file.name} of onnxruntime-web {VERSION} in {file.parent}, got "
             f"{error.strerror}; `npm pack onnxruntime-web@{VERSION}` has it in package/dist"
         ) from None
+    return _verified(content, file)
+
+
+def _verified(content: bytes, file: Path) -> bytes:
     if hashlib.sha256(content).hexdigest() != RUNTIME[file.name]:
         raise UserError(f"{file}: expected the file of onnxruntime-web {VERSION}, got another")
     return content

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import degrees
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ __all__ = [
     "plane_of_means",
     "principal_figure",
     "principal_plane",
+    "projected_ellipse",
     "scatter_classes",
 ]
 
@@ -64,6 +66,17 @@ def _singular(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     missing = max(0, 2 - len(basis))
     pad = torch.nn.functional.pad
     return centre, pad(sizes, (0, missing)), pad(basis, (0, 0, 0, missing))
+
+
+def projected_ellipse(basis: Tensor, std: Tensor) -> Tensor:
+    """Return two standard deviations (D,) of a Gaussian in the plane of a basis (2, D).
+
+    They are the half width and half height of an ellipse, and its angle in radians: (3,), on the
+    CPU.
+    """
+    variances, directions = torch.linalg.eigh(((basis * std.square()) @ basis.T).cpu())
+    sizes = 2 * variances.clamp_min(0).sqrt()
+    return torch.stack((*sizes, torch.atan2(directions[1, 0], directions[0, 0])))
 
 
 def latent_figure(
@@ -111,13 +124,13 @@ def _draw_gaussians(
         own = points[y == k]
         axes.scatter(own[:, 0], own[:, 1], s=7, color=color, alpha=0.5, linewidths=0)
         # A cross, and the ellipse of two standard deviations.
-        variances, directions = torch.linalg.eigh((basis * std[k].square()) @ basis.T)
-        width, height = (4 * variances.clamp_min(0).sqrt()).tolist()
-        angle = float(torch.atan2(directions[1, 0], directions[0, 0]).rad2deg())
+        *half, radians = projected_ellipse(basis, std[k]).tolist()
         across, up = centres[k].tolist()
         axes.scatter(across, up, marker="X", s=60, color=color, edgecolors="white", zorder=3)
         style = {"fill": False, "color": color, "linewidth": 0.6, "alpha": 0.7}
-        axes.add_patch(Ellipse((across, up), width, height, angle=angle, **style))
+        axes.add_patch(
+            Ellipse((across, up), 2 * half[0], 2 * half[1], angle=degrees(radians), **style)
+        )
         _write_name(axes, centres[k], class_names[k], color)
     axes.set_aspect("equal", adjustable="datalim")  # a single dimension has no height
 

@@ -279,6 +279,7 @@ def intercepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "flowclf.data.source.user_cache": lambda: tmp_path / "cache",
         "pooch.retrieve": refuse,
         "webbrowser.open": lambda _: True,
+        "flowclf.explore.export.fetch_runtime": refuse,
         "flowclf.explore.server.serve": lambda *_: None,
         "flowclf.explore.Explorer.prepare": lambda _: None,
     }

@@ -20,6 +20,7 @@ from PIL import Image
 
 from flowclf import UserError
 from flowclf.explore.explorer import Explorer
+from flowclf.explore.export import fetch_runtime
 from flowclf.explore.page import page
 from flowclf.explore.server import application, open_socket
 
@@ -270,3 +271,12 @@ def _imported(address: str) -> list[str]:
 
 def test_the_command_refuses_what_is_no_run(refused: Any, tmp_path: Path) -> None:
     assert "config.yaml" in refused("explore", tmp_path, "--no-browser")
+
+
+def test_without_npm_the_runtime_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("flowclf.data.source.user_cache", lambda: tmp_path)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(UserError, match="expected npm .*found none; name a folder .* with --ort"):
+        fetch_runtime()
