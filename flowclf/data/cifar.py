@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from flowclf.data.pickled import read_pickled_batch
 from flowclf.data.source import DataSource, find_in
 from flowclf.support.errors import UserError
 
-__all__ = ["find_cifar10", "find_cifar100", "load_cifar10", "load_cifar100", "read_records"]
+__all__ = [
+    "content_checksum",
+    "find_cifar10",
+    "find_cifar100",
+    "load_cifar10",
+    "load_cifar100",
+    "read_records",
+]
 
 _PIXELS = 3 * 32 * 32
 # Class names in the order of their labels.
@@ -70,6 +78,12 @@ _CIFAR100 = (
     _Form("cifar-100-binary", ("train.bin",), "test.bin", label_bytes=2, classes=100),
     _Form("cifar-100-python", ("train",), "test", label_bytes=None, classes=100),
 )
+# Of the published splits, see `content_checksum`, by data set and size.
+_PUBLISHED = {
+    ("cifar10", 50_000): "e5ff232bf34b19e4",
+    ("cifar10", 10_000): "cbedc5f1f3a8dd44",
+    ("cifar100", 10_000): "ba09dde9fd5d9853",
+}
 
 
 def load_cifar10(source: DataSource) -> Dataset:
@@ -144,7 +158,7 @@ def _load(
     batches = [parts[batch] for batch in form.train if batch in parts]
     if form.test in parts and not batches:
         test = parts[form.test]
-        notices += ("no training batch found: its test images alone",)
+        notices += ("no training batch found: its test images alone", *_changed(name, test, "test"))
         return Dataset(name, test.take(slice(0)), test, class_names, 256, notices)
     if form.test not in parts:
         raise UserError(
@@ -159,7 +173,28 @@ def _load(
         notices += (f"expected 50,000 training images, found {len(train):,}",)
     if len(test) != 10_000:
         notices += (f"expected 10,000 test images, found {len(test):,}",)
+    notices += (*_changed(name, train, "training"), *_changed(name, test, "test"))
     return validate(Dataset(name, train, test, class_names, 256, notices), place.path)
+
+
+def content_checksum(split: Split) -> str:
+    """Compute a checksum of images and labels that is the same in every form and order.
+
+    It is the sum, modulo 2⁶⁴, of the first eight bytes of each record's sha256; a record is the
+    label, one byte, and the RGB planes.
+    """
+    pixels = split.x.numpy().reshape(len(split), -1)
+    records = np.hstack([split.y.numpy().astype(np.uint8)[:, None], pixels])
+    digests = b"".join(sha256(record.data).digest()[:8] for record in records)
+    return f"{np.frombuffer(digests, '<u8').sum(dtype=np.uint64):016x}"
+
+
+def _changed(name: str, split: Split, which: str) -> Iterator[str]:
+    """Yield a notice if a split of the published size has not the published content."""
+    published = _PUBLISHED.get((name, len(split)))
+    if published and content_checksum(split) != published:
+        what = f"{which} images or labels"
+        yield f"{what} differ from the published ones (checksum), read as they are"
 
 
 def _read_folder(folder: Path, form: _Form) -> Iterator[tuple[str, bytes]]:

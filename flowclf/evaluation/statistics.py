@@ -11,10 +11,11 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from threading import get_ident
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from couplings import Chain
 from couplings.functional import MixtureDensities
@@ -49,9 +50,14 @@ class _Batch:
     @cached_property
     def _encoded(self) -> tuple[Encoding, list[Tensor]]:
         """The encoding, and log|det J| of each stage of a flow that is a `Chain`, in one pass."""
-        network, found = self.model.encoder.network, list[Tensor]()
+        network, found, thread = self.model.encoder.network, list[Tensor](), get_ident()
+
+        def note(stage: nn.Module, inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
+            if get_ident() == thread:  # others may ask the same model
+                found.append(outputs[1])
+
         stages = network if self.model.has_density and isinstance(network, Chain) else ()
-        hooks = [s.register_forward_hook(lambda *given: found.append(given[2][1])) for s in stages]
+        hooks = [stage.register_forward_hook(note) for stage in stages]
         try:
             return self.model.encode(self.x), found
         finally:

@@ -107,7 +107,7 @@ def write_whole(
     # The suffix stays: savefig and its like choose the format by it.
     part = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         part.open("xb").close()
         write(part)
         if flush:
@@ -124,6 +124,14 @@ def write_whole(
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, durable where they are new."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        _flush_folder(path.parent)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -154,16 +162,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line and flush it to disk; a process killed meanwhile leaves a part of it.
+    """Append a line and flush it to disk, and a new file's name, too.
+
+    A process killed meanwhile leaves a part of the line.
 
     Raises:
         OSError: it could not be written, or but in part.
     """
     try:
         with path.open("a", encoding="utf-8") as file:
+            new = file.tell() == 0
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            _flush_folder(path.parent)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -236,7 +249,7 @@ def locked(folder: Path, wait: float = 0.0, name: str = LOCK) -> Iterator[None]:
     # A singleton is reentrant: its holder may acquire it again.
     lock = FileLock(folder / name, is_singleton=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         lock.acquire(timeout=wait, poll_interval=0.05)
     except Timeout:
         raise FolderInUse(in_use) from None

@@ -145,6 +145,23 @@ def test_cifar10(real: Path) -> None:
         assert "of 5 training batches found" in data.notices[-1]
 
 
+@pytest.mark.parametrize("file", ["data_batch_3.bin", "test_batch.bin"])
+def test_a_flipped_bit_or_another_order_of_cifar10(real: Path, tmp_path: Path, file: str) -> None:
+    for path in (real / "cifar-10-batches-bin").glob("*.bin"):
+        (tmp_path / path.name).symlink_to(path)
+    records = np.fromfile(tmp_path / file, np.uint8).reshape(-1, 3073)
+    (tmp_path / file).unlink()
+    records[::-1].tofile(tmp_path / file)
+    assert load_cifar10(_source(tmp_path)).notices == ()
+    for place in (0, 1729):  # a label, a pixel
+        records[4321, place] ^= 1
+        records.tofile(tmp_path / file)
+        which = "test" if file == "test_batch.bin" else "training"
+        (notice,) = load_cifar10(_source(tmp_path)).notices
+        assert notice.startswith(f"{which} images or labels differ from the published")
+        records[4321, place] ^= 1
+
+
 PIXELS = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8).reshape(2, 3072)
 BATCH: dict[str, Any] = {"data": PIXELS, "labels": [3, 1], "filenames": ["a.png", "b.png"]}
 MODERN = pickle.dumps(BATCH, protocol=2)

@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests python tests/flowclf/many/test_sweep_kills.py 50
 
-kills so many times, forks of a warm process.
+kills so many times, forks of a warm process; with `cut` behind the number both are killed each
+time, and what they had not flushed is lost, as when the power fails.
 """
 
 import csv
@@ -20,6 +21,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from forks import fork, held, rerun
+from power_cut import cut, records, settle
 
 from flowclf.many import Plan, Sweep, parse_betas, plan_sweep, read_plan, run_sweep, states
 from flowclf.runs import Run
@@ -40,6 +42,26 @@ def plan(folder: Path, points: int = POINTS) -> Plan:
 
 def sweep(folder: Path) -> None:
     assert not any(outcome.failure for _, outcome in run_sweep(read_plan(folder), workers=1))
+
+
+def cut_power(folder: Path, seconds: float, rng: random.Random) -> int:
+    """Two at work, and the power fails five times, each within so many seconds; the losses."""
+    journal, lost = folder.with_name(f"{folder.name}-journal"), 0
+    settle(folder, journal)
+
+    def write() -> None:
+        records(journal)
+        sweep(folder)
+
+    for _ in range(KILLS):
+        writers = [fork(write) for _ in range(2)]
+        time.sleep(rng.uniform(0, seconds))
+        for writer in writers:
+            os.kill(writer, signal.SIGKILL)
+            os.waitpid(writer, 0)
+        lost += cut(folder, journal, rng)
+    sweep(folder)
+    return lost
 
 
 def kill_writers(folder: Path, seconds: float, rng: random.Random) -> float:
@@ -75,11 +97,11 @@ def check_once(folder: Path) -> None:
     assert [str(path) for path in folder.rglob("*.part*")] == []
 
 
-def main(kills: int) -> None:
+def main(kills: int, power: str = "") -> None:
     torch.set_num_threads(1)
     for library in ("torch._dynamo", "lightning.fabric", "matplotlib.figure", "sklearn.datasets"):
         import_module(library)  # once, not in each fork
-    equal, longest, sweeps = 0, 0.0, -(-kills // KILLS)
+    equal, longest, lost, sweeps = 0, 0.0, 0, -(-kills // KILLS)
     with TemporaryDirectory() as name:
         whole = Path(name) / "whole"
         plan(whole)
@@ -89,11 +111,15 @@ def main(kills: int) -> None:
         for number in range(sweeps):
             folder = Path(name) / str(number)
             plan(folder)
-            longest = max(longest, kill_writers(folder, usual / KILLS, random.Random(number)))
+            rng = random.Random(number)
+            if power:
+                lost += cut_power(folder, usual / KILLS, rng)
+            else:
+                longest = max(longest, kill_writers(folder, usual / KILLS, rng))
             check_once(folder)
             equal += rows(folder) == rows(whole)
-    print(f"{equal} of {sweeps} sweeps as if never killed, {KILLS * sweeps} kills; "
-          f"waited at most {longest:.2f} s for a lock")  # fmt: skip
+    found = f"{lost} changes lost" if power else f"waited at most {longest:.2f} s for a lock"
+    print(f"{equal} of {sweeps} sweeps as if never killed, {KILLS * sweeps} kills; {found}")
 
 
 def test_two_sweeps_and_five_kills_give_each_row_once() -> None:
@@ -101,6 +127,11 @@ def test_two_sweeps_and_five_kills_give_each_row_once() -> None:
     found = re.fullmatch(r"1 of 1 sweeps .*, 5 kills; waited at most (.*) s .*\n", ended.stdout)
     assert found, ended.stdout + ended.stderr
     assert float(found[1]) < 1
+
+
+def test_a_sweep_whose_power_fails_five_times_ends_as_if_it_had_not() -> None:
+    ended = rerun(__file__, "5", "cut")
+    assert ended.stdout.startswith("1 of 1 sweeps"), ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("files", [(".failed.7.part.json", '{"reason": "fi'), ()])
@@ -132,4 +163,4 @@ def test_points_that_another_command_adds_stay_in_the_results(tmp_path: Path) ->
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])
