@@ -1,14 +1,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SHELL := bash
 STAMP := $(VENV)/.installed
 
-.PHONY: demo house test test-kernels test-browser mutations notebooks test-notebooks docs lint clean
+.PHONY: demo house test test-kernels test-browser mutations notebooks test-notebooks docs lint audit lock clean
 
-$(STAMP): pyproject.toml constraints.txt hatch_build.py couplings/ops/build_native.py $(wildcard couplings/ops/csrc/*.[ch]*)
+$(STAMP): pyproject.toml constraints.txt .ci/lock.txt hatch_build.py couplings/ops/build_native.py $(wildcard couplings/ops/csrc/*.[ch]*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --require-hashes --no-deps -r .ci/lock.txt
+	$(BIN)/pip install --quiet --no-build-isolation -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: $(STAMP)  ## train an IB-INN on real handwritten digits, in under two minutes
@@ -46,6 +48,17 @@ docs: $(STAMP)  ## the API reference, of the docstrings: docs/_build/index.html
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+audit: $(STAMP)  ## are all files those that were published, and no release a bad one? needs no network
+	$(BIN)/python .ci/audit.py
+
+lock: constraints.txt  ## the hashes of what is installed and of what builds, into .ci/lock.txt
+	$(BIN)/pip install --quiet uv
+	head -2 .ci/lock.txt > .ci/lock.part
+	$(BIN)/pip freeze --exclude-editable | grep -ixFf constraints.txt \
+	  | sort - <(grep -E '^(hatchling|editables|pathspec|pluggy|packaging|trove-classifiers)=' constraints.txt) -u \
+	  | $(BIN)/uv pip compile - --no-deps --no-header --no-annotate --generate-hashes --quiet >> .ci/lock.part
+	mv .ci/lock.part .ci/lock.txt
 
 clean:
 	rm -rf $(VENV) runs docs/_build .pytest_cache .ruff_cache .mypy_cache

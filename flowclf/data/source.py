@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,10 @@ from flowclf.support.errors import UserError
 __all__ = ["DataSource", "Found", "find_in", "user_cache"]
 
 _ENV = "FLOWCLF_DATA"
+# Of one download: CIFAR's archives are the largest, 177 MB.
+MOST_BYTES = 256 * 2**20
+MOST_SECONDS = 3600
+SILENCE = 30  # seconds
 
 
 def user_cache() -> Path:
@@ -133,4 +138,23 @@ def _download(url: str, file: OfficialFile, target: Path) -> Path:
     import pooch
 
     # pooch checks a temporary file and renames it, so that a broken download leaves nothing.
-    return Path(pooch.retrieve(url, f"md5:{file.md5}", fname=file.name, path=target))
+    return Path(
+        pooch.retrieve(url, f"md5:{file.md5}", fname=file.name, path=target, downloader=_bounded)
+    )
+
+
+def _bounded(url: str, output: str, _: object) -> None:
+    """Write what a server sends to a file, as long as it is no more than a published file could be.
+
+    Raises:
+        OSError: it is larger, takes longer, or the server fails.
+    """
+    import requests
+
+    end = time.monotonic() + MOST_SECONDS
+    with requests.get(url, stream=True, timeout=SILENCE) as response, open(output, "wb") as file:
+        response.raise_for_status()
+        for chunk in response.iter_content(2**16):
+            file.write(chunk)
+            if file.tell() > MOST_BYTES or time.monotonic() > end:
+                raise OSError(f"more than {MOST_BYTES:,} bytes or {MOST_SECONDS} s")

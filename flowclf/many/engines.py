@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from stat import S_ISDIR, S_IWGRP, S_IWOTH
+from tempfile import mkdtemp
 from typing import Any
 
 from flowclf.many.jobs import Job, Outcome
@@ -16,6 +18,7 @@ __all__ = ["ENGINES", "find_engine"]
 
 ENGINES = ("local", "ray", "slurm")
 RETRIES = 3
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 POLL = 1.0
 
 
@@ -43,8 +46,12 @@ def find_engine(name: str, folder: Path, address: str | None = None) -> Engine:
 def _ray(ray: Any, address: str | None, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
     """Run at most `workers` tasks of one CPU at a time."""
     if not ray.is_initialized():
-        own = {} if address else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, **own)
+        # Its tasks are pickles: they lie where nobody else writes, and no module of the working
+        # directory is taken for ours.
+        private = {"num_cpus": workers, "include_dashboard": False, "_temp_dir": mkdtemp()}
+        safe = {"env_vars": SAFE_PATH}
+        own = {} if address else private
+        ray.init(address=address, log_to_driver=False, runtime_env=safe, **own)
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(_one_thread)
     waiting, running = iter(jobs), dict[Any, Job]()
     while running := running | {task.remote(j): j for j in islice(waiting, workers - len(running))}:
@@ -58,9 +65,10 @@ def _ray(ray: Any, address: str | None, jobs: Iterable[Job], workers: int) -> It
 
 def _slurm(submitit: Any, folder: Path, jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
     """Run a job array of one CPU each, `workers` at a time."""
-    executor = submitit.AutoExecutor(folder=folder / "slurm")
+    executor = submitit.AutoExecutor(folder=_private(folder / "slurm"))
+    setup = [f"export {name}={value}" for name, value in SAFE_PATH.items()]
     executor.update_parameters(
-        cpus_per_task=1, slurm_array_parallelism=workers, timeout_min=24 * 60
+        cpus_per_task=1, slurm_array_parallelism=workers, timeout_min=24 * 60, slurm_setup=setup
     )
     waiting = executor.map_array(_one_thread, list(jobs))
     while waiting:
@@ -68,6 +76,22 @@ def _slurm(submitit: Any, folder: Path, jobs: Iterable[Job], workers: int) -> It
         waiting = [job for job in waiting if job not in done]
         yield from (job.result() for job in done)
         time.sleep(POLL if waiting else 0)
+
+
+def _private(folder: Path) -> Path:
+    """Make a folder for pickles, which whoever may write to it could replace by code.
+
+    Raises:
+        UserError: others may write to it, or it is another user's.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    if not S_ISDIR(found.st_mode) or not own or found.st_mode & (S_IWGRP | S_IWOTH):
+        raise UserError(
+            f"expected a folder of yours that nobody else may write to, got {folder}: chmod 700 it"
+        )
+    return folder
 
 
 def _one_thread(job: Job) -> Outcome:

@@ -64,6 +64,8 @@ __all__ = ["Trained", "train"]
 
 # Samples whose inverse is looked at.
 WATCHED = 8
+# Rows of metrics.jsonl: of more epochs every second, third … is recorded.
+MOST_ROWS = 2_000
 FINAL_FACTOR = 1e-3
 WARMUP_FACTOR = 0.05
 
@@ -393,9 +395,10 @@ class Loop:
                 improved = self.patience is not None and self.patience.improves(results)
             if self.processes.first and self.run is not None:
                 self._check_folder(self.run, done)
-                self.run.append_metrics(row)
-                if self.loggers:
-                    log_row(self.loggers, row)
+                if left or epoch == self.epochs or epoch % -(-self.epochs // MOST_ROWS) == 0:
+                    self.run.append_metrics(row)
+                    if self.loggers:
+                        log_row(self.loggers, row)
         if record := getattr(self.report, "record", None):
             record(row)
         if due and self.patience is not None:

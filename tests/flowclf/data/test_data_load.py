@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowclf.data import DATASETS, TextOptions, load_dataset, locate
+from flowclf.data import DATASETS, TextOptions, load_dataset, locate, source
 from flowclf.data.catalog import FILES, OfficialFile
 from flowclf.data.source import DataSource
 from flowclf.support.errors import UserError
@@ -128,6 +128,21 @@ def test_a_wrong_checksum_leaves_nothing_behind(server: str, cache: Path) -> Non
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(("limit", "value"), [("MOST_BYTES", 3), ("MOST_SECONDS", -1)])
+def test_a_host_that_sends_too_much_or_for_too_long_is_left(
+    server: str, cache: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(source, limit, value)
+    with pytest.raises(UserError, match="could not download thing.bin .* hosts .*: OSError"):
+        DataSource().fetch("things", _file(f"{server}/thing.bin"))
+    assert not any(path.is_file() for path in cache.rglob("*"))
+
+
+def test_every_address_is_encrypted() -> None:
+    addresses = [url for files in FILES.values() for file in files for url in file.urls]
+    assert all(url.startswith("https://") for url in addresses)
+
+
 def test_no_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> str:
         raise ConnectionError("no route\nto host")
@@ -152,14 +167,14 @@ def test_search_order(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPat
         (root / "things").mkdir(parents=True)
         (root / "things" / "thing.bin").write_bytes(CONTENT)
     monkeypatch.setenv("FLOWCLF_DATA", str(roots[1]))
-    source = DataSource(roots[0], download=False)
-    assert list(source.roots()) == roots
+    search = DataSource(roots[0], download=False)
+    assert list(search.roots()) == roots
     for root in roots:
-        found = source.find("things", _file())
+        found = search.find("things", _file())
         assert found
         assert found.path == root / "things" / "thing.bin"
         found.path.unlink()
-    assert source.find("things", _file()) is None
+    assert search.find("things", _file()) is None
 
 
 def test_a_file_that_differs_is_noted_and_an_unpacked_one_serves_for_its_gz(tmp_path: Path) -> None:

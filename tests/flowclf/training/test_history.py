@@ -16,7 +16,7 @@ from flowclf.data import Split, from_arrays
 from flowclf.figures.kinds import KINDS, Source, draw_kind
 from flowclf.runs import Run
 from flowclf.support.errors import UserError
-from flowclf.training import train
+from flowclf.training import loop, train
 from flowclf.training.batches import Batches, balanced_shares
 from flowclf.training.progress import clock_time, progress_bar
 
@@ -50,6 +50,14 @@ def test_every_epoch_leaves_a_row_and_validations_theirs(tmp_path: Path) -> None
     assert {"accuracy", "bits_per_dim"} <= rows[1]["validation"].keys()
     assert rows[0]["lr"] > rows[-1]["lr"] > 0
     assert sorted(row["seconds"] for row in rows) == [row["seconds"] for row in rows]
+    assert "test" in last
+
+
+def test_a_long_history_is_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MOST_ROWS", 3)
+    train(config(epochs=8), TABLE, Run(tmp_path), device="cpu")
+    *rows, last = Run(tmp_path).read_metrics()
+    assert [row["epoch"] for row in rows] == [3, 6, 8]
     assert "test" in last
 
 
