@@ -192,9 +192,13 @@ def read_settings(path: Path) -> Nested:
     """Read settings from a YAML file: sections, and perhaps system, preset and seed of a run.
 
     Raises:
-        UserError: no such file, or not a YAML mapping.
+        UserError: no such file, not a YAML mapping, or a name that is no text.
     """
-    return {key: value for key, value in read_yaml(path).items() if key not in RECORDED}
+    settings = {key: value for key, value in read_yaml(path).items() if key not in RECORDED}
+    for key in ("system", "dataset", "preset"):
+        if not isinstance(settings.get(key, ""), str | None):
+            raise UserError(f"{path}: expected {key} to be a name, got {settings[key]!r:.80}")
+    return settings
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> Nested:

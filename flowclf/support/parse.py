@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from math import isfinite
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import yaml
@@ -20,6 +21,7 @@ __all__ = ["parse_json", "parse_yaml", "read_json", "read_text", "read_yaml", "y
 
 Nested = dict[str, Any]
 MAX_DEPTH = 50
+MOST_BYTES = 2**30
 # A value takes at least one letter; through aliases in YAML a text may stand for this many more.
 FREE_VALUES = 10_000
 TOO_MUCH = "values nested too deep, or repeated too often"
@@ -83,16 +85,20 @@ def read_text(path: Path) -> str:
     """Read a text file in UTF-8.
 
     Raises:
-        UserError: the file is missing or in another encoding.
+        UserError: the file is missing, no plain file, too large, or in another encoding.
     """
     try:
-        return path.read_text("utf-8")
+        found = path.stat()
+        # A pipe would be waited for, and a device has no end.
+        if S_ISREG(found.st_mode) and found.st_size <= MOST_BYTES:
+            return path.read_text("utf-8")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is damaged: expected UTF-8, got byte {error.object[error.start]:#04x}"
         ) from None
+    raise UserError(f"cannot read {path}: expected a plain file of at most {MOST_BYTES:,} bytes")
 
 
 # Scalars of YAML 1.2 by their tags, https://yaml.org/spec/1.2.2/#103-core-schema.

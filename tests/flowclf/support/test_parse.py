@@ -1,6 +1,7 @@
 """Settings and results of strangers: refused in one line where they are damaged."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from flowclf.report import collect
 from flowclf.report.pictures import embed_file
 from flowclf.runs import Run
 from flowclf.settings import DataFacts
+from flowclf.support import parse
 from flowclf.support.atomic_files import write_json, write_yaml
 from flowclf.support.errors import UserError
 from flowclf.support.parse import parse_json, parse_yaml, read_json, read_yaml, yaml_text
@@ -154,6 +156,31 @@ def change(path: Path, **values: Any) -> None:
             place = place[int(section)] if isinstance(place, list) else place[section]
         place[last] = value
     (write_json if path.suffix == ".json" else write_yaml)(path, document)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large"])
+def test_only_plain_files_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tmp_path / "x.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text("a: 1")
+        monkeypatch.setattr(parse, "MOST_BYTES", 3)
+    with pytest.raises(UserError, match="cannot read .*x.yaml: expected a plain file"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("name", ["system", "dataset", "preset"])
+def test_a_name_in_a_file_of_settings_is_a_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.yaml").write_text(f"{name}: [a]")
+    with pytest.raises(UserError, match=rf"expected {name} to be a name, got \['a'\]"):
+        read_settings(tmp_path / "x.yaml")
 
 
 RUN = "ib-inn-50-0"
