@@ -16,6 +16,7 @@ from couplings import Whitening, fit_whitening
 from couplings.core import Shape
 from couplings.functional import MixtureDensities
 from flowclf.latent import MixtureSettings
+from flowclf.latent.full import FullMixture
 from flowclf.latent.gaussian import Around, GaussianMixture
 from flowclf.nn.encoders import Encoder, EncoderKind, Encoding, Noise, NoiseSettings
 from flowclf.nn.preprocessing import PreprocessSettings, fit_preprocess
@@ -100,6 +101,7 @@ class GenerativeClassifier(nn.Module):
     systems_with: Callable[[str], Sequence[str]] = staticmethod(lambda capability: ())
     kept_noise: Tensor | None
     _trainer: int | None = None  # the thread that trains it
+    _warned: bool = False  # of images in other units than grey levels
 
     def __init__(
         self,
@@ -440,23 +442,40 @@ class GenerativeClassifier(nn.Module):
         settings = self.settings
         fit_preprocess(self.encoder.preprocess, x, **settings.preprocess.model_dump())
         if x.is_floating_point():
-            self.noise.set_unit(x.std(0, correction=0))
-        self._fit_network(x)
+            std = x.std(0, correction=0)
+            # A constant feature is taken for one of unit variance, as pre-processing does.
+            self.noise.set_unit(torch.where(std > 0, std, 1.0))
+        self._fit_network(x, y)
         if settings.mixture.weights == "empirical":
             self.mixture.set_weights(y[y >= 0].bincount(minlength=self.classes))
-        if settings.mixture.start == "data":
+        if settings.mixture.start != "data":
+            return
+        if isinstance(self.mixture, FullMixture):
+            generator = torch.Generator(x.device).manual_seed(0)
+            self.mixture.fit(latents(self, self.noise(x[y >= 0], generator)), y[y >= 0])
+        else:
             self.mixture.set_means(class_latents(self, x, y))
 
     @torch.no_grad()
-    def _fit_network(self, x: Tensor) -> None:
-        """Fit what the network computes from data, its `Whitening`, to noisy training samples."""
+    def _fit_network(self, x: Tensor, y: Tensor) -> None:
+        """Fit what the network computes from data, its `Whitening`, to noisy training samples.
+
+        Where the means start from the data the samples of each class are moved to the mean of all,
+        so that covariances are those within the classes.
+        """
         if not any(isinstance(module, Whitening) for module in self.encoder.network.modules()):
             return
         count = min(len(x), max(FITTED_NUMBERS // self.dims, 1))
         rows = torch.linspace(0, len(x) - 1, count).long()
         generator = torch.Generator(x.device).manual_seed(0)
         with evaluating(self):
-            fit_whitening(self.encoder, self.noise(x[rows], generator), generator)
+            x, y = self.noise(x[rows], generator), y[rows]
+            if self.settings.mixture.start == "data":
+                x, middle = x.clone(), x.mean(0)
+                for label in y[y >= 0].unique():
+                    own = y == label
+                    x[own] += middle - x[own].mean(0)
+            fit_whitening(self.encoder, x, generator)
 
     @torch.no_grad()
     def fit_latents(self, x: Tensor, y: Tensor) -> None:
@@ -516,12 +535,22 @@ class GenerativeClassifier(nn.Module):
         """Validate x (B, *shape): grey levels stay integers, all else gets the model's dtype."""
         self._check_thread()
         validate.samples(name, x, self.shape, self._like)
-        image = len(self.shape) == 3 or (self.info is not None and self.info.levels is not None)
-        return x if image and not x.is_floating_point() else x.to(self._like.dtype)
+        keep = self._of_levels and not x.is_floating_point()
+        return x if keep else x.to(self._like.dtype)
+
+    @property
+    def _of_levels(self) -> bool:
+        """True if x is in grey levels."""
+        return len(self.shape) == 3 or (self.info is not None and self.info.levels is not None)
 
     def _points(self, x: Tensor, name: str = "x") -> Tensor:
         """Validate x (B, *shape), and return it as finite points of the model's dtype."""
-        x = self.noise.to_points(self._samples(name, x))
+        x = self._samples(name, x)
+        if self._of_levels and x.is_floating_point() and not (self.training or self._warned):
+            levels = (self.info and self.info.levels) or 256
+            width = self.noise.uniform
+            self._warned = validate.grey_units(name, x, levels, width, self.training)
+        x = self.noise.to_points(x)
         validate.finite(name, x, self.training)
         return x
 

@@ -39,6 +39,10 @@ NAMES = ("system", "dataset", "preset", "seed")
 KINDS = (
     "conv", "mlp", "paper", "cnn", "resnet", "wide-resnet", "residual", "whitened-cnn", "custom",
 )  # fmt: skip
+# A table with more has latents too wide for a full covariance a class.
+MOST_FEATURES = 256
+# Fewer samples get a preset of their own.
+FEW_ROWS, FEW_PHOTOS = 500, 2000
 RECORDED = ("data_facts", "precision", "versions", "commit", "sha256")
 
 
@@ -76,6 +80,7 @@ def make_config(
     overrides: Nested | Iterable[Nested] = (),
     epochs: int | None = None,
     lr: float | None = None,
+    samples: int | None = None,
     **settings: Any,
 ) -> RunConfig:
     """Merge defaults, then the preset, then each of the overrides, then what is given by name.
@@ -93,6 +98,7 @@ def make_config(
         overrides: settings, or several of them, later ones going before: nested as in
             {"train": {"epochs": 5}}, or with dots as in {"train.epochs": 5}.
         epochs, lr: short for train.epochs and train.lr.
+        samples: of the training data, which pick the preset where there are few; None: many.
         settings: sections by name.
 
     Raises:
@@ -103,10 +109,16 @@ def make_config(
     loop = {key: v for key, v in (("epochs", epochs), ("lr", lr)) if v is not None}
     given += [settings, {"train": loop}] if loop else [settings]
     overrides = [nested(layer) for layer in given]
-    targeted = any(flatten(layer).get("data.target") is not None for layer in overrides)
-    preset = preset or default_preset(system, dataset, shape, text=not targeted)
+    asked = {name: v for layer in overrides for name, v in flatten(layer).items() if v is not None}
+    text = "data.target" not in asked
+    if samples is not None:
+        samples = min(samples, asked.get("data.train_size", samples))
+    # What full covariances do not go with.
+    other = asked.keys() & {"network.condition", "mixture.rank", "mixture.full_dims"}
+    full = not other and asked.get("mixture.weights") != "affine"
+    preset = preset or default_preset(system, dataset, shape, text, full, samples)
     base = load_preset(system, preset)
-    if any("train.epochs" in flatten(layer) for layer in overrides):
+    if "train.epochs" in asked:
         # Who asks for epochs gets them.
         base.get("train", {}).pop("least_updates", None)
     layers = [base, *overrides]
@@ -256,8 +268,18 @@ def _presets(system: str) -> dict[str, tuple[str, Traversable]]:
     return dict(sorted(({**_presets(lender), **own} if lender else own).items()))
 
 
-def default_preset(system: str, dataset: str, shape: Shape, text: bool = True) -> str:
-    """Return the preset named like the data, else the one for its kind; `text`: of a .csv file."""
+def default_preset(
+    system: str,
+    dataset: str,
+    shape: Shape,
+    text: bool = True,
+    full: bool = True,
+    samples: int | None = None,
+) -> str:
+    """Return the preset named like the data, else the one for its kind and the samples to train on.
+
+    `text`: of a .csv file; `full`: whether a table's mixture may have full covariances.
+    """
     if dataset in preset_names(system):
         return dataset
     if dataset in ("fashion-mnist", "omniglot") and "mnist" in preset_names(system):
@@ -265,10 +287,17 @@ def default_preset(system: str, dataset: str, shape: Shape, text: bool = True) -
     if text and dataset.endswith(".csv") and "text" in preset_names(system):
         return "text"
     if len(shape) < 3:
-        return "mlp"
+        # Not a borrowed one, which would come without its mixture.
+        owner, _ = _presets(system).get("table", ("", None))
+        if not (full and owner == system and shape[0] <= MOST_FEATURES):
+            return "mlp"
+        return "table" if samples is None or samples >= FEW_ROWS else "small-table"
     # Networks for colour halve the sides three times.
     large = shape[0] == 3 and min(shape[1:]) >= 16 and all(side % 8 == 0 for side in shape[1:])
-    return "cifar10-small" if large and "cifar10-small" in preset_names(system) else "image"
+    if not large or "cifar10-small" not in preset_names(system):
+        return "image"
+    few = samples is not None and samples < FEW_PHOTOS and "few-photos" in preset_names(system)
+    return "few-photos" if few else "cifar10-small"
 
 
 def _beta_override(name: str, spec: System, beta: float) -> Nested:

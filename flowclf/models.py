@@ -61,7 +61,7 @@ def build(
         shape: (C, H, W) for images, (F,) for tables.
         classes: K.
         levels: grey levels of an image; default 256.
-        preset: default "image" or "mlp", by the shape.
+        preset: default "image", "table" or "mlp", by the shape.
         beta: β̃, the weight of the cross-entropy.
         seed: of weights, rotations and permutations.
         backbone: your own network: of a flow such as ib-inn a `couplings.Invertible` of samples of

@@ -91,6 +91,7 @@ class DataSettings(Section):
     # Of files of one's own, see `flowclf.data.Reading`.
     target: Annotated[str, BeforeValidator(str)] | None = None  # a table's column of labels
     drop: Annotated[tuple[str, ...], BeforeValidator(as_sequence)] = ()  # columns to leave out
+    weight: Annotated[str, BeforeValidator(str)] | None = None  # … and of weights, to train with
     missing: Literal["refuse", "impute"] = "refuse"  # of a table's values
     # Side, or height and width, of pictures.
     size: (

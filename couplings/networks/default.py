@@ -181,11 +181,13 @@ def mlp_network(
     batch_norm: bool = False,
     univariate: Univariate | None = None,
     context_features: int = 0,
+    whiten: float = 0.0,
 ) -> Chain:
     """Build `blocks` x [rotation, two-sided dense coupling] on the flattened input of any shape.
 
     A single number gets an affine map. `hidden`, `dropout` and `batch_norm` are those of the
-    couplings' networks, the other arguments as for `conv_network`.
+    couplings' networks; with `whiten` above 0 a `Whitening` of this power, to be fitted to data,
+    comes first; the other arguments are as for `conv_network`.
     """
     rotation: Factory = partial(Rotation, generator=generator)
     if torch.Size(shape).numel() == 1:
@@ -198,4 +200,5 @@ def mlp_network(
         univariate=univariate or AFFINE,
         context_features=context_features,
     )
-    return Chain.grow(shape, [Flatten, *[rotation, coupling] * blocks])
+    first: list[Factory] = [partial(Whitening, power=whiten)] if whiten else []
+    return Chain.grow(shape, [Flatten, *first, *[rotation, coupling] * blocks])

@@ -145,7 +145,13 @@ class Request:
     assignments: list[str]
     config: Path | None
 
-    def make(self, dataset: str, shape: Shape, base: dict[str, Any] | None = None) -> RunConfig:
+    def make(
+        self,
+        dataset: str,
+        shape: Shape,
+        base: dict[str, Any] | None = None,
+        samples: int | None = None,
+    ) -> RunConfig:
         """Make the configuration: `base`, then the file's settings, then those of the options."""
         from flowclf.config import NAMES, make_config, parse_assignments, read_settings
 
@@ -165,6 +171,7 @@ class Request:
             seed=names.get("seed", 0) if self.seed is None else self.seed,
             beta=self.beta,
             overrides=layers,
+            samples=samples,
         )
 
 
@@ -227,7 +234,7 @@ def settings_and_data(request: Request, data_dir: Path | None) -> tuple[RunConfi
     # read. Only the default preset may be another for the shape that the data turn out to have.
     first = _any_shape(request, name, DATASETS[name].shape if name in DATASETS else None)
     dataset = load_data(first, data_dir)
-    return request.make(name, dataset.shape), dataset
+    return request.make(name, dataset.shape, samples=len(dataset.train)), dataset
 
 
 def _any_shape(request: Request, name: str, known: Shape | None) -> RunConfig:

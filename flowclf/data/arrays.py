@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flowclf.data.dataset import Dataset, Reading, Split, draw_test, validate
+from flowclf.data.dataset import Dataset, Reading, Split, draw_test, validate, weighted
 from flowclf.support.errors import UserError
 
 __all__ = ["absent", "as_labels", "as_samples", "from_arrays"]
@@ -32,6 +32,7 @@ def from_arrays(
     name: str = NAME,
     class_names: Sequence[str] = (),
     feature_names: Sequence[str] = (),
+    sample_weight: Any = None,
     **reading: Any,
 ) -> Dataset:
     """Make a data set of samples x and their labels y, in numpy, torch or lists.
@@ -46,6 +47,7 @@ def from_arrays(
         name: of the data set.
         class_names: of the values of y, sorted; none: the values themselves.
         feature_names: of a table's columns.
+        sample_weight: of each row of x, how often it is drawn in training, relative to others.
         reading: fields of `Reading`, such as range=(0, 1), test_share or split_seed.
 
     Raises:
@@ -61,6 +63,8 @@ def from_arrays(
         )
     samples, notices = as_samples(x, "x", how.range)
     split = Split(samples, torch.from_numpy(numbers.astype(np.int64)))
+    if sample_weight is not None:
+        split = weighted(split, sample_weight, "sample_weight")
     if test is None:
         train, rest, drawn = draw_test(split, how, name)
         notices = (*notices, drawn)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from unicodedata import bidirectional, category
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ __all__ = [
     "stratified",
     "subset",
     "validate",
+    "weighted",
 ]
 
 _SHOWN = 12
@@ -40,6 +42,7 @@ class Split:
         x: images as uint8 grey levels (N, C, H, W), which may be `Shards` that stay in their files,
             or a table as float32 (N, F).
         y: int64 class numbers (N,); -1 is a row without a label.
+        weight: float64 (N,), how often a row is drawn in training, relative to others; None: equal.
 
     Raises:
         UserError: x and y differ in length.
@@ -47,6 +50,7 @@ class Split:
 
     x: Tensor
     y: Tensor
+    weight: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -64,7 +68,8 @@ class Split:
     def take(self, indices: Tensor | slice) -> Self:
         """Return the rows at `indices` (int64 or bool tensor, or a slice), in that order."""
         x = self.x.part(indices) if isinstance(self.x, Shards) else self.x[indices]
-        return type(self)(x, self.y[indices])
+        weight = None if self.weight is None else self.weight[indices]
+        return type(self)(x, self.y[indices], weight)
 
     def spread(self, count: int) -> Self:
         """Return at most `count` rows, evenly spaced: of every class, however they are sorted."""
@@ -127,7 +132,8 @@ class Dataset:
         images = {f"{name}.x": part.x for name, part in parts.items()}
         sums = {n: x.checksums if isinstance(x, Shards) else x for n, x in images.items()}
         labels = {f"{name}.y": part.y for name, part in parts.items()}
-        return digest(sums | labels)
+        weights = {} if self.train.weight is None else {"train.weight": self.train.weight}
+        return digest(sums | labels | weights)
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,7 @@ class Reading:
 
     target: str | None = None  # column of the labels, of a table in a .csv or .parquet file
     drop: tuple[str, ...] = ()  # its columns to leave out
+    weight: str | None = None  # its column of the rows' weights in training
     # Missing values of a table: an error, or the median of the training rows (of a category: one
     # of its own).
     missing: Literal["refuse", "impute"] = "refuse"
@@ -173,6 +180,29 @@ def draw_test(split: Split, reading: Reading, where: str) -> tuple[Split, Split,
             f"(data.test_share={reading.test_share:g}, data.split_seed={reading.split_seed})"
         ),
     )
+
+
+def weighted(split: Split, weight: Any, where: str) -> Split:
+    """Return a split with weights (N,) for training; rows of weight 0 are left out.
+
+    Raises:
+        UserError: not one number a row, or one that is negative or not finite.
+    """
+    try:
+        given = weight.detach().cpu() if isinstance(weight, Tensor) else weight
+        values = torch.from_numpy(np.array(given, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: expected weights that are numbers, got others") from None
+    if values.shape != split.y.shape:
+        raise UserError(
+            f"{where}: expected a weight for each of {len(split)} rows, got {tuple(values.shape)}"
+        )
+    if not bool((values >= 0).all() and values.isfinite().all()):
+        wrong = values[~((values >= 0) & values.isfinite())]
+        raise UserError(
+            f"{where}: expected weights of 0 or more, got {float(wrong[0]):g}; correct or drop it"
+        )
+    return replace(split, weight=values).take(values > 0)
 
 
 def validate(data: Dataset, path: Path | None = None) -> Dataset:

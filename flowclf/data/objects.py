@@ -22,7 +22,9 @@ __all__ = ["as_dataset"]
 LABELS = ("label", "labels", "target", "class")
 
 
-def as_dataset(data: Any, target: str | None = None, **reading: Any) -> Dataset:
+def as_dataset(
+    data: Any, target: str | None = None, sample_weight: Any = None, **reading: Any
+) -> Dataset:
     """Return the data set of a name, a path, arrays, a frame or others' data; a `Dataset` as is.
 
     Args:
@@ -31,11 +33,17 @@ def as_dataset(data: Any, target: str | None = None, **reading: Any) -> Dataset:
             or `DataLoader` of pairs (x, y); a data set of Hugging Face `datasets`; or of the last
             two a pair (train, test) or a dictionary.
         target: the column of labels, of a frame or a table.
+        sample_weight: of (x, y) or (x_train, y_train, x_test, y_test), see `from_arrays`.
         reading: fields of `Reading`.
 
     Raises:
         UserError: anything else, or what `from_arrays`, `from_frame` and `load_dataset` refuse.
     """
+    if sample_weight is not None and not isinstance(data, tuple | list):
+        raise UserError(
+            f"expected sample_weight beside (x, y), got it beside {type(data).__name__}; of a "
+            "table give data.weight=COLUMN"
+        )
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str | Path):
@@ -54,7 +62,7 @@ def as_dataset(data: Any, target: str | None = None, **reading: Any) -> Dataset:
         return _from_others(data, target, reading)
     if isinstance(data, tuple | list) and len(data) in (2, 4):
         x, y, *test = data
-        return from_arrays(x, y, tuple(test) or None, **reading)
+        return from_arrays(x, y, tuple(test) or None, sample_weight=sample_weight, **reading)
     raise UserError(
         "expected the name or path of data, (x, y), (x_train, y_train, x_test, y_test), a data "
         f"frame, a data set of torch or Hugging Face, or a Dataset, got {type(data).__name__}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowclf.data.arrays import absent
-from flowclf.data.dataset import Dataset, Reading, Split, draw_test, validate
+from flowclf.data.dataset import Dataset, Reading, Split, draw_test, validate, weighted
 from flowclf.data.text import is_number, read_rows
 from flowclf.support.errors import UserError
 
@@ -63,18 +63,23 @@ def from_frame(frame: Any, target: str, *, name: str = "frame", **reading: Any) 
 
 def _encode(columns: Columns, reading: Reading, name: str) -> Dataset:
     target = str(reading.target)
-    for wanted in (target, *reading.drop):
+    weight = () if reading.weight is None else (reading.weight,)
+    for wanted in (target, *reading.drop, *weight):
         if wanted not in columns:
             what = "target" if wanted == target else "data.drop"
+            what = "data.weight" if wanted in weight else what
             raise UserError(
                 f"{name}: expected {what} to be a column, got {wanted!r}; columns: "
                 f"{', '.join([*columns][:12])}"
             )
-    features = {k: v for k, v in columns.items() if k not in (target, *reading.drop)}
+    features = {k: v for k, v in columns.items() if k not in (target, *reading.drop, *weight)}
     if not features:
         raise UserError(f"{name}: expected columns beside {target!r} to learn from, got none")
     classes, y = _classes(columns[target], target, name)
-    rows, rest, drawn = draw_test(Split(torch.arange(len(y))[:, None], y), reading, name)
+    numbered = Split(torch.arange(len(y))[:, None], y)
+    for column in weight:
+        numbered = weighted(numbered, columns[column].tolist(), f"{name}: {column}")
+    rows, rest, drawn = draw_test(numbered, reading, name)
     training = rows.x[:, 0].numpy()
     names: list[str] = []
     parts: list[_Array] = []
@@ -84,7 +89,8 @@ def _encode(columns: Columns, reading: Reading, name: str) -> Dataset:
         parts.append(part)
     with np.errstate(over="ignore"):
         x = torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
-    train, test = Split(x[rows.x[:, 0]], rows.y), Split(x[rest.x[:, 0]], rest.y)
+    train = Split(x[rows.x[:, 0]], rows.y, rows.weight)
+    test = Split(x[rest.x[:, 0]], rest.y)
     notices = [drawn]
     made = [len(part[0]) for part in parts if part.dtype == bool]
     if made:

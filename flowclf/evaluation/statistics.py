@@ -149,7 +149,7 @@ class _Batch:
         noise = 0.0 if self.x.is_floating_point() else hashed_uniform(self.x, each=True)
         z = model.encode((self.x + noise).to(mixture.coordinates.dtype)).z
         k = mixture.log_prob_given_class(z).argmax(1)
-        return (z - mixture.class_means(k)) / mixture.std()[k]
+        return mixture.residuals(z, k)
 
 
 STATISTICS = (

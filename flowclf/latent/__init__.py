@@ -19,7 +19,9 @@ class MixtureSettings(Section):
     # same directions at radius √D; "normal": N(0, 1) each; "linear": as torch's Linear;
     # "zero": all at the origin, which with frozen means is the standard normal prior of a VAE.
     start: Literal["equidistant", "sphere", "normal", "linear", "zero", "data"] = "equidistant"
-    covariance: Literal["unit", "shared", "per-class"] = "unit"
+    # Diagonal ones, or "full" a matrix for each class, for few dimensions: with start=data of
+    # regularised discriminant analysis.
+    covariance: Literal["unit", "shared", "per-class", "full"] = "unit"
     weights: Literal["uniform", "empirical", "learned", "affine"] = "uniform"
     # Prior of the classes where a trained model predicts: the `weights`, or all equally likely, as
     # IB-INN's code has it.

@@ -18,7 +18,7 @@ from flowclf.support.errors import UserError
 
 __all__ = ["Around", "GaussianMixture", "equidistant_means"]
 
-Covariance = Literal["unit", "shared", "per-class"]
+Covariance = Literal["unit", "shared", "per-class", "full"]
 Means = Literal["learned", "frozen"]
 Weights = Literal["uniform", "empirical", "learned", "affine"]
 Around = Literal["means", "data"]
@@ -38,7 +38,8 @@ class GaussianMixture(nn.Module):
     Args:
         classes, dims: K and D.
         means: learned, or frozen at their initial values (set others with `set_means`).
-        covariance: unit, one learned diagonal for all classes, or one per class.
+        covariance: unit, one learned diagonal for all classes, or one per class; "full" is that of
+            `FullMixture`.
         weights: uniform, empirical (`set_weights`), learned logits, or affine: the biases b of a
             softmax layer are learned, and log w_k = b_k + ½ μ_kᵀΣ⁻¹μ_k - const, so that the
             posterior softmax(μΣ⁻¹z + b) trains like a linear layer. Not per-class.
@@ -87,7 +88,7 @@ class GaussianMixture(nn.Module):
         initial = _initial_means(start, classes, dims, distance, generator)
         self.means = nn.Parameter(initial, requires_grad=means == "learned")
         self.register_buffer("data_means", initial.clone())
-        rows = {"unit": 0, "shared": 1, "per-class": classes}[covariance]
+        rows = {"unit": 0, "full": 0, "shared": 1, "per-class": classes}[covariance]
         self.log_var = nn.Parameter(torch.zeros(rows, dims), requires_grad=rows > 0)
         self.weight_logits = nn.Parameter(
             torch.zeros(classes), requires_grad=weights in ("learned", "affine")
@@ -112,7 +113,7 @@ class GaussianMixture(nn.Module):
         Raises:
             UserError: a covariance per class, whose scores are quadratic in z.
         """
-        if self.covariance == "per-class":
+        if self.covariance in ("per-class", "full"):
             raise UserError("expected one covariance for all classes, got one each: not affine")
         layer = nn.utils.skip_init(nn.Linear, self.dims, self.classes).to(self.means)
         layer.weight.copy_(self.means * self._precision())
@@ -268,8 +269,15 @@ class GaussianMixture(nn.Module):
 
     def half_mahalanobis(self, log_prob_given_class: Tensor) -> Tensor:
         """Return ½ (z-μ_k)ᵀΣ_k⁻¹(z-μ_k), (B, K), from log q(z|k) as `densities` returns it."""
-        log_volume = 0.5 * (self._log_var().sum(1) + self.dims * log(2 * pi))
-        return -(log_prob_given_class + log_volume)
+        return -(log_prob_given_class + self._log_volume())
+
+    def residuals(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return (z - μ_y) / σ_y, standard normal under q(z|y), of z and y (B,): (B, D)."""
+        return (z - self.class_means(y)) / self.std()[y]
+
+    def _log_volume(self) -> Tensor:
+        """Return -log q(μ_k|k), (K,)."""
+        return 0.5 * (self._log_var().sum(1) + self.dims * log(2 * pi))
 
     def _log_var(self) -> Tensor:
         """Return log σ², (K, D), zeros for unit covariance."""

@@ -40,7 +40,7 @@ class Sweep:
     preset: str | None = None  # None: that of the data
     data_dir: Path | None = None  # where to look for data first
 
-    def configs(self, shape: Shape) -> list[tuple[Nested, RunConfig]]:
+    def configs(self, shape: Shape, samples: int | None = None) -> list[tuple[Nested, RunConfig]]:
         """Return the varied settings and the configuration of each run, seeds innermost.
 
         Raises:
@@ -52,18 +52,18 @@ class Sweep:
             raise UserError(f"expected a sweep of at most {MOST_RUNS:,} runs, got {count:,}")
         axes = [[(key, value) for value in values] for key, values in self.grid.items()]
         return [
-            self._config(beta, dict(setting), seed, shape)
+            self._config(beta, dict(setting), seed, shape, samples)
             for beta in betas
             for setting in product(*axes)
             for seed in self.seeds
         ]
 
     def _config(
-        self, beta: float | None, setting: Nested, seed: int, shape: Shape
+        self, beta: float | None, setting: Nested, seed: int, shape: Shape, samples: int | None
     ) -> tuple[Nested, RunConfig]:
         layers = [self.overrides, *(nest(key, value) for key, value in setting.items())]
         own: Nested = {"preset": self.preset, "seed": seed, "beta": beta, "overrides": layers}
-        config = make_config(self.system, self.data, shape, **own)
+        config = make_config(self.system, self.data, shape, samples=samples, **own)
         return {} if beta is None else {"beta": beta}, config
 
 
@@ -149,7 +149,7 @@ def plan_sweep(sweep: Sweep) -> Plan:
     known = DATASETS[sweep.data].shape if sweep.data in DATASETS else (1,)
     first = sweep.configs(known)[0][1]
     dataset = load_data(first, sweep.data_dir)
-    points = [_point(sweep, *each) for each in sweep.configs(dataset.shape)]
+    points = [_point(sweep, *each) for each in sweep.configs(dataset.shape, len(dataset.train))]
     if len({point.name for point in points}) < len(points):
         raise UserError("expected settings that differ in each run, got the same one twice")
     plan = Plan(sweep.folder, points, dataset.shape, sweep.data_dir, dataset.notices)

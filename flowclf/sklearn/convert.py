@@ -12,6 +12,8 @@ from torch import Tensor
 
 from couplings.core import Shape
 from flowclf.config import nested
+from flowclf.data import Split
+from flowclf.data.dataset import weighted
 from flowclf.models import IMAGE_LEVELS
 from flowclf.support.errors import UserError
 
@@ -49,6 +51,23 @@ def sections(settings: Any) -> dict[str, Any]:
     if not isinstance(settings, dict | None):
         raise UserError(f"expected settings as a dictionary, got {settings!r}")
     return nested(settings or {})
+
+
+def weighted_rows(
+    rows: npt.NDArray[Any], y: npt.NDArray[Any], sample_weight: Any
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Tensor | None]:
+    """Return the rows of a weight above 0, their labels and their weights; None: all are equal.
+
+    Raises:
+        UserError: not one number a row, one that is negative or not finite, or zeros alone.
+    """
+    if sample_weight is None:
+        return rows, y, None
+    numbers = torch.arange(len(y))
+    found = weighted(Split(numbers, numbers), np.asarray(sample_weight), "sample_weight")
+    if not len(found):
+        raise UserError("sample_weight: expected a weight above 0, got zeros alone")
+    return rows[found.x.numpy()], y[found.x.numpy()], found.weight
 
 
 def plain_labels(classes: npt.NDArray[Any]) -> list[Any]:

@@ -71,15 +71,16 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
     any one sortable kind; -1 is one like the others. Results are float64 arrays with a row for each
     of X, two-dimensional for images, too.
 
-    Classes weigh the same unless `settings={"mixture.weights": "empirical"}`; there is no
-    `sample_weight`. Of a table the fitted model computes in float64 on a CPU, so that what it says
-    of a row does not depend on the rows beside it; else in the precision of the training.
+    Classes of a table weigh what they are frequent, those of images the same, unless
+    `settings={"mixture.weights": …}` says otherwise. Of a table the fitted model computes in
+    float64 on a CPU, so that what it says of a row does not depend on the rows beside it; else in
+    the precision of the training.
 
     Args:
         system: a name of `flowclf systems`.
         beta: β̃, the weight of the cross-entropy; None: the preset's.
         epochs, batch_size: of the training; None: the preset's.
-        preset: None: "mlp" for tables, "image" for images.
+        preset: None: "table" or "mlp" for tables, "image" for images.
         settings: all others, nested or dotted: {"network": {"blocks": 2}, "train.lr": 1e-3}.
         shape: (C, H, W): rows of C·H·W numbers are images.
         levels: grey levels of images, 2 to 256; None: 256.
@@ -122,8 +123,13 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on X (N, F) with labels y (N,).
+
+        Args:
+            X, y: rows and labels.
+            sample_weight: how often each row is drawn, relative to others (N,); None: equally
+                often. Rows of weight 0 are left out, and pre-processing knows no other weight.
 
         Raises:
             ValueError: what scikit-learn refuses (NaN, unequal lengths, continuous labels), fewer
@@ -136,6 +142,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         levels = convert.grey_levels(images, self.levels)
         rows, y = validate_data(self, as_rows(X, images), y, dtype=np.float32)
         check_classification_targets(y)
+        rows, y, weight = convert.weighted_rows(rows, y, sample_weight)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise UserError(
@@ -143,7 +150,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
                 "add samples of another class"
             )
         x = to_tensor(rows, images or rows.shape[1:], levels)
-        training = Split(x, torch.from_numpy(labels.astype(np.int64)))
+        training = Split(x, torch.from_numpy(labels.astype(np.int64)), weight)
         # The loop ends with an evaluation, of which nothing is kept: one sample is enough.
         test, names = training.take(slice(1)), tuple(map(str, classes.tolist()))
         config, data = self._make_config(x), Dataset(DATASET, training, test, names, levels)
@@ -326,8 +333,8 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         given = {name: value for name, value in loop.items() if value is not None}
         overrides = [convert.sections(plain(self.settings)), {"train": given}]
         own = {"preset": self.preset, "beta": plain(self.beta), "overrides": overrides}
-        seed = convert.draw_seed(self.random_state)
-        return make_config(self.system, DATASET, tuple(x.shape[1:]), seed=seed, **own)
+        own |= {"seed": convert.draw_seed(self.random_state), "samples": len(x)}
+        return make_config(self.system, DATASET, tuple(x.shape[1:]), **own)
 
     def _fixed_state(self) -> int | None:
         """Return `random_state` in a form that YAML can hold."""

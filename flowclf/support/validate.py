@@ -7,6 +7,7 @@ of training only, since reading them there waits for the device, and never while
 compiled, exported or vectorised, or within `unchecked_values`.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,6 +28,7 @@ __all__ = [
     "batch_norm_of_one",
     "finite",
     "generator",
+    "grey_units",
     "indices",
     "latents",
     "numbers",
@@ -111,6 +113,30 @@ def latents(name: str, z: Any, dims: int, like: Tensor) -> None:
     samples(name, z, (dims,), like)
     if not z.is_floating_point():
         raise UserError(f"expected {name} of floating-point numbers, got {z.dtype}")
+
+
+def grey_units(name: str, x: Tensor, levels: int, width: float, training: bool) -> bool:
+    """Warn of floating images x that are hardly in grey levels; return whether it did.
+
+    These are images within 0…1, and whole numbers, which stand at the lower edges of their levels,
+    without the dequantisation that a model with noise of that `width` was trained with. Of x that
+    is all one number nothing can be said.
+    """
+    if not (x.numel() and readable(x, training)):
+        return False
+    low, high = (float(value) for value in x.detach().aminmax())
+    if low == high:
+        return False
+    if levels > 2 and low >= 0 and high <= 1:
+        remedy = f"multiply them by {levels - 1} and round"
+        what = f"floats within {low:.3g}…{high:.3g}, where levels are 0…{levels - 1}; {remedy}"
+    elif width and levels > 2 and bool((x.detach() == x.detach().round()).all()):
+        remedy = "give them as uint8, or add 0.5"
+        what = f"whole floats, which stand at the lower edges of their levels; {remedy}"
+    else:
+        return False
+    warnings.warn(f"expected {name} in grey levels, got {what}", UserWarning, stacklevel=5)
+    return True
 
 
 def indices(

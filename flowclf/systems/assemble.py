@@ -14,6 +14,7 @@ from couplings.networks import conv_network, mlp_network, paper_network
 from flowclf.classifier import ModelSettings
 from flowclf.latent import MixtureSettings
 from flowclf.latent.beta_conditioned import FEATURES, ConditionedMixture, TradeOff
+from flowclf.latent.full import FullMixture
 from flowclf.latent.gaussian import GaussianMixture
 from flowclf.latent.low_rank import LowRankMixture
 from flowclf.latent.vmf import VonMisesFisherMixture
@@ -106,6 +107,9 @@ class MLPSettings(MapSettings):
     dropout: Fraction = 0.0
     batch_norm: bool = False
     clamp: ClampSettings = ClampSettings()
+    # Above 0 it begins by decorrelating the features within the classes over the training data,
+    # whose variances go to this power of the way to one.
+    whiten: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class PaperSettings(MapSettings):
@@ -243,7 +247,9 @@ def _mixture(
 ) -> GaussianMixture:
     """Build the latent mixture; means that start from the data are equidistant until then."""
     low_rank = settings.rank is not None or settings.full_dims > 0
-    if low_rank and (settings.rank is None or settings.kind == "vmf" or trade_off is not None):
+    full = settings.covariance == "full"
+    odd = settings.kind == "vmf" or trade_off is not None or full
+    if low_rank and (settings.rank is None or odd):
         raise UserError(
             "expected mixture.rank, with or without mixture.full_dims, of a mixture of Gaussians "
             f"without network.condition, got {settings.kind}, rank {settings.rank} and "
@@ -253,6 +259,11 @@ def _mixture(
         return VonMisesFisherMixture(
             classes, dims, means=settings.means, weights=settings.weights, generator=generator
         )
+    if full and (trade_off is not None or settings.weights == "affine"):
+        raise UserError(
+            "expected mixture.covariance=full without network.condition and mixture.weights=affine,"
+            " whose posterior is linear in z; leave one out"
+        )
     start = "equidistant" if settings.start == "data" else settings.start
     own = {"kind", "start", "rank", "full_dims", "predict"}
     options = settings.model_dump(exclude=own) | {"start": start}
@@ -261,7 +272,8 @@ def _mixture(
         return LowRankMixture(*sizes, generator=generator, **options)
     if trade_off is not None:
         return ConditionedMixture(trade_off, classes, dims, generator=generator, **options)
-    return GaussianMixture(classes, dims, generator=generator, **options)
+    kind = FullMixture if full else GaussianMixture
+    return kind(classes, dims, generator=generator, **options)
 
 
 def _own(blueprint: Blueprint) -> nn.Module:

@@ -52,7 +52,7 @@ class Batches:
         passed = unlabelled if given else torch.ones_like(unlabelled)
         block = getattr(self.split.x, "block", None)
         rows = passed.nonzero()[:, 0], (~unlabelled).nonzero()[:, 0]
-        shares = [balanced_shares(self.split.y[r]) if self.balanced else None for r in rows]
+        shares = [self._shares(r) for r in rows]
         self._passed = _Rounds(rows[0], self.seed, "order", block, shares[0])
         self._known = _Rounds(rows[1], self.seed, "labelled order", block, shares[1])
         self._fresh = min(self.size - given, len(self._passed.rows))
@@ -94,6 +94,12 @@ class Batches:
         first = epoch * len(self._passed.rows) + index * self._fresh
         rows, given = self._passed.take(first, self._fresh), self.labelled or 0
         return torch.cat((self._known.take(step * given, given), rows)) if given else rows
+
+    def _shares(self, rows: Tensor) -> Tensor | None:
+        """Return how often each of the rows (N,) is drawn in an epoch, as shares; None: once."""
+        weight = self.split.weight
+        own = None if weight is None else weight[rows.cpu()]
+        return row_shares(self.split.y[rows], own, self.balanced)
 
     def _check_labelled(self, labelled: int, unlabelled: int) -> None:
         known = len(self.split) - unlabelled
@@ -151,14 +157,23 @@ class _Rounds:
         return self._last[1]
 
 
-def balanced_shares(y: Tensor) -> Tensor:
+def row_shares(y: Tensor, weight: Tensor | None, balanced: bool) -> Tensor | None:
+    """Return the shares (N,) by which rows are drawn, float64 with the sum 1; None: equal ones."""
+    if balanced:
+        return balanced_shares(y, weight)
+    return None if weight is None else weight / weight.sum()
+
+
+def balanced_shares(y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the share of each row (N,) for which all classes together have equal ones.
 
-    Rows without a label, -1, keep theirs of 1/N.
+    Within a class rows share by their weights, if there are any. Rows without a label, -1, keep
+    theirs: 1/N, or that of their weight.
     """
     y = y.cpu()
-    classes, numbers, counts = y.unique(return_inverse=True, return_counts=True)
-    own = counts.double()
-    labelled = classes >= 0
+    weight = torch.ones(len(y), dtype=torch.float64) if weight is None else weight
+    classes, numbers = y.unique(return_inverse=True)
+    total = torch.zeros(len(classes), dtype=torch.float64).index_add_(0, numbers, weight)
+    own, labelled = total.clone(), classes >= 0
     own[labelled] = own[labelled].sum() / labelled.sum()
-    return (own / counts / len(y))[numbers]
+    return (own / total)[numbers] * weight / weight.sum()

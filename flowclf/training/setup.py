@@ -34,7 +34,7 @@ from flowclf.support.collectives import Processes
 from flowclf.support.devices import pick_device
 from flowclf.support.errors import UserError, first_line
 from flowclf.support.seeding import generator_for
-from flowclf.training.batches import Batches
+from flowclf.training.batches import Batches, row_shares
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -233,6 +233,13 @@ def fresh_model(
     info = info_of(config, facts_of(dataset, len(training)), dataset.vocabulary)
     model = assemble(info, config.model, backbone)
     model.fit_statistics(training.x, training.y)
+    balanced = config.train.class_weight == "balanced"
+    if model.settings.mixture.weights == "empirical" and (balanced or training.weight is not None):
+        # The weights of the classes as they are drawn.
+        known = ~training.unlabelled
+        y, weight = training.y[known], training.weight
+        shares = row_shares(y, None if weight is None else weight[known], balanced)
+        model.mixture.set_weights(y.bincount(shares, minlength=dataset.classes))
     return model
 
 
@@ -316,7 +323,7 @@ def make_batches(
             f"processes, since {unlabelled} of {len(training)} have none; set it, or use one"
         )
     return Batches(
-        Split(training.x.to(device), training.y.to(device)),
+        Split(training.x.to(device), training.y.to(device), training.weight),
         settings.batch_size,
         config.seed,
         augmentation(config, dataset),

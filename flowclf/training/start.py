@@ -32,6 +32,7 @@ def train(
     seed: int = 0,
     preset: str | None = None,
     target: str | None = None,
+    sample_weight: Any = None,
     verbose: bool | None = None,
     device: str = "auto",
     devices: int | None = 1,
@@ -57,6 +58,7 @@ def train(
         epochs, beta, lr, seed, preset, overrides, settings: as of `flowclf.make_config`, with a
             name alone.
         target: of a data frame, the column of the labels.
+        sample_weight: of (x, y), how often each sample is drawn, relative to others.
         verbose: whether to show progress on standard error; None: with a name alone.
         device, devices, nodes, resume, report, backbone: as of `flowclf.training.loop.train`, which
             also says what is raised.
@@ -71,14 +73,14 @@ def train(
         targeted = {} if target is None else {"data.target": target}
         layers = [overrides] if isinstance(overrides, dict) else list(overrides)
         layers.append(targeted)
-        name, dataset = _named_data(config, data, layers)
-        wanted = make_config(
-            config, name, dataset.shape, seed=seed, overrides=layers, **own, **settings
-        )
+        name, dataset = _named_data(config, data, layers, sample_weight)
+        own |= {"seed": seed, "overrides": layers, "samples": len(dataset.train)}
+        wanted = make_config(config, name, dataset.shape, **own, **settings)
     else:
         given = {"epochs": epochs, "beta": beta, "lr": lr, "preset": preset, **settings}
         extra = [name for name, value in given.items() if value is not None]
         extra += ["overrides"] if overrides else []
+        extra += ["sample_weight"] if sample_weight is not None else []
         if extra:
             raise UserError(
                 f"expected settings beside the name of a system, got {', '.join(extra)} beside a "
@@ -101,15 +103,23 @@ def train(
         )
 
 
-def _named_data(system: str, data: Any, layers: Sequence[dict[str, Any]]) -> tuple[str, Dataset]:
+def _named_data(
+    system: str, data: Any, layers: Sequence[dict[str, Any]], sample_weight: Any
+) -> tuple[str, Dataset]:
     """Return the data, read as settings of the section data say, and their name in a run."""
+    path = str(data) if isinstance(data, str | Path) else ""
+    if sample_weight is not None and (path or isinstance(data, Dataset)):
+        raise UserError(
+            "expected sample_weight beside (x, y), got it beside data that are read already; give "
+            "from_arrays sample_weight=…, or of a table data.weight=COLUMN"
+        )
     if isinstance(data, Dataset):
         return data.name, data
-    path = str(data) if isinstance(data, str | Path) else ""
     named = [flatten(nested(layer)).items() for layer in layers]
     own = [{name: v for name, v in layer if name.startswith("data.")} for layer in named]
     config = make_config(system, path, (1,), overrides=own)
     if path:
         return path, load_data(config)
-    dataset = as_dataset(data, **asdict(Reading.of(config.data)))
+    reading = asdict(Reading.of(config.data))
+    dataset = as_dataset(data, sample_weight=sample_weight, **reading)
     return dataset.name, dataset

@@ -61,7 +61,8 @@ def draw_table(count: int = 200) -> tuple[Tensor, Tensor]:
 @cache
 def table_model(covariance: str = "per-class", weights: str = "learned") -> GenerativeClassifier:
     mixture = {"covariance": covariance, "weights": weights, "start": "equidistant"}
-    model = make_model((2,), {"kind": "mlp", "blocks": 2, "hidden": [16]}, mixture=mixture)
+    network = {"kind": "mlp", "blocks": 2, "hidden": [16], "whiten": 0.0}
+    model = make_model((2,), network, mixture=mixture)
     model.fit_statistics(*draw_table())
     return model
 

@@ -23,7 +23,9 @@ from flowclf.config import (
 from flowclf.support.errors import UserError
 from flowclf.systems import SYSTEMS, find_system
 
-SHAPES = {"digits": (1, 8, 8), "image": (3, 12, 10), "mnist14": (1, 14, 14), "mlp": (5,)}
+SHAPES: dict[str, tuple[int, ...]]
+SHAPES = {"digits": (1, 8, 8), "image": (3, 12, 10), "mnist14": (1, 14, 14)}
+SHAPES |= dict.fromkeys(("mlp", "table", "small-table"), (5,))
 # On top of whatever the preset says, so that no test depends on a preset's numbers.
 BASE = {
     "network": {"kind": "mlp", "blocks": 4, "hidden": [256], "dropout": 0.3},
@@ -58,12 +60,26 @@ def test_every_preset_is_valid_and_can_be_built(preset: str) -> None:
         ("mine", (3, 64, 64), "cifar10-small"),
         ("mine", (3, 64, 60), "image"),
         ("cifar10", (3, 32, 32), "cifar10"),
-        ("mine", (7,), "mlp"),
+        ("mine", (7,), "table"),
+        ("mine", (300,), "mlp"),
     ],
 )
 def test_the_preset_follows_the_data(dataset: str, shape: tuple[int, ...], preset: str) -> None:
     assert default_preset("ib-inn", dataset, shape) == preset
     assert configure(dataset=dataset, shape=shape).preset == preset
+
+
+def test_few_samples_and_other_mixtures_have_presets_of_their_own() -> None:
+    assert configure(dataset="mine", shape=(7,), samples=100).preset == "small-table"
+    assert configure(dataset="mine", shape=(7,), samples=1000).preset == "table"
+    few = configure("data.train_size=100", dataset="mine", shape=(7,), samples=1000)
+    assert few.preset == "small-table"
+    assert make_config("ce", "mine", (7,), samples=100).preset == "mlp"
+    assert make_config("class-nll", "mine", (7,), samples=100).preset == "mlp"
+    assert configure("network.condition=beta", dataset="mine", shape=(7,)).preset == "mlp"
+    assert configure("mixture.weights=affine", dataset="mine", shape=(7,)).preset == "mlp"
+    assert configure(dataset="mine", shape=(3, 64, 64), samples=100).preset == "few-photos"
+    assert configure(dataset="cifar10", shape=(3, 32, 32), samples=100).preset == "cifar10"
 
 
 MISTAKES = {

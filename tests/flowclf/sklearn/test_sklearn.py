@@ -50,7 +50,12 @@ def images() -> GenerativeClassifier:
 
 
 # Few epochs are enough: one check asks for an accuracy, of 0.83 on three clear clusters.
-@parametrize_with_checks([GenerativeClassifier(epochs=5), GenerativeClassifier("gm", epochs=10)])
+@parametrize_with_checks(
+    [GenerativeClassifier(epochs=5), GenerativeClassifier("gm", epochs=10)],
+    expected_failed_checks=lambda _: {
+        "check_sample_weight_equivalence_on_dense_data": "rows are drawn: as often, not the same",
+    },
+)
 def test_scikit_learn_takes_it_for_one_of_its_own(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -84,7 +89,8 @@ def test_a_pipeline_standardises_first() -> None:
 
 
 def test_a_grid_search_finds_a_beta_on_digits() -> None:
-    search = GridSearchCV(quick(epochs=30, settings=SMALL), {"beta": np.array([0.0, 8.0])}, cv=2)
+    flow = quick(epochs=30, settings=SMALL, preset="mlp")
+    search = GridSearchCV(flow, {"beta": np.array([0.0, 8.0])}, cv=2)
     search.fit(DIGITS, LABELS)
     density_alone, both = search.cv_results_["mean_test_score"]
     assert both > 0.87 > density_alone
