@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 SHELL := bash
 STAMP := $(VENV)/.installed
 
-.PHONY: demo house test test-kernels test-browser mutations notebooks test-notebooks docs lint audit lock clean
+.PHONY: demo house test test-kernels test-browser wheel-test walk mutations notebooks test-notebooks docs lint audit lock clean
 
 $(STAMP): pyproject.toml constraints.txt .ci/lock.txt hatch_build.py couplings/ops/build_native.py $(wildcard couplings/ops/csrc/*.[ch]*)
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,12 @@ test-kernels: $(STAMP)  ## the operators' other kernels: PyTorch's own, older CP
 
 test-browser: $(STAMP)  ## the page of `flowclf report` in a headless chromium, where there is one
 	FLOWCLF_BROWSER=1 $(BIN)/python -m pytest -rs tests/browser
+
+wheel-test: $(STAMP)  ## build the wheel; use it in an empty environment of each installed Python
+	$(BIN)/python tests/wheel.py
+
+walk: $(STAMP)  ## run the commands of the README and the guides, smaller, or say why not
+	$(BIN)/python tests/walk.py
 
 mutations: $(STAMP)  ## deliberate faults in a copy of the packages, each to be found by a test
 	$(BIN)/python tests/mutations.py

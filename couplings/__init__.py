@@ -21,6 +21,7 @@ from couplings.layers import (
     Rotation,
     SpaceToDepth,
     Whitening,
+    YeoJohnson,
     fit_whitening,
     random_rotation,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "TokenNet",
     "Univariate",
     "Whitening",
+    "YeoJohnson",
     "fit_whitening",
     "join",
     "random_rotation",

@@ -269,6 +269,80 @@ class ElementwiseAffine(Invertible):
         return constant_log_det(x, self.scale.log().sum())
 
 
+class YeoJohnson(Invertible):
+    """Power map of each number, which straightens skewed marginals.
+
+        z = (ψ(u) - mean) / std,   u = (x - shift) / scale
+        ψ(u) = ±((1 + |u|)^λ± - 1) / λ±,   λ+ = λ, λ- = 2 - λ, by the sign of u
+        log_det = Σ (λ± - 1) log(1 + |u|) - log scale - log std
+
+    With 0 < λ < 2 it is a bijection of the real line; with λ = 1 it is the identity. The numbers
+    are fixed, not learned.
+
+    Yeo, Johnson, "A new family of power transformations", Biometrika 87, 2000.
+
+    Args:
+        shape: shape of one sample.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    power: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        for name in ("shift", "mean"):
+            self.register_buffer(name, torch.zeros(shape))
+        for name in ("scale", "power", "std"):
+            self.register_buffer(name, torch.ones(shape))
+
+    def set(self, **values: Tensor) -> None:
+        """Replace numbers by name, of the shape of one sample.
+
+        Raises:
+            ValueError: a power outside (0, 2), or a scale or std that is not positive and finite.
+        """
+        before = {name: getattr(self, name) for name in values}
+        for name, value in values.items():
+            setattr(self, name, value.expand(self.in_shape).to(before[name]).clone())
+        if (wrong := self.broken_invariant()) is not None:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise ValueError(f"YeoJohnson: expected it to be {wrong}")
+
+    def broken_invariant(self) -> str | None:
+        """Name a power outside (0, 2), or a scale that is not positive and finite."""
+        if not bool(((self.power > 0) & (self.power < 2)).all()):
+            return "of powers between 0 and 2"
+        positive = _positive(self.scale) and _positive(self.std)
+        return None if positive else "of a positive, finite scale"
+
+    def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        u = (x - self.shift) / self.scale
+        sign, power, logs = self._branch(u)
+        bent = sign * torch.expm1(power * logs) / power
+        return (bent - self.mean) / self.std, self._log_det(power, logs)
+
+    def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        bent = z * self.std + self.mean
+        sign = torch.where(bent >= 0, 1.0, -1.0).to(bent)
+        power = torch.where(bent >= 0, self.power, 2 - self.power)
+        logs = torch.log1p(power * sign * bent) / power
+        u = sign * torch.expm1(logs)
+        return u * self.scale + self.shift, -self._log_det(power, logs)
+
+    def _branch(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sign of u, λ± and log(1 + |u|)."""
+        sign = torch.where(u >= 0, 1.0, -1.0).to(u)
+        return sign, torch.where(u >= 0, self.power, 2 - self.power), torch.log1p(sign * u)
+
+    def _log_det(self, power: Tensor, logs: Tensor) -> Tensor:
+        slopes = (power - 1) * logs - self.scale.log() - self.std.log()
+        return sum_log_det(slopes)
+
+
 class PiecewiseLinear(Invertible):
     """Piecewise-linear map of each dimension d, with linear tails.
 

@@ -280,7 +280,7 @@ def default_preset(
 
     `text`: of a .csv file; `full`: whether a table's mixture may have full covariances.
     """
-    if dataset in preset_names(system):
+    if dataset in preset_names(system) and len(shape) == 3:
         return dataset
     if dataset in ("fashion-mnist", "omniglot") and "mnist" in preset_names(system):
         return "mnist"

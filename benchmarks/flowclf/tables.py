@@ -83,7 +83,7 @@ TABLES = ("wine", "cancer", "digits", "adult")
 
 def flow(data: Dataset, seed: int) -> Tensor:
     """Train at the defaults; return log q(k|x) of the test rows."""
-    config = make_config(FLOW, data.name, data.shape, seed=seed)
+    config = make_config(FLOW, data.name, data.shape, seed=seed, samples=len(data.train))
     return predict_split(train(config, data, device="cpu").model, data.test).log_posterior
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from couplings import ElementwiseAffine, Invertible, PiecewiseLinear
+from couplings import ElementwiseAffine, Invertible, PiecewiseLinear, YeoJohnson
 from couplings.core import Shape
 from flowclf.settings import Section
 
@@ -24,6 +24,8 @@ __all__ = [
 
 CHUNK = 4096  # rows at a time, so that the training set is never copied whole
 EXACT_ROWS = 256  # of 8-bit levels, whose squares add up to less than 2²⁴
+POWERS = tuple(n / 20 for n in range(1, 40))
+POWER_ROWS = 10_000
 NEWTON_STEPS, HALVINGS, TOLERANCE = 50, 30, 1e-9
 
 Per = Literal["dim", "channel", "range"]
@@ -38,14 +40,20 @@ class PreprocessSettings(Section):
     floor: Annotated[float, Field(gt=0, le=1)] = 0.1  # least std of a pixel, over the largest
     # One mean and scale per dimension or channel; "range": grey levels to ±1, tables untouched.
     per: Per = "dim"
+    power: bool = False  # of tables: bend skewed features towards normal marginals (Yeo-Johnson)
 
 
-def make_preprocess(shape: Shape, levels: int | None, marginal: float) -> Invertible:
+def make_preprocess(
+    shape: Shape, levels: int | None, marginal: float, power: bool = False
+) -> Invertible:
     """Return an unfitted first stage: grey levels to [-1, 1], tables (levels None) as they are.
 
     A standardization, or with `marginal` above 0 for images a monotone piecewise-linear map per
-    pixel, which goes this fraction of the way to normal marginals.
+    pixel, which goes this fraction of the way to normal marginals; with `power` for tables a
+    power map.
     """
+    if power and levels is None:
+        return YeoJohnson(shape)
     half = torch.tensor((levels - 1) / 2 if levels else 1.0)
     if not marginal or levels is None:
         return ElementwiseAffine(shape, half if levels else torch.tensor(0.0), half)
@@ -55,7 +63,13 @@ def make_preprocess(shape: Shape, levels: int | None, marginal: float) -> Invert
 
 
 def fit_preprocess(
-    preprocess: Invertible, x: Tensor, *, marginal: float, floor: float, per: Per
+    preprocess: Invertible,
+    x: Tensor,
+    *,
+    marginal: float,
+    floor: float,
+    per: Per,
+    power: bool = False,
 ) -> None:
     """Fit the stage of `make_preprocess` to training data, in place.
 
@@ -65,11 +79,14 @@ def fit_preprocess(
         marginal: as in `make_preprocess`.
         floor: least standard deviation of an image's pixel, as a fraction of the largest.
         per: one shift and scale per "dim" or "channel"; "range": those of the unfitted stage.
+        power: as in `make_preprocess`.
     """
     if per == "range" and isinstance(preprocess, ElementwiseAffine):
         return
     mean, std = _moments(x, floor, per)
-    if isinstance(preprocess, ElementwiseAffine):
+    if isinstance(preprocess, YeoJohnson):
+        _fit_power(preprocess, x, mean, std)
+    elif isinstance(preprocess, ElementwiseAffine):
         preprocess.set(mean, std)
     elif isinstance(preprocess, PiecewiseLinear):
         knots = preprocess.knots
@@ -79,6 +96,33 @@ def fit_preprocess(
         standardized = (knots - mean) / std
         normal = fit_marginals(x.flatten(1), knots)
         preprocess.set((1 - marginal) * standardized + marginal * normal)
+
+
+def _fit_power(stage: YeoJohnson, x: Tensor, mean: Tensor, std: Tensor) -> None:
+    """Fit the powers that make each feature likeliest as a normal one, then its mean and scale.
+
+    Of `POWERS`, by the log-likelihood -½ log var ψ(u) + mean (λ± - 1) log(1 + |u|). A feature of
+    two values stays as it is.
+    """
+    stage.set(shift=mean, scale=std)
+    u = (x[:POWER_ROWS].double() - mean) / std
+    best, power = torch.full_like(mean, -torch.inf), torch.ones_like(mean)
+    varied = ~((u == u.amin(0)) | (u == u.amax(0))).all(0)
+    for value in POWERS:
+        bent, slope = _bent(u, value)
+        fit = slope.mean(0) - 0.5 * bent.var(0, correction=0).log()
+        better = varied & (fit > best)
+        best, power = torch.where(better, fit, best), torch.where(better, value, power)
+    bent, _ = _bent((x.double() - mean) / std, power)
+    spread = bent.std(0, correction=0)
+    stage.set(power=power, mean=bent.mean(0), std=torch.where(spread > 0, spread, 1.0))
+
+
+def _bent(u: Tensor, power: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Return ψ(u) and log ψ'(u) of the power map, each (N, F)."""
+    own = torch.where(u >= 0, power, 2 - power)
+    logs = torch.log1p(u.abs())
+    return u.sign() * torch.expm1(own * logs) / own, (own - 1) * logs
 
 
 def _moments(x: Tensor, floor: float, per: str) -> tuple[Tensor, Tensor]:

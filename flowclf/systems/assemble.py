@@ -198,7 +198,7 @@ def invertible_parts(
             "expected no network.condition of a system without a β̃, got network.condition=beta"
         )
     generator, shape = blueprint.generator(), blueprint.shape
-    preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
+    preprocess = _preprocess(blueprint, settings)
     features = FEATURES if trade_off else 0
     network = _invertible(blueprint, settings.network, generator, features)
     encoder = InvertibleEncoder(preprocess, network, trade_off)
@@ -218,7 +218,7 @@ def feed_forward_parts(
     variance. `options` are the encoder's.
     """
     generator, shape = blueprint.generator(), blueprint.shape
-    preprocess = make_preprocess(shape, blueprint.levels, settings.preprocess.marginal)
+    preprocess = _preprocess(blueprint, settings)
     if isinstance(settings.network, CustomSettings):
         network = _own(blueprint)
     else:
@@ -231,6 +231,11 @@ def feed_forward_parts(
         network = nn.Sequential(network, last)
     mixture = _mixture(blueprint.classes, latent, settings.mixture, generator)
     return encoder(preprocess, network, **options), mixture, _noise(blueprint, settings)
+
+
+def _preprocess(blueprint: Blueprint, settings: ModelSettings) -> Invertible:
+    own = settings.preprocess
+    return make_preprocess(blueprint.shape, blueprint.levels, own.marginal, own.power)
 
 
 def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:

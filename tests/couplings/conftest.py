@@ -48,6 +48,7 @@ from couplings import (
     Split,
     TokenNet,
     Whitening,
+    YeoJohnson,
     two_sided_coupling,
 )
 from couplings.core import sum_log_det
@@ -123,6 +124,13 @@ def strided(generator: Generator) -> Conditioner:
 def elementwise_affine(generator: Generator) -> Invertible:
     scale = torch.rand(3, 1, 1, generator=generator) + 0.5
     return ElementwiseAffine((3, 2, 2), torch.randn(3, 2, 2, generator=generator), scale)
+
+
+def yeo_johnson(generator: Generator) -> Invertible:
+    map_, names = YeoJohnson((3, 2, 2)), ("shift", "scale", "power", "mean", "std")
+    values = {name: torch.rand(3, 2, 2, generator=generator) + 0.4 for name in names}
+    map_.set(**values)
+    return map_
 
 
 def piecewise_linear(shape: tuple[int, ...]) -> Callable[[torch.Generator], Invertible]:
@@ -292,6 +300,7 @@ OWN = {
     "Permutation (image)": Case(lambda g: Permutation((5, 2, 2), g)),
     "Permutation (features)": Case(lambda g: Permutation((7,), g)),
     "ElementwiseAffine": Case(elementwise_affine),
+    "YeoJohnson": Case(yeo_johnson),
     "PiecewiseLinear (features)": Case(piecewise_linear((8,))),
     "PiecewiseLinear (image)": Case(piecewise_linear((3, 2, 2))),
     "SpaceToDepth": Case(lambda g: SpaceToDepth((3, 4, 4))),

@@ -27,6 +27,7 @@ from couplings import (
     ShapeError,
     SpaceToDepth,
     Whitening,
+    YeoJohnson,
     fit_whitening,
     random_rotation,
 )
@@ -333,3 +334,16 @@ def test_haar_is_freias(scale: float) -> None:
     assert_close(Haar((3, 4, 6), scale)(x), (expected, torch.full((2,), float(log_det)).double()))
     average, _ = Haar((1, 2, 2), scale)(torch.ones(1, 1, 2, 2))
     assert average.flatten().tolist() == [2.0 * scale, 0.0, 0.0, 0.0]
+
+
+def test_powers_keep_to_the_line_and_bend_it() -> None:
+    map_ = YeoJohnson((2,))
+    x = torch.tensor([[3.0, -2.0], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(map_(x)[0], x)  # λ = 1
+    map_.set(power=torch.tensor([0.5, 1.5]))
+    expected = torch.tensor([[2.0, -2 * (3**0.5 - 1)], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(map_(x)[0], expected, rtol=1e-6, atol=0)
+    for wrong in ({"power": torch.tensor([1.0, 2.0])}, {"std": torch.tensor([0.0, 1.0])}):
+        with pytest.raises(ValueError, match="YeoJohnson: expected it to be of"):
+            map_.set(**wrong)
+    torch.testing.assert_close(map_(x)[0], expected, rtol=1e-6, atol=0)

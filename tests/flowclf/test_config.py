@@ -62,6 +62,7 @@ def test_every_preset_is_valid_and_can_be_built(preset: str) -> None:
         ("cifar10", (3, 32, 32), "cifar10"),
         ("mine", (7,), "table"),
         ("mine", (300,), "mlp"),
+        ("digits", (64,), "table"),  # a table of that name
     ],
 )
 def test_the_preset_follows_the_data(dataset: str, shape: tuple[int, ...], preset: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.testing import assert_close
 
-from couplings import ElementwiseAffine, Invertible, PiecewiseLinear
+from couplings import ElementwiseAffine, Invertible, PiecewiseLinear, YeoJohnson
 from couplings.testing import assert_invertible
 from flowclf.nn.preprocessing import (
     Per,
@@ -200,3 +200,25 @@ def test_few_levels_have_a_knot_each_and_many_fine_ones_at_both_ends(levels: int
     assert torch.equal(knots, levels - knots.flip(0))
     assert torch.equal(knots, knots.round())
     assert len(knots) < 20
+
+
+def test_skewed_features_become_about_normal(generator: torch.Generator) -> None:
+    normal = torch.randn(4000, 4, generator=generator)
+    x = torch.stack(
+        (5 * normal[:, 0].exp(), normal[:, 1], -(normal[:, 2].exp()), (normal[:, 3] > 1).float()), 1
+    )
+    stage = make_preprocess((4,), None, 0.3, power=True)
+    fit_preprocess(stage, x, marginal=0.3, floor=0.1, per="dim", power=True)
+    z = stage(x)[0].double()
+    torch.testing.assert_close(z.mean(0), torch.zeros(4).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(z.std(0), torch.ones(4).double(), atol=1e-3, rtol=0)
+    skew = z.pow(3).mean(0).abs()
+    assert (skew[:3] < 0.5).all()
+    assert isinstance(stage, YeoJohnson)
+    assert stage.power[1] == pytest.approx(1, abs=0.11)
+    assert stage.power[3] == 1  # two values have no skew to be mended
+    torch.testing.assert_close(stage.inverse(stage(x)[0])[0], x, rtol=1e-4, atol=1e-4)
+
+
+def test_only_tables_have_powers() -> None:
+    assert not isinstance(make_preprocess((1, 4, 4), 256, 0.0, power=True), YeoJohnson)

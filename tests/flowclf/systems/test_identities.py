@@ -139,7 +139,7 @@ def flow(
 ) -> GenerativeClassifier:
     options |= {"network": {"kind": "mlp", "blocks": 2, "hidden": [8]}}
     options |= {"mixture": {"covariance": covariance, "weights": weights}}
-    model = build(system, shape=(D,), classes=K, **options).double().eval()
+    model = build(system, shape=(D,), classes=K, preset="mlp", **options).double().eval()
     randomize(model, torch.Generator().manual_seed(1))
     if weights == "empirical":
         model.mixture.set_weights(torch.arange(1, K + 1))

@@ -30,7 +30,7 @@ def test_rows_are_drawn_by_their_weights() -> None:
 
 def test_classes_are_balanced_before_weights_are() -> None:
     y = torch.tensor([0, 0, 0, 1])
-    split = Split(torch.arange(4.0)[:, None], y, torch.tensor([1.0, 1.0, 2.0, 9.0]))
+    split = Split(torch.arange(4.0)[:, None], y, torch.tensor([1.0, 1.0, 2.0, 9.0]).double())
     batches = Batches(split, 4, 0, None, lambda x, generator: x, balanced=True)
     counts = torch.cat([batches.at(step).x[:, 0] for step in range(200)]).long().bincount()
     assert counts.tolist() == pytest.approx([100, 100, 200, 400], rel=0.1)
