@@ -23,6 +23,7 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+    mps = "mps"  # untested
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -87,7 +87,7 @@ class GenerativeClassifier(Named, ClassifierMixin, TransformerMixin, BaseEstimat
         random_state: an integer is the seed itself, as in `flowclf train --seed`; otherwise the
             seed is drawn from the RandomState, or for None from numpy's global one. No other global
             generator is drawn from or seeded.
-        device: auto, cpu or cuda.
+        device: auto, cpu or cuda; or mps, which is untested.
 
     Attributes:
         model_: the trained `flowclf.GenerativeClassifier`.

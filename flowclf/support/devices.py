@@ -9,22 +9,42 @@ import torch
 
 from flowclf.support.errors import UserError
 
-__all__ = ["check_fits", "check_room", "machine_memory", "own_modes", "pick_device"]
+__all__ = ["check_fits", "check_room", "float64_told", "machine_memory", "own_modes", "pick_device"]
 
 
 def pick_device(name: str) -> str:
-    """Return the torch device "cpu" or "cuda" for the setting auto, cpu or cuda.
+    """Return the torch device for the setting auto, cpu, cuda or mps; auto is never mps.
 
     Raises:
-        UserError: another name, or cuda where there is none.
+        UserError: another name, or cuda or mps where there is none.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"expected device auto, cpu or cuda, got {name!r}")
+    if name not in ("auto", "cpu", "cuda", "mps"):
+        raise UserError(f"expected device auto, cpu, cuda or mps, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("expected a CUDA device for device cuda, found none; use cpu or auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("expected Apple's GPU for device mps, found none; use cpu or auto")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
+
+
+@contextmanager
+def float64_told(device: str) -> Iterator[None]:
+    """Say of what fails within the block for want of float64 that mps has none.
+
+    Raises:
+        UserError: torch refused a tensor of float64 on mps.
+    """
+    try:
+        yield
+    except (TypeError, RuntimeError) as error:
+        if device != "mps" or "float64" not in str(error):
+            raise
+        raise UserError(
+            "expected a device with float64, which densities and evaluation are computed in, got "
+            "mps, which has none; use --device cpu"
+        ) from error
 
 
 def machine_memory() -> int | None:

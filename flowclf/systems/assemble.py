@@ -197,7 +197,7 @@ def invertible_parts(
         raise UserError(
             "expected no network.condition of a system without a β̃, got network.condition=beta"
         )
-    generator, shape = blueprint.generator(), blueprint.shape
+    generator = blueprint.generator()
     preprocess = _preprocess(blueprint, settings)
     features = FEATURES if trade_off else 0
     network = _invertible(blueprint, settings.network, generator, features)

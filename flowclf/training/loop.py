@@ -27,7 +27,7 @@ from flowclf.runs import Run, facts_of
 from flowclf.settings import Precision, TrainSettings
 from flowclf.support.atomic_files import locked, tell
 from flowclf.support.collectives import Processes
-from flowclf.support.devices import own_modes
+from flowclf.support.devices import float64_told, own_modes
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import derive_seed, private_rng
 from flowclf.systems.assemble import CustomSettings
@@ -104,7 +104,7 @@ def train(
         config: everything that defines the run.
         dataset: the data; the test split is used at the end only.
         run: the folder that records the run; None: nothing is written.
-        device: auto, cpu or cuda.
+        device: auto, cpu or cuda; or mps, which is untested, and has no float64.
         devices: number of processes on each node; together (DDP) they learn what one would.
         nodes: number of machines, each started with the same arguments; all see the run's folder.
             None, here or for devices: as torchrun or SLURM have started them.
@@ -123,6 +123,7 @@ def train(
     """
     with ExitStack() as held:
         held.enter_context(own_modes())
+        held.enter_context(float64_told(device))
         if devices is None or nodes is None or devices * nodes > 1:
             from flowclf.training.distributed import as_started, lost_processes
 
