@@ -2,6 +2,7 @@
 
 import contextlib
 import doctest
+import importlib.util
 import io
 import re
 import shlex
@@ -78,3 +79,21 @@ def test_links_lead_somewhere() -> None:
     for page in (README, *GUIDE.parent.glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_an_index_gets_absolute_addresses() -> None:
+    pytest.importorskip("hatchling")
+    spec = importlib.util.spec_from_file_location("hatch_build", README.parent / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    text = README.read_text("utf-8")
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert pictures
+    found = hooks.with_addresses(text, "https://example.org/own/flowclf")
+    for picture in pictures:
+        assert f"](https://example.org/own/flowclf/raw/HEAD/{picture})" in found
+    without = hooks.with_addresses(text, None)
+    assert not re.search(r"\]\((?!https?:|#)", without)
+    assert without.count("*(picture: ") == len(pictures)

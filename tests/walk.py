@@ -46,10 +46,11 @@ SHORTER = {
     "--seeds 0,1": "--seeds 0",
     "--sizes 100,500,1000": "--sizes 40",
     "--epochs 7": "",
+    "--coverage 0.95 --false-alarm 0.01": "--coverage 0.8 --false-alarm 0.2",
     "--temperatures 0.2,0.3,0.4,0.5,0.6,0.8,1": "--temperatures 0.6,1",
     "--per-class 12": "--per-class 2",
 }
-FEW = ("train.epochs=1", "data.train_size=200", "data.test_size=100")
+FEW = ("train.epochs=1", "data.train_size=200", "data.subset=stratified", "data.test_size=100")
 
 
 def commands(text: str) -> Iterator[str]:
@@ -87,7 +88,7 @@ def shorter(command: str) -> list[str]:
     for long, short in SHORTER.items():
         command = command.replace(long, short)
     words = shlex.split(command)[1:]
-    settings = {"train": FEW, "sweep": FEW, "study": FEW[2:], "audit": FEW[:1]}.get(words[0], ())
+    settings = {"train": FEW, "sweep": FEW, "study": FEW[3:], "audit": FEW[:1]}.get(words[0], ())
     if "--resume" in words:
         return words
     given = {word.split("=")[0] for word in words if "=" in word}

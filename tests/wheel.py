@@ -9,10 +9,12 @@ which it cannot be had without the packages of a GPU runs what needs none: `flow
 --strict`.
 """
 
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +70,11 @@ def main() -> None:
         run(*command, ROOT, where=folder)
         (wheel,) = folder.glob("flowclf-*.whl")
         print(f"{wheel.name}: {wheel.stat().st_size / 2**20:.1f} MiB")
+        with zipfile.ZipFile(wheel) as opened:
+            (metadata,) = (n for n in opened.namelist() if n.endswith("METADATA"))
+            broken = re.findall(r"\]\((?!https?:|#)[^)]+\)", opened.read(metadata).decode())
+        if broken:
+            sys.exit(f"expected absolute addresses in the long description, got {broken[:3]}")
         run(sys.executable, "-m", "venv", folder / "tools", where=folder)
         run(folder / "tools/bin/pip", "install", "--quiet", "twine", where=folder)
         print(run(folder / "tools/bin/twine", "check", "--strict", wheel, where=folder).strip())

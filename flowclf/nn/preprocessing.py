@@ -101,17 +101,16 @@ def fit_preprocess(
 def _fit_power(stage: YeoJohnson, x: Tensor, mean: Tensor, std: Tensor) -> None:
     """Fit the powers that make each feature likeliest as a normal one, then its mean and scale.
 
-    Of `POWERS`, by the log-likelihood -½ log var ψ(u) + mean (λ± - 1) log(1 + |u|). A feature of
-    two values stays as it is.
+    Of `POWERS`, by the log-likelihood -½ log var ψ(u) + mean (λ± - 1) log(1 + |u|). Features that
+    hardly vary get the least: what they may be elsewhere is far off, and enters by its logarithm.
     """
     stage.set(shift=mean, scale=std)
     u = (x[:POWER_ROWS].double() - mean) / std
     best, power = torch.full_like(mean, -torch.inf), torch.ones_like(mean)
-    varied = ~((u == u.amin(0)) | (u == u.amax(0))).all(0)
     for value in POWERS:
         bent, slope = _bent(u, value)
         fit = slope.mean(0) - 0.5 * bent.var(0, correction=0).log()
-        better = varied & (fit > best)
+        better = fit > best
         best, power = torch.where(better, fit, best), torch.where(better, value, power)
     bent, _ = _bent((x.double() - mean) / std, power)
     spread = bent.std(0, correction=0)
