@@ -69,7 +69,7 @@ def people(count: int = PEOPLE) -> Any:
 
 def load(table: str, seed: int) -> Dataset:
     """Load a table with the split of a seed."""
-    how = {"test_share": TEST_SHARE, "split_seed": seed, "name": table}
+    how: dict[str, Any] = {"test_share": TEST_SHARE, "split_seed": seed, "name": table}
     if table == "adult":
         return from_frame(people(), "income", **how)
     from sklearn import datasets

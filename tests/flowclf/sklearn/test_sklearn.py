@@ -310,7 +310,7 @@ def test_images_that_are_none_are_refused(x: Any, options: Any, message: str) ->
         ({"epochs": 0}, "train.epochs: .*greater than 0, got 0"),
         ({"preset": "mnits"}, "has no preset 'mnits'"),
         ({"random_state": "x"}, "cannot be used to seed"),
-        ({"device": "tpu"}, "expected device auto, cpu or cuda"),
+        ({"device": "tpu"}, "expected device auto, cpu, cuda or mps"),
     ],
 )
 def test_wrong_parameters_are_refused_by_fit(options: Any, message: str) -> None:
