@@ -227,7 +227,7 @@ def as_guess(y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("system", SEMI_SUPERVISED)
 def test_guesses_of_the_true_label_cost_what_the_label_does(system: str) -> None:
-    """The term is the cross-entropy as the objective weighs it, times the setting, without smoothing."""
+    """The term is the cross-entropy as the objective weighs it, unsmoothed, times the setting."""
     options = {"pseudo_labels": {"cross_entropy": 0.5, "threshold": 0.0}, "preset": "mlp"}
     model, (x, y) = fitted(system, "table", **options).eval(), draw("table")
     without, generator = loss(model, x, torch.full_like(y, -1)), torch.Generator().manual_seed(2)
