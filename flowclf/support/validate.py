@@ -130,7 +130,13 @@ def grey_units(name: str, x: Tensor, levels: int, width: float, training: bool) 
     if levels > 2 and low >= 0 and high <= 1:
         remedy = f"multiply them by {levels - 1} and round"
         what = f"floats within {low:.3g}…{high:.3g}, where levels are 0…{levels - 1}; {remedy}"
-    elif width and levels > 2 and bool((x.detach() == x.detach().round()).all()):
+    elif (
+        width
+        and levels > 2
+        and low >= 0
+        and high < levels
+        and bool((x.detach() == x.detach().round()).all())
+    ):
         remedy = "give them as uint8, or add 0.5"
         what = f"whole floats, which stand at the lower edges of their levels; {remedy}"
     else:

@@ -198,7 +198,7 @@ def test_maps_that_are_none_are_refused(root: Path, part: str, factor: float, me
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [('"0"', '"3"'), ('"beta": 4.0', '"beta": 4.1'), ('"gain": 1', '"gain": 2')]
+    ("old", "new"), [('"0"', '"3"'), ('"beta": 1.0', '"beta": 1.1'), ('"gain": 1', '"gain": 2')]
 )
 def test_settings_and_names_of_a_saved_model_are_tied_to_its_weights(
     trained: Path, tmp_path: Path, old: str, new: str
