@@ -108,11 +108,17 @@ def make_config(
     given = [overrides] if isinstance(overrides, Mapping) else list(overrides)
     loop = {key: v for key, v in (("epochs", epochs), ("lr", lr)) if v is not None}
     given += [settings, {"train": loop}] if loop else [settings]
-    overrides = [nested(layer) for layer in given]
+    try:
+        overrides = [nested(layer) for layer in given]
+    except RecursionError:
+        raise UserError(
+            "expected settings of a few levels, got some that hold themselves"
+        ) from None
     asked = {name: v for layer in overrides for name, v in flatten(layer).items() if v is not None}
     text = "data.target" not in asked
-    if samples is not None:
-        samples = min(samples, asked.get("data.train_size", samples))
+    size = asked.get("data.train_size")
+    if samples is not None and isinstance(size, int):
+        samples = min(samples, size)
     # What full covariances do not go with.
     other = asked.keys() & {"network.condition", "mixture.rank", "mixture.full_dims"}
     full = not other and asked.get("mixture.weights") != "affine"

@@ -49,7 +49,7 @@ def audit(
     from flowclf.many import audit as judge
     from flowclf.report.audit import write_audit_page
     from flowclf.runs import Run
-    from flowclf.support.atomic_files import check_new, write_csv
+    from flowclf.support.atomic_files import claimed, write_csv
 
     if (run is None) == (data is None):
         raise UserError("expected either a run or --data NAME|PATH to audit; see flowclf datasets")
@@ -61,13 +61,13 @@ def audit(
         request = replace(request, system=own.system)
         config = request.make(own.dataset, facts.shape, own.to_dict())
         dataset = Run(run).load_data(data_dir)
-    check_new(out)
-    with status("audit: ") as report:
-        found = judge(config, dataset, folds, device.value, report)
-    rows = list(found.rows(dataset.class_names))
-    cells = [{**row, "findings": "|".join(row["findings"])} for row in rows]
-    write_csv(out / "audit.csv", COLUMNS, cells)
-    write_audit_page(found, dataset, out / "audit.html")
+    with claimed(out):
+        with status("audit: ") as report:
+            found = judge(config, dataset, folds, device.value, report)
+        rows = list(found.rows(dataset.class_names))
+        cells = [{**row, "findings": "|".join(row["findings"])} for row in rows]
+        write_csv(out / "audit.csv", COLUMNS, cells)
+        write_audit_page(found, dataset, out / "audit.html")
     counts = {name: len(order) for name, order in found.findings.items()}
     if as_json:
         print_json({"rows": len(found.label), "findings": counts, "out": str(out), "worst": rows})

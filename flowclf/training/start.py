@@ -86,6 +86,11 @@ def train(
                 f"expected settings beside the name of a system, got {', '.join(extra)} beside a "
                 "configuration; give them to make_config"
             )
+        if not (isinstance(config, RunConfig) and isinstance(data, Dataset)):
+            found = f"{type(config).__name__} and {type(data).__name__}"
+            raise UserError(
+                f"expected the name of a system, or a RunConfig and a Dataset, got {found}"
+            )
         wanted, dataset = config, data
     shown = isinstance(config, str) if verbose is None else verbose
     bar = progress_bar(wanted.system) if shown and report is None else nullcontext(report)
