@@ -115,6 +115,8 @@ def make_config(
             "expected settings of a few levels, got some that hold themselves"
         ) from None
     asked = {name: v for layer in overrides for name, v in flatten(layer).items() if v is not None}
+    if preset is None and "data.features" in asked:
+        preset = "features" if "features" in preset_names(system) else "mlp"
     text = "data.target" not in asked
     size = asked.get("data.train_size")
     if samples is not None and isinstance(size, int):

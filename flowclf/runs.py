@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 from pydantic import ValidationError
+from torch import nn
 
 from flowclf.config import NAMES, RECORDED, RunConfig, configure, flatten
 from flowclf.data import Dataset, Reading, TextOptions, absolute_name, load_dataset
+from flowclf.data.extractors import Extractor, module_extractor
+from flowclf.data.features import Features
 from flowclf.settings import DataFacts, Precision
 from flowclf.support.atomic_files import (
     append_line,
@@ -59,6 +62,7 @@ class Run:
     progress_file: ClassVar = _File("progress.json")  # how far the training is
     figures: ClassVar = _File("figures")
     vocabulary_file: ClassVar = _File("vocabulary.txt")  # the words of a run on texts
+    features_file: ClassVar = _File("features.safetensors")  # components of a run on features
     summary_file: ClassVar = _File("summary.json")  # system, data, seed, seconds and test metrics
     evaluation_file: ClassVar = _File("evaluation.json")  # results of `flowclf evaluate`
     failure_file: ClassVar = _File("failed.json")  # why the run failed, until it is tried again
@@ -70,7 +74,7 @@ class Run:
 
     def remove_parts(self) -> None:
         """Delete what a killed training left half written; only by who holds the folder's lock."""
-        written = self.config_file, self.vocabulary_file, self.metrics_file
+        written = self.config_file, self.vocabulary_file, self.features_file, self.metrics_file
         for file in (*written, self.checkpoint_file, self.weights_file, self.summary_file):
             remove_parts(file)
 
@@ -194,13 +198,13 @@ class Run:
             )
         return found
 
-    def load_data(self, data_dir: Path | None = None) -> Dataset:
-        """Load the data that the run was trained on.
+    def load_data(self, data_dir: Path | None = None, features: nn.Module | None = None) -> Dataset:
+        """Load the data that the run was trained on; `features`: its module, where it was one.
 
         Raises:
-            UserError: data that are gone or changed.
+            UserError: data that are gone or changed, or a module that is missing or another one.
         """
-        dataset = load_data(self.read_config()[0], data_dir)
+        dataset = load_data(self.read_config()[0], data_dir, self.read_features(features))
         self.check_data(dataset)
         return dataset
 
@@ -212,6 +216,16 @@ class Run:
         """Read the words that the model's inputs stand for; none unless it was trained on texts."""
         file = self.vocabulary_file
         return tuple(read_text(file).splitlines()) if file.exists() else ()
+
+    def read_features(self, module: nn.Module | None = None) -> Features | None:
+        """Read what turns pictures or texts into the model's inputs; None: they are the inputs.
+
+        Raises:
+            UserError: a module that was handed in for the training, and now is not or is another.
+        """
+        file = self.features_file
+        own = module_extractor(module) if module is not None else None
+        return Features.read(file, own) if file.exists() else None
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -306,14 +320,23 @@ class Run:
         )
 
 
-def load_data(config: RunConfig, data_dir: Path | None = None) -> Dataset:
-    """Load the data of a run's settings, which say how files of one's own are read."""
-    data = config.data
-    own = asdict(Reading.of(data))
-    if Path(config.dataset).suffix.lower() != ".csv" or data.target is not None:
-        return load_dataset(config.dataset, data_dir, **own)
-    text = TextOptions(data.text, data.label, data.vocabulary, data.train_size, config.seed)
-    return load_dataset(config.dataset, data_dir, text=text)
+def load_data(
+    config: RunConfig, data_dir: Path | None = None, features: Features | Extractor | None = None
+) -> Dataset:
+    """Load the data of a run's settings, which say how files of one's own are read.
+
+    `features` are those of a run, or an extractor to fit them by; None: as the settings say.
+    """
+    data, text = config.data, None
+    if Path(config.dataset).suffix.lower() == ".csv" and data.target is None:
+        text = TextOptions(data.text, data.label, data.vocabulary, data.train_size, config.seed)
+    if data.features is not None:
+        from flowclf.data.featured import load_features
+
+        return load_features(config.dataset, data, config.seed, data_dir, text, features)
+    if text is not None:
+        return load_dataset(config.dataset, data_dir, text=text)
+    return load_dataset(config.dataset, data_dir, **asdict(Reading.of(data)))
 
 
 def facts_of(dataset: Dataset, samples: int | None) -> DataFacts:
@@ -324,6 +347,7 @@ def facts_of(dataset: Dataset, samples: int | None) -> DataFacts:
         class_names=dataset.class_names,
         feature_names=dataset.feature_names,
         samples=samples,
+        features=None if dataset.features is None else dataset.features.summary,
         sha256=dataset.sha256,
     )
 

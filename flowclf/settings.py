@@ -54,6 +54,7 @@ class DataFacts(Section):
     class_names: Annotated[tuple[Name, ...], Field(min_length=2, max_length=MOST_CLASSES)]
     feature_names: tuple[str, ...] = ()  # of a table's columns, where they are known
     samples: Size | None = None  # N of the training set, where that is known
+    features: Name | None = None  # line on the features that x is; None: x is the data
     sha256: str | None = None  # of the data, see `Dataset.sha256`; None: of an older version
 
 
@@ -113,6 +114,10 @@ class DataSettings(Section):
     text: Annotated[str, BeforeValidator(str)] = "text"
     label: Annotated[str, BeforeValidator(str)] = "label"
     vocabulary: Positive = 2000
+    # Frozen features in place of pictures or texts, see `flowclf.data.extractors`: a name, or
+    # "module:CLASS", the user's own, that is handed in; and at most so many principal components.
+    features: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    feature_dims: Positive = 128
 
 
 Precision = Literal["32-true", "bf16-mixed", "64-true"]  # as Fabric names them

@@ -72,7 +72,8 @@ def decide(
 
     config, facts = Run(run).read_config()
     text = TextOptions(config.data.text, config.data.label)
-    found = load_inputs(inputs, facts, Run(run).read_vocabulary(), text)
+    words, features = Run(run).read_vocabulary(), Run(run).read_features()
+    found = load_inputs(inputs, facts, words, text, features)
     wanted = {"sets": sets.value, "per_class": per_class, "score": score}
     levels = {"coverage": coverage, "false_alarm": false_alarm}
     decider = _decider(run, wanted, levels, calibrate, data_dir, device.value)

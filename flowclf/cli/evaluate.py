@@ -154,8 +154,9 @@ def _by_data(runs: Sequence[Path]) -> dict[tuple[Any, ...], list[Path]]:
     for folder in runs:
         config, facts = Run(folder).read_config()
         test: Any = config.data.model_copy(update=TRAINING_ALONE)
-        if config.data.target is None and config.dataset.endswith(".csv"):
-            test = config.data, config.seed  # texts are drawn with all of them
+        texts = config.data.target is None and config.dataset.endswith(".csv")
+        if texts or config.data.features is not None:
+            test = config.data, config.seed  # texts and components are drawn with all of them
         same = config.dataset, test, facts.shape, facts.class_names
         groups.setdefault(same, []).append(folder)
     return groups
@@ -173,7 +174,9 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
         for notice in task.dataset.notices:
             message(f"note: {notice}")
         scored = "ood" in suites
-        usual = OUTLIERS if task.dataset.is_image else TABLE_OUTLIERS
+        features = task.dataset.features
+        images = task.dataset.is_image or (features is not None and features.images is not None)
+        usual = OUTLIERS if images else TABLE_OUTLIERS
         kinds = usual if wanted.outliers is None else wanted.outliers
         specs = kinds.split(",") if scored else []
         sets = [load_outlier_set(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
@@ -181,7 +184,7 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
         levels = task.dataset.levels
         options = Options(
             tuple(sets), official=official, samples=wanted.samples,
-            temperatures=wanted.temperatures, levels=levels,
+            temperatures=wanted.temperatures, levels=levels, features=features is not None,
         )  # fmt: skip
         if wanted.betas is not None:
             found += _along(folder, task, suites, options, wanted.betas)
@@ -341,7 +344,8 @@ def _baselines(task: Task) -> list[dict[str, Any]]:
     """Fit baselines to the data of the last run; return their columns."""
     from flowclf.evaluation.baselines import baseline_rows
 
-    rows = baseline_rows(task.training, task.test, task.dataset.levels)
+    data = task.dataset
+    rows = baseline_rows(task.training, task.test, data.levels, data.features is not None)
     shown = ("accuracy", "ece", "bits_per_dim")
     return [{"run": row["system"], **{name: row[name] for name in shown}} for row in rows]
 

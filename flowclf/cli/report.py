@@ -47,7 +47,7 @@ def report(
             notes.append(f"note: no baselines of {entry.data}: {error}")
             return ()
         training, _, test = splits(entry.config, data)
-        return baseline_rows(training, test, data.levels)
+        return baseline_rows(training, test, data.levels, data.features is not None)
 
     written = write_report(folders, out, *([fitted] if baselines else []))
     for note in notes:

@@ -34,6 +34,13 @@ def train(
         str | None,
         typer.Option(help="A known name, an .npz file or a folder.", show_default="digits"),
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Frozen features of pictures or texts: efficientnet-lite0, wordllama, timm:NAME, "
+            "transformers:NAME."
+        ),
+    ] = None,
     beta: Annotated[float | None, typer.Option(help="β̃, the weight of the cross-entropy.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     seed: Annotated[
@@ -74,7 +81,8 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a system, evaluate it on the test set, and record the run in a folder."""
-    request = Request(system, data, beta, epochs, seed, preset, assignments or [], config)
+    own = [*(assignments or []), *([f"data.features={features}"] if features else [])]
+    request = Request(system, data, beta, epochs, seed, preset, own, config)
     place = Place(device.value, devices, nodes)
     # At once: to import torch and read the data takes seconds, in which another could begin.
     with _held(out, resume) if place.alone else nullcontext(), _errors_told_once():
@@ -344,7 +352,9 @@ def _report(run: Run, dataset: Dataset, trained: Trained, baselines: bool, as_js
     from flowclf.figures.run import run_figures
 
     summary, fitted, test = trained.summary, trained.training, trained.test
-    others = baseline_rows(fitted, test, dataset.levels) if baselines else []
+    others = []
+    if baselines:
+        others = baseline_rows(fitted, test, dataset.levels, dataset.features is not None)
     try:
         figures = [str(path) for path in run_figures(trained.model, test, dataset, run.figures)]
     except (OSError, UserError) as error:

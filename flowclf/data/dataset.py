@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowclf.data.features import Features
 from flowclf.data.streamed import Shards
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import digest
@@ -100,6 +101,7 @@ class Dataset:
     notices: tuple[str, ...] = ()  # what is not as it officially is, one line each for the user
     vocabulary: tuple[str, ...] = ()  # words that the columns of a table of texts stand for
     feature_names: tuple[str, ...] = ()  # of a table's columns, where they are known
+    features: Features | None = None  # what made a table of pictures or texts
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,8 +128,11 @@ class Dataset:
     def sha256(self) -> str:
         """Digest of all samples and labels, wherever they were read from.
 
-        Of images that stay in their files, the checksums that these were written with stand in.
+        Of images that stay in their files, the checksums that these were written with stand in. Of
+        features it is that of what they were made from, as their last bits differ by machine.
         """
+        if self.features is not None:
+            return self.features.sha256
         parts = {"train": self.train, "test": self.test}
         images = {f"{name}.x": part.x for name, part in parts.items()}
         sums = {n: x.checksums if isinstance(x, Shards) else x for n, x in images.items()}

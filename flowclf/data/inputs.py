@@ -1,12 +1,13 @@
 """Inputs without labels, for a trained model to decide on: pictures, rows of numbers, texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from flowclf.data.features import Features
 from flowclf.data.fitting import made_to_fit, read_pictures
 from flowclf.data.npz import read_npz
 from flowclf.data.table import encode_rows, read_columns
@@ -31,6 +32,7 @@ def load_inputs(
     facts: DataFacts,
     vocabulary: Sequence[str] = (),
     text: TextOptions | None = None,
+    features: Features | None = None,
 ) -> Inputs:
     """Load the inputs of a model of such data.
 
@@ -38,6 +40,7 @@ def load_inputs(
     with a notice. Tables: `.npz` files, and `.csv` files of numbers with or without a header;
     where the features have names, also `.parquet` files, and categories.
     With a vocabulary: `.csv` files of texts, whose columns `text` names.
+    With features: what they are made of, images or texts.
 
     Raises:
         UserError: no such file, another kind, or rows that do not fit.
@@ -45,6 +48,8 @@ def load_inputs(
     for path in paths:
         if not path.exists():
             raise UserError(f"expected an existing file or folder of inputs, got {path}")
+    if features is not None:
+        return _featured(paths, facts, text or TextOptions(), features)
     arrays = [path for path in paths if path.suffix.lower() in (".npz", ".csv", ".parquet")]
     parts = [_rows(path, facts, vocabulary, text or TextOptions()) for path in arrays]
     others = [path for path in paths if path not in arrays]
@@ -61,6 +66,19 @@ def load_inputs(
         torch.cat([part.x for part in parts]),
         tuple(notice for part in parts for notice in part.notices),
     )
+
+
+def _featured(
+    paths: Sequence[Path], facts: DataFacts, text: TextOptions, features: Features
+) -> Inputs:
+    """Load images or texts, and return their features."""
+    if features.shape:
+        own = facts.model_copy(update={"shape": features.shape, "levels": features.levels})
+        found = load_inputs(paths, own)
+        return replace(found, x=features(found.x))
+    read = [(path, texts) for path in paths for texts in (read_texts(path, text),)]
+    names = tuple(f"{path}:{row}" for path, texts in read for row in range(len(texts)))
+    return Inputs(names, features([each for _, texts in read for each in texts]))
 
 
 def _rows(path: Path, facts: DataFacts, vocabulary: Sequence[str], text: TextOptions) -> Inputs:

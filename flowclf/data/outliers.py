@@ -5,7 +5,7 @@ compared with, or float32 rows (N, F) of as many columns; and the same for the s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, inf, pi, sin
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from flowclf.data.dataset import Dataset
+from flowclf.data.dataset import Dataset, Split
 from flowclf.data.fitting import (
     fitted,
     made_to_fit,
@@ -156,6 +156,8 @@ def load_outliers(
 ) -> Outliers:
     """Load the out-of-distribution samples that `spec` names, in shape and levels of `like`.
 
+    Like features: images, whose features are taken; or texts, in a `.csv` with a column "text".
+
     Args:
         spec: a kind of `OUTLIERS`, with its amount behind a colon or without ("rgb-rotation:0.35");
             a known data set, whose test images are taken; or a path to a folder of pictures, in
@@ -170,6 +172,13 @@ def load_outliers(
         UserError: no such name or path, an amount out of range, no picture, one that is damaged,
             or samples that do not fit and may not be made to.
     """
+    if like.features is not None and like.features.images is not None:
+        images = Split(like.features.images, like.test.y)
+        source = replace(
+            like, train=images, test=images, levels=like.features.levels, features=None
+        )
+        found = load_outliers(spec, source, seed, data_dir, resize)
+        return replace(found, x=like.features(found.x))
     levels = like.levels or 0
     kinds = OUTLIERS if like.is_image else TABLE_OUTLIERS
     name, _, amount = spec.partition(":")
@@ -189,7 +198,7 @@ def load_outliers(
                 f"like those of {like.name}, got {spec!r}"
             )
         facts = DataFacts(shape=like.shape, class_names=like.class_names)
-        return Outliers(path.name, load_inputs([path], facts).x)
+        return Outliers(path.name, load_inputs([path], facts, features=like.features).x)
     if spec in DATASETS:
         return _other_dataset(spec, like.shape, levels, data_dir, resize)
     if path.is_dir():

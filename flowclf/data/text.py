@@ -15,7 +15,15 @@ from flowclf.data.dataset import Dataset, Split, stratified, validate
 from flowclf.support.devices import check_fits
 from flowclf.support.errors import UserError
 
-__all__ = ["TextOptions", "is_number", "load_text", "read_rows", "read_texts", "word_frequencies"]
+__all__ = [
+    "TextOptions",
+    "is_number",
+    "load_text",
+    "read_rows",
+    "read_split",
+    "read_texts",
+    "word_frequencies",
+]
 
 # A quote that is never closed should not swallow the memory.
 _LONGEST_FIELD = 2**20
@@ -65,6 +73,22 @@ def load_text(path: Path, options: TextOptions) -> Dataset:
             has no words, fewer than two classes, or a `train_size` that leaves out a class or
             leaves no row to test on.
     """
+    drawn, rest, labels, names = read_split(path, options)
+    words = _vocabulary(path, drawn, options.vocabulary)
+    check_fits((len(drawn) + len(rest)) * len(words) * torch.float32.itemsize, str(path))
+    x_train, x_test = word_frequencies(drawn, words), word_frequencies(rest, words)
+    splits = Split(x_train, labels[0]), Split(x_test, labels[1])
+    return validate(Dataset(path.name, *splits, names, vocabulary=words), path)
+
+
+def read_split(
+    path: Path, options: TextOptions
+) -> tuple[list[str], list[str], tuple[Tensor, Tensor], tuple[str, ...]]:
+    """Read the texts of the train and the test split, their labels, and the classes' names.
+
+    Raises:
+        UserError: as `load_text`.
+    """
     texts, labels = _columns(path, read_rows(path), options)
     names = _class_names(path, labels, options)
     if all(map(is_number, " ".join(texts).split())):
@@ -76,11 +100,7 @@ def load_text(path: Path, options: TextOptions) -> Dataset:
     y = torch.tensor([number.get(label, -1) for label in labels], dtype=torch.int64)
     train, test = _split(path, y, len(names), options)
     drawn, rest = ([texts[row] for row in part.x.tolist()] for part in (train, test))
-    words = _vocabulary(path, drawn, options.vocabulary)
-    check_fits(len(texts) * len(words) * torch.float32.itemsize, str(path))
-    x_train, x_test = word_frequencies(drawn, words), word_frequencies(rest, words)
-    splits = Split(x_train, train.y), Split(x_test, test.y)
-    return validate(Dataset(path.name, *splits, names, vocabulary=words), path)
+    return drawn, rest, (train.y, test.y), names
 
 
 def read_texts(path: Path, options: TextOptions) -> list[str]:

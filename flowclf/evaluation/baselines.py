@@ -16,6 +16,7 @@ from flowclf.data import Split, hold_out
 from flowclf.data.streamed import Shards
 from flowclf.evaluation import metrics
 from flowclf.evaluation.calibration import expected_calibration_error
+from flowclf.evaluation.probes import gaussians, neighbours
 from flowclf.evaluation.recalibration import fit_temperature, scale
 from flowclf.support.seeding import generator_for
 
@@ -37,7 +38,9 @@ MARGIN = 0.02
 Fit = tuple[Tensor, Tensor | None]
 
 
-def baseline_rows(training: Split, test: Split, levels: int | None) -> list[dict[str, Any]]:
+def baseline_rows(
+    training: Split, test: Split, levels: int | None, features: bool = False
+) -> list[dict[str, Any]]:
     """Fit baselines: rows of name, accuracy, ECE, bits/dim (None without a density), seconds.
 
     Trained on a stratified part of at most 20,000 samples and 20 million numbers: the rows are
@@ -45,7 +48,9 @@ def baseline_rows(training: Split, test: Split, levels: int | None) -> list[dict
     a tenth of these samples, which it is not trained on. QDA needs more samples of each class than
     dimensions: beyond those, and 800, it gets principal components, and has no density of x. The
     Gaussian of all images, which is no classifier (accuracy None), gets twice as many samples as
-    dimensions or a diagonal covariance. No row where the test split does not fit into memory.
+    dimensions or a diagonal covariance. Of frozen features also k-NN, and Gaussians of one
+    covariance, which decide by Mahalanobis distance. No row where the test split does not fit into
+    memory.
     """
     training = training.labelled()
     whole = training
@@ -64,6 +69,8 @@ def baseline_rows(training: Split, test: Split, levels: int | None) -> list[dict
         name = f"QDA of {components} components"
         rows.append(_timed(name, task, partial(_qda_of_components, components)))
     rows.append(_timed("logistic regression", task, _logistic_regression))
+    if features:
+        rows += [_timed("k-NN", task, _k_nearest), _timed("Mahalanobis", task, _mahalanobis)]
     whole = training if isinstance(whole.x, Shards) else whole
     return rows + ([] if levels is None else [_gaussian(whole, test)])
 
@@ -141,6 +148,10 @@ class _Task:
     def dims(self) -> int:
         return self.training.x[0].numel()
 
+    @property
+    def classes(self) -> int:
+        return int(self.training.y.max()) + 1
+
     def noisy(self) -> tuple[Any, Any]:
         return self.array(self.training, noise=True), self.array(self.test, noise=True)
 
@@ -175,6 +186,15 @@ def _qda(task: _Task) -> Fit:
     scores = _joint_densities(*task.noisy(), task.training.y)
     log_det = float(np.log(np.broadcast_to(task.span, task.dims)).sum())
     return scores.log_softmax(1), scores.logsumexp(1) - log_det
+
+
+def _k_nearest(task: _Task) -> Fit:
+    return neighbours(task.training, task.test.x, task.classes)[0], None
+
+
+def _mahalanobis(task: _Task) -> Fit:
+    joint, _ = gaussians(task.training, task.test.x, task.classes)
+    return joint.log_softmax(1), joint.logsumexp(1)
 
 
 def _gaussian(training: Split, test: Split) -> dict[str, Any]:

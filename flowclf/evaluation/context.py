@@ -88,6 +88,7 @@ class Options:
     draws: int = 1000  # importance samples of `bound`
     explained: int = 8  # number of predictions that `explain` looks at
     levels: int | None = 256  # grey levels of images, None for a table
+    features: bool = False  # True: the table is one of frozen features
 
 
 PLAIN = Options()

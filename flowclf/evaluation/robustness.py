@@ -8,6 +8,7 @@ from flowclf.classifier import GenerativeClassifier
 from flowclf.evaluation.attacks import AttackKind, AttackLoss, attack_curve
 from flowclf.evaluation.context import Scores, Subject
 from flowclf.evaluation.detection import aupr, auroc, fpr_at_95, two_tailed_auroc
+from flowclf.evaluation.probes import outlier_distances
 from flowclf.evaluation.recalibration import fit_temperature
 from flowclf.evaluation.scores import SCORES, ensemble_scores
 from flowclf.evaluation.shift import shift_table
@@ -22,12 +23,20 @@ def ood_suite(subject: Subject) -> dict[str, Any]:
 
     Rows of `ood`: set, score, AUROC, AUPR, FPR at 95 % TPR (outliers positive) and, of scores that
     may be too low, the two-tailed AUROC, with 95 % intervals. Rows of `ood_entropy`: mean entropy
-    of q(y|x) in nats, and how far it is above the test split's.
+    of q(y|x) in nats, and how far it is above the test split's. Of frozen features there are also
+    rows of `outlier_distances`.
 
     Raises:
         UserError: no outliers, or no training split where the system has a density.
     """
     inside, outside = subject.outlier_scores
+    if subject.options.features:
+        training = subject.needs_training("ood")
+        inside = inside | outlier_distances(training, subject.test.x)
+        outside = {
+            each.name: outside[each.name] | outlier_distances(training, each.x)
+            for each in subject.options.outliers
+        }
     means = {k: float(v["entropy"].mean()) for k, v in {"test": inside, **outside}.items()}
     return {
         "ood": [row for name, scores in outside.items() for row in _rows(name, inside, scores)],
@@ -86,7 +95,7 @@ def _rows(data: str, inside: Scores, outside: Scores) -> list[dict[str, Any]]:
         pair = inside[score], outside[score]
         measures = {"auroc": auroc(*pair), "aupr": aupr(*pair, BOOTSTRAPS)}
         measures["fpr_at_95"] = fpr_at_95(*pair, BOOTSTRAPS)
-        if SCORES[score].direction == "both":
+        if score in SCORES and SCORES[score].direction == "both":
             measures["two_tailed_auroc"] = two_tailed_auroc(*pair, BOOTSTRAPS)
         row: dict[str, Any] = {"set": data, "score": score}
         for name, found in measures.items():

@@ -130,7 +130,7 @@ def _fit_baselines(job: Job) -> Outcome:
     config, dataset = job.config, load_data(job.config, job.data_dir)
     training, _, test = splits(config, dataset)
     try:
-        rows = baseline_rows(training, test, dataset.levels)
+        rows = baseline_rows(training, test, dataset.levels, dataset.features is not None)
     except ValueError as error:  # of scikit-learn, numpy or ours
         reason = first_line(error)
         return Outcome(job.name, notes=[f"{job.name} cannot be fitted: {reason}"])

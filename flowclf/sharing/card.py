@@ -135,6 +135,8 @@ def _results(info: ModelInfo) -> str:
 
 
 def _input(info: ModelInfo) -> str:
+    if info.features is not None:
+        return f"{_text(info.features)}, (B, {info.shape[0]}): densities and bits/dim are of these"
     if len(info.shape) == 1:
         return f"{info.shape[0]} numbers in the units of the data, (B, {info.shape[0]})"
     sizes = ", ".join(map(str, info.shape))

@@ -212,6 +212,8 @@ def begin_run(
         run.write_config(config, facts_of(dataset, samples), precision)
         if dataset.vocabulary:
             run.write_vocabulary(dataset.vocabulary)
+        if dataset.features is not None:
+            dataset.features.write(run.features_file)
 
 
 class Loop:

@@ -12,6 +12,8 @@ from torch import nn
 
 from flowclf.config import RunConfig, flatten, make_config, nested
 from flowclf.data import Dataset, Reading, as_dataset
+from flowclf.data.extractors import Extractor, module_extractor
+from flowclf.data.featured import with_features
 from flowclf.runs import Run, load_data
 from flowclf.support.errors import UserError
 from flowclf.training import loop
@@ -40,6 +42,7 @@ def train(
     resume: bool = False,
     report: Report | None = None,
     backbone: nn.Module | None = None,
+    features: str | nn.Module | None = None,
     overrides: dict[str, Any] | Iterable[dict[str, Any]] = (),
     **settings: Any,
 ) -> Trained:
@@ -49,6 +52,7 @@ def train(
     >>> trained = flowclf.train("gm", (x, y), network={"hidden": [64]})
     >>> trained = flowclf.train("ib-inn", frame, target="species")
     >>> trained = flowclf.train("ib-inn", "photos", overrides={"data.size": 32})
+    >>> trained = flowclf.train("ib-inn", "photos", features="efficientnet-lite0")
     >>> trained.model.predict(x)
 
     Args:
@@ -59,6 +63,8 @@ def train(
             name alone.
         target: of a data frame, the column of the labels.
         sample_weight: of (x, y), how often each sample is drawn, relative to others.
+        features: a name for data.features, or a frozen module of one's own from float RGB images
+            (B, 3, H, W) in [0, 1] to (B, F), or (B, F, h, w) to be averaged.
         verbose: whether to show progress on standard error; None: with a name alone.
         device, devices, nodes, resume, report, backbone: as of `flowclf.training.loop.train`, which
             also says what is raised.
@@ -73,7 +79,12 @@ def train(
         targeted = {} if target is None else {"data.target": target}
         layers = [overrides] if isinstance(overrides, dict) else list(overrides)
         layers.append(targeted)
-        name, dataset = _named_data(config, data, layers, sample_weight)
+        own_features: Extractor | None = None
+        if isinstance(features, nn.Module):
+            own_features = module_extractor(features)
+            features = own_features.name
+        layers.append({} if features is None else {"data.features": features})
+        name, dataset = _named_data(config, data, layers, seed, own_features, sample_weight)
         own |= {"seed": seed, "overrides": layers, "samples": len(dataset.train)}
         wanted = make_config(config, name, dataset.shape, **own, **settings)
     else:
@@ -81,6 +92,7 @@ def train(
         extra = [name for name, value in given.items() if value is not None]
         extra += ["overrides"] if overrides else []
         extra += ["sample_weight"] if sample_weight is not None else []
+        extra += ["features"] if features is not None else []
         if extra:
             raise UserError(
                 f"expected settings beside the name of a system, got {', '.join(extra)} beside a "
@@ -109,7 +121,12 @@ def train(
 
 
 def _named_data(
-    system: str, data: Any, layers: Sequence[dict[str, Any]], sample_weight: Any
+    system: str,
+    data: Any,
+    layers: Sequence[dict[str, Any]],
+    seed: int,
+    features: Extractor | None,
+    sample_weight: Any,
 ) -> tuple[str, Dataset]:
     """Return the data, read as settings of the section data say, and their name in a run."""
     path = str(data) if isinstance(data, str | Path) else ""
@@ -118,13 +135,13 @@ def _named_data(
             "expected sample_weight beside (x, y), got it beside data that are read already; give "
             "from_arrays sample_weight=…, or of a table data.weight=COLUMN"
         )
-    if isinstance(data, Dataset):
-        return data.name, data
     named = [flatten(nested(layer)).items() for layer in layers]
     own = [{name: v for name, v in layer if name.startswith("data.")} for layer in named]
-    config = make_config(system, path, (1,), overrides=own)
+    config = make_config(system, path, (1,), seed=seed, overrides=own)
     if path:
-        return path, load_data(config)
+        return path, load_data(config, features=features)
     reading = asdict(Reading.of(config.data))
     dataset = as_dataset(data, sample_weight=sample_weight, **reading)
+    if config.data.features is not None and dataset.features is None:
+        dataset = with_features(dataset, config.data, seed, features)
     return dataset.name, dataset

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig
 from flowclf.data import Dataset, Split
@@ -26,8 +28,13 @@ class Task:
     test: Split
 
 
-def load_task(folder: Path, data_dir: Path | None = None, device: str = "auto") -> Task:
-    """Load the model of a run and the data it was trained on.
+def load_task(
+    folder: Path,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    features: nn.Module | None = None,
+) -> Task:
+    """Load the model of a run and the data it was trained on; `features`: of `Run.load_data`.
 
     Raises:
         UserError: not a finished run, or data that are gone or changed.
@@ -35,5 +42,5 @@ def load_task(folder: Path, data_dir: Path | None = None, device: str = "auto") 
     run = Run(folder)
     config, _ = run.read_config()
     model = load(folder, pick_device(device))
-    dataset = run.load_data(data_dir)
+    dataset = run.load_data(data_dir, features)
     return Task(config, model, dataset, *splits(config, dataset))
