@@ -7,9 +7,9 @@ from hashlib import sha256
 
 from torch import Tensor
 
+from flowclf.data import source
 from flowclf.data.extractors import Extractor
 from flowclf.data.fitting import rescaled
-from flowclf.data.source import user_cache
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import digest, read_tensors, write_tensors
 
@@ -29,7 +29,7 @@ def extracted(extractor: Extractor, x: Tensor | Sequence[str], levels: int) -> T
         x = rescaled(x, levels, 256)
     if not extractor.version or len(x) < LEAST:
         return extractor(x)
-    path = user_cache() / "features" / f"{_key(extractor, x)}.safetensors"
+    path = source.user_cache() / "features" / f"{_key(extractor, x)}.safetensors"
     try:
         return read_tensors(path)[0]["features"]
     except (UserError, KeyError):  # none yet, or damaged

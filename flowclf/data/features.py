@@ -20,6 +20,8 @@ from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors
 
 __all__ = ["Features", "fit_features"]
 
+USUAL_DIMS = 128
+
 
 @dataclass(frozen=True, eq=False)
 class Features:
@@ -94,11 +96,14 @@ class Features:
 def fit_features(
     extractor: Extractor,
     x: Tensor | Sequence[str],
-    dims: int,
+    dims: int | None,
     shape: tuple[int, ...] = (),
     levels: int = 0,
 ) -> Features:
     """Return the `dims` principal components of a training split's features, or all there are.
+
+    None: 128, or a tenth of the samples where that is less, as a flow of more would learn their
+    noise by heart.
 
     Raises:
         UserError: fewer than two samples.
@@ -108,7 +113,8 @@ def fit_features(
         raise UserError(f"expected at least 2 training samples for features, got {len(found)}")
     mean = found.mean(0)
     _, axes = torch.linalg.eigh((found - mean).T @ (found - mean) / len(found))
-    kept = min(dims, found.shape[1], len(found) - 1)
+    wanted = dims or max(2, min(USUAL_DIMS, len(found) // 10))
+    kept = min(wanted, found.shape[1], len(found) - 1)
     components = axes.flip(1).T[:kept]
     # An axis has no sign; that of its largest entry makes it the same on every machine.
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
