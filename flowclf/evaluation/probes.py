@@ -35,7 +35,7 @@ def neighbours(training: Split, x: Tensor, classes: int) -> tuple[Tensor, Tensor
     distance, rows = found.kneighbors(_directions(x))
     votes = torch.nn.functional.one_hot(known.y[torch.from_numpy(rows)], classes).sum(1)
     posterior = (votes + 1 / classes) / (count + 1)
-    return posterior.double().log(), torch.from_numpy(distance[:, -1]).double()
+    return posterior.double().log(), torch.from_numpy(distance[:, -1].copy()).double()
 
 
 def gaussians(training: Split, x: Tensor, classes: int) -> tuple[Tensor, Tensor]:
