@@ -5,12 +5,12 @@
 extraction: EfficientNet-Lite0 on 10,000 training images, drawn by class, on one thread, not cached.
 cifar10: these and all test images; outliers are CIFAR-100's test images. held-out: the same
 features of eight classes, and the test images of the other two as outliers, for each pair of
-`PAIRS`. photos: three classes, 80 images each at 64x64, a fifth of them for the test, drawn with the
-seed. ag-news: WordLlama on 200 labels and on 80 %.
+`PAIRS`. photos: three classes, 80 images each at 64x64, a fifth of them for the test, drawn with
+the seed. ag-news: WordLlama on 200 labels and on 80 %.
 
 Settings are those of the preset, and the score of outliers is `SCORE`: both were chosen on the
 training images, where 8,000 were trained on and cat and horse were the outliers. Rows of probes are
-of the model's components and, "of all", of all 1,280 features. The difference of accuracies is to
+of the model's components and, "of all", of all features. The difference of accuracies is to
 the logistic probe on all features, its C chosen by three-fold cross-validation. Rows go to
 results/frozen-features.csv.
 """
@@ -18,6 +18,7 @@ results/frozen-features.csv.
 import argparse
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from flowclf.data.featured import load_features, with_features
 from flowclf.data.features import principal_components
 from flowclf.data.fitting import fitted
 from flowclf.data.source import DataSource
-from flowclf.data.text import TextOptions
+from flowclf.data.text import TextOptions, read_split
 from flowclf.evaluation import predict_split
 from flowclf.evaluation.baselines import baseline_rows
 from flowclf.evaluation.calibration import expected_calibration_error
@@ -98,7 +99,8 @@ def photos(seed: int) -> Iterator[Row]:
     rows = torch.cat([(data.train.y == k).nonzero()[:PHOTOS, 0] for k in KINDS.values()])
     x = fitted(data.train.x[rows], (3, 64, 64))
     own = from_arrays(x, data.train.y[rows], name="photos", split_seed=seed)
-    for row in compared(_featured(own, seed), None, None, seed):
+    raws = _raw(own.train.x), _raw(own.test.x)
+    for row in compared(_featured(own, seed), None, raws, seed):
         yield {"task": "photos", "outliers": "", **row}
 
 
@@ -111,7 +113,9 @@ def ag_news(seed: int) -> Iterator[Row]:
         path, text = str(root / "ag_news" / "test.csv"), TextOptions("1,2", "0", 1, size, seed)
         settings = _config("wordllama", "ag-news", seed).data
         made = load_features(path, settings, seed, text=text)
-        for row in compared(made, None, None, seed):
+        texts = read_split(Path(path), text)[:2]
+        raws = tuple(extracted(find_extractor("wordllama"), part, 0) for part in texts)
+        for row in compared(made, None, raws, seed):
             yield {"task": "ag-news", "outliers": "", **row}
 
 

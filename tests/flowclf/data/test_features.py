@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,6 +199,38 @@ def test_features_that_cannot_be_had_are_refused_in_a_line(
     }.items():
         with pytest.raises(UserError, match=match):
             flowclf.train("ib-inn", photos, features=module)
+
+
+def test_networks_of_timm_and_transformers_get_the_pixels_they_were_trained_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With stand-ins for both packages."""
+    facts = {"input_size": (3, SIDE, SIDE), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    timm = SimpleNamespace(
+        __version__="1.0",
+        create_model=lambda name, pretrained, num_classes: nn.AdaptiveAvgPool2d(1),
+        data=SimpleNamespace(resolve_model_data_config=lambda model: facts),
+    )
+    whole = SimpleNamespace(
+        size={"shortest_edge": SIDE}, image_mean=facts["mean"], image_std=facts["std"]
+    )
+    tokens = type("Model", (nn.Module,), {"forward": _tokens})()
+    transformers = SimpleNamespace(
+        __version__="5.0",
+        AutoModel=SimpleNamespace(from_pretrained=lambda name: tokens),
+        AutoImageProcessor=SimpleNamespace(from_pretrained=lambda name: whole),
+    )
+    packages = {"timm": timm, "transformers": transformers}
+    monkeypatch.setattr("flowclf.data.extractors.import_module", packages.__getitem__)
+    x = torch.full((5, 3, 12, 10), 255, dtype=torch.uint8)
+    for name in ("timm:resnet18", "transformers:google/vit"):
+        extractor = find_extractor(name)
+        assert (extractor.side, extractor.version.split(" at ")[1]) == (SIDE, str(SIDE))
+        assert_close(extractor(x), torch.full((5, 3), 2.0))
+
+
+def _tokens(self: nn.Module, pixel_values: Tensor) -> Any:
+    return SimpleNamespace(last_hidden_state=pixel_values.flatten(2).mT)
 
 
 def _missing(name: str) -> None:
