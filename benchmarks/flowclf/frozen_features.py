@@ -45,10 +45,10 @@ from flowclf.training import Trained, train
 
 SCORE = "relative-distance"
 IMAGES, PHOTOS = 10_000, 80
-PAIRS = ((0, 1), (2, 9), (4, 5), (6, 8))  # without cat and horse
+PAIRS = ((0, 1), (4, 5))  # neither cat nor horse
 KINDS = {"cat": 3, "dog": 5, "ship": 8}
 C = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-DRAWS = 300
+DRAWS = 200
 Row = dict[str, Any]
 
 
