@@ -77,8 +77,7 @@ def with_features(data: Dataset, settings: DataSettings, seed: int, known: Known
         dims, shape = settings.feature_dims, data.shape
         features = fit_features(extractor, train.x, dims, shape, data.levels)
     features = replace(features, source=digest(source), images=test.x)
-    made = replace(data, train=Split(train.x, train.y), test=test)
-    return _table(made, features, (train.x, test.x), start)
+    return _table(replace(data, train=train, test=test), features, (train.x, test.x), start)
 
 
 def _of_texts(
@@ -101,7 +100,7 @@ def _table(
 ) -> Dataset:
     """Return the data with features in place of its samples, and a notice of them."""
     train, test = (
-        Split(features(x), split.y)
+        replace(split, x=features(x))
         for x, split in zip(inputs, (data.train, data.test), strict=True)
     )
     notice = (
