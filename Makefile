@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 SHELL := bash
 STAMP := $(VENV)/.installed
 
-.PHONY: demo house test test-kernels test-browser wheel-test walk mutations notebooks test-notebooks docs lint audit lock clean
+.PHONY: demo house test test-kernels test-browser wheel-test walk mutations attacks fuzz notebooks test-notebooks docs lint audit lock clean
 
 $(STAMP): pyproject.toml constraints.txt .ci/lock.txt hatch_build.py couplings/ops/build_native.py $(wildcard couplings/ops/csrc/*.[ch]*)
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,12 @@ walk: $(STAMP)  ## run the commands of the README and the guides, smaller, or sa
 
 mutations: $(STAMP)  ## deliberate faults in a copy of the packages, each to be found by a test
 	$(BIN)/python tests/mutations.py
+
+attacks: $(STAMP)  ## a corpus of files, settings, folders and calls as no one should make them
+	PYTHONPATH=tests $(BIN)/python tests/test_attacks.py 1
+
+fuzz: $(STAMP)  ## command lines, damaged runs and damaged data at random, FUZZ cases of each
+	FLOWCLF_FUZZ=$(or $(FUZZ),500) $(BIN)/python -m pytest -n 2 -s tests/flowclf/cli/test_fuzz_cli.py tests/flowclf/data/test_hostile_fuzz.py
 
 house: $(STAMP)  ## the size of the house: lines, modules, files entered on four walks
 	$(BIN)/python tests/house.py

@@ -74,8 +74,12 @@ class Run:
 
     def remove_parts(self) -> None:
         """Delete what a killed training left half written; only by who holds the folder's lock."""
-        written = self.config_file, self.vocabulary_file, self.features_file, self.metrics_file
-        for file in (*written, self.checkpoint_file, self.weights_file, self.summary_file):
+        files = (
+            self.config_file, self.vocabulary_file, self.features_file, self.metrics_file,
+            self.checkpoint_file, self.best_file, self.weights_file, self.progress_file,
+            self.summary_file, self.failure_file,
+        )  # fmt: skip
+        for file in files:
             remove_parts(file)
 
     def write_config(

@@ -1,10 +1,11 @@
 """Four tables at default settings, beside scikit-learn's classifiers.
 
-    python -m benchmarks.flowclf.tables [wine cancer digits adult] [--seeds 0 1 2 3 4]
+    python -m benchmarks.flowclf.tables [wine cancer digits adult] [--seeds 10 11 12 13 14]
 
 Wine, breast cancer and the digits are scikit-learn's; "adult" is drawn here: 4,000 people with
 numbers of long tails and categories, whose income depends on both and on their interactions. Each
-seed is a split of its own, by class, with three tenths for the test, and the seed of the flow.
+seed is a split of its own, by class, with three tenths for the test, and the seed of the flow; those
+below ten were looked at while the presets were made.
 Features are standardised for the others, which are at their defaults (1,000 iterations of logistic
 regression); discriminant analysis has no row where a covariance is singular, and another with the
 regularisation of flowclf's own baseline. Rows go to results/tables.csv.
@@ -161,7 +162,7 @@ def main() -> None:
     """Measure tables; print and record the rows, and the verdicts on all recorded ones."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="*", default=TABLES, help=", ".join(TABLES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
     given = parser.parse_args()
     torch.set_num_threads(1)
     for table, seed in product(given.tables, given.seeds):
