@@ -4,8 +4,8 @@
 
 Wine, breast cancer and the digits are scikit-learn's; "adult" is drawn here: 4,000 people with
 numbers of long tails and categories, whose income depends on both and on their interactions. Each
-seed is a split of its own, by class, with three tenths for the test, and the seed of the flow; those
-below ten were looked at while the presets were made.
+seed is a split of its own, by class, with three tenths for the test, and the seed of the flow;
+splits below ten were looked at while the presets were made.
 Features are standardised for the others, which are at their defaults (1,000 iterations of logistic
 regression); discriminant analysis has no row where a covariance is singular, and another with the
 regularisation of flowclf's own baseline. Rows go to results/tables.csv.

@@ -71,7 +71,7 @@ every_kind = pytest.mark.parametrize("kind", IMAGES)
 
 
 @torch.no_grad()
-def grid(model: GenerativeClassifier, points: int = 700) -> tuple[Tensor, float]:
+def grid(model: GenerativeClassifier, points: int = 1200) -> tuple[Tensor, float]:
     """Points of a rectangle that holds (nearly) all samples of the model, and a cell's area."""
     y = torch.arange(30_000) % K
     samples = model.sample(y, generator=torch.Generator().manual_seed(0))

@@ -93,7 +93,7 @@ def test_a_model_starts_as_a_discriminant(generator: torch.Generator) -> None:
         torch.stack([x[y == k].T.cov(correction=0) for k in range(K)]),
     )
     expected = own.log_prob(x[:, None]).argmax(1)
-    assert float((model.predict(x) == expected).float().mean()) > 0.95
+    assert float((model.predict(x) == expected).float().mean()) > 0.9
     copied = flowclf.build("ib-inn", shape=(D,), classes=K)
     copied.load_state_dict(model.state_dict())
     torch.testing.assert_close(copied.eval().log_prob(x), model.log_prob(x))

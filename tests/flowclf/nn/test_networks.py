@@ -108,8 +108,8 @@ def test_three_steps_of_paper_cifar_lower_the_loss_on_cifar10(cifar: Split) -> N
 
 MODELS: dict[str, dict[str, Any]] = {
     "conv": {"shape": (1, 8, 8), "network": {"kind": "conv", "blocks": [1], "width": [4]}},
-    "mlp": {"shape": (5,), "network": {"kind": "mlp"}},
-    "fewer dimensions than classes": {"shape": (2,), "network": {"kind": "mlp"}},
+    "mlp": {"shape": (5,), "preset": "mlp"},
+    "fewer dimensions than classes": {"shape": (2,), "preset": "mlp"},
     "paper": {"shape": (1, 8, 8), "network": {"kind": "paper", "variant": "mnist"}},
 }
 

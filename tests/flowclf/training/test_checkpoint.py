@@ -401,7 +401,9 @@ def assert_failed(status: int, run: Run, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_what_a_killed_process_left_is_removed(halves: Halves, half: Run, table: Dataset) -> None:
     left = [half.checkpoint_file.with_name(".state.123.part.safetensors")]
-    left += [half.folder / f".{name}" for name in ("metrics.123.part.jsonl", "progress.4.part.json")]
+    left += [
+        half.folder / f".{name}" for name in ("metrics.123.part.jsonl", "progress.4.part.json")
+    ]
     others = half.folder / ".evaluation.123.part.json"
     for file in (*left, others):
         file.write_bytes(b"half")
