@@ -1,6 +1,7 @@
 """The audit of what is installed finds other versions, altered or missing files, bad releases."""
 
 import runpy
+import tomllib
 from base64 import urlsafe_b64encode
 from hashlib import sha256
 from importlib.metadata import Distribution
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 AUDIT: dict[str, Any] = runpy.run_path(str(ROOT / ".ci" / "audit.py"))
@@ -64,3 +66,16 @@ def pins(text: str) -> set[tuple[str, str]]:
     """Return names, as they are compared, and versions."""
     found = [line.removesuffix(" \\").split("==") for line in text.splitlines() if "==" in line]
     return {(AUDIT["normal"](name), version) for name, version in found}
+
+
+def test_the_constraints_are_within_the_ranges() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    requirements = [
+        Requirement(line) for part in (project["dependencies"], *extras) for line in part
+    ]
+    versions = dict(pins((ROOT / "constraints.txt").read_text("utf-8")))
+    pinned = [one for one in requirements if AUDIT["normal"](one.name) in versions]
+    assert len(pinned) > 30
+    for one in pinned:
+        assert one.specifier.contains(versions[AUDIT["normal"](one.name)]), one
