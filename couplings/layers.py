@@ -93,9 +93,12 @@ class Whitening(Rotation):
 
         Raises:
             ShapeError: as `forward`.
+            ValueError: numbers that are not finite.
         """
         self._check(x, self.in_shape, None)
         rows = x.movedim(1, -1).reshape(-1, self.in_shape[0]).double()
+        if not bool(rows.isfinite().all()):
+            raise ValueError("Whitening: expected finite numbers to be fitted to, got others")
         mean = rows.mean(0)
         rows = rows - mean
         variance, vectors = torch.linalg.eigh(rows.T @ rows / max(len(rows), 1))

@@ -475,7 +475,10 @@ class GenerativeClassifier(nn.Module):
                 for label in y[y >= 0].unique():
                     own = y == label
                     x[own] += middle - x[own].mean(0)
-            fit_whitening(self.encoder, x, generator)
+            try:
+                fit_whitening(self.encoder, x, generator)
+            except ValueError as error:
+                raise UserError(f"{error}: features are too large; divide them") from None
 
     @torch.no_grad()
     def fit_latents(self, x: Tensor, y: Tensor) -> None:

@@ -415,3 +415,10 @@ def test_the_commit_of_a_repository_around_us_is_not_ours(
     (tmp_path / "lib" / "flowclf").mkdir(parents=True)
     monkeypatch.setattr(runs, "__file__", str(tmp_path / "lib" / "flowclf" / "runs.py"))
     assert runs.git_commit() is None
+
+
+def test_features_that_overflow_are_refused_before_training() -> None:
+    y = torch.arange(60) % 2
+    x = 5e37 * torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match="too large; divide them"):
+        flowclf.train("ib-inn", (x, y), epochs=1, verbose=False, device="cpu")
