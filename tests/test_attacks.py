@@ -445,7 +445,7 @@ def main(every: int) -> None:
 
 
 def test_no_attack_of_a_share_of_them_falls() -> None:
-    ended = rerun(__file__, "29")
+    ended = rerun(__file__, "61")
     assert set(literal_eval(ended.stdout.splitlines()[-1])) <= {"done", "refused"}, ended.stdout
 
 

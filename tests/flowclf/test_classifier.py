@@ -71,7 +71,7 @@ every_kind = pytest.mark.parametrize("kind", IMAGES)
 
 
 @torch.no_grad()
-def grid(model: GenerativeClassifier, points: int = 1200) -> tuple[Tensor, float]:
+def grid(model: GenerativeClassifier, points: int = 700) -> tuple[Tensor, float]:
     """Points of a rectangle that holds (nearly) all samples of the model, and a cell's area."""
     y = torch.arange(30_000) % K
     samples = model.sample(y, generator=torch.Generator().manual_seed(0))
@@ -87,10 +87,10 @@ def test_densities_integrate_to_one(covariance: str) -> None:
     model = table_model(covariance)
     x, area = grid(model)
     with torch.no_grad():
-        assert float(model.log_prob(x).exp().sum() * area) == pytest.approx(1, abs=1e-3)
+        assert float(model.log_prob(x).exp().sum() * area) == pytest.approx(1, abs=2e-3)
         for k in range(K):
             given_class = model.log_prob(x, torch.full((len(x),), k))
-            assert float(given_class.exp().sum() * area) == pytest.approx(1, abs=1e-3)
+            assert float(given_class.exp().sum() * area) == pytest.approx(1, abs=2e-3)
 
 
 def joint(model: GenerativeClassifier, x: Tensor) -> Tensor:
