@@ -68,11 +68,15 @@ def added(found: Sequence[tuple[int, list[str]]]) -> tuple[int, list[str]]:
     return sum(answers for answers, _ in found), [line for _, wrong in found for line in wrong]
 
 
-def main(seconds: float, threads: int, processes: int) -> None:
+def save_trained(folder: Path) -> None:
     digits = load_dataset("digits")
     config = flowclf.make_config("ib-inn", "digits", digits.shape, overrides=SETTINGS)
+    flowclf.train(config, digits, device="cpu").model.save(folder)
+
+
+def main(seconds: float, threads: int, processes: int) -> None:
     with TemporaryDirectory() as name:
-        flowclf.train(config, digits, device="cpu").model.save(name)
+        save_trained(Path(name))
         work = partial(ask, Path(name), seconds)
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             answers, wrong = added(list(pool.map(work, [threads] * processes)))
@@ -80,9 +84,7 @@ def main(seconds: float, threads: int, processes: int) -> None:
 
 
 def test_threads_that_ask_one_model_get_the_answers_of_one(tmp_path: Path) -> None:
-    digits = load_dataset("digits")
-    config = flowclf.make_config("ib-inn", "digits", digits.shape, overrides=SETTINGS)
-    flowclf.train(config, digits, device="cpu").model.save(tmp_path)
+    save_trained(tmp_path)
     answers, wrong = ask(tmp_path, 2, 8)
     assert answers > 8
     assert wrong == []
