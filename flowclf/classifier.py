@@ -213,9 +213,12 @@ class GenerativeClassifier(nn.Module):
         Of a Gaussian encoder it is averaged over 12 draws of z, the same in every call:
 
             log q(k|x) = log mean_s q(k|z_s),  z_s ~ q(z|x)
+
+        With noise.draws also over so many copies of x with the noise of the training.
         """
         x = self._points(x)
-        z = self._fixed_draws(self._encode(x, self._fixed_generator()))
+        copies = (self._encode(each, self._fixed_generator()) for each in self.noise.copies(x))
+        z = torch.cat([self._fixed_draws(each) for each in copies])
         given_z = self.densities(z.flatten(0, 1)).log_posterior.unflatten(0, z.shape[:2])
         return self._checked("log_posterior", given_z.logsumexp(0) - log(len(z)), x)
 

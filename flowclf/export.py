@@ -107,7 +107,9 @@ class Scores(nn.Module):
             densities = model.densities(encoding.z)
             assert encoding.log_det is not None
             log_prob = densities.log_prob + encoding.log_det
-            found = {"log_posterior": densities.log_posterior, "log_prob": log_prob}
+            copied = model.noise.draws > 0
+            log_posterior = model.log_posterior(x) if copied else densities.log_posterior
+            found = {"log_posterior": log_posterior, "log_prob": log_prob}
             more = {"z": encoding.z, "log_det": encoding.log_det} if self.latents else {}
             return found | more
         found = {"log_posterior": model.log_posterior(x)}

@@ -86,6 +86,8 @@ class DataSettings(Section):
     augment_guess: Literal["none", "shift", "warp", "flip-crop", "rotate", "paper-cifar"] | None = (
         None
     )
+    # Share of training images seen, after `augment`, with less contrast through a smooth grey veil.
+    veil: Annotated[float, Field(ge=0, le=1)] = 0.0
     # Images in black and white, after `augment`: by half of the levels, or drawn as bright as they
     # are, once with the seed or, to train on, anew at each step ("resampled").
     binarize: Literal["none", "threshold", "sampled", "resampled"] = "none"

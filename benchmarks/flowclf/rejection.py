@@ -4,10 +4,11 @@
 
 A `Decider` (1 % false alarms, calibrated on half of the test images) decides on attacked images of
 the other half: FGSM by the margin, which does not try to hide, and `evading_pgd`, which knows the
-density's limit. Scores: -log q(x)/d, which the attack evades by its gradient, and `auto`.
+decider's score and limit. Scores: -log q(x)/d and `auto`; each is attacked by itself.
 """
 
 import argparse
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from flowclf.evaluation.context import MOST_TRAINING
 from flowclf.training.task import load_task
 
 EPSILONS = (0.0, 0.02, 0.1, 0.3)
+ATTACKS = ("fgsm", "evading")
 SCORES = ("negative-log-prob", "auto")
 BATCH_SIZE = 250
 
@@ -48,24 +50,21 @@ def main() -> None:
     known, new = task.test.take(slice(half, None)), task.test.take(slice(given.samples))
     train = task.training.spread(MOST_TRAINING).x
     deciders = {s: Decider(model, score=s).fit(known.x, known.y, train) for s in SCORES}
-    limit = deciders["negative-log-prob"].limit
-    for epsilon in EPSILONS:
-        for attack in ("fgsm", "evading"):
-            parts = zip(new.x.split(BATCH_SIZE), new.y.split(BATCH_SIZE), strict=True)
-            attacked = torch.cat(
-                [
-                    fgsm(model, x, y, epsilon, loss="margin")
-                    if attack == "fgsm"
-                    else evading_pgd(model, x, y, epsilon, limit)
-                    for x, y in parts
-                ]
-            )
-            for score, decider in deciders.items():
-                row = {"data": task.config.dataset, "seed": task.config.seed}
-                row |= {"sigma": model.noise.sigma, "attack": attack, "epsilon": epsilon}
-                row |= {"score": score, **shares(decider, attacked, new.y)}
-                print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-                append_rows(given.out, [row])
+    for epsilon, attack, (score, decider) in product(EPSILONS, ATTACKS, deciders.items()):
+        parts = zip(new.x.split(BATCH_SIZE), new.y.split(BATCH_SIZE), strict=True)
+        attacked = torch.cat([_attacked(attack, decider, x, y, epsilon) for x, y in parts])
+        row = {"data": task.config.dataset, "seed": task.config.seed}
+        row |= {"sigma": model.noise.sigma, "draws": model.noise.draws, "attack": attack}
+        row |= {"epsilon": epsilon, "score": score, "samples": len(new)}
+        row |= shares(decider, attacked, new.y)
+        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+        append_rows(given.out, [row])
+
+
+def _attacked(attack: str, decider: Decider, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
+    if attack == "fgsm":
+        return fgsm(decider.model, x, y, epsilon, loss="margin")
+    return evading_pgd(decider.model, x, y, epsilon, decider.excess)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,13 @@ def evaluate(
     resize: Annotated[
         bool, typer.Option(help="Make outliers of another size or colour fit.")
     ] = True,
+    costly: Annotated[
+        bool, typer.Option("--costly", help="Also scores that take backward passes.")
+    ] = False,
+    general: Annotated[
+        Path | None,
+        typer.Option(help="Run on more varied data, whose density the score ratio divides by."),
+    ] = None,
     samples: Annotated[
         int, typer.Option(help="Images of the suites shift, attack and samples.", min=1)
     ] = 1000,
@@ -96,7 +103,8 @@ def evaluate(
     if outliers is not None and "ood" not in suites:
         message("note: --outliers is of the suite ood, which --suite does not name")
     drawn = tuple(parse_temperatures(temperatures))
-    wanted = Wanted(suites, outliers, resize, samples, drawn, betas, data_dir, device.value)
+    scoring = outliers, resize, costly, general
+    wanted = Wanted(suites, *scoring, samples, drawn, betas, data_dir, device.value)
     documents = []
     for (*_, class_names), group in _by_data(runs).items():
         found: list[dict[str, Any]] = []
@@ -118,6 +126,8 @@ class Wanted(NamedTuple):
     suites: list[str]
     outliers: str | None
     resize: bool
+    costly: bool
+    general: Path | None
     samples: int
     temperatures: tuple[float, ...]
     betas: str | None
@@ -166,6 +176,7 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
     """Evaluate runs on the same data, append what is printed to `found`; return the last."""
     from flowclf.evaluation import Options, Subject
     from flowclf.evaluation.robustness import ensemble_rows
+    from flowclf.models import load
     from flowclf.training.task import load_task
 
     models, suites = [], wanted.suites
@@ -182,9 +193,11 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
         sets = [load_outlier_set(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
         official = _official(task, wanted.data_dir) if "shift" in suites else None
         levels = task.dataset.levels
+        general = None if wanted.general is None else load(wanted.general, wanted.device)
         options = Options(
-            tuple(sets), official=official, samples=wanted.samples,
-            temperatures=wanted.temperatures, levels=levels, features=features is not None,
+            tuple(sets), official=official, samples=wanted.samples, levels=levels,
+            temperatures=wanted.temperatures, features=features is not None,
+            costly=wanted.costly, general=general,
         )  # fmt: skip
         if wanted.betas is not None:
             found += _along(folder, task, suites, options, wanted.betas)

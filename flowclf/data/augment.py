@@ -5,6 +5,7 @@ distribution between the levels.
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from math import pi
 
@@ -23,8 +24,10 @@ KINDS = ("none", "shift", "warp", "flip-crop", "rotate", "paper-cifar")
 """Kinds that `make_augmentation` takes."""
 
 
-def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> Augmentation | None:
-    """Return a function of grey levels (B, C, H, W) and a generator; None for `none`.
+def make_augmentation(
+    kind: str, shape: tuple[int, ...], levels: int | None, veil: float = 0.0
+) -> Augmentation | None:
+    """Return a function of grey levels (B, C, H, W) and a generator; None for `none` without veil.
 
     It returns float32 grey levels (B, C, H, W) within 0..levels-1, each sample changed by its own
     random parameters, all drawn from the generator (whose device need not be the batch's).
@@ -38,27 +41,37 @@ def make_augmentation(kind: str, shape: tuple[int, ...], levels: int | None) -> 
       times 0.9 to 1.1, saturation times 0.95 to 1.05; rotated by up to 12 degrees (nearest
       pixel, edge values padded by 8); shifted by up to 2 pixels.
 
+    A share `veil` of the images is then seen with less contrast through a smooth field of grey.
+
     Raises:
         UserError: an unknown kind, or one that `shape` does not allow.
     """
     if kind not in KINDS:
         raise UserError(f"expected an augmentation out of {', '.join(KINDS)}, got {kind!r}")
-    if kind == "none":
+    if kind == "none" and not veil:
         return None
     if len(shape) != 3 or levels is None:
-        raise UserError(
-            f"expected images for the augmentation {kind!r}, got rows of {shape}; use 'none'"
-        )
-    if kind == "paper-cifar":
-        return _paper_cifar(shape[0], levels)
-    return {
-        "shift": lambda x, generator: _random_crop(_pad(x.float(), 1), 2, generator),
-        "warp": _warp,
-        "flip-crop": lambda x, generator: _random_crop(
-            _pad(_random_flip(x.float(), generator), 4), 8, generator
-        ),
-        "rotate": lambda x, generator: rotated(x, random_angles(len(x), generator)),
-    }[kind]
+        asked = repr(kind) if kind != "none" else "data.veil"
+        raise UserError(f"expected images for the augmentation {asked}, got rows of {shape}")
+    moved = _paper_cifar(shape[0], levels) if kind == "paper-cifar" else _MOVED[kind]
+    return partial(_veiled, moved, veil, levels - 1) if veil else moved
+
+
+def _veiled(
+    moved: Augmentation, share: float, white: int, x: Tensor, generator: Generator
+) -> Tensor:
+    """Move the images, then show a share of them as c x + (1 - c) m.
+
+    The contrast c is 0.25 to 1; the veil m, of a mean from black to white, differs from place to
+    place by up to half of the range, smoothly.
+    """
+    x = moved(x, generator)
+    drawn = (_uniform(x, low, 1, generator) for low in (0, 0.25, 0, 0))
+    chosen, contrast, mean, spread = (each[:, None, None, None] for each in drawn)
+    coarse = torch.rand(len(x), 1, 4, 4, generator=generator, device=generator.device).to(x.device)
+    field = F.interpolate(coarse - 0.5, x.shape[2:], mode="bicubic")
+    veil = white * (mean + spread * field).clamp(0, 1)
+    return torch.where(chosen < share, (veil + contrast * (x - veil)).round(), x)
 
 
 def _warp(x: Tensor, generator: Generator) -> Tensor:
@@ -71,6 +84,18 @@ def _warp(x: Tensor, generator: Generator) -> Tensor:
     first = (wide * cos, (slant * cos - high * sin) * ratio, right)
     second = (wide * sin / ratio, slant * sin + high * cos, down)
     return resampled(x, torch.stack((*first, *second), dim=1).unflatten(1, (2, 3)))
+
+
+# All but `paper-cifar`.
+_MOVED: dict[str, Augmentation] = {
+    "none": lambda x, generator: x.float(),
+    "shift": lambda x, generator: _random_crop(_pad(x.float(), 1), 2, generator),
+    "warp": _warp,
+    "flip-crop": lambda x, generator: _random_crop(
+        _pad(_random_flip(x.float(), generator), 4), 8, generator
+    ),
+    "rotate": lambda x, generator: rotated(x, random_angles(len(x), generator)),
+}
 
 
 def _paper_cifar(channels: int, levels: int) -> Augmentation:

@@ -23,7 +23,11 @@ from flowclf.evaluation.conformal import (
     threshold,
 )
 from flowclf.evaluation.scores import SCORES, Reference
-from flowclf.evaluation.statistics import Statistics, statistics
+from flowclf.evaluation.statistics import (
+    Statistics,
+    differentiable_statistics,
+    statistics,
+)
 from flowclf.models import load
 from flowclf.support import validate
 from flowclf.support.errors import UserError
@@ -188,6 +192,22 @@ class Decider:
         # p <= false_alarm where at most this many calibration scores are not below.
         above = int(self.false_alarm * (len(scores) + 1) + 1e-9) - 1
         return float(scores[len(scores) - 1 - above])
+
+    def excess(self, x: Tensor) -> Tensor:
+        """Return how far the scores of points x (B, *shape) are beyond `limit`, (B,), float64.
+
+        In standard deviations of the calibration scores; above 0 an input is called never seen.
+        Differentiable where the score is (bits as a PNG file count as constant), for
+        `evading_pgd`.
+
+        Raises:
+            UserError: as of a call.
+        """
+        fitted = self._known()
+        names = SCORES[self.score].uses
+        discriminant = fitted.reference.discriminant
+        told = differentiable_statistics(self.model, x, names, discriminant)
+        return (self._chosen(told, fitted.reference) - self.limit) / fitted.scores.std()
 
     def monitor(self, x: Tensor) -> Drift:
         """Test whether a batch x (N, *shape) is like the calibration samples, by its scores.

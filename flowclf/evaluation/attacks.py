@@ -10,8 +10,9 @@ draws always take the same ones, so their gradients are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, get_args
 
 import torch
@@ -38,8 +39,9 @@ AttackKind = Literal["fgsm", "pgd"]
 AttackLoss = Literal["ce", "margin"]
 
 BATCH_SIZE = 256
-# Sizes of step of an evading attack, in those of `pgd`.
+# Of an evading attack: sizes of step, in those of `pgd`, and weights of what is rejected.
 SHARES = (1.0, 0.3, 0.1, 0.03)
+WEIGHTS = (10.0, 300.0)
 
 
 def attack_loss(log_posterior: Tensor, y: Tensor, loss: AttackLoss = "ce") -> Tensor:
@@ -139,57 +141,56 @@ def evading_pgd(
     x: Tensor,
     y: Tensor,
     epsilon: float,
-    limit: float,
+    excess: Callable[[Tensor], Tensor],
     *,
     levels: int = 256,
     steps: int = 50,
-    weight: float = 10.0,
 ) -> Tensor:
-    """Return images that are misclassified and look likely, where a path of signed steps finds any.
+    """Return images that are misclassified and not rejected, where a path of steps finds any.
 
-    An adaptive attack on "reject what is improbable": it maximises
+    An adaptive attack on a classifier that may reject: it maximises
 
-        margin - weight · d · max(0, -log q(x')/d - limit)
+        margin - weight · max(0, excess)
 
-    and keeps of each sample, among the points of its paths that are not beyond the limit, the one
-    of the largest margin; x itself if there is none. There is a path for each size of step, 2.5
-    ε/steps and its 0.3, 0.1 and 0.03: a step too large leaves what is likely at once.
+    and keeps of each sample, among the points of its paths that are not rejected, the one of the
+    largest margin; x itself if there is none. There is a path for each weight, 10 and 300, and each
+    size of step, 2.5 ε/steps and its 0.3, 0.1 and 0.03: a step too large leaves what is likely at
+    once, and a weight too large never crosses what is unlikely.
 
     Args:
-        model, x, y, epsilon, levels: as of `fgsm`; a system with a density or an elbo.
-        limit: the largest -log q(x)/d, nats, that is not rejected.
-        steps: gradients taken on each path.
-        weight: of the density beside the margin, both in nats.
+        model, x, y, epsilon, levels: as of `fgsm`.
+        excess: of points x, (B,), with a gradient; above 0 they are rejected (`Decider.excess`).
+        steps: gradients taken on each of the eight paths.
 
     Raises:
-        UserError: as of `fgsm`, or a system without a density.
+        UserError: as of `fgsm`.
     """
-    if not model.has_elbo:
-        raise UserError(f"expected a system with a density to evade, got {type(model).__name__}")
     ball = _Ball.around(model, x, epsilon, levels)
     y = y.to(ball.centre.device)
     with evaluating(model):
         worst = ball.centre, _margin(model, ball.centre, y)
-        for length in (2.5 / steps * share * ball.radius for share in SHARES):
-            at = ball.centre
+        for weight, share in product(WEIGHTS, SHARES):
+            at, length = ball.centre, 2.5 / steps * share * ball.radius
             for _ in range(steps):
-                gradient, unseen = _evading_gradient(model, at, y, limit, weight)
+                gradient, unseen = _evading_gradient(model, at, y, excess, weight)
                 worst = _worse(worst, (at, unseen))
                 at = ball.project(at + length * gradient.sign())
     return worst[0]
 
 
 def _evading_gradient(
-    model: GenerativeClassifier, x: Tensor, y: Tensor, limit: float, weight: float
+    model: GenerativeClassifier,
+    x: Tensor,
+    y: Tensor,
+    excess: Callable[[Tensor], Tensor],
+    weight: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradient of `evading_pgd`'s aim, and the margins, -inf beyond the limit (B,)."""
+    """Return the gradient of `evading_pgd`'s aim, and the margins, -inf where rejected (B,)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         margin = attack_loss(model.log_posterior(x), y, "margin")
-        density = log_prob_or_elbo(model, x)
-        assert density is not None
-        beyond = (-density / model.dims - limit).clamp_min(0)
-        (gradient,) = torch.autograd.grad((margin - weight * model.dims * beyond).sum(), x)
+        beyond = excess(x).to(margin)
+        (gradient,) = torch.autograd.grad((margin - weight * beyond.clamp_min(0)).sum(), x)
     return gradient, torch.where(beyond > 0, -torch.inf, margin).detach()
 
 

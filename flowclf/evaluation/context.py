@@ -13,6 +13,7 @@ from flowclf.data import Split
 from flowclf.data.corruptions import CORRUPTIONS, SEVERITIES
 from flowclf.data.outliers import Outliers
 from flowclf.evaluation.scores import Reference, model_scores
+from flowclf.evaluation.statistics import COSTLY, STATISTICS
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 
@@ -89,6 +90,8 @@ class Options:
     explained: int = 8  # number of predictions that `explain` looks at
     levels: int | None = 256  # grey levels of images, None for a table
     features: bool = False  # True: the table is one of frozen features
+    costly: bool = False  # True: scores that take backward passes, too
+    general: GenerativeClassifier | None = None  # of the score `ratio`
 
 
 PLAIN = Options()
@@ -124,19 +127,28 @@ class Subject:
         if not self.training:
             return None
         known = self.training.spread(MOST_TRAINING).x
-        return Reference.fit(self.model, known, self.seed)
+        return Reference.fit(self.model, known, self.seed, self._statistics)
+
+    @property
+    def _statistics(self) -> tuple[str, ...]:
+        """Names of what scores are made of."""
+        return (*STATISTICS, *(COSTLY if self.options.costly else ()))
+
+    def _scores(self, x: Tensor) -> Scores:
+        options = self._statistics, self.options.general
+        return model_scores(self.model, x, self.reference, *options)
 
     @cached_property
     def test_scores(self) -> Scores:
         """All scores of the test split, computed once."""
-        return model_scores(self.model, self.test.x, self.reference)
+        return self._scores(self.test.x)
 
     @cached_property
     def held_out_scores(self) -> Scores | None:
         """All scores of the validation split, if there is one; computed once."""
         if not self.validation:
             return None
-        return model_scores(self.model, self.validation.x, self.reference)
+        return self._scores(self.validation.x)
 
     @cached_property
     def outlier_scores(self) -> tuple[Scores, dict[str, Scores]]:
@@ -155,7 +167,7 @@ class Subject:
         outside = {}
         for each in outliers:
             self.report(f"out-of-distribution: {each.name}")
-            outside[each.name] = model_scores(self.model, each.x, self.reference)
+            outside[each.name] = self._scores(each.x)
         return self.test_scores, outside
 
     def images(self, suite: str) -> tuple[Split, int]:

@@ -35,8 +35,9 @@ __all__ = [
 ]
 
 Needs = Literal[
-    "density", "posterior", "latents", "Gaussian encoder", "training samples", "several runs"
-]
+    "density", "posterior", "latents", "Gaussian encoder", "training samples",
+    "one model for all β̃", "another model", "several runs",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,16 +162,17 @@ def surprise(reference: Tensor, scores: Tensor) -> Tensor:
     """Compute -log of the share of the reference (n,) that is not below, of scores (B,): (B,).
 
     Beyond the 98th percentile the share falls off exponentially, by the mean excess of the
-    reference over it, so that far outliers are still ordered.
+    reference over it, so that far outliers are still ordered. The gradient is that of the tail,
+    everywhere, as ranks have none.
     """
     ordered, n = reference.sort().values, len(reference)
     tail = max(n // 50, min(n, 10))
     start = ordered[n - tail]
     excess = (ordered[n - tail :] - start).mean().clamp_min(1e-12)
-    above = n - torch.searchsorted(ordered, scores.contiguous())
+    above = n - torch.searchsorted(ordered, scores.detach().contiguous())
     inside = log(n + 1) - (above + 1).double().log()
     beyond = log(n + 1) - log(tail + 1) + (scores - start) / excess
-    return torch.where(scores > start, beyond, inside)
+    return torch.where(scores > start, beyond, inside + (scores - scores.detach()) / excess)
 
 
 def signal_in_noise(*values: Tensor) -> Tensor:
@@ -233,6 +235,19 @@ _ROWS = (
         "the same of log q(x) and log|det J| of each stage", "flowclf", fitted=True,
     ),
     Score(
+        "across-beta", "one model for all β̃", ("beta_nll_per_dim",), joint_distance,
+        "the same of log q(x) at five β̃", "flowclf", fitted=True,
+    ),
+    Score(
+        "layer-gradients", "training samples", ("layer_gradients",), joint_distance,
+        "the same of log ‖∇_W log q(x)‖ of each layer", "Dauncey et al., 2024", fitted=True,
+    ),
+    Score(
+        "local-dimension", "training samples", ("nll_per_dim", "local_dimension"), joint_distance,
+        "the same of log q(x) and #{i : σ_i(dx/dz) >= 0.1}", "Kamkari et al., ICML 2024",
+        fitted=True,
+    ),
+    Score(
         "density-of-states", "training samples", ("nll_per_dim", "latent_nll", "log_det_per_dim"),
         density_of_states, "-Σ log KDE of log q(x), log q(z), log|det J|",
         "Morningstar et al., AISTATS 2021", fitted=True,
@@ -270,6 +285,11 @@ _ROWS = (
     Score(
         "entropy", "posterior", ("log_posterior",), _entropy,
         "-Σ_k q(k|x) log q(k|x)", IB_INN,
+    ),
+    Score(
+        "ratio", "another model", ("nll_per_dim", "general_nll_per_dim"),
+        lambda own, general: own - general,
+        "-(log q(x) - log of a general model's q(x)) / d", "Schirrmeister et al., NeurIPS 2020",
     ),
     Score(
         "waic", "several runs", ("runs_nll_per_dim",), waic,
@@ -319,18 +339,31 @@ SCORES: dict[str, Score] = {score.name: score for score in (AUTO, *_ROWS)}
 
 
 def model_scores(
-    model: GenerativeClassifier, x: Tensor, reference: Reference | None = None
+    model: GenerativeClassifier,
+    x: Tensor,
+    reference: Reference | None = None,
+    names: Iterable[str] = STATISTICS,
+    general: GenerativeClassifier | None = None,
 ) -> dict[str, Tensor]:
     """Compute all scores that one model has of x (N, *shape): by name, (N,), float64, CPU.
 
-    Deterministic, in eval mode, batch by batch; `reference` is of this model, and without it there
-    is none of the scores that are fitted.
+    Deterministic, in eval mode, batch by batch.
+
+    Args:
+        model, x: as for `statistics`.
+        reference: of this model and of these statistics; without it there is none of the scores
+            that are fitted.
+        names: the statistics that scores are made of; of `COSTLY` none by default.
+        general: trained on much more than the model's own data, for `ratio`.
 
     Raises:
         UserError: no samples, or samples of another shape.
     """
     plane = None if reference is None else reference.discriminant
-    return scores_of(statistics(model, x, STATISTICS, plane), reference)
+    told = statistics(model, x, names, plane)
+    if general is not None:
+        told = {**told, "general_nll_per_dim": negative_log_prob_per_dim(general, x)}
+    return scores_of(told, reference)
 
 
 def scores_of(told: Statistics, reference: Reference | None = None) -> dict[str, Tensor]:

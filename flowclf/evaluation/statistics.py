@@ -17,22 +17,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from couplings import Chain
+from couplings import Chain, Invertible
 from couplings.functional import MixtureDensities
 from flowclf.classifier import GenerativeClassifier, evaluating
+from flowclf.evaluation.derivatives import layer_gradients, local_dimension
 from flowclf.evaluation.discriminant import Discriminant
 from flowclf.nn.encoders import Encoding
 from flowclf.objectives import gaussian_kl
 from flowclf.support import validate
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import hashed_uniform
+from flowclf.systems.ib_inn import ConditionedIBInn
 
-__all__ = ["STATISTICS", "Statistics", "log_prob_or_elbo", "statistics"]
+__all__ = [
+    "COSTLY",
+    "STATISTICS",
+    "Statistics",
+    "differentiable_statistics",
+    "log_prob_or_elbo",
+    "statistics",
+]
 
 Statistics = Mapping[str, Tensor]
 """By name, of N samples each, float64, on the CPU; those that a system has not are absent."""
 
 BATCH_SIZE = 512
+BETAS = 5
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,12 @@ class _Batch:
     model: GenerativeClassifier
     x: Tensor
     discriminant: Discriminant | None
+
+    @cached_property
+    def points(self) -> Tensor:
+        """x as the density knows it: with the first of the noises that the posterior averages."""
+        noise = self.model.noise
+        return noise.copies(noise.to_points(self.x))[0] if noise.draws else self.x
 
     @cached_property
     def encoding(self) -> Encoding:
@@ -59,7 +75,7 @@ class _Batch:
         stages = network if self.model.has_density and isinstance(network, Chain) else ()
         hooks = [stage.register_forward_hook(note) for stage in stages]
         try:
-            return self.model.encode(self.x), found
+            return self.model.encode(self.points), found
         finally:
             for hook in hooks:
                 hook.remove()
@@ -75,7 +91,7 @@ class _Batch:
         if self.encoding.log_det is not None and self.model.has_density:
             found = self.densities.log_prob + self.encoding.log_det
         elif self.model.has_elbo:
-            found = self.model.elbo(self.x)
+            found = self.model.elbo(self.points)
         else:
             return None
         return -found.double() / self.model.dims
@@ -88,7 +104,7 @@ class _Batch:
     def log_posterior(self) -> Tensor:
         """log q(k|x), (B, K)."""
         # A flow's posterior is that of its latents: one pass for both.
-        exact = self.encoding.log_det is not None
+        exact = self.encoding.log_det is not None and not self.model.noise.draws
         return self.densities.log_posterior if exact else self.model.log_posterior(self.x)
 
     def latents(self) -> Tensor:
@@ -137,8 +153,40 @@ class _Batch:
         """Bits/dim of x as a PNG file, of grey or RGB images; a point x is of its grey level."""
         if self.x.ndim != 4 or self.x.shape[1] not in (1, 3):
             return None
-        whole = self.x.floor().clamp(0, 255) if self.x.is_floating_point() else self.x
+        whole = self.x.detach().floor().clamp(0, 255) if self.x.is_floating_point() else self.x
         return png_bits_per_dim(whole.byte())
+
+    def beta_nll_per_dim(self) -> Tensor | None:
+        """-log q(x)/d at each of five β̃ of a model for all, nats: (B, 5)."""
+        model = self.model
+        if not isinstance(model, ConditionedIBInn):
+            return None
+        found = []
+        try:
+            for beta in model.trade_off.grid(BETAS):
+                model.trade_off.move(beta)
+                found.append(-model.log_prob(self.points).double() / model.dims)
+        finally:
+            model.trade_off.move(model.settings.objective.beta)
+        return torch.stack(found, 1)
+
+    # Of `COSTLY`: backward passes.
+
+    def layer_gradients(self) -> Tensor | None:
+        """See `layer_gradients`, of log q(x) or the elbo."""
+        model = self.model
+        if not model.has_elbo:
+            return None
+        density = model.log_prob if model.has_density else model.elbo
+        return layer_gradients(model, density, model.noise.to_points(self.points))
+
+    def local_dimension(self) -> Tensor | None:
+        """See `local_dimension`, of a flow."""
+        encoder, model = self.model.encoder, self.model
+        if not (model.has_density and isinstance(encoder.network, Invertible)):
+            return None
+        points = model.noise.to_points(self.points)
+        return local_dimension(encoder.network, encoder.preprocess(points)[0])
 
     @cached_property
     def _whitened(self) -> Tensor | None:
@@ -146,8 +194,9 @@ class _Batch:
         model, mixture = self.model, self.model.mixture
         if not model.has_density or not mixture.has_distances:
             return None
-        noise = 0.0 if self.x.is_floating_point() else hashed_uniform(self.x, each=True)
-        z = model.encode((self.x + noise).to(mixture.coordinates.dtype)).z
+        middle = model.noise.level_middle
+        noise = 0.0 if self.x.is_floating_point() else hashed_uniform(self.x, each=True) - middle
+        z = model.encode((self.points + noise).to(mixture.coordinates.dtype)).z
         k = mixture.log_prob_given_class(z).argmax(1)
         return mixture.residuals(z, k)
 
@@ -155,8 +204,12 @@ class _Batch:
 STATISTICS = (
     "nll_per_dim", "log_det_per_dim", "log_posterior", "latent_nll", "distance",
     "relative_distance", "rate", "normality", "flatness", "stage_log_dets_per_dim", "complexity",
+    "beta_nll_per_dim",
 )  # fmt: skip
-"""All but `latents`, which take the most memory."""
+"""All but `latents`, which take the most memory, and those that take the most time."""
+
+COSTLY = ("layer_gradients", "local_dimension")
+"""Those that take a backward pass or many."""
 
 
 @torch.no_grad()
@@ -183,12 +236,27 @@ def statistics(
     names, device = tuple(names), model.mixture.device
     with evaluating(model):
         batches = (_Batch(model, part.to(device), discriminant) for part in x.split(BATCH_SIZE))
-        parts = [{name: getattr(batch, name)() for name in names} for batch in batches]
-    return {
-        name: torch.cat([part[name].cpu().double() for part in parts])
-        for name in names
-        if parts[0][name] is not None
-    }
+        parts = [_told(batch, names) for batch in batches]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def differentiable_statistics(
+    model: GenerativeClassifier,
+    x: Tensor,
+    names: Iterable[str],
+    discriminant: Discriminant | None = None,
+) -> Statistics:
+    """Compute statistics of one batch of points x, with a graph to x; see `statistics`.
+
+    Bits as a PNG file are constants.
+    """
+    with torch.enable_grad(), evaluating(model):
+        return _told(_Batch(model, x, discriminant), names)
+
+
+def _told(batch: _Batch, names: Iterable[str]) -> dict[str, Tensor]:
+    values = {name: getattr(batch, name)() for name in names}
+    return {name: each.cpu().double() for name, each in values.items() if each is not None}
 
 
 def log_prob_or_elbo(model: GenerativeClassifier, x: Tensor) -> Tensor | None:

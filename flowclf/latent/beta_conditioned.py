@@ -55,6 +55,11 @@ class TradeOff(nn.Module):
             )
         self.beta.fill_(beta)
 
+    def grid(self, count: int) -> list[float]:
+        """Return β̃ from the lowest to the highest, evenly spaced in log β̃."""
+        step = (self.highest / self.lowest) ** (1 / (count - 1))
+        return [self.lowest * step**i for i in range(count)]
+
     def draw(self, generator: torch.Generator | None = None) -> None:
         """Set β̃ to a log-uniform draw from the range."""
         u = torch.empty_like(self.beta).uniform_(generator=generator)

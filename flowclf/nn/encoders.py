@@ -1,10 +1,12 @@
 """Encoders from data to the latent space, and the noise that dequantizes the data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import e, inf, log, pi
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from couplings import Invertible
@@ -33,6 +35,9 @@ class NoiseSettings(Section):
 
     uniform: Weight = 1.0  # in grey levels; 1 makes log-probabilities a bound on the discrete ones
     sigma: Weight = 0.0  # in units of 255 grey levels, or of each feature's standard deviation
+    # Copies of x with noise of this sigma, the same for every x, that q(k|x) is averaged over; 0: x
+    # itself, as it is.
+    draws: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class Noise(nn.Module):
@@ -44,11 +49,22 @@ class Noise(nn.Module):
     """
 
     unit: Tensor
+    normal: Tensor  # of the copies (draws, *shape), the same on every device
 
-    def __init__(self, shape: Shape, uniform: float, sigma: float, unit: float) -> None:
+    def __init__(
+        self, shape: Shape, uniform: float, sigma: float, unit: float, draws: int = 0
+    ) -> None:
         super().__init__()
-        self.uniform, self.sigma = uniform, sigma
+        self.uniform, self.sigma, self.draws = uniform, sigma, draws
         self.register_buffer("unit", torch.full(shape, float(unit)))
+        normal = torch.randn(draws, *shape, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("normal", normal, persistent=False)
+
+    def copies(self, x: Tensor) -> Sequence[Tensor]:
+        """Return points x (B, *shape) with each noise that a posterior is averaged over, or x."""
+        if not self.draws:
+            return (x,)
+        return [x + self.sigma * self.unit * normal for normal in self.normal]
 
     def entropy(self, *, floating: bool = False) -> float:
         """Return the differential entropy of the noise in all dimensions, nats; -inf without noise.

@@ -240,7 +240,7 @@ def _preprocess(blueprint: Blueprint, settings: ModelSettings) -> Invertible:
 
 def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:
     unit = blueprint.levels - 1 if blueprint.levels else 1.0
-    return Noise(blueprint.shape, settings.noise.uniform, settings.noise.sigma, unit=unit)
+    return Noise(blueprint.shape, unit=unit, **settings.noise.model_dump())
 
 
 def _mixture(

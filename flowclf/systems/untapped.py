@@ -160,7 +160,9 @@ class Untapped(LatentVariableModel):
     def log_posterior(self, x: Tensor) -> Tensor:
         """Compute log q(k|x), (B, K)."""
         x = self._points(x)
-        return self._checked("log_posterior", self.encoder.logits(x).log_softmax(1), x)
+        given = [self.encoder.logits(each).log_softmax(1) for each in self.noise.copies(x)]
+        found = torch.stack(given).logsumexp(0) - log(len(given))
+        return self._checked("log_posterior", found, x)
 
     def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Bound log p(x), or log p(x, y) for labels y (B,): (B,), nats, always the same draws.

@@ -193,11 +193,7 @@ def augmentation(
         UserError: an augmentation that the data do not allow.
     """
     kind = kind or config.data.augment
-    if kind == config.data.binarize == "none":
-        return None
-    augment = make_augmentation(kind, dataset.shape, dataset.levels)
-    if config.data.binarize == "none":
-        return augment
+    augment = make_augmentation(kind, dataset.shape, dataset.levels, config.data.veil)
     return ending_binary(augment, config.data.binarize, dataset.levels)
 
 

@@ -53,6 +53,28 @@ def test_each_sample_has_its_own_change(kind: str) -> None:
     assert len({tuple(sample.flatten().tolist()) for sample in out}) > 4
 
 
+@pytest.mark.usefixtures("_global_rng_untouched")
+def test_a_veil_covers_its_share_with_smooth_grey_of_less_contrast() -> None:
+    x = _images(2000, (3, 16, 16))
+    shift, veiled = (make_augmentation("shift", x.shape[1:], 256, veil) for veil in (0.0, 0.3))
+    assert shift
+    assert veiled
+    plain, out = (augment(x, _generator(1)) for augment in (shift, veiled))
+    assert torch.equal(out, veiled(x, _generator(1)))
+    assert torch.equal(out, out.round())
+    changed = (out != plain).flatten(1).any(1)
+    assert abs(float(changed.double().mean()) - 0.3) < 0.04
+    # Of the noise that the images are, what stays is the contrast; what is added is smooth.
+    rest, noise = ((v - v.mean(1, keepdim=True))[changed] for v in (out, plain))
+    contrast = (rest * noise).sum((1, 2, 3)) / noise.square().sum((1, 2, 3))
+    assert 0.24 < float(contrast.min()) < 0.3
+    assert 0.95 < float(contrast.max()) < 1.01
+    veil = out[changed] - contrast[:, None, None, None] * plain[changed]
+    assert float(veil.diff(dim=3).abs().mean()) < 0.1 * float(plain.diff(dim=3).abs().mean())
+    with pytest.raises(UserError, match=r"expected images for the augmentation data.veil, got"):
+        make_augmentation("none", (3,), None, 0.5)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in RANDOM_KINDS if kind not in ("rotate", "warp")])
 def test_a_constant_image_stays_constant(kind: str) -> None:
     """No black corners or borders come in."""

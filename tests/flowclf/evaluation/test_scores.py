@@ -25,7 +25,7 @@ from flowclf.evaluation.scores import (
     surprise,
     waic,
 )
-from flowclf.evaluation.statistics import STATISTICS, anderson_darling, statistics
+from flowclf.evaluation.statistics import COSTLY, STATISTICS, anderson_darling, statistics
 from flowclf.latent.vmf import VonMisesFisherMixture
 from flowclf.support.errors import UserError
 
@@ -60,9 +60,9 @@ def test_the_table_says_what_each_needs() -> None:
     assert {name: score.name for name, score in SCORES.items()} == {name: name for name in SCORES}
     assert {score.needs for score in SCORES.values()} == {
         "density", "posterior", "latents", "Gaussian encoder", "training samples",
-        "several runs",
+        "one model for all β̃", "another model", "several runs",
     }  # fmt: skip
-    known = {*STATISTICS, "runs_nll_per_dim"}
+    known = {*STATISTICS, *COSTLY, "runs_nll_per_dim", "general_nll_per_dim"}
     assert all(known.issuperset(score.uses) for score in SCORES.values())
     assert all(score({}) is None for score in SCORES.values())
 
@@ -71,7 +71,8 @@ def test_scores_are_those_computed_directly(flow: GenerativeClassifier) -> None:
     x = images().x
     reference = Reference.fit(flow, images(seed=1).x)
     scores = model_scores(flow, x, reference)
-    assert scores.keys() == SCORES.keys() - {"waic", "rate"}
+    others = {"waic", "rate", "ratio", "across-beta", "layer-gradients", "local-dimension"}
+    assert scores.keys() == SCORES.keys() - others
     assert {(s.shape, s.dtype, s.device.type) for s in scores.values()} == {
         ((len(x),), torch.float64, "cpu")
     }
