@@ -68,9 +68,9 @@ def people(count: int = PEOPLE) -> Any:
     return pd.DataFrame(columns | {"income": np.where(income, "high", "low")})
 
 
-def load(table: str, seed: int) -> Dataset:
+def load(table: str, seed: int, test_share: float = TEST_SHARE) -> Dataset:
     """Load a table with the split of a seed."""
-    how: dict[str, Any] = {"test_share": TEST_SHARE, "split_seed": seed, "name": table}
+    how: dict[str, Any] = {"test_share": test_share, "split_seed": seed, "name": table}
     if table == "adult":
         return from_frame(people(), "income", **how)
     from sklearn import datasets
