@@ -1,37 +1,26 @@
 """Decisions of a trained system: guarantees over splits of the test set, and outliers found.
 
-    python -m benchmarks.flowclf.deciding [digits adult] [--seeds 10 11 12]
-
-Run as a program it measures tables, trained at the defaults: the digits without the nines, which
-are among the outliers, and the people of `benchmarks.flowclf.tables`. Here scores by derivatives
-are among those that are tried. Rows go to results/deciding-tables.csv. For images there are the
-studies deciding-mnist, deciding-fashion and deciding-cifar10.
+For images there are the studies deciding-mnist, deciding-fashion and deciding-cifar10, for tables
+`benchmarks.flowclf.deciding_tables`.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import product
 
 import torch
 from torch import Tensor
 
-from benchmarks.flowclf import tables
-from benchmarks.results import Row, append_rows, recorded
 from flowclf.classifier import GenerativeClassifier
-from flowclf.config import make_config
 from flowclf.data import Dataset, Split
-from flowclf.data.outliers import TABLE_OUTLIERS, load_outliers
+from flowclf.data.outliers import load_outliers
 from flowclf.evaluation.conformal import class_thresholds, lac, p_values, threshold
 from flowclf.evaluation.context import MOST_TRAINING
 from flowclf.evaluation.detection import auroc
 from flowclf.evaluation.scores import SCORES, Reference, model_scores, scores_of
 from flowclf.evaluation.selective import risk_coverage
-from flowclf.evaluation.statistics import COSTLY, STATISTICS, statistics
+from flowclf.evaluation.statistics import STATISTICS, statistics
 from flowclf.support.seeding import generator_for, hashed_uniform
 from flowclf.training import Trained
-from flowclf.training.loop import train
 
 Values = dict[str, float | None]
 
@@ -120,53 +109,3 @@ KINDS = {
     f"decisions-{name}": (names(specs), partial(decisions, specs=specs))
     for name, specs in (("mnist", OF_MNIST), ("fashion", OF_FASHION), ("colour", OF_COLOUR))
 }
-
-
-def decide_table(name: str, seed: int, system: str) -> Row:
-    """Train on half of a table and return its row."""
-    data, outside = tables.load(name, seed, test_share=0.5), {}
-    if name == "digits":
-        data, outside["held_out_class"] = _without_last(data)
-    config = make_config(system, data.name, data.shape, seed=seed, samples=len(data.train))
-    trained = train(config, data, device="cpu")
-    outside |= {spec: load_outliers(spec, data, seed).x for spec in TABLE_OUTLIERS}
-    sets = {spec: outside.get(spec, data.test.x[:0]) for spec in TABLE_SETS}
-    known, unknown = ({k: v for k, v in sets.items() if bool(len(v)) is e} for e in (True, False))
-    scored = (*(n for n in SCORED if n != "complexity"), *BY_DERIVATIVES)
-    names = (*STATISTICS, *COSTLY)
-    found = measured(trained.model, data.train, data.test, known, scored, names)
-    found |= {f"{score}_{spec}": None for spec in unknown for score in scored}
-    right = trained.model.predict(data.test.x) == data.test.y
-    facts = {"table": name, "system": system, "seed": seed}
-    return {**facts, "accuracy": float(right.double().mean()), **found}
-
-
-def _without_last(data: Dataset) -> tuple[Dataset, Tensor]:
-    """Return the data without the last class, and its test samples."""
-    last = len(data.class_names) - 1
-    train_, test = (
-        split.take((split.y < last).nonzero()[:, 0]) for split in (data.train, data.test)
-    )
-    kept = replace(data, train=train_, test=test, class_names=data.class_names[:last])
-    return kept, data.test.x[data.test.y == last]
-
-
-TABLE_SETS = ("held_out_class", *TABLE_OUTLIERS)
-
-
-def main() -> None:
-    """Measure tables; print and record the rows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", default=["digits", "adult"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for name, seed, system in product(given.tables, given.seeds, ("ib-inn", "ce")):
-        row = decide_table(name, seed, system)
-        append_rows(recorded("deciding-tables.csv"), [row])
-        shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
-        print(shown, flush=True)
-
-
-if __name__ == "__main__":
-    main()

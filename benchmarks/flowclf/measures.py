@@ -17,7 +17,12 @@ from flowclf.evaluation.attacks import AttackLoss, attack_curve
 from flowclf.evaluation.clustering import cluster_scores, fitted_accuracy, kmeans
 from flowclf.evaluation.detection import auroc
 from flowclf.evaluation.metrics import accuracy, variance_ratio
-from flowclf.evaluation.rate import aggregate_information, importance_bounds, softmax_information
+from flowclf.evaluation.rate import (
+    aggregate_information,
+    cross_information,
+    importance_bounds,
+    softmax_information,
+)
 from flowclf.evaluation.scores import negative_log_prob_per_dim
 from flowclf.evaluation.shift import CLEAN, MEAN
 from flowclf.figures import latent_panels, save_figure
@@ -212,6 +217,32 @@ def robustness(trained: Trained) -> Values:
     return values
 
 
+@torch.no_grad()
+def noise_information(trained: Trained) -> Values:
+    """Return CI(X; Z) of a flow and its estimate by Prop. 3 of IB-INN, nats, and the noise's σ.
+
+    CI = E[-log q(z(x + ε)) - log|det J(x + ε)|] - h(ε); the estimate has log|det J(x)| instead.
+    """
+    model = trained.model
+    x = trained.test.x[:MOST_LATENTS]
+    exact = cross_information(model, x)
+    assert exact is not None
+    generator, moved = generator_for(0, "cross-information"), []
+    with evaluating(model):
+        for part in x.split(500):
+            noisy, clean = model.encode(model.perturb(part, generator)), model.encode(part)
+            assert noisy.log_det is not None
+            assert clean.log_det is not None
+            moved.append((noisy.log_det - clean.log_det).double())
+    change = float(torch.cat(moved).mean())
+    return {
+        "noise_sigma": model.noise.sigma,
+        "cross_information_nats": exact,
+        "estimate_nats": exact + change,
+        "estimate_error_per_dim_nats": abs(change) / model.dims,
+    }
+
+
 def trade_off(trained: Trained) -> Values:
     """Return `TRADED` at each of `BETAS`, of a model for all β̃."""
     model = trained.model
@@ -234,6 +265,9 @@ ROBUSTNESS = (
       for loss in get_args(AttackLoss) for e in EPSILONS),
     *(f"{name}_severity_{s}" for name in SHIFTED for s in (0, *SEVERITIES)),
 )  # fmt: skip
+INFORMATION = (
+    "noise_sigma", "cross_information_nats", "estimate_nats", "estimate_error_per_dim_nats"
+)  # fmt: skip
 MEASURES = {
     "variance": Measure(("variance_ratio",), variance),
     "clusters": Measure(CLUSTERS, clusters),
@@ -249,5 +283,6 @@ MEASURES = {
     "likelihood-trap": Measure(_outlier_names(TRAP), partial(outliers, specs=TRAP)),
     "robustness": Measure(ROBUSTNESS, robustness),
     "trade-off": Measure(TRADE_OFF, trade_off),
+    "noise-information": Measure(INFORMATION, noise_information),
     **{name: Measure(*measure) for name, measure in DECISIONS.items()},
 }
