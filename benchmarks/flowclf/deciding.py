@@ -33,10 +33,10 @@ SCORED = tuple(name for name in SCORES if name not in OTHERS)
 GUARANTEES = ("coverage", "set_size", *(f"false_alarm_{level:g}" for level in LEVELS))
 
 
-def names(specs: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of what `decisions` returns."""
+def names(specs: Sequence[str], scored: Sequence[str] = SCORED) -> tuple[str, ...]:
+    """Return the names of what `measured` returns."""
     spread = (f"{name}_error" for name in GUARANTEES)
-    found = (f"{score}_{spec}" for spec in specs for score in SCORED)
+    found = (f"{score}_{spec}" for spec in specs for score in scored)
     return (*GUARANTEES, *spread, "worst_class_coverage", "aurc", *found)
 
 

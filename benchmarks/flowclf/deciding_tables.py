@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.flowclf import tables
-from benchmarks.flowclf.deciding import BY_DERIVATIVES, SCORED, measured
+from benchmarks.flowclf.deciding import BY_DERIVATIVES, SCORED, measured, names
 from benchmarks.results import Row, append_rows, recorded
 from flowclf.config import make_config
 from flowclf.data import Dataset
@@ -23,26 +23,23 @@ from flowclf.data.outliers import TABLE_OUTLIERS, load_outliers
 from flowclf.evaluation.statistics import COSTLY, STATISTICS
 from flowclf.training.loop import train
 
-TABLE_SETS = ("held_out_class", *TABLE_OUTLIERS)
+SETS = ("held_out_class", *TABLE_OUTLIERS)
+SCORES = (*(name for name in SCORED if name != "complexity"), *BY_DERIVATIVES)
 
 
 def decide_table(name: str, seed: int, system: str) -> Row:
     """Train on half of a table and return its row."""
-    data, outside = tables.load(name, seed, test_share=0.5), {}
+    data, outside = tables.load(name, seed, test_share=0.5), dict[str, Tensor]()
     if name == "digits":
         data, outside["held_out_class"] = _without_last(data)
     config = make_config(system, data.name, data.shape, seed=seed, samples=len(data.train))
     trained = train(config, data, device="cpu")
     outside |= {spec: load_outliers(spec, data, seed).x for spec in TABLE_OUTLIERS}
-    sets = {spec: outside.get(spec, data.test.x[:0]) for spec in TABLE_SETS}
-    known, unknown = ({k: v for k, v in sets.items() if bool(len(v)) is e} for e in (True, False))
-    scored = (*(n for n in SCORED if n != "complexity"), *BY_DERIVATIVES)
-    names = (*STATISTICS, *COSTLY)
-    found = measured(trained.model, data.train, data.test, known, scored, names)
-    found |= {f"{score}_{spec}": None for spec in unknown for score in scored}
+    found = measured(trained.model, data.train, data.test, outside, SCORES, (*STATISTICS, *COSTLY))
     right = trained.model.predict(data.test.x) == data.test.y
-    facts = {"table": name, "system": system, "seed": seed}
-    return {**facts, "accuracy": float(right.double().mean()), **found}
+    facts: Row = {"table": name, "system": system, "seed": seed}
+    facts["accuracy"] = float(right.double().mean())
+    return facts | {column: found.get(column) for column in names(SETS, SCORES)}
 
 
 def _without_last(data: Dataset) -> tuple[Dataset, Tensor]:
