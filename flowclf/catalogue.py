@@ -162,6 +162,13 @@ _CALIBRATION = {
 _DENSITY = {
     "density": Metric("density", "Whether log q(x) is exact, bounded (elbo), or not known."),
     "bits_per_dim": Metric("bits/dim", "−log2 q(x) per dimension.", "", "lower", form=".3f"),
+    "learned_noise_bits_per_dim": Metric(
+        "bits/dim, learned noise",
+        "−log2 q(x + u) + log2 q(u|x) per dimension, of the learned u.",
+        "",
+        "lower",
+        form=".3f",
+    ),
     "log_prob_nats": _nats("log q(x)", "Mean log-density in data units.", "higher", ".2f"),
     "elbo_nats": _nats("elbo", "Mean lower bound of log q(x).", "higher", ".2f"),
     "paper_rate_per_dim_nats": _nats("paper's L_X/d", "L_X/d in the units of IB-INN's authors."),

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import log
 from numbers import Integral
 from pathlib import Path
@@ -114,6 +115,11 @@ class GenerativeClassifier(nn.Module):
         super().__init__()
         self.shape: Shape = tuple(shape)
         self.encoder, self.mixture, self.noise = encoder, mixture, noise
+        if noise.learned is not None and not self.has_density:
+            raise UserError(
+                f"expected a flow for noise.learned, got {type(self).__name__}, which has no "
+                "density for it to bound; leave it out"
+            )
         self.settings = settings
         self.heads = nn.ModuleDict()
         self.register_buffer("kept_noise", None, persistent=False)
@@ -362,10 +368,14 @@ class GenerativeClassifier(nn.Module):
         """
         validate.generator(generator)
         x, y = self._learned_from(x, y, self.training)
+        log_noise = None
         if not x.is_floating_point():
-            x = self.noise(x, generator)
+            x, log_noise = self.noise.draw(x, generator)
         validate.finite("x", x, self.training)
         encoding = self._encode(x, generator)
+        if log_noise is not None:  # of a flow: its bound is log q(x + u) - log q(u|x)
+            assert encoding.log_det is not None
+            encoding = replace(encoding, log_det=encoding.log_det - log_noise)
         densities = self.densities(encoding.z)
         correct = (densities.log_posterior.argmax(1) == y).float().sum()
         terms = self.objective(encoding, densities, Batch(x, y, index, generator))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from flowclf.classifier import GenerativeClassifier, evaluating
+from flowclf.evaluation.metrics import bits_per_dim
 from flowclf.latent.information import active_units, information
 from flowclf.nn.sample_softmax import IdentitySoftmax
 from flowclf.support.seeding import generator_for
@@ -79,6 +80,24 @@ def cross_information(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> 
         for part in x.split(BATCH_SIZE):
             values.append(-model.log_prob(model.perturb(part.to(device), generator)).double())
     return float(torch.cat(values).mean()) - entropy
+
+
+@torch.no_grad()
+def learned_noise_bits(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> float | None:
+    """Compute -mean (log₂ q(x + u) - log₂ q(u|x))/d of grey levels x, bits; None without learned u.
+
+    A bound on the bits/dim of the levels of its own, beside the one by uniform noise.
+    """
+    if model.noise.learned is None or x.is_floating_point():
+        return None
+    device, values = model.mixture.device, []
+    generator = generator_for(seed, "learned noise", device=device)
+    with evaluating(model):
+        for part in x.split(BATCH_SIZE):
+            noisy, log_noise = model.noise.draw(part.to(device), generator)
+            assert log_noise is not None
+            values.append((model.log_prob(noisy) - log_noise).double())
+    return bits_per_dim(torch.cat(values), model.dims)
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ from flowclf.evaluation.rate import (
     aggregate_information,
     cross_information,
     importance_bounds,
+    learned_noise_bits,
     softmax_information,
 )
 from flowclf.evaluation.recalibration import RECALIBRATIONS
@@ -188,6 +189,9 @@ def likelihood_suite(subject: Subject) -> dict[str, Any]:
         "elbo_nats": _mean(p.elbo),
         "paper_rate_per_dim_nats": None,
     } | {name: _mean(values) for name, values in p.rates.items()}
+    bits = learned_noise_bits(subject.model, subject.test.x, subject.seed)
+    if bits is not None:
+        found["learned_noise_bits_per_dim"] = bits
     if likelihood is None:
         return found
     own = {int(k): likelihood[p.y == k] for k in p.y.unique()}

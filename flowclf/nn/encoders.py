@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from couplings import Invertible
 from couplings.core import Shape
 from couplings.ops.dispatch import widen
-from flowclf.settings import Section, Weight
+from flowclf.nn.learned_noise import LearnedNoise
+from flowclf.settings import Positive, Section, Weight
 from flowclf.support.collectives import normal_like
 
 __all__ = [
@@ -38,6 +39,10 @@ class NoiseSettings(Section):
     # Copies of x with noise of this sigma, the same for every x, that q(k|x) is averaged over; 0: x
     # itself, as it is.
     draws: Annotated[int, Field(ge=0, le=1000)] = 0
+    # Of flows on images: train with noise within the grey levels whose density is learned, in place
+    # of the uniform one, by a network of this width.
+    learned: bool = False
+    width: Positive = 32
 
 
 class Noise(nn.Module):
@@ -52,10 +57,16 @@ class Noise(nn.Module):
     normal: Tensor  # of the copies (draws, *shape), the same on every device
 
     def __init__(
-        self, shape: Shape, uniform: float, sigma: float, unit: float, draws: int = 0
+        self,
+        shape: Shape,
+        uniform: float,
+        sigma: float,
+        unit: float,
+        draws: int = 0,
+        learned: LearnedNoise | None = None,
     ) -> None:
         super().__init__()
-        self.uniform, self.sigma, self.draws = uniform, sigma, draws
+        self.uniform, self.sigma, self.draws, self.learned = uniform, sigma, draws, learned
         self.register_buffer("unit", torch.full(shape, float(unit)))
         normal = torch.randn(draws, *shape, generator=torch.Generator().manual_seed(0))
         self.register_buffer("normal", normal, persistent=False)
@@ -92,11 +103,22 @@ class Noise(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return noisy x in the floating type of this module; `generator` on x's device."""
-        x = self.dequantize(x, generator, self.uniform)
+        return self.draw(x, generator)[0]
+
+    def draw(
+        self, x: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return noisy x, and log q(u|x) (B,) of a noise u that is learned, nats; else None."""
+        log_prob = None
+        if self.learned is None or x.is_floating_point():
+            x = self.dequantize(x, generator, self.uniform)
+        else:
+            u, log_prob = self.learned(x, generator)
+            x = x.to(self.unit.dtype) + u
         if self.sigma:
             normal = torch.empty_like(x).normal_(generator=generator)
             x = x + self.sigma * self.unit * normal
-        return x
+        return x, log_prob
 
     def dequantize(
         self, x: Tensor, generator: torch.Generator | None = None, width: float = 1.0

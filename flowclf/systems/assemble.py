@@ -26,6 +26,7 @@ from flowclf.nn.encoders import (
     Noise,
     NoiseSettings,
 )
+from flowclf.nn.learned_noise import LearnedNoise
 from flowclf.nn.plain import CNNSettings, PlainSettings, feature_count
 from flowclf.nn.preprocessing import PreprocessSettings, make_preprocess
 from flowclf.nn.resnet import (
@@ -37,6 +38,7 @@ from flowclf.nn.resnet import (
 from flowclf.nn.whitened_cnn import WhitenedCNNSettings
 from flowclf.settings import Depth, Depths, Fraction, Positive, Section, Widths
 from flowclf.support.errors import UserError
+from flowclf.support.seeding import generator_for
 
 __all__ = [
     "BackboneSettings",
@@ -240,7 +242,13 @@ def _preprocess(blueprint: Blueprint, settings: ModelSettings) -> Invertible:
 
 def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:
     unit = blueprint.levels - 1 if blueprint.levels else 1.0
-    return Noise(blueprint.shape, unit=unit, **settings.noise.model_dump())
+    own, shape, learned = settings.noise, blueprint.shape, None
+    if own.learned:
+        if blueprint.levels is None or len(shape) != 3:
+            raise UserError(f"expected images for noise.learned, got rows of {shape}; leave it out")
+        generator = generator_for(blueprint.seed, "learned noise")
+        learned = LearnedNoise(shape, blueprint.levels, own.width, generator)
+    return Noise(shape, own.uniform, own.sigma, unit, own.draws, learned)
 
 
 def _mixture(

@@ -323,7 +323,8 @@ def make_batches(
         settings.batch_size,
         config.seed,
         augmentation(config, dataset),
-        model.perturb,
+        # A noise that is learned is drawn in the loss, by its weights of the step.
+        model.perturb if model.noise.learned is None else lambda x, generator: x,
         processes.rank,
         processes.world,
         settings.labelled,
