@@ -26,9 +26,9 @@ Values = dict[str, float | None]
 
 SPLITS = 20
 COVERAGE, LEVELS = 0.95, (0.01, 0.05)
-# Those of a single model of an encoder without noise, known in one pass forward.
+# All but those of several models or of systems that are not here, of backward passes, and of doubt.
 BY_DERIVATIVES = ("layer-gradients", "local-dimension")
-OTHERS = ("waic", "rate", "ratio", "across-beta", *BY_DERIVATIVES)
+OTHERS = ("waic", "rate", "ratio", "across-beta", "doubt", *BY_DERIVATIVES)
 SCORED = tuple(name for name in SCORES if name not in OTHERS)
 GUARANTEES = ("coverage", "set_size", *(f"false_alarm_{level:g}" for level in LEVELS))
 
@@ -41,11 +41,12 @@ def names(specs: Sequence[str], scored: Sequence[str] = SCORED) -> tuple[str, ..
 
 
 def decisions(trained: Trained, specs: Sequence[str]) -> Values:
-    """Return `measured` of a trained system, with the outliers `specs`."""
+    """Return what `measured` finds of a trained system, and `names` says, with outliers `specs`."""
     model, training, test = trained.model, trained.training, trained.test
     like = Dataset("", training, test, tuple(map(str, range(model.classes))), levels=256)
     outside = {spec: load_outliers(spec, like).x for spec in specs}
-    return measured(model, training, test, outside, SCORED)
+    found = measured(model, training, test, outside, SCORED)
+    return {name: found[name] for name in names(specs)}
 
 
 def measured(
@@ -61,7 +62,7 @@ def measured(
     Half of the test set calibrates, the other is decided on: sets of 95 % by lac, and the share of
     test samples whose p-value by `auto` is at most the level. `worst_class_coverage` is the least,
     over classes, of the mean coverage of sets calibrated within each; `aurc` that of
-    max-probability. An AUROC for each of the scores `scored`, made of the statistics `names`, and
+    max-probability, `aurc_doubt` that of the score doubt. An AUROC for each of the scores `scored`, made of the statistics `names`, and
     each set of outliers by its name, or None where the system has not that score.
     """
     reference = Reference.fit(model, training.spread(MOST_TRAINING).x, names=names)
@@ -73,6 +74,7 @@ def measured(
     error = values.std(0) / SPLITS**0.5
     right = told["log_posterior"].argmax(1) == test.y
     found: Values = {
+        "aurc_doubt": risk_coverage(inside["doubt"], right).area,
         **dict(zip(GUARANTEES, values.mean(0).tolist(), strict=True)),
         **{f"{n}_error": v for n, v in zip(GUARANTEES, error.tolist(), strict=True)},
         "worst_class_coverage": float(within.mean(0).min()),

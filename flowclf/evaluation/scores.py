@@ -308,14 +308,17 @@ DENSITIES = (
 
 @dataclass(frozen=True)
 class Combined(Score):
-    """Sum of other scores' `surprise`: Fisher's combination of their p-values."""
+    """Weighted sum of other scores' `surprise`; of equal weights Fisher's sum of -log p."""
+
+    # of each part, the first of these scores that a system has; without one the part is left out
+    parts: tuple[tuple[tuple[str, ...], float], ...] = ()
 
     def __call__(self, told: Statistics, reference: Statistics | None = None) -> Tensor | None:
         """Return the score (B,), or None without a reference."""
         if reference is None:
             return None
-        parts = []
-        for names in (DENSITIES, ("relative-distance",)):
+        found = []
+        for names, weight in self.parts:
             for name in names:
                 known = SCORES[name](reference, reference)
                 if known is None:
@@ -323,19 +326,30 @@ class Combined(Score):
                 new = SCORES[name](told, reference)
                 if new is None:  # other samples than the reference's: no part may be left out
                     return None
-                parts.append(surprise(known, new))
+                found.append(weight * surprise(known, new))
                 break
-        return torch.stack(parts).sum(0)
+        return torch.stack(found).sum(0)
 
 
-PARTS = tuple(row for row in _ROWS if row.name in (*DENSITIES, "relative-distance"))
+def _uses(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the statistics of these scores, each once."""
+    return tuple({use: 0 for row in _ROWS if row.name in names for use in row.uses})
+
+
+DOUBT_WEIGHT = 0.3
 AUTO = Combined(
-    "auto", "training samples", tuple({n: 0 for part in PARTS for n in part.uses}), _itself,
+    "auto", "training samples", _uses((*DENSITIES, "relative-distance")), _itself,
     f"Σ -log p, p by rank among training samples, of relative-distance and of the first that there "
     f"is of {', '.join(DENSITIES)}", "flowclf; Fisher, 1925", fitted=True,
+    parts=((DENSITIES, 1.0), (("relative-distance",), 1.0)),
+)  # fmt: skip
+DOUBT = Combined(
+    "doubt", "training samples", _uses((*DENSITIES, "relative-distance", "max-probability")),
+    _itself, f"-log p of max-probability - {DOUBT_WEIGHT:g} log p of auto", "flowclf", fitted=True,
+    parts=((("max-probability",), 1.0), (("auto",), DOUBT_WEIGHT)),
 )  # fmt: skip
 
-SCORES: dict[str, Score] = {score.name: score for score in (AUTO, *_ROWS)}
+SCORES: dict[str, Score] = {score.name: score for score in (AUTO, DOUBT, *_ROWS)}
 
 
 def model_scores(

@@ -94,6 +94,8 @@ def test_scores_are_those_computed_directly(flow: GenerativeClassifier) -> None:
     parts = ("density-and-complexity", "relative-distance")
     known = scores_of(reference.statistics, reference)
     close(scores["auto"], sum(surprise(known[name], scores[name]) for name in parts))
+    unsure, odd = (surprise(known[n], scores[n]) for n in ("max-probability", "auto"))
+    close(scores["doubt"], unsure + 0.3 * odd)
 
 
 def preprocessed(model: GenerativeClassifier, x: Tensor) -> Tensor:
