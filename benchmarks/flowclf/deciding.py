@@ -62,8 +62,9 @@ def measured(
     Half of the test set calibrates, the other is decided on: sets of 95 % by lac, and the share of
     test samples whose p-value by `auto` is at most the level. `worst_class_coverage` is the least,
     over classes, of the mean coverage of sets calibrated within each; `aurc` that of
-    max-probability, `aurc_doubt` that of the score doubt. An AUROC for each of the scores `scored`, made of the statistics `names`, and
-    each set of outliers by its name, or None where the system has not that score.
+    max-probability, `aurc_doubt` that of the score doubt. An AUROC for each of the scores
+    `scored`, made of the statistics `names`, and each set of outliers by its name, or None where
+    the system has not that score.
     """
     reference = Reference.fit(model, training.spread(MOST_TRAINING).x, names=names)
     told = statistics(model, test.x, names, reference.discriminant)
