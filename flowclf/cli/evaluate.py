@@ -193,7 +193,8 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
         sets = [load_outlier_set(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
         official = _official(task, wanted.data_dir) if "shift" in suites else None
         levels = task.dataset.levels
-        general = None if wanted.general is None else load(wanted.general, wanted.device)
+        device = task.model.mixture.device
+        general = None if wanted.general is None else load(wanted.general, device)
         options = Options(
             tuple(sets), official=official, samples=wanted.samples, levels=levels,
             temperatures=wanted.temperatures, features=features is not None,

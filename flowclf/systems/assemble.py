@@ -243,6 +243,11 @@ def _preprocess(blueprint: Blueprint, settings: ModelSettings) -> Invertible:
 def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:
     unit = blueprint.levels - 1 if blueprint.levels else 1.0
     own, shape, learned = settings.noise, blueprint.shape, None
+    if own.draws and not own.sigma:
+        raise UserError(
+            f"expected noise.sigma above 0 for noise.draws={own.draws}, whose copies would all be "
+            "the same; set it, 0.1 for example"
+        )
     if own.learned:
         if blueprint.levels is None or len(shape) != 3:
             raise UserError(f"expected images for noise.learned, got rows of {shape}; leave it out")

@@ -8,7 +8,10 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 
+from flowclf import build
+from flowclf.evaluation.statistics import statistics
 from flowclf.nn.encoders import Noise
+from flowclf.support.errors import UserError
 
 SHAPE = (1, 50, 50)
 GREY = torch.full((4, *SHAPE), 7, dtype=torch.uint8)
@@ -96,3 +99,30 @@ def test_each_feature_has_the_entropy_of_its_unit() -> None:
     noise.set_unit(torch.tensor([2.0, 20.0]))
     expected = 2 * NORMAL_ENTROPY + math.log(10)
     assert noise.entropy(floating=True) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_posterior_is_averaged_over_the_same_noisy_copies_of_every_input() -> None:
+    network = {"kind": "mlp", "blocks": 1, "hidden": [4]}
+    settings = {"network": network, "noise": {"sigma": 0.1, "draws": 3}}
+    for system in ("ib-inn", "ce", "vib", "untapped"):
+        kind = settings if system == "ib-inn" else {"noise": settings["noise"]}
+        model = build(system, shape=(1, 4, 4), classes=2, levels=16, **kind).eval()
+        for parameter in model.parameters():
+            parameter.data.add_(0.05)
+        x = torch.randint(16, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
+        copies = model.noise.copies(model.noise.to_points(x))
+        assert len(copies) == 3
+        spread = torch.stack([copy - x for copy in copies]).std()
+        assert float(spread) == pytest.approx(0.1 * 15, rel=0.3)
+        single = build(system, shape=(1, 4, 4), classes=2, levels=16, **(kind | {"noise": {}}))
+        single.load_state_dict(model.state_dict())
+        each = torch.stack([single.eval().log_posterior(copy) for copy in copies])
+        assert_close(model.log_posterior(x), each.logsumexp(0) - math.log(3))
+        assert_close(model.log_posterior(x[2:3]), model.log_posterior(x)[2:3])
+        told = statistics(model, x, ("log_posterior",))["log_posterior"]
+        assert_close(told, model.log_posterior(x).detach().double())
+
+
+def test_copies_without_noise_are_refused() -> None:
+    with pytest.raises(UserError, match=r"noise.sigma above 0 for noise.draws=4, whose copies"):
+        build("ib-inn", shape=(3,), classes=2, noise={"draws": 4, "sigma": 0.0})
