@@ -12,7 +12,7 @@ from couplings import Invertible
 __all__ = ["MOST_JACOBIAN", "layer_gradients", "local_dimension"]
 
 MOST_JACOBIAN = 256  # dimensions: a backward pass for each
-ON_DATA = 0.1  # a direction is one of the data if it is at least so many deviations wide
+ON_DATA = 0.1  # a direction is one of the data if it is so wide, relative to the widest
 PART = 64  # samples whose gradients are held at once
 
 
@@ -71,10 +71,10 @@ def layer_gradients(
 def local_dimension(network: Invertible, u: Tensor) -> Tensor | None:
     """Count the directions of the decoder that are of the data, for each sample: (B,), float64.
 
-        #{i : σ_i(du/dz) >= 0.1},  σ_i(du/dz) = 1 / σ_i(dz/du)
+        #{i : σ_i(du/dz) >= 0.1 σ_1(du/dz)},  σ_i(du/dz) = 1 / σ_{D+1-i}(dz/du)
 
-    u is in the network's units, of about unit variance. Kamkari et al., "A geometric explanation of
-    the likelihood OOD detection paradox", ICML 2024.
+    u is in the network's units. Kamkari et al., "A geometric explanation of the likelihood OOD
+    detection paradox", ICML 2024, with a threshold that is relative to the widest direction.
 
     Returns:
         None above `MOST_JACOBIAN` dimensions.
@@ -88,8 +88,8 @@ def local_dimension(network: Invertible, u: Tensor) -> Tensor | None:
             torch.autograd.grad(z[:, i].sum(), at, retain_graph=True)[0].flatten(1)
             for i in range(z.shape[1])
         ]
-    widths = torch.linalg.svdvals(torch.stack(rows, 1).double())
-    return (widths <= 1 / ON_DATA).sum(1).double()
+    inverse = torch.linalg.svdvals(torch.stack(rows, 1).double())
+    return (inverse <= inverse[:, -1:] / ON_DATA).sum(1).double()
 
 
 def _is_plain(layer: nn.Module) -> bool:

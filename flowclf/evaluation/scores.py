@@ -244,7 +244,7 @@ _ROWS = (
     ),
     Score(
         "local-dimension", "training samples", ("nll_per_dim", "local_dimension"), joint_distance,
-        "the same of log q(x) and #{i : σ_i(dx/dz) >= 0.1}", "Kamkari et al., ICML 2024",
+        "the same of log q(x) and #{i : σ_i(dx/dz) >= 0.1 σ_1(dx/dz)}", "Kamkari et al., ICML 2024",
         fitted=True,
     ),
     Score(
