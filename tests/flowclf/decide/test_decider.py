@@ -75,6 +75,20 @@ def test_a_decision_follows_from_set_and_p_value(model: GenerativeClassifier) ->
     assert rows[0]["label"] in rows[0]["set"] or not rows[0]["set"]
 
 
+@pytest.mark.parametrize("score", ["auto", "negative-log-prob"])
+def test_the_excess_says_what_is_never_seen_and_how_to_be_seen(
+    model: GenerativeClassifier, score: str
+) -> None:
+    decider = made(model, score=score, false_alarm=0.02)
+    x = torch.cat([points(300, 4)[0], points(50, 5, far=6.0)[0]])
+    excess = decider.excess(x)
+    assert ((excess > 0).numpy() == (decider(x).decision == "never seen")).all()
+    at = x[300:].requires_grad_()
+    (gradient,) = torch.autograd.grad(decider.excess(at).sum(), at)
+    nearer = decider.excess((at - 0.1 * gradient / gradient.norm(dim=1, keepdim=True)).detach())
+    assert bool((nearer < excess[300:]).all())
+
+
 def test_sets_per_class_cover_each_class(model: GenerativeClassifier) -> None:
     x, y = points(6000, 6)
     found = made(model, 3000, per_class=True, sets="aps", coverage=0.9)(x)
