@@ -1,6 +1,6 @@
 """Attacks on a classifier that may reject: what is right, what is rejected, what slips through.
 
-    python -m benchmarks.flowclf.rejection RUN
+    python -m benchmarks.flowclf.rejection RUN [--samples 500] [--epsilons 0 0.02 0.1 0.3]
 
 A `Decider` (1 % false alarms, calibrated on half of the test images) decides on attacked images of
 the other half: FGSM by the margin, which does not try to hide, and `evading_pgd`, which knows the
@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--epsilons", type=float, nargs="+", default=EPSILONS)
     parser.add_argument("--out", type=Path, default=recorded("rejection.csv"))
     given = parser.parse_args()
     task = load_task(given.run)
@@ -50,7 +51,7 @@ def main() -> None:
     known, new = task.test.take(slice(half, None)), task.test.take(slice(given.samples))
     train = task.training.spread(MOST_TRAINING).x
     deciders = {s: Decider(model, score=s).fit(known.x, known.y, train) for s in SCORES}
-    for epsilon, attack, (score, decider) in product(EPSILONS, ATTACKS, deciders.items()):
+    for epsilon, attack, (score, decider) in product(given.epsilons, ATTACKS, deciders.items()):
         parts = zip(new.x.split(BATCH_SIZE), new.y.split(BATCH_SIZE), strict=True)
         attacked = torch.cat([_attacked(attack, decider, x, y, epsilon) for x, y in parts])
         row = {"data": task.config.dataset, "seed": task.config.seed}
