@@ -56,7 +56,8 @@ def main() -> None:
         attacked = torch.cat([_attacked(attack, decider, x, y, epsilon) for x, y in parts])
         row = {"data": task.config.dataset, "seed": task.config.seed}
         row |= {"sigma": model.noise.sigma, "draws": model.noise.draws, "attack": attack}
-        row |= {"epsilon": epsilon, "score": score, "samples": len(new)}
+        row |= {"target": score if attack == "evading" else "", "epsilon": epsilon}
+        row |= {"score": score, "samples": len(new)}
         row |= shares(decider, attacked, new.y)
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
         append_rows(given.out, [row])
