@@ -83,13 +83,11 @@ def cross_information(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> 
 
 
 @torch.no_grad()
-def learned_noise_bits(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> float | None:
-    """Compute -mean (log₂ q(x + u) - log₂ q(u|x))/d of grey levels x, bits; None without learned u.
+def learned_noise_bits(model: GenerativeClassifier, x: Tensor, seed: int = 0) -> float:
+    """Compute -mean (log₂ q(x + u) - log₂ q(u|x))/d of grey levels x, bits, with the learned u.
 
     A bound on the bits/dim of the levels of its own, beside the one by uniform noise.
     """
-    if model.noise.learned is None or x.is_floating_point():
-        return None
     device, values = model.mixture.device, []
     generator = generator_for(seed, "learned noise", device=device)
     with evaluating(model):

@@ -189,8 +189,8 @@ def likelihood_suite(subject: Subject) -> dict[str, Any]:
         "elbo_nats": _mean(p.elbo),
         "paper_rate_per_dim_nats": None,
     } | {name: _mean(values) for name, values in p.rates.items()}
-    bits = learned_noise_bits(subject.model, subject.test.x, subject.seed)
-    if bits is not None:
+    if subject.model.noise.learned is not None:
+        bits = learned_noise_bits(subject.model, subject.test.x, subject.seed)
         found["learned_noise_bits_per_dim"] = bits
     if likelihood is None:
         return found

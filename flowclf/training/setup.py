@@ -194,6 +194,8 @@ def augmentation(
     """
     kind = kind or config.data.augment
     augment = make_augmentation(kind, dataset.shape, dataset.levels, config.data.veil)
+    if config.data.binarize == "none":
+        return augment
     return ending_binary(augment, config.data.binarize, dataset.levels)
 
 
