@@ -4,7 +4,8 @@
 
 A `Decider` (1 % false alarms, calibrated on half of the test images) decides on attacked images of
 the other half: FGSM by the margin, which does not try to hide, and `evading_pgd`, which knows the
-decider's score and limit. Scores: -log q(x)/d and `auto`; each is attacked by itself.
+decider's score and limit, after one step and after fifty. Scores: -log q(x)/d and `auto`; each is
+attacked by itself.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from flowclf.evaluation.context import MOST_TRAINING
 from flowclf.training.task import load_task
 
 EPSILONS = (0.0, 0.02, 0.1, 0.3)
-ATTACKS = ("fgsm", "evading")
+ATTACKS = ("fgsm", "evading-step", "evading")
 SCORES = ("negative-log-prob", "auto")
 BATCH_SIZE = 250
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--epsilons", type=float, nargs="+", default=EPSILONS)
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=ATTACKS)
     parser.add_argument("--out", type=Path, default=recorded("rejection.csv"))
     given = parser.parse_args()
     task = load_task(given.run)
@@ -51,12 +53,14 @@ def main() -> None:
     known, new = task.test.take(slice(half, None)), task.test.take(slice(given.samples))
     train = task.training.spread(MOST_TRAINING).x
     deciders = {s: Decider(model, score=s).fit(known.x, known.y, train) for s in SCORES}
-    for epsilon, attack, (score, decider) in product(given.epsilons, ATTACKS, deciders.items()):
+    for epsilon, attack, (score, decider) in product(
+        given.epsilons, given.attacks, deciders.items()
+    ):
         parts = zip(new.x.split(BATCH_SIZE), new.y.split(BATCH_SIZE), strict=True)
         attacked = torch.cat([_attacked(attack, decider, x, y, epsilon) for x, y in parts])
         row = {"data": task.config.dataset, "seed": task.config.seed}
         row |= {"sigma": model.noise.sigma, "draws": model.noise.draws, "attack": attack}
-        row |= {"target": score if attack == "evading" else "", "epsilon": epsilon}
+        row |= {"target": "" if attack == "fgsm" else score, "epsilon": epsilon}
         row |= {"score": score, "samples": len(new)}
         row |= shares(decider, attacked, new.y)
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
@@ -66,7 +70,8 @@ def main() -> None:
 def _attacked(attack: str, decider: Decider, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
     if attack == "fgsm":
         return fgsm(decider.model, x, y, epsilon, loss="margin")
-    return evading_pgd(decider.model, x, y, epsilon, decider.excess)
+    steps = 2 if attack == "evading-step" else 50  # where a path ends is not looked at
+    return evading_pgd(decider.model, x, y, epsilon, decider.excess, steps=steps)
 
 
 if __name__ == "__main__":
