@@ -23,11 +23,7 @@ from flowclf.evaluation.conformal import (
     threshold,
 )
 from flowclf.evaluation.scores import SCORES, Reference
-from flowclf.evaluation.statistics import (
-    Statistics,
-    differentiable_statistics,
-    statistics,
-)
+from flowclf.evaluation.statistics import Statistics, differentiable_statistics, statistics
 from flowclf.models import load
 from flowclf.support import validate
 from flowclf.support.errors import UserError

@@ -194,9 +194,10 @@ class _Batch:
         model, mixture = self.model, self.model.mixture
         if not model.has_density or not mixture.has_distances:
             return None
-        middle = model.noise.level_middle
-        noise = 0.0 if self.x.is_floating_point() else hashed_uniform(self.x, each=True) - middle
-        z = model.encode((self.points + noise).to(mixture.coordinates.dtype)).z
+        points = model.noise.to_points(self.points)
+        if not self.x.is_floating_point():
+            points = points + hashed_uniform(self.x, each=True) - model.noise.level_middle
+        z = model.encode(points.to(mixture.coordinates.dtype)).z
         k = mixture.log_prob_given_class(z).argmax(1)
         return mixture.residuals(z, k)
 

@@ -28,6 +28,7 @@ from flowclf.evaluation.scores import (
 from flowclf.evaluation.statistics import COSTLY, STATISTICS, anderson_darling, statistics
 from flowclf.latent.vmf import VonMisesFisherMixture
 from flowclf.support.errors import UserError
+from flowclf.support.seeding import hashed_uniform
 
 K, DIMS = 3, 16
 SHAPE = (1, 4, 4)
@@ -91,6 +92,10 @@ def test_scores_are_those_computed_directly(flow: GenerativeClassifier) -> None:
     close(scores["max-probability"].exp(), 1 - posterior.max(1).values)
     told = statistics(flow, x)
     close(told["stage_log_dets_per_dim"].sum(1) * DIMS + preprocessed(flow, x), encoding.log_det)
+    dequantised = x + hashed_uniform(x, each=True)
+    noisy = flow.encode(dequantised.to(z.dtype)).z
+    residuals = mixture.residuals(noisy, mixture.log_prob_given_class(noisy).argmax(1))
+    close(told["normality"], anderson_darling(residuals), rtol=1e-3)
     parts = ("density-and-complexity", "relative-distance")
     known = scores_of(reference.statistics, reference)
     close(scores["auto"], sum(surprise(known[name], scores[name]) for name in parts))
