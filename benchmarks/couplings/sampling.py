@@ -2,9 +2,9 @@
 
     python -m benchmarks.couplings.sampling [--dims 784] [--samples 64] [--threads 1]
 
-Flows of four maps each with networks of one hidden layer, 256 wide (two for each two-sided
-coupling), untrained: the map of couplings is its own inverse's cost, an autoregressive one inverts
-dimension by dimension. Providers take turns; ratios are of medians, to `couplings` in this run.
+Untrained flows of four maps, whose networks have one hidden layer of 256 (a two-sided coupling has
+two networks). The inverse of a coupling costs what the coupling does; an autoregressive map is
+inverted dimension by dimension. Providers take turns; ratios are of medians, to `couplings`.
 """
 
 import argparse

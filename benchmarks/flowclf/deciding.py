@@ -26,8 +26,8 @@ Values = dict[str, float | None]
 
 SPLITS = 20
 COVERAGE, LEVELS = 0.95, (0.01, 0.05)
-# All but those of several models or of systems that are not here, of backward passes, and of doubt.
 BY_DERIVATIVES = ("layer-gradients", "local-dimension")
+# Of several models, of systems that are not here, of backward passes, and doubt: not recorded.
 OTHERS = ("waic", "rate", "ratio", "across-beta", "doubt", *BY_DERIVATIVES)
 SCORED = tuple(name for name in SCORES if name not in OTHERS)
 GUARANTEES = ("coverage", "set_size", *(f"false_alarm_{level:g}" for level in LEVELS))

@@ -180,8 +180,11 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
     from flowclf.training.task import load_task
 
     models, suites = [], wanted.suites
+    general = None if wanted.general is None else load(wanted.general)
     for folder in folders:
         task = load_task(folder, wanted.data_dir, wanted.device)
+        if general is not None:
+            general = general.to(task.model.mixture.device)
         for notice in task.dataset.notices:
             message(f"note: {notice}")
         scored = "ood" in suites
@@ -193,8 +196,6 @@ def _evaluate_group(folders: Sequence[Path], wanted: Wanted, found: list[dict[st
         sets = [load_outlier_set(spec, task, wanted.data_dir, wanted.resize) for spec in specs]
         official = _official(task, wanted.data_dir) if "shift" in suites else None
         levels = task.dataset.levels
-        device = task.model.mixture.device
-        general = None if wanted.general is None else load(wanted.general, device)
         options = Options(
             tuple(sets), official=official, samples=wanted.samples, levels=levels,
             temperatures=wanted.temperatures, features=features is not None,
