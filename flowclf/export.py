@@ -173,6 +173,11 @@ def _check(model: GenerativeClassifier, path: Path, x: Tensor, format: Format) -
             f"branch.kind={fitted[0]}: expected a model that torch computes alone, got one whose "
             "posterior is scikit-learn's; train with branch.kind=network"
         )
+    if model.noise.denoise:
+        raise UserError(
+            f"noise.denoise={model.noise.denoise:g}: expected a posterior without a derivative in "
+            "it; train with noise.denoise=0"
+        )
     device = model.mixture.device
     if device.type != "cpu" or not len(x):
         raise UserError(f"expected a model on the CPU and samples, got {device} and {len(x)}")

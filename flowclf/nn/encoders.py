@@ -39,6 +39,8 @@ class NoiseSettings(Section):
     # Copies of x with noise of this sigma, the same for every x, that q(k|x) is averaged over; 0: x
     # itself, as it is.
     draws: Annotated[int, Field(ge=0, le=1000)] = 0
+    # Of flows: share of the way to the mean of the clean x that each copy goes first, see `denoise`.
+    denoise: Annotated[float, Field(ge=0, le=1)] = 0.0
     # Of flows on images: train with noise within the grey levels whose density is learned, in place
     # of the uniform one, by a network of this width.
     learned: bool = False
@@ -64,9 +66,11 @@ class Noise(nn.Module):
         unit: float,
         draws: int = 0,
         learned: LearnedNoise | None = None,
+        denoise: float = 0.0,
     ) -> None:
         super().__init__()
         self.uniform, self.sigma, self.draws, self.learned = uniform, sigma, draws, learned
+        self.denoise = denoise
         self.register_buffer("unit", torch.full(shape, float(unit)))
         normal = torch.randn(draws, *shape, generator=torch.Generator().manual_seed(0))
         self.register_buffer("normal", normal, persistent=False)

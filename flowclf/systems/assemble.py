@@ -218,7 +218,14 @@ def feed_forward_parts(
 
     A linear layer ends the network where `latent` asks for one, or an encoder that needs mean and
     variance. `options` are the encoder's.
+
+    Raises:
+        UserError: noise.denoise, which needs a density.
     """
+    if settings.noise.denoise:
+        raise UserError(
+            f"expected noise.denoise=0 of a system without log q(x), got {settings.noise.denoise:g}"
+        )
     generator, shape = blueprint.generator(), blueprint.shape
     preprocess = _preprocess(blueprint, settings)
     if isinstance(settings.network, CustomSettings):
@@ -243,6 +250,11 @@ def _preprocess(blueprint: Blueprint, settings: ModelSettings) -> Invertible:
 def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:
     unit = blueprint.levels - 1 if blueprint.levels else 1.0
     own, shape, learned = settings.noise, blueprint.shape, None
+    if own.denoise and not own.draws:
+        raise UserError(
+            f"expected noise.draws of at least 1 for noise.denoise={own.denoise:g}, which moves noisy "
+            "copies; set it, 8 for example"
+        )
     if own.draws and not own.sigma:
         raise UserError(
             f"expected noise.sigma above 0 for noise.draws={own.draws}, whose copies would all be "
@@ -253,7 +265,7 @@ def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:
             raise UserError(f"expected images for noise.learned, got rows of {shape}; leave it out")
         generator = generator_for(blueprint.seed, "learned noise")
         learned = LearnedNoise(shape, blueprint.levels, own.width, generator)
-    return Noise(shape, own.uniform, own.sigma, unit, own.draws, learned)
+    return Noise(shape, own.uniform, own.sigma, unit, own.draws, learned, own.denoise)
 
 
 def _mixture(

@@ -1,6 +1,8 @@
 """Noise: how much, in which units, and for whom."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from flowclf import build
+from flowclf import GenerativeClassifier, build
 from flowclf.evaluation.statistics import statistics
+from flowclf.export import export_model
 from flowclf.nn.encoders import Noise
 from flowclf.support.errors import UserError
 
@@ -126,3 +129,50 @@ def test_a_posterior_is_averaged_over_the_same_noisy_copies_of_every_input() -> 
 def test_copies_without_noise_are_refused() -> None:
     with pytest.raises(UserError, match=r"noise.sigma above 0 for noise.draws=4, whose copies"):
         build("ib-inn", shape=(3,), classes=2, noise={"draws": 4, "sigma": 0.0})
+
+
+def _denoising(share: float) -> GenerativeClassifier:
+    network = {"kind": "mlp", "blocks": 2, "hidden": [4]}
+    noise = {"sigma": 0.1, "draws": 3, "denoise": share}
+    model = build("ib-inn", shape=(1, 4, 4), classes=2, levels=16, network=network, noise=noise)
+    for parameter in model.parameters():
+        parameter.data.add_(0.05)
+    return model.double().eval()
+
+
+def _central(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Derivatives of the sum of `function` by x (B, *shape), by differences."""
+    steps = 1e-4 * torch.eye(x[0].numel(), dtype=x.dtype).view(-1, 1, *x.shape[1:])
+    with torch.no_grad():
+        found = [(function(x + step) - function(x - step)) / 2e-4 for step in steps]
+    return torch.stack(found, 1).view_as(x)
+
+
+def test_denoising_follows_the_score_and_is_differentiable() -> None:
+    model = _denoising(0.5)
+    x = 15 * torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    score = _central(model.log_prob, x)
+    assert_close(model.denoise(x), x + 1.5**2 * score, rtol=1e-5, atol=1e-5)
+    moved = [model.denoise(copy, 0.5) for copy in model.noise.copies(x)]
+    plain = _denoising(0)
+    plain.noise.draws = 0
+    each = torch.stack([plain.log_posterior(each) for each in moved])
+    expected = each.logsumexp(0) - math.log(3)
+    assert_close(model.log_posterior(x), expected)
+    with torch.inference_mode():
+        assert_close(model.log_posterior(x.clone()), expected)
+    assert_close(statistics(model, x, ("log_posterior",))["log_posterior"], expected.detach())
+    at = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.log_posterior(at)[:, 0].sum(), at)
+    by_differences = _central(lambda points: model.log_posterior(points)[:, 0], x)
+    assert_close(gradient, by_differences, rtol=1e-4, atol=1e-6)
+
+
+def test_denoising_is_refused_where_it_has_nothing_to_follow() -> None:
+    noise = {"denoise": 0.1, "sigma": 0.1}
+    with pytest.raises(UserError, match=r"noise.draws of at least 1 for noise.denoise=0.1"):
+        build("ib-inn", shape=(3,), classes=2, noise=noise)
+    with pytest.raises(UserError, match=r"noise.denoise=0 of a system without log q\(x\), got 0.1"):
+        build("ce", shape=(3,), classes=2, noise=noise | {"draws": 2})
+    with pytest.raises(UserError, match=r"noise.denoise=0.5: expected a posterior without a deriv"):
+        export_model(_denoising(0.5), Path("model.pt2"), torch.zeros(1, 1, 4, 4))
