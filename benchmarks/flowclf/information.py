@@ -1,10 +1,10 @@
-"""I(z; x) and KL(q(z) ‖ p(z)) by the number of samples: -m benchmarks.flowclf.information RUN
+"""I(z; x) and KL(q(z) ‖ p(z)) by the number of samples: -m benchmarks.flowclf.information RUN…
 
-Over the training samples of a finished vae-as run: by q(z) of all of them, by q(z) of a mini-batch
+Over the training samples of finished vae-as runs: by q(z) of all of them, by q(z) of a mini-batch
 of S, and by its softmax. Figure 2 of the VAE-AS paper; rows go to results/vae-as-information.csv.
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,14 @@ def _by_softmax(
     }
 
 
-if __name__ == "__main__":
-    for row in compare_information(Path(sys.argv[1])):
+def main() -> None:
+    """Print and record the rows of each run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished vae-as runs")
+    for row in (row for run in parser.parse_args().runs for row in compare_information(run)):
         numbers = f"MI {row['mi_nats']:.3f}  MD {row['md_nats']:.3f}"
         print(f"{row['estimator']:18} S = {row['samples']:6}  {numbers}")
+
+
+if __name__ == "__main__":
+    main()

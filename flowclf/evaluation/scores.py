@@ -297,13 +297,9 @@ _ROWS = (
     ),
 )  # fmt: skip
 
-# Of `auto`: the first of these that a system has, beside `relative-distance`.
-DENSITIES = (
-    "density-and-complexity",
-    "parts-of-density",
-    "typicality",
-    "latent-negative-log-prob",
-)
+# Of `auto`: the first of these that a system has, beside `relative-distance`. Not -log q(z): where
+# it is the latent of a feed-forward network, outliers are nearer to the origin than the data.
+FIRST = ("density-and-complexity", "parts-of-density", "typicality", "max-probability")
 
 
 @dataclass(frozen=True)
@@ -338,13 +334,13 @@ def _uses(names: Iterable[str]) -> tuple[str, ...]:
 
 DOUBT_WEIGHT = 0.3
 AUTO = Combined(
-    "auto", "training samples", _uses((*DENSITIES, "relative-distance")), _itself,
+    "auto", "training samples", _uses((*FIRST, "relative-distance")), _itself,
     f"Σ -log p, p by rank among training samples, of relative-distance and of the first that there "
-    f"is of {', '.join(DENSITIES)}", "flowclf; Fisher, 1925", fitted=True,
-    parts=((DENSITIES, 1.0), (("relative-distance",), 1.0)),
+    f"is of {', '.join(FIRST)}", "flowclf; Fisher, 1925", fitted=True,
+    parts=((FIRST, 1.0), (("relative-distance",), 1.0)),
 )  # fmt: skip
 DOUBT = Combined(
-    "doubt", "training samples", _uses((*DENSITIES, "relative-distance", "max-probability")),
+    "doubt", "training samples", _uses((*FIRST, "relative-distance", "max-probability")),
     _itself, f"-log p of max-probability - {DOUBT_WEIGHT:g} log p of auto", "flowclf", fitted=True,
     parts=((("max-probability",), 1.0), (("auto",), DOUBT_WEIGHT)),
 )  # fmt: skip

@@ -103,6 +103,21 @@ def test_scores_are_those_computed_directly(flow: GenerativeClassifier) -> None:
     close(scores["doubt"], unsure + 0.3 * odd)
 
 
+def test_auto_without_a_density_asks_the_posterior_and_not_the_latents() -> None:
+    generator = torch.Generator().manual_seed(0)
+    told, known = (
+        {
+            "log_posterior": torch.randn(40, K, generator=generator).double().log_softmax(1),
+            "relative_distance": torch.randn(40, generator=generator).double(),
+            "latent_nll": torch.randn(40, generator=generator).double(),
+        }
+        for _ in range(2)
+    )
+    parts = (SCORES[name] for name in ("max-probability", "relative-distance"))
+    expected = sum(surprise(part(known), part(told)) for part in parts)  # type: ignore[arg-type]
+    close(SCORES["auto"](told, known), expected)
+
+
 def preprocessed(model: GenerativeClassifier, x: Tensor) -> Tensor:
     return model.encoder.preprocess(model.noise.to_points(x))[1]
 
