@@ -226,8 +226,8 @@ class GenerativeClassifier(nn.Module):
         copies: Iterable[Tensor] = self.noise.copies(self._points(x))
         if self.noise.denoise:
             copies = (self.denoise(each, self.noise.denoise) for each in copies)
-        copies = (self._encode(each, self._fixed_generator()) for each in copies)
-        z = torch.cat([self._fixed_draws(each) for each in copies])
+        encodings = (self._encode(each, self._fixed_generator()) for each in copies)
+        z = torch.cat([self._fixed_draws(each) for each in encodings])
         given_z = self.densities(z.flatten(0, 1)).log_posterior.unflatten(0, z.shape[:2])
         return self._checked("log_posterior", given_z.logsumexp(0) - log(len(z)), x)
 

@@ -39,7 +39,7 @@ class NoiseSettings(Section):
     # Copies of x with noise of this sigma, the same for every x, that q(k|x) is averaged over; 0: x
     # itself, as it is.
     draws: Annotated[int, Field(ge=0, le=1000)] = 0
-    # Of flows: share of the way to the mean of the clean x that each copy goes first, see `denoise`.
+    # Of flows: share of the way to the mean of the clean x that each copy goes first (`denoise`).
     denoise: Annotated[float, Field(ge=0, le=1)] = 0.0
     # Of flows on images: train with noise within the grey levels whose density is learned, in place
     # of the uniform one, by a network of this width.
