@@ -252,8 +252,8 @@ def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:
     own, shape, learned = settings.noise, blueprint.shape, None
     if own.denoise and not own.draws:
         raise UserError(
-            f"expected noise.draws of at least 1 for noise.denoise={own.denoise:g}, which moves the "
-            "noisy copies; set it, 8 for example"
+            f"expected noise.draws of at least 1 for noise.denoise={own.denoise:g}, which moves "
+            "the noisy copies; set it, 8 for example"
         )
     if own.draws and not own.sigma:
         raise UserError(
