@@ -103,11 +103,12 @@ def settle(folder: Path, journal: Path) -> None:
     journal.mkdir(exist_ok=True)
     for kept in journal.iterdir():
         kept.unlink()
-    note = _noter(journal)
-    for path in folder.rglob("*"):
-        found = path.stat()
-        note("flushed", folder=path.is_dir(), inode=found.st_ino, size=found.st_size,
-             at=found.st_mtime_ns)  # fmt: skip
+    with (journal / "lines").open("w", encoding="utf-8") as lines:
+        for path in folder.rglob("*"):
+            found = path.stat()
+            entry = {"kind": "flushed", "folder": path.is_dir(), "inode": found.st_ino}
+            entry |= {"size": found.st_size, "at": found.st_mtime_ns}
+            lines.write(json.dumps(entry) + "\n")
 
 
 def _noter(journal: Path) -> Callable[..., None]:

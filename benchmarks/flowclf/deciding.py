@@ -33,7 +33,7 @@ SCORED = tuple(name for name in SCORES if name not in OTHERS)
 GUARANTEES = ("coverage", "set_size", *(f"false_alarm_{level:g}" for level in LEVELS))
 
 
-def names(specs: Sequence[str], scored: Sequence[str] = SCORED) -> tuple[str, ...]:
+def value_names(specs: Sequence[str], scored: Sequence[str] = SCORED) -> tuple[str, ...]:
     """Return the names of what `measured` returns."""
     spread = (f"{name}_error" for name in GUARANTEES)
     found = (f"{score}_{spec}" for spec in specs for score in scored)
@@ -41,12 +41,12 @@ def names(specs: Sequence[str], scored: Sequence[str] = SCORED) -> tuple[str, ..
 
 
 def decisions(trained: Trained, specs: Sequence[str]) -> Values:
-    """Return what `measured` finds of a trained system, and `names` says, with outliers `specs`."""
+    """Return what `measured` finds of a trained system with outliers `specs`: `value_names`."""
     model, training, test = trained.model, trained.training, trained.test
     like = Dataset("", training, test, tuple(map(str, range(model.classes))), levels=256)
     outside = {spec: load_outliers(spec, like).x for spec in specs}
     found = measured(model, training, test, outside, SCORED)
-    return {name: found[name] for name in names(specs)}
+    return {name: found[name] for name in value_names(specs)}
 
 
 def measured(
@@ -109,6 +109,6 @@ GREY = ("drawings", "noise:0.015", "noise:0.05", "rotated", "flipped")
 OF_MNIST, OF_FASHION = ("fashion-mnist", *GREY), ("mnist", *GREY)
 OF_COLOUR = ("cifar100", "rgb-rotation:0.3", "drawings", "noise:0.015", "noise:0.05")
 KINDS = {
-    f"decisions-{name}": (names(specs), partial(decisions, specs=specs))
+    f"decisions-{name}": (value_names(specs), partial(decisions, specs=specs))
     for name, specs in (("mnist", OF_MNIST), ("fashion", OF_FASHION), ("colour", OF_COLOUR))
 }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.flowclf import tables
-from benchmarks.flowclf.deciding import BY_DERIVATIVES, SCORED, measured, names
+from benchmarks.flowclf.deciding import BY_DERIVATIVES, SCORED, measured, value_names
 from benchmarks.results import Row, append_rows, recorded
 from flowclf.config import make_config
 from flowclf.data import Dataset
@@ -39,7 +39,9 @@ def decide_table(name: str, seed: int, system: str) -> Row:
     right = trained.model.predict(data.test.x) == data.test.y
     facts: Row = {"table": name, "system": system, "seed": seed}
     facts["accuracy"] = float(right.double().mean())
-    return facts | {column: found.get(column) for column in ("aurc_doubt", *names(SETS, SCORES))}
+    return facts | {
+        column: found.get(column) for column in ("aurc_doubt", *value_names(SETS, SCORES))
+    }
 
 
 def _without_last(data: Dataset) -> tuple[Dataset, Tensor]:

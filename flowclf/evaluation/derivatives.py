@@ -1,13 +1,13 @@
 """Derivatives as statistics of single samples: gradients by the weights, and the Jacobian."""
 
 from collections.abc import Callable
-from threading import get_ident
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from couplings import Invertible
+from flowclf.nn.hooks import noting
 
 __all__ = ["MOST_JACOBIAN", "layer_gradients", "local_dimension"]
 
@@ -35,11 +35,10 @@ def layer_gradients(
         None if there is no such layer.
     """
     norms: list[Tensor | None] = []
-    thread, here = get_ident(), x[:PART]
+    found, here = [], x[:PART]
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # Others may ask the same model.
-        if get_ident() != thread or not output.requires_grad or len(output) != len(here):
+        if not output.requires_grad or len(output) != len(here):
             return
         place, seen = len(norms), inputs[0].detach()
         norms.append(None)
@@ -50,21 +49,15 @@ def layer_gradients(
         output.register_hook(keep)
 
     layers = (each for each in model.modules() if isinstance(each, nn.Linear) or _is_plain(each))
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    found = []
-    try:
+    with noting(layers, note), torch.enable_grad():
         for here in x.split(PART):
             norms.clear()
-            with torch.enable_grad():
-                at = here.detach().requires_grad_()
-                torch.autograd.grad(log_prob(at).sum(), at)
+            at = here.detach().requires_grad_()
+            torch.autograd.grad(log_prob(at).sum(), at)
             used = [norm for norm in norms if norm is not None]
             if not used:
                 return None
             found.append(torch.stack(used, 1).double())
-    finally:
-        for hook in hooks:
-            hook.remove()
     return torch.cat(found).clamp_min(torch.finfo(torch.float64).tiny).log()
 
 

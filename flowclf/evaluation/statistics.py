@@ -11,11 +11,10 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from threading import get_ident
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from couplings import Chain, Invertible
 from couplings.functional import MixtureDensities
@@ -23,6 +22,7 @@ from flowclf.classifier import GenerativeClassifier, evaluating
 from flowclf.evaluation.derivatives import layer_gradients, local_dimension
 from flowclf.evaluation.discriminant import Discriminant
 from flowclf.nn.encoders import Encoding
+from flowclf.nn.hooks import noting
 from flowclf.objectives import gaussian_kl
 from flowclf.support import validate
 from flowclf.support.errors import UserError
@@ -66,19 +66,10 @@ class _Batch:
     @cached_property
     def _encoded(self) -> tuple[Encoding, list[Tensor]]:
         """The encoding, and log|det J| of each stage of a flow that is a `Chain`, in one pass."""
-        network, found, thread = self.model.encoder.network, list[Tensor](), get_ident()
-
-        def note(stage: nn.Module, inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
-            if get_ident() == thread:  # others may ask the same model
-                found.append(outputs[1])
-
+        network, found = self.model.encoder.network, list[Tensor]()
         stages = network if self.model.has_density and isinstance(network, Chain) else ()
-        hooks = [stage.register_forward_hook(note) for stage in stages]
-        try:
+        with noting(stages, lambda stage, inputs, outputs: found.append(outputs[1])):
             return self.model.encode(self.points), found
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     @cached_property
     def densities(self) -> MixtureDensities:

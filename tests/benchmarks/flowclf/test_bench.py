@@ -19,7 +19,7 @@ import torch
 from benchmarks import results
 from benchmarks.flowclf import classify, cost, depth, study, trained_exactness
 from benchmarks.flowclf.cost import COSTS, run_cost
-from benchmarks.flowclf.deciding import decisions, names
+from benchmarks.flowclf.deciding import decisions, value_names
 from benchmarks.flowclf.information import compare_information
 from benchmarks.flowclf.measures import MEASURES, compare_latents
 from benchmarks.flowclf.study import (
@@ -356,7 +356,7 @@ def test_decisions_give_the_numbers_they_name(monkeypatch: pytest.MonkeyPatch) -
     trained = train(config, load_data(config), device="cpu")
     specs = ("flipped", "noise:0.05")
     found = decisions(trained, specs)
-    assert set(found) == set(names(specs))
+    assert set(found) == set(value_names(specs))
     assert None not in found.values()
     assert found["coverage"] == pytest.approx(0.5, abs=0.05)
     assert found["false_alarm_0.05"] <= 0.05 + 4 * found["false_alarm_0.05_error"]
