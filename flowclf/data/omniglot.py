@@ -120,6 +120,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Drawing:
     from PIL.Image import Resampling
+    from PIL.ImageChops import invert
 
     name = _MEMBER.fullmatch(member.filename)
     assert name
@@ -135,6 +136,5 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Draw
             f"{where}: expected {_SIDE}×{_SIDE} pixels, got {image.width}×{image.height}; "
             "fetch the official zip"
         )
-    ink_white = image.point(lambda level: 255 - level)
-    shrunk = ink_white.resize((_RESIZED, _RESIZED), Resampling.BOX)
+    shrunk = invert(image).resize((_RESIZED, _RESIZED), Resampling.BOX)
     return Drawing(name["alphabet"], drawer, np.asarray(shrunk, dtype=np.uint8))

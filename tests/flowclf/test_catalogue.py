@@ -34,10 +34,10 @@ def keys(document: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_key_of_every_suite_is_known(name: str, generator: torch.Generator) -> None:
-    y = torch.arange(300) % CLASSES
-    x = torch.randint(0, 256, (300, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    y = torch.arange(120) % CLASSES
+    x = torch.randint(0, 256, (120, 1, 8, 8), generator=generator, dtype=torch.uint8)
     split = Split(x, y)
-    model = build(name, shape=(1, 8, 8), classes=CLASSES, samples=300, **small(name, image=True))
+    model = build(name, shape=(1, 8, 8), classes=CLASSES, samples=120, **small(name, image=True))
     model.fit_statistics(x, y)
     options = Options(
         (Outliers("noise", x),),

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python tests/flowclf/training/test_resident_memory.py 2000 [SYSTEM ...]
 
-prints MiB per 1,000 steps, over 2,000 of them after 500 to warm up, of each system.
+prints MiB per 1,000 steps, over 2,000 of them after 200 to warm up, of each system.
 """
 
 import os
@@ -22,7 +22,7 @@ from flowclf.systems import SYSTEMS
 from flowclf.training import train
 
 STATM = Path("/proc/self/statm")
-WARM = 500
+WARM = 200
 
 
 def slope(system: str, steps: int) -> float:
@@ -52,7 +52,7 @@ def slope(system: str, steps: int) -> float:
 
 @pytest.mark.skipif(not STATM.exists(), reason="reads /proc")
 def test_memory_does_not_grow_with_the_steps() -> None:
-    ended = rerun(__file__, "400", "ib-inn")
+    ended = rerun(__file__, "300", "ib-inn")
     slopes = [float(line.split()[1]) for line in ended.stdout.splitlines()]
     assert len(slopes) == 1, ended.stderr
     assert slopes[0] < 1, ended.stdout
