@@ -118,7 +118,7 @@ class DataSettings(Section):
     vocabulary: Positive = 2000
     # Frozen features in place of pictures or texts, see `flowclf.data.extractors`: a name, or
     # "module:CLASS", the user's own, that is handed in; and at most so many principal components,
-    # None: 192, or a tenth of the training samples.
+    # None: 192, or a tenth of the training samples that have a label.
     features: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     feature_dims: Positive | None = None
 

@@ -30,7 +30,7 @@ from flowclf.data import Dataset, Split, from_arrays, load_dataset, stratified
 from flowclf.data.extractors import find_extractor
 from flowclf.data.feature_cache import extracted
 from flowclf.data.featured import load_features, with_features
-from flowclf.data.features import principal_components
+from flowclf.data.features import principal_components, usual_dims
 from flowclf.data.fitting import fitted
 from flowclf.data.source import DataSource
 from flowclf.data.text import TextOptions, read_split
@@ -81,7 +81,7 @@ def held_out(seed: int) -> Iterator[Row]:
         parts = [(_raw(split.x), split.y) for split in (data.train, data.test)]
         raws = [x[torch.isin(y, torch.tensor(kept))] for x, y in parts]
         raws.append(parts[1][0][torch.isin(parts[1][1], torch.tensor(pair))])
-        mean, components = principal_components(raws[0], None)
+        mean, components = principal_components(raws[0], usual_dims(len(raws[0])))
         x, x_test, outside = (((r - mean) @ components.T).float() for r in raws)
         number = torch.full((data.classes,), -1)
         number[kept] = torch.arange(len(kept))

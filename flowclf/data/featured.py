@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowclf.data.dataset import Dataset, Reading, Split, stratified, subset, validate
 from flowclf.data.extractors import Extractor, find_extractor
-from flowclf.data.features import Features, fit_features
+from flowclf.data.features import Features, fit_features, usual_dims
 from flowclf.data.load import load_dataset
 from flowclf.data.streamed import Shards
 from flowclf.data.text import TextOptions, read_split
@@ -74,8 +74,8 @@ def with_features(data: Dataset, settings: DataSettings, seed: int, known: Known
     start = time.perf_counter()
     features = known if isinstance(known, Features) else None
     if features is None:
-        dims, shape = settings.feature_dims, data.shape
-        features = fit_features(extractor, train.x, dims, shape, data.levels)
+        dims = _dims(settings, len(train))
+        features = fit_features(extractor, train.x, dims, data.shape, data.levels)
     features = replace(features, source=digest(source), images=test.x)
     return _table(replace(data, train=train, test=test), features, (train.x, test.x), start)
 
@@ -86,13 +86,17 @@ def _of_texts(
     drawn, rest, (y, y_test), names = read_split(path, text)
     start = time.perf_counter()
     features = known if isinstance(known, Features) else None
-    features = features or fit_features(extractor, drawn, settings.feature_dims)
+    features = features or fit_features(extractor, drawn, _dims(settings, len(drawn)))
     # As bytes, which tensors can hold.
     letters = torch.frombuffer(bytearray(json.dumps([drawn, rest]).encode()), dtype=torch.uint8)
     source = {"texts": letters, "train.y": y, "test.y": y_test}
     features = replace(features, source=digest(source))
     empty = Split(torch.empty(len(y), 0), y), Split(torch.empty(len(y_test), 0), y_test)
     return _table(Dataset(path.name, *empty, names), features, (drawn, rest), start)
+
+
+def _dims(settings: DataSettings, samples: int) -> int:
+    return settings.feature_dims or usual_dims(settings.labels or samples)
 
 
 def _table(

@@ -18,7 +18,7 @@ from flowclf.support.errors import UserError
 from flowclf.support.parse import parse_json
 from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors
 
-__all__ = ["Features", "fit_features", "principal_components"]
+__all__ = ["Features", "fit_features", "principal_components", "usual_dims"]
 
 USUAL_DIMS = 192
 
@@ -96,14 +96,11 @@ class Features:
 def fit_features(
     extractor: Extractor,
     x: Tensor | Sequence[str],
-    dims: int | None,
+    dims: int,
     shape: tuple[int, ...] = (),
     levels: int = 0,
 ) -> Features:
     """Return the `dims` principal components of a training split's features, or all there are.
-
-    None: 192, or a tenth of the samples where that is less, as a flow of more would learn their
-    noise by heart.
 
     Raises:
         UserError: fewer than two samples.
@@ -114,16 +111,20 @@ def fit_features(
     return Features(extractor, shape, levels, *principal_components(found, dims))
 
 
-def principal_components(found: Tensor, dims: int | None) -> tuple[Tensor, Tensor]:
-    """Return the mean (F,) and `dims` orthonormal directions (D, F) of features (N, F), float64.
+def usual_dims(samples: int) -> int:
+    """Return how many components are usual: 192, or a tenth of the samples that have a label.
 
-    As many as `fit_features` says.
+    A flow of more of them would learn their noise by heart.
     """
+    return max(2, min(USUAL_DIMS, samples // 10))
+
+
+def principal_components(found: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+    """Return the mean (F,) and `dims` orthonormal directions (D, F) of features (N, F), float64."""
     found = found.double()
     mean = found.mean(0)
     _, axes = torch.linalg.eigh((found - mean).T @ (found - mean) / len(found))
-    wanted = dims or max(2, min(USUAL_DIMS, len(found) // 10))
-    kept = min(wanted, found.shape[1], len(found) - 1)
+    kept = min(dims, found.shape[1], len(found) - 1)
     components = axes.flip(1).T[:kept]
     # An axis has no sign; that of its largest entry makes it the same on every machine.
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))

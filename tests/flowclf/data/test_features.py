@@ -16,7 +16,7 @@ from flowclf.config import make_config
 from flowclf.data import from_arrays, load_outliers
 from flowclf.data.extractors import EXTRACTORS, Extractor, find_extractor, module_extractor
 from flowclf.data.feature_cache import extracted
-from flowclf.data.features import Features, fit_features
+from flowclf.data.features import Features, fit_features, usual_dims
 from flowclf.data.inputs import load_inputs
 from flowclf.data.text import TextOptions
 from flowclf.runs import Run, load_data
@@ -83,8 +83,7 @@ def test_components_keep_lengths_and_are_of_the_training_split(calls: list[int])
     covariance = torch.cov(x.T)
     assert_close(covariance, covariance.diag().diag(), atol=1e-5, rtol=0)
     assert (covariance.diag().diff() <= 0).all()
-    assert fit_features(extractor, _images(), None, (3, 6, 6), 256).components.shape == (6, 6)
-    assert fit_features(extractor, _images(30), None, (3, 6, 6), 256).components.shape == (3, 6)
+    assert fit_features(extractor, _images(5), 6, (3, 6, 6), 256).components.shape == (4, 6)
     assert sum(calls) > 0
 
 
@@ -143,6 +142,17 @@ def test_sizes_are_taken_before_features_are(calls: list[int]) -> None:
     trained = flowclf.train("ib-inn", data, epochs=1, overrides=overrides, verbose=False)
     assert (len(trained.training), len(trained.test)) == (20, 5)
     assert sum(calls) == 20 * 2 + 5  # to fit the components, and as samples
+
+
+@pytest.mark.parametrize(("labels", "dims"), [(None, 6), (30, 3), (4, 2)])
+def test_components_are_at_most_a_tenth_of_the_labels(
+    labels: int | None, dims: int, calls: list[int]
+) -> None:
+    data = from_arrays(_images(100), torch.arange(100) % 2)
+    overrides = {"data.features": "colours", "data.labels": labels}
+    trained = flowclf.train("ib-inn", data, epochs=1, overrides=overrides, verbose=False)
+    assert trained.training.x.shape[1] == dims
+    assert usual_dims(10_000) == 192
 
 
 def test_a_module_of_ones_own_is_to_be_handed_in_again(photos: Path, tmp_path: Path) -> None:
