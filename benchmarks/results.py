@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -58,6 +58,15 @@ def read(path: Path | None) -> list[dict[str, str]]:
     """Return the rows recorded so far, none where there is no file."""
     header, *rows = (path and _lines(path)) or [[]]
     return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def by_seed(
+    rows: Sequence[Mapping[str, str]], key: str, name: str, metric: str
+) -> dict[str, float]:
+    """Return the last recorded number of each seed, of the rows whose `key` is `name`."""
+    return {
+        row.get("seed", "0"): float(row[metric]) for row in rows if row[key] == name and row[metric]
+    }
 
 
 def circumstances(*packages: str, **where: Any) -> Row:

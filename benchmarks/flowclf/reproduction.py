@@ -19,8 +19,8 @@ import numpy.typing as npt
 import yaml
 
 from benchmarks.flowclf.study import t_interval
+from benchmarks.results import by_seed, recorded
 from benchmarks.results import read as read_rows
-from benchmarks.results import recorded
 from flowclf.support.atomic_files import write_text
 
 Verdict = Literal["reproduced", "refuted", "undecided", "not run", "not testable here"]
@@ -133,10 +133,10 @@ def _values(ours: dict[str, Any]) -> Values:
     rows, metric, key = _rows(ours), ours["metric"], ours.get("key", "variant")
     if "range" in ours:
         return np.array([float(row[metric]) for row in rows if row[key] == ours["of"]])
-    own = _by_seed(rows, key, str(ours["of"]), metric)
+    own = _found(rows, key, str(ours["of"]), metric)
     if "minus" not in ours:
         return np.array(list(own.values()))
-    other = _by_seed(rows, key, str(ours["minus"]), ours.get("minus_metric", metric))
+    other = _found(rows, key, str(ours["minus"]), ours.get("minus_metric", metric))
     return np.array([own[seed] - other[seed] for seed in own if seed in other])
 
 
@@ -144,12 +144,11 @@ def _rows(ours: dict[str, Any]) -> list[dict[str, str]]:
     return read_rows(recorded(f"{ours['rows']}.csv"))
 
 
-def _by_seed(rows: Sequence[dict[str, str]], key: str, name: str, metric: str) -> dict[str, float]:
-    """Return the last recorded number of each seed."""
-    found = {row.get("seed", "0"): row[metric] for row in rows if row[key] == name and row[metric]}
+def _found(rows: Sequence[dict[str, str]], key: str, name: str, metric: str) -> dict[str, float]:
+    found = by_seed(rows, key, name, metric)
     if not found:
         raise ValueError(f"no row with {key} = {name} has {metric}")
-    return {seed: float(value) for seed, value in found.items()}
+    return found
 
 
 def _shown(value: float) -> str:

@@ -1,0 +1,102 @@
+"""Tables of the guides, made from the recorded rows.
+
+    python -m benchmarks.flowclf.doc_tables          # writes them into docs/*.md
+
+A table that follows the line `<!-- rows: NAME -->` of a guide is that of `doc_tables.yaml`, and a
+test fails where they differ. In its cells `{METRIC, FACTOR, FORMAT, FORM}` stands for the metric's
+mean over the seeds, times the factor; FORM may be ± (with its standard error), each (of all seeds)
+or n (how many there are).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.results import by_seed, read, recorded
+from flowclf.support.atomic_files import write_text
+from flowclf.support.averages import mean_and_error
+
+ENTRIES = Path(__file__).with_name("doc_tables.yaml")
+DOCS = Path(__file__).parents[2] / "docs"
+NUMBER = re.compile(r"\{([^{}]+)\}")
+PLACE = re.compile(r"(?m)^<!-- rows: (\S+) -->\n((?:^\|.*\n?)*)")
+NONE = "-"
+rows_of = cache(read)
+
+
+def table(entry: Mapping[str, Any]) -> str:
+    """Return a table.
+
+    Args:
+        entry: `head` of the first column; `columns`, a template by heading; `lines`, by label the
+            variant, or what differs there: `of` (variant), `rows` (CSV) and `columns`. A template
+            may be such a mapping, too, with its text as `cell`. `rows` and `seeds` are of all.
+    """
+    columns: dict[str, Any] = entry["columns"]
+    lines = [f"| {' | '.join((entry['head'], *columns))} |", "|---" * (len(columns) + 1) + "|"]
+    for label, line in entry["lines"].items():
+        own: dict[str, Any] = line if isinstance(line, dict) else {"of": line}
+        where, templates = {**entry, **own}, columns | own.get("columns", {})
+        cells = [_cell(where, templates[heading]) for heading in columns]
+        lines.append(f"| {' | '.join((label, *cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(where: Mapping[str, Any], template: str | Mapping[str, Any]) -> str:
+    own = {"cell": template} if isinstance(template, str) else template
+    text = NUMBER.sub(lambda m: _number({**where, **own}, *m[1].split(", ")), own["cell"])
+    # Of two numbers that there are not, one stroke says so.
+    return re.sub(rf"^{NONE}( [/,] {NONE})+|^{NONE} ± {NONE}", NONE, text)
+
+
+def _number(
+    where: Mapping[str, Any], metric: str, factor: str = "1", form: str = ".2f", way: str = "mean"
+) -> str:
+    rows = rows_of(recorded(f"{where['rows']}.csv"))
+    found = by_seed(rows, where.get("key", "variant"), where["of"], metric)
+    seeds = where.get("seeds", found)
+    values = [float(factor) * found[str(seed)] for seed in seeds if str(seed) in found]
+    if not values:
+        return NONE
+    if way == "each":
+        return ", ".join(_shown(value, form) for value in values)
+    if way == "n":
+        return str(len(values))
+    mean, error = mean_and_error(values)
+    shown = _shown(mean, form)
+    return f"{shown} ± {_shown(error, form)}" if way == "±" and error is not None else shown
+
+
+def _shown(value: float, form: str) -> str:
+    return format(value, f"z{form}").replace("-", "−")
+
+
+def entries() -> dict[str, dict[str, Any]]:
+    """Read what the tables show."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load(ENTRIES.read_text("utf-8"))
+    return found
+
+
+def renewed(page: str) -> str:
+    """Return a guide's text with its tables made anew."""
+    known = entries()
+    return PLACE.sub(lambda m: f"<!-- rows: {m[1]} -->\n{table(known[m[1]])}", page)
+
+
+def main() -> None:
+    """Write the tables of all guides."""
+    for path in sorted(DOCS.glob("*.md")):
+        old = path.read_text("utf-8")
+        if (new := renewed(old)) != old:
+            write_text(path, new)
+            print(path)
+
+
+if __name__ == "__main__":
+    main()
