@@ -13,7 +13,7 @@ from couplings.conditioners import kaiming_linear
 from couplings.ops.dispatch import full_precision, widen
 from flowclf.support.errors import UserError
 
-__all__ = ["Coding", "IdentitySoftmax", "linear_cross_entropy"]
+__all__ = ["Coding", "IdentitySoftmax", "linear_cross_entropy", "sampled_cross_entropy"]
 
 Coding = Literal["mixed-radix", "random"]
 
@@ -32,6 +32,9 @@ class IdentitySoftmax(nn.Module):
     below: log_count - SC <= I(z; code) <= I(z; x). With one tag, distinct codes and no hidden layer
     it can represent the exact posterior q(i|z) of diagonal Gaussians q(z|x_i).
 
+    With `negatives` a training step estimates its norm from so many samples, drawn anew, of which
+    `sampled_cross_entropy` says how; in eval mode it is exact.
+
     Args:
         samples, dims: N and D.
         hidden: widths of the ReLU layers of f; without any, f(z) = [z, z²].
@@ -39,13 +42,14 @@ class IdentitySoftmax(nn.Module):
         values: V; None for the least V with V^K >= N.
         coding: mixed-radix: the K digits of i in base V; random: K uniform draws per sample, so
             that samples may share a code.
+        negatives: of one tag, how many values a training step draws; None: all.
         generator: source of weights and random codes.
 
     `codes` are (N, K) integers, `log_count` is the entropy of the code of a uniformly drawn sample,
     nats: log N if codes are distinct.
 
     Raises:
-        UserError: a count below 1, or fewer than N mixed-radix codes.
+        UserError: a count below 1, fewer than N mixed-radix codes, or negatives of several tags.
     """
 
     codes: Tensor
@@ -59,9 +63,12 @@ class IdentitySoftmax(nn.Module):
         tags: int = 1,
         values: int | None = None,
         coding: Coding = "mixed-radix",
+        negatives: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if negatives is not None and tags > 1:
+            raise UserError(f"expected negatives of one tag, got {negatives} and {tags} tags")
         if min(samples, tags, 1 if values is None else values) < 1:
             raise UserError(
                 f"expected at least one sample, tag and value, got {samples}, {tags} and {values}"
@@ -70,6 +77,7 @@ class IdentitySoftmax(nn.Module):
         self.samples, self.tags = samples, tags
         self.values = values or _least_base(samples, tags)
         self.coding: Coding = coding
+        self.negatives = negatives
         self.hidden = nn.Sequential()
         for before, after in pairwise((dims, *hidden)):
             self.hidden.extend([kaiming_linear(before, after, generator), nn.ReLU()])
@@ -80,21 +88,33 @@ class IdentitySoftmax(nn.Module):
         self.register_buffer("codes", self._draw_codes(generator))
         self.log_count = _code_entropy(self.codes)
 
-    def forward(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return -log s(index|z) and Σ_t H(s_t(·|z)) of z (B, D), index (B,): (B,) each, nats."""
+    def forward(
+        self, z: Tensor, index: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return -log s(index|z) and Σ_t H(s_t(·|z)) of z (B, D), index (B,): (B,) each, nats.
+
+        `generator` draws the negatives of a training step.
+        """
         features = self.hidden(z) if len(self.hidden) else torch.cat((z, z.square()), 1)
         code = self.codes[index]
         if self.tags == 1:
-            return linear_cross_entropy(features, self.last.weight, self.last.bias, code[:, 0])
+            layer = features, self.last.weight, self.last.bias, code[:, 0]
+            if self.training and self.negatives and self.negatives < self.values:
+                order = torch.randperm(self.values, generator=generator, device=z.device)
+                return sampled_cross_entropy(*layer, order[: self.negatives])
+            return linear_cross_entropy(*layer)
         logits = widen(self.last(features))
         log_s = logits.unflatten(1, (self.tags, self.values)).log_softmax(2)
         own = log_s.gather(2, code[..., None])
         return -own.sum((1, 2)), -(log_s.exp() * log_s).sum((1, 2))
 
-    def frozen(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def frozen(
+        self, z: Tensor, index: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the same without gradients for the softmax's own parameters."""
         parameters = {name: value.detach() for name, value in self.named_parameters()}
-        out: tuple[Tensor, Tensor] = torch.func.functional_call(self, parameters, (z, index))
+        inputs = z, index, generator
+        out: tuple[Tensor, Tensor] = torch.func.functional_call(self, parameters, inputs)
         return out
 
     def _draw_codes(self, generator: torch.Generator) -> Tensor:
@@ -150,6 +170,39 @@ def linear_cross_entropy(
             h.to(weight.dtype), weight, bias, target, chunk
         )
         return out
+
+
+def sampled_cross_entropy(
+    h: Tensor, weight: Tensor, bias: Tensor, target: Tensor, chosen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Estimate what `linear_cross_entropy` returns from some of the rows of W.
+
+        Z ≈ exp l_t + (N - 1)/S' Σ_{j in chosen, j != t} exp l_j
+
+    with the S' chosen rows that are not the target's. Of uniform draws without replacement the
+    estimate of Z has the mean Z, and those of log Z and of the entropy are consistent; of all rows
+    they are exact. Bengio and Senécal, 2003 (importance sampling of a softmax's norm).
+
+    Args:
+        h, weight, bias, target: features (B, F), W (N, F), b (N,), rows (B,).
+        chosen: distinct rows, (S,), the same for the whole batch.
+    """
+    with full_precision(h):
+        # Gathered at once, so that their gradient is made once.
+        rows, parts = torch.cat((target, chosen)), (len(target), len(chosen))
+        rows_of_target, rows_of_chosen = weight.index_select(0, rows).split(parts)
+        bias_of_target, bias_of_chosen = bias.index_select(0, rows).split(parts)
+        h = h.to(weight.dtype)
+        own = (h * rows_of_target).sum(1) + bias_of_target
+        logits = torch.addmm(bias_of_chosen, h, rows_of_chosen.T)
+        hit = chosen == target[:, None]
+        times = (len(weight) - 1) / (len(chosen) - hit.sum(1)).clamp_min(1)
+        weights = torch.where(hit, 0.0, times[:, None].to(logits.dtype))
+        everything = torch.cat((own[:, None], logits), 1)
+        log_weights = torch.cat((torch.zeros_like(own)[:, None], weights.log()), 1)
+        log_norm = (everything + log_weights).logsumexp(1)
+        shares = (everything + log_weights - log_norm[:, None]).exp()
+        return log_norm - own, log_norm - (shares * everything).sum(1)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -43,6 +43,8 @@ class IdentitySettings(Section):
     tags: Depth = 1
     values: Positive | None = None
     coding: Literal["mixed-radix", "random"] = "mixed-radix"
+    # Of one tag: how many samples, drawn anew, estimate the norm of a training step; None: all do.
+    negatives: Positive | None = None
 
 
 class VaeAsSettings(AutoencoderSettings):
@@ -74,11 +76,11 @@ class VaeAs(BranchedAutoencoder):
         )  # fmt: skip
         bound = settings.form == "bound"
         z = encoding.z.view_as(encoding.z)
-        identity, entropy = (values.mean() for values in softmax(z, index))
+        identity, entropy = (each.mean() for each in softmax(z, index, batch.generator))
         identity = all_reduce_mean(identity)
         learned = settings.md * kl + identity
         if not bound:
-            entropy = softmax.frozen(encoding.z, index)[1].mean()
+            entropy = softmax.frozen(encoding.z, index, batch.generator)[1].mean()
             learned = learned - settings.mi * entropy
         terms = auxiliary_softmax_terms(kl, identity, softmax.log_count, None if bound else entropy)
         # One pass for both who learn: s at the full rate, the encoder at what the terms count.

@@ -13,7 +13,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.testing import assert_close
 
 from couplings.testing import randomize
-from flowclf.nn.sample_softmax import IdentitySoftmax, _least_base, linear_cross_entropy
+from flowclf.nn.sample_softmax import (
+    IdentitySoftmax,
+    _least_base,
+    linear_cross_entropy,
+    sampled_cross_entropy,
+)
 from flowclf.support.errors import UserError
 
 N, B, F, D = 23, 7, 5, 4
@@ -129,6 +134,59 @@ def test_peak_memory_is_a_few_blocks_of_logits(generator: Generator) -> None:
     assert max(accumulate(allocations(lambda: step(plain)))) > 32 * block
 
 
+def test_of_all_rows_the_sampled_one_is_exact(generator: Generator) -> None:
+    arguments, target = draw_layer(generator)
+    upstream = torch.randn(2, B, generator=generator, dtype=torch.float64)
+    order = torch.randperm(N, generator=generator)
+    got, expected = sampled_cross_entropy(*arguments, target, order), plain(*arguments, target)
+    assert_close(got, expected, rtol=0, atol=1e-12)
+    totals = [(torch.stack(out) * upstream).sum() for out in (got, expected)]
+    assert_close(*(torch.autograd.grad(t, arguments) for t in totals), rtol=0, atol=1e-12)
+
+
+def test_the_sampled_norm_is_unbiased(generator: Generator) -> None:
+    """Over all pairs of rows, Z has its mean, whether a pair has the target or not."""
+    (h, weight, bias), target = draw_layer(generator)
+    pairs = torch.combinations(torch.arange(N), 2)
+    own = (h * weight[target]).sum(1) + bias[target]
+    with torch.no_grad():
+        norms = [
+            (sampled_cross_entropy(h, weight, bias, target, pair)[0] + own).exp() for pair in pairs
+        ]
+        expected = (h @ weight.T + bias).logsumexp(1).exp()
+    assert_close(torch.stack(norms).mean(0), expected)
+
+
+def test_more_draws_are_nearer(generator: Generator) -> None:
+    layer, target = draw_layer(generator, (64, F, 2000))
+    arguments = [tensor.detach() for tensor in layer]
+    exact = torch.stack(plain(*arguments, target))
+    errors = []
+    for count in (20, 200, 1900):
+        chosen = torch.randperm(2000, generator=generator)[:count]
+        found = torch.stack(sampled_cross_entropy(*arguments, target, chosen))
+        errors.append(float((found - exact).abs().mean()))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_only_a_training_step_draws_and_only_from_its_generator(generator: Generator) -> None:
+    softmax, (z, index) = make_softmax(hidden=(), negatives=5), draw(generator)
+    exact = make_softmax(hidden=())(z, index)
+    first, same, other = (
+        softmax(z, index, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert_close(first, same, rtol=0, atol=0)
+    assert not torch.equal(first[0], other[0])
+    assert_close(softmax.eval()(z, index), exact, rtol=0, atol=0)
+
+
+def test_a_single_sample_is_certain() -> None:
+    one = torch.zeros(1, dtype=torch.int64)
+    layer = torch.ones(2, F), torch.ones(1, F), torch.zeros(1)
+    found = sampled_cross_entropy(*layer, one.expand(2), one)
+    assert_close(torch.stack(found), torch.zeros(2, 2))
+
+
 @every_kind
 def test_it_is_uniform_at_first(options: dict[str, Any], generator: Generator) -> None:
     softmax = IdentitySoftmax(N, D, **options).double()
@@ -217,6 +275,7 @@ def test_weights_and_codes_come_from_the_generator_or_a_file() -> None:
         ({"tags": 0}, "at least one"),
         ({"values": 0}, "at least one"),
         ({"samples": 0}, "at least one"),
+        ({"tags": 2, "negatives": 5}, "negatives of one tag, got 5 and 2 tags"),
     ],
 )
 def test_impossible_codes(options: dict[str, Any], message: str) -> None:
