@@ -232,6 +232,7 @@ class Decider:
         fitted, file = self._known(), Path(folder) / FILE
         tensors = {f"fitted.{name}": getattr(fitted, name) for name in FITTED}
         note = {"weights": digest(self.model.state_dict()), **self._settings()}
+        note["formula"] = SCORES[self.score].formula
         write_tensors(file, tensors | fitted.reference.tensors(), json.dumps(note))
         return file
 
@@ -254,8 +255,8 @@ class Decider:
             coverage, false_alarm: others than it was made with.
 
         Raises:
-            UserError: no such file, a damaged one, or one of other weights than the model's; too
-                few calibration samples for these levels.
+            UserError: no such file, a damaged one, or one of other weights than the model's or of
+                another definition of its score; too few calibration samples for these levels.
         """
         file = Path(folder) / FILE
         if not file.is_file():
@@ -268,7 +269,7 @@ class Decider:
         levels = {name: value for name, value in asked.items() if value is not None}
         try:
             settings = parse_json(note or "")
-            weights = settings.pop("weights")
+            weights, formula = settings.pop("weights"), settings.pop("formula", None)
             decider = cls(model, **settings | levels)
             parts = {name: tensors[f"fitted.{name}"] for name in FITTED}
             decider._fitted = _Fitted(Reference.from_tensors(tensors), **parts)
@@ -279,6 +280,11 @@ class Decider:
         if weights != digest(model.state_dict()):
             raise UserError(
                 f"{file} belongs to other weights than those of {folder}: the model has changed; "
+                "calibrate again, with Decider.fit or flowclf decide --calibrate"
+            )
+        if formula != SCORES[decider.score].formula:
+            raise UserError(
+                f"{file} was calibrated with another definition of the score {decider.score!r}; "
                 "calibrate again, with Decider.fit or flowclf decide --calibrate"
             )
         decider._check_count(len(decider._fitted.scores))

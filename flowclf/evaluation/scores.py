@@ -266,6 +266,11 @@ _ROWS = (
         "-log Σ_k w_k q(z|k), the energy of Liu et al., NeurIPS 2020", IB_INN, "both",
     ),
     Score(
+        "latent-typicality", "training samples", ("latent_nll",),
+        lambda known, new: typicality(new, known.median()),
+        "|-log q(z) - its median over training|", "flowclf", fitted=True,
+    ),
+    Score(
         "latent-distance", "latents", ("distance",), _itself,
         "min_k sqrt((z - μ_k)ᵀ Σ_k⁻¹ (z - μ_k))", "Lee et al., NeurIPS 2018",
     ),
@@ -297,32 +302,31 @@ _ROWS = (
     ),
 )  # fmt: skip
 
-# Of `auto`: the first of these that a system has, beside `relative-distance`. Not -log q(z): where
-# it is the latent of a feed-forward network, outliers are nearer to the origin than the data.
-FIRST = ("density-and-complexity", "parts-of-density", "typicality", "max-probability")
-
 
 @dataclass(frozen=True)
 class Combined(Score):
     """Weighted sum of other scores' `surprise`; of equal weights Fisher's sum of -log p."""
 
-    # of each part, the first of these scores that a system has; without one the part is left out
-    parts: tuple[tuple[tuple[str, ...], float], ...] = ()
+    # scores and their weight; of a system that has not all of them the next alternative is taken,
+    # and where there is no other, the part is left out
+    parts: tuple[tuple[float, tuple[tuple[str, ...], ...]], ...] = ()
 
     def __call__(self, told: Statistics, reference: Statistics | None = None) -> Tensor | None:
         """Return the score (B,), or None without a reference."""
         if reference is None:
             return None
         found = []
-        for names, weight in self.parts:
-            for name in names:
-                known = SCORES[name](reference, reference)
-                if known is None:
+        for weight, alternatives in self.parts:
+            for names in alternatives:
+                known = [SCORES[name](reference, reference) for name in names]
+                if any(values is None for values in known):
                     continue
-                new = SCORES[name](told, reference)
-                if new is None:  # other samples than the reference's: no part may be left out
-                    return None
-                found.append(weight * surprise(known, new))
+                for name, own in zip(names, known, strict=True):
+                    new = SCORES[name](told, reference)
+                    if new is None:  # other samples than the reference's: no part may be left out
+                        return None
+                    assert own is not None
+                    found.append(weight * surprise(own, new))
                 break
         return torch.stack(found).sum(0)
 
@@ -332,17 +336,26 @@ def _uses(names: Iterable[str]) -> tuple[str, ...]:
     return tuple({use: 0 for row in _ROWS if row.name in names for use in row.uses})
 
 
+# Of the density; without one, of q(z) on both sides: outliers of a feed-forward network may be
+# nearer to the origin than its data, or far away.
+FIRST = (
+    ("density-and-complexity",),
+    ("parts-of-density",),
+    ("typicality",),
+    ("max-probability", "latent-typicality"),
+)
 DOUBT_WEIGHT = 0.3
+PARTS = (*(name for names in FIRST for name in names), "relative-distance")
 AUTO = Combined(
-    "auto", "training samples", _uses((*FIRST, "relative-distance")), _itself,
-    f"Σ -log p, p by rank among training samples, of relative-distance and of the first that there "
-    f"is of {', '.join(FIRST)}", "flowclf; Fisher, 1925", fitted=True,
-    parts=((FIRST, 1.0), (("relative-distance",), 1.0)),
+    "auto", "training samples", _uses(PARTS), _itself,
+    "Σ -log p, p by rank among training samples, of relative-distance and of the first that there "
+    f"is of {', '.join(map(' with '.join, FIRST))}", "flowclf; Fisher, 1925", fitted=True,
+    parts=((1.0, FIRST), (1.0, (("relative-distance",),))),
 )  # fmt: skip
 DOUBT = Combined(
-    "doubt", "training samples", _uses((*FIRST, "relative-distance", "max-probability")),
-    _itself, f"-log p of max-probability - {DOUBT_WEIGHT:g} log p of auto", "flowclf", fitted=True,
-    parts=((("max-probability",), 1.0), (("auto",), DOUBT_WEIGHT)),
+    "doubt", "training samples", _uses((*PARTS, "max-probability")), _itself,
+    f"-log p of max-probability - {DOUBT_WEIGHT:g} log p of auto", "flowclf", fitted=True,
+    parts=((1.0, (("max-probability",),)), (DOUBT_WEIGHT, (("auto",),))),
 )  # fmt: skip
 
 SCORES: dict[str, Score] = {score.name: score for score in (AUTO, DOUBT, *_ROWS)}

@@ -1,6 +1,7 @@
 """`Decider` on models whose answers are known: guarantees, files, and what it refuses."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import flowclf
 from flowclf import Decider, UserError
 from flowclf.classifier import GenerativeClassifier
 from flowclf.decide import FILE
+from flowclf.evaluation.scores import SCORES
 from flowclf.systems import SYSTEMS
 
 K = 3
@@ -166,6 +168,17 @@ def test_other_weights_are_refused(tmp_path: Path, model: GenerativeClassifier) 
         Decider.load(tmp_path / "model")
     file.unlink()
     with pytest.raises(UserError, match=f"has no {FILE}"):
+        Decider.load(tmp_path / "model")
+
+
+def test_another_definition_of_the_score_is_refused(
+    tmp_path: Path, model: GenerativeClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its p-values would not be those of the calibration."""
+    model.save(tmp_path / "model")
+    made(model).save(tmp_path / "model")
+    monkeypatch.setitem(SCORES, "auto", replace(SCORES["auto"], formula="as it was once"))
+    with pytest.raises(UserError, match=r"another definition of the score 'auto'; calibrate again"):
         Decider.load(tmp_path / "model")
 
 

@@ -103,7 +103,7 @@ def test_scores_are_those_computed_directly(flow: GenerativeClassifier) -> None:
     close(scores["doubt"], unsure + 0.3 * odd)
 
 
-def test_auto_without_a_density_asks_the_posterior_and_not_the_latents() -> None:
+def test_auto_without_a_density_asks_the_posterior_and_both_tails_of_the_latents() -> None:
     generator = torch.Generator().manual_seed(0)
     told, known = (
         {
@@ -113,9 +113,12 @@ def test_auto_without_a_density_asks_the_posterior_and_not_the_latents() -> None
         }
         for _ in range(2)
     )
-    parts = (SCORES[name] for name in ("max-probability", "relative-distance"))
-    expected = sum(surprise(part(known), part(told)) for part in parts)  # type: ignore[arg-type]
+    names = ("max-probability", "latent-typicality", "relative-distance")
+    parts = (SCORES[name] for name in names)
+    expected = sum(surprise(part(known, known), part(told, known)) for part in parts)  # type: ignore[arg-type]
     close(SCORES["auto"](told, known), expected)
+    centre = known["latent_nll"].median()
+    close(SCORES["latent-typicality"](told, known), (told["latent_nll"] - centre).abs())
 
 
 def preprocessed(model: GenerativeClassifier, x: Tensor) -> Tensor:
