@@ -27,8 +27,8 @@ Values = dict[str, float | None]
 SPLITS = 20
 COVERAGE, LEVELS = 0.95, (0.01, 0.05)
 BY_DERIVATIVES = ("layer-gradients", "local-dimension")
-# Of several models, of systems that are not here, of backward passes, and doubt: not recorded.
-OTHERS = ("waic", "rate", "ratio", "across-beta", "doubt", *BY_DERIVATIVES)
+# Of several models, of systems that are not here, of backward passes, and parts: not recorded.
+OTHERS = ("waic", "rate", "ratio", "across-beta", "doubt", "latent-typicality", *BY_DERIVATIVES)
 SCORED = tuple(name for name in SCORES if name not in OTHERS)
 GUARANTEES = ("coverage", "set_size", *(f"false_alarm_{level:g}" for level in LEVELS))
 

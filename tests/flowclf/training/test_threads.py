@@ -118,8 +118,11 @@ def test_a_run_records_its_threads(
 ) -> None:
     monkeypatch.setattr(f"{module}.faster", min)
     digits = load_dataset("digits")
-    layers = [{"data": {"train_size": 600, "test_size": 100}}]
-    layers.append({"train": {"epochs": 1, "batch_size": 50, "threads": asked}})
+    layers: list[dict[str, Any]] = [
+        {"network": {"kind": "mlp", "hidden": [16], "blocks": 2}},
+        {"data": {"train_size": 600, "test_size": 100}},
+        {"train": {"epochs": 1, "batch_size": 50, "threads": asked}},
+    ]
     config = make_config("ib-inn", "digits", digits.shape, overrides=layers)
     run = Run(tmp_path / "run")
     summary = train(config, digits, run, device="cpu").summary["threads"]
