@@ -241,6 +241,15 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 @pytest.mark.parametrize("name", study_names())
+def test_a_study_goes_on_in_the_columns_that_are_recorded(name: str) -> None:
+    rows = results.read(results.FOLDER / f"{name}.csv")
+    if not rows:
+        pytest.skip("nothing is recorded yet")
+    columns = ("variant", "system", "seed", *read_study(name).metrics, "settings")
+    assert tuple(rows[0])[: len(columns)] == columns
+
+
+@pytest.mark.parametrize("name", study_names())
 def test_every_study_has_valid_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_study(name)
     monkeypatch.setattr(Study, "dataset", lambda self: (self.data, shape_of(self)))
