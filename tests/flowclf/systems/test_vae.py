@@ -89,6 +89,21 @@ def test_mixture_prior_and_posterior_make_the_bound_of_the_joint_density() -> No
     assert reached(model, terms(model)["decision"]) == {"encoder", "mixture"}
 
 
+@pytest.mark.parametrize("form", ["bound", "entropy"])
+def test_negatives_change_the_training_and_not_what_is_reported(form: str) -> None:
+    objective = {"form": form, "md": 0.5}
+    exact, sampled = (
+        make("vae-as", objective=objective, identity={"hidden": [7], "negatives": negatives})
+        for negatives in (None, 4)
+    )
+    whole, estimate = terms(exact), terms(sampled)
+    assert not torch.equal(estimate["identity"], whole["identity"])
+    for name, gradient in gradients(sampled, estimate["total"]).items():
+        assert bool(gradient.isfinite().all()), name
+    assert_close(terms(sampled), estimate, rtol=0, atol=0)
+    assert_close(terms(sampled.eval()), terms(exact.eval()), rtol=0, atol=0)
+
+
 def test_equal_weights_make_vae_as_a_vae_whatever_the_softmax() -> None:
     vae, auxiliary = make("vae"), make("vae-as")
     ours, theirs = terms(auxiliary), terms(vae)
