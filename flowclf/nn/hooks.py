@@ -1,4 +1,4 @@
-"""Forward hooks of a while."""
+"""Forward hooks for the length of a block."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
