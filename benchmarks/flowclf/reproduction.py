@@ -38,8 +38,10 @@ HEAD = """# What the papers claim, and what was found
 Made by `python -m benchmarks.flowclf.reproduction` from `benchmarks/flowclf/claims.yaml` and the
 recorded rows; a test fails where they differ. *Ours* is a mean over seeds with its 95 % interval
 (Student's t; paired by seed where two are compared; n is the number of seeds). *Reproduced* and
-*refuted* need an interval that excludes the other side; all else is *undecided*. Most of ours is at
-a smaller scale than theirs, which the table says: a claim that is refuted here may hold at theirs.
+*refuted* need an interval that excludes the other side; all else is *undecided*. To some that were
+undecided seeds were added, once or twice, which makes their intervals a little too narrow. Most of
+ours is at a smaller scale than theirs, which the table says: a claim that is refuted here may hold
+at theirs.
 
 """
 
