@@ -120,6 +120,10 @@ class GenerativeClassifier(nn.Module):
                 f"expected a flow for noise.learned, got {type(self).__name__}, which has no "
                 "density for it to bound; leave it out"
             )
+        if noise.denoise and not self.has_density:
+            raise UserError(
+                f"expected noise.denoise=0 of a system without log q(x), got {noise.denoise:g}"
+            )
         self.settings = settings
         self.heads = nn.ModuleDict()
         self.register_buffer("kept_noise", None, persistent=False)

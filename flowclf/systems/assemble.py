@@ -218,14 +218,7 @@ def feed_forward_parts(
 
     A linear layer ends the network where `latent` asks for one, or an encoder that needs mean and
     variance. `options` are the encoder's.
-
-    Raises:
-        UserError: noise.denoise, which needs a density.
     """
-    if settings.noise.denoise:
-        raise UserError(
-            f"expected noise.denoise=0 of a system without log q(x), got {settings.noise.denoise:g}"
-        )
     generator, shape = blueprint.generator(), blueprint.shape
     preprocess = _preprocess(blueprint, settings)
     if isinstance(settings.network, CustomSettings):

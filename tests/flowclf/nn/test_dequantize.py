@@ -172,7 +172,8 @@ def test_denoising_is_refused_where_it_has_nothing_to_follow() -> None:
     noise = {"denoise": 0.1, "sigma": 0.1}
     with pytest.raises(UserError, match=r"noise.draws of at least 1 for noise.denoise=0.1"):
         build("ib-inn", shape=(3,), classes=2, noise=noise)
-    with pytest.raises(UserError, match=r"noise.denoise=0 of a system without log q\(x\), got 0.1"):
-        build("ce", shape=(3,), classes=2, noise=noise | {"draws": 2})
+    for system in ("ce", "i-revnet", "vae", "m2"):
+        with pytest.raises(UserError, match=r"noise.denoise=0 of a system without log q\(x\), got"):
+            build(system, shape=(1, 4, 4), classes=2, levels=16, noise=noise | {"draws": 2})
     with pytest.raises(UserError, match=r"noise.denoise=0.5: expected a posterior without a deriv"):
         export_model(_denoising(0.5), Path("model.pt2"), torch.zeros(1, 1, 4, 4))
