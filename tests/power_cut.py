@@ -35,9 +35,7 @@ def records(journal: Path) -> None:
 
     def noted_fsync(descriptor: int) -> None:
         fsync(descriptor)
-        found = os.fstat(descriptor)
-        folder = stat.S_ISDIR(found.st_mode)
-        note("flushed", folder=folder, inode=found.st_ino, size=found.st_size, at=found.st_mtime_ns)
+        note(**_flushed(os.fstat(descriptor)))
 
     def noted_replace(source: Any, target: Any) -> None:
         note("replace", path=_of(target), source=_of(source), inode=os.stat(source).st_ino,
@@ -105,10 +103,12 @@ def settle(folder: Path, journal: Path) -> None:
         kept.unlink()
     with (journal / "lines").open("w", encoding="utf-8") as lines:
         for path in folder.rglob("*"):
-            found = path.stat()
-            entry = {"kind": "flushed", "folder": path.is_dir(), "inode": found.st_ino}
-            entry |= {"size": found.st_size, "at": found.st_mtime_ns}
-            lines.write(json.dumps(entry) + "\n")
+            lines.write(json.dumps(_flushed(path.stat())) + "\n")
+
+
+def _flushed(found: os.stat_result) -> dict[str, Any]:
+    return {"kind": "flushed", "folder": stat.S_ISDIR(found.st_mode), "inode": found.st_ino,
+            "size": found.st_size, "at": found.st_mtime_ns}  # fmt: skip
 
 
 def _noter(journal: Path) -> Callable[..., None]:

@@ -49,10 +49,10 @@ def table(entry: Mapping[str, Any]) -> str:
 
 
 def _cell(where: Mapping[str, Any], template: str | Mapping[str, Any]) -> str:
-    own = {"cell": template} if isinstance(template, str) else template
-    text = NUMBER.sub(lambda m: _number({**where, **own}, *m[1].split(", ")), own["cell"])
+    where = {**where, **({"cell": template} if isinstance(template, str) else template)}
+    text = NUMBER.sub(lambda m: _number(where, *m[1].split(", ")), where["cell"])
     # Of two numbers that there are not, one stroke says so.
-    return re.sub(rf"^{NONE}( [/,] {NONE})+|^{NONE} ± {NONE}", NONE, text)
+    return text.replace(f"{NONE} / {NONE}", NONE)
 
 
 def _number(
@@ -77,6 +77,7 @@ def _shown(value: float, form: str) -> str:
     return format(value, f"z{form}").replace("-", "−")
 
 
+@cache
 def entries() -> dict[str, dict[str, Any]]:
     """Read what the tables show."""
     found: dict[str, dict[str, Any]] = yaml.safe_load(ENTRIES.read_text("utf-8"))

@@ -317,18 +317,24 @@ class Combined(Score):
             return None
         found = []
         for weight, alternatives in self.parts:
-            for names in alternatives:
-                known = [SCORES[name](reference, reference) for name in names]
-                if any(values is None for values in known):
-                    continue
-                for name, own in zip(names, known, strict=True):
-                    new = SCORES[name](told, reference)
-                    if new is None:  # other samples than the reference's: no part may be left out
-                        return None
-                    assert own is not None
-                    found.append(weight * surprise(own, new))
-                break
+            for name, known in _first_known(alternatives, reference).items():
+                new = SCORES[name](told, reference)
+                if new is None:  # other samples than the reference's: no part may be left out
+                    return None
+                found.append(weight * surprise(known, new))
         return torch.stack(found).sum(0)
+
+
+def _first_known(
+    alternatives: Iterable[tuple[str, ...]], reference: Statistics
+) -> dict[str, Tensor]:
+    """Return the reference's own scores of the first alternative that it has whole, or none."""
+    for names in alternatives:
+        scores = {name: SCORES[name](reference, reference) for name in names}
+        known = {name: score for name, score in scores.items() if score is not None}
+        if len(known) == len(names):
+            return known
+    return {}
 
 
 def _uses(names: Iterable[str]) -> tuple[str, ...]:
@@ -353,7 +359,7 @@ AUTO = Combined(
     parts=((1.0, FIRST), (1.0, (("relative-distance",),))),
 )  # fmt: skip
 DOUBT = Combined(
-    "doubt", "training samples", _uses((*PARTS, "max-probability")), _itself,
+    "doubt", "training samples", _uses(PARTS), _itself,
     f"-log p of max-probability - {DOUBT_WEIGHT:g} log p of auto", "flowclf", fitted=True,
     parts=((1.0, (("max-probability",),)), (DOUBT_WEIGHT, (("auto",),))),
 )  # fmt: skip

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from math import inf
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 from torch.nn.utils import skip_init
 
 from couplings.conditioners import kaiming_linear
@@ -196,13 +198,12 @@ def sampled_cross_entropy(
         own = (h * rows_of_target).sum(1) + bias_of_target
         logits = torch.addmm(bias_of_chosen, h, rows_of_chosen.T)
         hit = chosen == target[:, None]
-        times = (len(weight) - 1) / (len(chosen) - hit.sum(1)).clamp_min(1)
-        weights = torch.where(hit, 0.0, times[:, None].to(logits.dtype))
+        others = (len(chosen) - hit.sum(1, keepdim=True)).clamp_min(1).to(logits.dtype)
+        log_times = torch.where(hit, -inf, ((len(weight) - 1) / others).log())
         everything = torch.cat((own[:, None], logits), 1)
-        log_weights = torch.cat((torch.zeros_like(own)[:, None], weights.log()), 1)
-        log_norm = (everything + log_weights).logsumexp(1)
-        shares = (everything + log_weights - log_norm[:, None]).exp()
-        return log_norm - own, log_norm - (shares * everything).sum(1)
+        weighed = everything + pad(log_times, (1, 0))
+        log_norm = weighed.logsumexp(1)
+        return log_norm - own, log_norm - ((weighed - log_norm[:, None]).exp() * everything).sum(1)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
