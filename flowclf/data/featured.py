@@ -74,7 +74,7 @@ def with_features(data: Dataset, settings: DataSettings, seed: int, known: Known
     start = time.perf_counter()
     features = known if isinstance(known, Features) else None
     if features is None:
-        dims = _dims(settings, len(train))
+        dims = _dims(settings, train.y)
         features = fit_features(extractor, train.x, dims, data.shape, data.levels)
     features = replace(features, source=digest(source), images=test.x)
     return _table(replace(data, train=train, test=test), features, (train.x, test.x), start)
@@ -86,7 +86,7 @@ def _of_texts(
     drawn, rest, (y, y_test), names = read_split(path, text)
     start = time.perf_counter()
     features = known if isinstance(known, Features) else None
-    features = features or fit_features(extractor, drawn, _dims(settings, len(drawn)))
+    features = features or fit_features(extractor, drawn, _dims(settings, y))
     # As bytes, which tensors can hold.
     letters = torch.frombuffer(bytearray(json.dumps([drawn, rest]).encode()), dtype=torch.uint8)
     source = {"texts": letters, "train.y": y, "test.y": y_test}
@@ -95,8 +95,8 @@ def _of_texts(
     return _table(Dataset(path.name, *empty, names), features, (drawn, rest), start)
 
 
-def _dims(settings: DataSettings, samples: int) -> int:
-    return settings.feature_dims or usual_dims(settings.labels or samples)
+def _dims(settings: DataSettings, y: Tensor) -> int:
+    return settings.feature_dims or usual_dims(settings.labels or int((y >= 0).sum()))
 
 
 def _table(

@@ -1,6 +1,7 @@
 """Frozen features: extractors, their cache, components, and what runs and outliers make of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -152,6 +153,11 @@ def test_components_are_at_most_a_tenth_of_the_labels(
     overrides = {"data.features": "colours", "data.labels": labels}
     trained = flowclf.train("ib-inn", data, epochs=1, overrides=overrides, verbose=False)
     assert trained.training.x.shape[1] == dims
+    y = data.train.y.clone()
+    y[30:] = -1  # no label, in the data themselves
+    few = replace(data, train=replace(data.train, y=y))
+    trained = flowclf.train("ib-inn", few, epochs=1, overrides=overrides, verbose=False)
+    assert trained.training.x.shape[1] == min(dims, 3)
     assert usual_dims(10_000) == 192
 
 
