@@ -207,6 +207,12 @@ _LATENTS = {
     "class_distance_error": Metric(
         "error of class distances", "Standard error, in std.", form=".3f"
     ),
+    "cycle_accuracy": _percent(
+        "accuracy on own draws", "Share of draws whose predicted class is the one drawn.", "higher"
+    ),
+    "cycle_latent_error": Metric(
+        "error of own latents", "Σ |z' − z|² over draws, over that within classes.", "", "lower"
+    ),
     "variance_ratio": Metric("variance ratio", "Mean of (z − μ_y)²/σ_y²; 1 as the mixture claims."),
     "label_information_nats": _nats("I(Y; Z)", "H(Y) + mean log q(y|x), a lower bound.", "higher"),
     "input_information_nats": _nats("CI(X; Z)", "Cross-information of x and the flow's latents."),

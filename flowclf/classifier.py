@@ -326,9 +326,9 @@ class GenerativeClassifier(nn.Module):
         labels = self._labels(y)  # type: ignore[arg-type]
         validate.temperature(temperature)
         validate.one_of("around", around, ("means", "data"))
-        return self.decode(self._draw(labels, float(temperature), generator, around))
+        return self.decode(self.draw_latents(labels, float(temperature), generator, around))
 
-    def _draw(
+    def draw_latents(
         self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around
     ) -> Tensor:
         """Draw latents of the classes y (B,): (B, D)."""
@@ -477,7 +477,8 @@ class GenerativeClassifier(nn.Module):
 
     def _fit_statistics(self, x: Tensor, y: Tensor) -> None:
         settings = self.settings
-        fit_preprocess(self.encoder.preprocess, x, **settings.preprocess.model_dump())
+        how = settings.preprocess.model_dump(exclude={"fine_ends"})
+        fit_preprocess(self.encoder.preprocess, x, **how)
         if x.is_floating_point():
             std = x.std(0, correction=0)
             # A constant feature is taken for one of unit variance, as pre-processing does.

@@ -27,6 +27,7 @@ from flowclf.evaluation.clustering import (
     kmeans,
 )
 from flowclf.evaluation.context import MOST_TRAINING, Predictions, Subject
+from flowclf.evaluation.cycle import cycle_suite
 from flowclf.evaluation.deciding import conformal_suite, selective_suite
 from flowclf.evaluation.exactness import has_inverse, inverse_errors, points, precision_errors
 from flowclf.evaluation.explain import explain_suite
@@ -296,6 +297,7 @@ SUITES: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "information": information_suite,
     "explain": explain_suite,
     "samples": samples_suite,
+    "cycle": cycle_suite,
     "ood": ood_suite,
     "shift": shift_suite,
     "attack": attack_suite,

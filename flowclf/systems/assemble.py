@@ -237,7 +237,13 @@ def feed_forward_parts(
 
 def _preprocess(blueprint: Blueprint, settings: ModelSettings) -> Invertible:
     own = settings.preprocess
-    return make_preprocess(blueprint.shape, blueprint.levels, own.marginal, own.power)
+    if own.fine_ends and (not own.marginal or settings.noise.sigma):
+        raise UserError(
+            "expected preprocess.marginal above 0 and noise.sigma=0 for preprocess.fine_ends, got "
+            f"{own.marginal:g} and {settings.noise.sigma:g}"
+        )
+    levels = blueprint.levels
+    return make_preprocess(blueprint.shape, levels, own.marginal, own.power, own.fine_ends)
 
 
 def _noise(blueprint: Blueprint, settings: ModelSettings) -> Noise:

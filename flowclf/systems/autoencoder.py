@@ -135,7 +135,7 @@ class Autoencoder(LatentVariableModel):
             parts.append(self._log_weights(x, y, z, encoding).logsumexp(0))
         return self._checked("bound", torch.stack(parts).logsumexp(0) - log(draws), x)
 
-    def _draw(
+    def draw_latents(
         self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around
     ) -> Tensor:
         """Draw z ~ p(z|y) for each label of y (B,) from the classes' Gaussians.
@@ -145,7 +145,7 @@ class Autoencoder(LatentVariableModel):
         moved there first: z ~ N(m_y, temperature² I) q(y|z).
         """
         if not self.standard_prior:
-            return super()._draw(y, temperature, generator, around)
+            return super().draw_latents(y, temperature, generator, around)
         noise = self.mixture.sample(y.new_zeros(CANDIDATES), temperature, generator)
         centres = self.mixture.means if around == "means" else self.mixture.data_means
         z = torch.empty_like(centres[y])

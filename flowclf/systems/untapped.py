@@ -182,7 +182,7 @@ class Untapped(LatentVariableModel):
             bound = labelled.gather(1, y[:, None])[:, 0]
         return self._checked("elbo", bound, x)
 
-    def _draw(
+    def draw_latents(
         self, y: Tensor, temperature: float, generator: torch.Generator | None, around: Around
     ) -> Tensor:
         """Draw [y, z] with z ~ p(z) for each label of y (B,).

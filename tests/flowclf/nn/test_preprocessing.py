@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from couplings import ElementwiseAffine, Invertible, PiecewiseLinear, YeoJohnson
 from couplings.testing import assert_invertible
+from flowclf import build
 from flowclf.nn.preprocessing import (
     Per,
     fit_marginals,
@@ -17,6 +18,7 @@ from flowclf.nn.preprocessing import (
     level_knots,
     make_preprocess,
 )
+from flowclf.support.errors import UserError
 
 IMAGE = (2, 4, 4)
 every_marginal = pytest.mark.parametrize("marginal", [0.0, 0.3, 1.0])
@@ -37,17 +39,26 @@ def log_density(stage: Invertible, x: Tensor) -> Tensor:
 
 
 def fitted(
-    x: Tensor, marginal: float, per: Per = "dim", floor: float = 0.1, levels: int | None = 256
+    x: Tensor,
+    marginal: float,
+    per: Per = "dim",
+    floor: float = 0.1,
+    levels: int | None = 256,
+    fine_ends: bool = False,
 ) -> Invertible:
-    stage = make_preprocess(tuple(x.shape[1:]), levels, marginal).double()
+    stage = make_preprocess(tuple(x.shape[1:]), levels, marginal, fine_ends=fine_ends).double()
     fit_preprocess(stage, x, marginal=marginal, floor=floor, per=per)
     return stage
 
 
 def bin_probabilities(x: Tensor, knots: Tensor, pseudo_counts: float) -> Tensor:
-    """Count by numpy, and spread the pseudo-counts evenly over the levels."""
-    edges = knots.numpy()
-    counts = np.stack([np.histogram(column + 0.5, edges)[0] for column in x.T.numpy()])
+    """Count points spread over each level by numpy, and the pseudo-counts evenly over the levels.
+
+    256 of them, as knots within a level are at multiples of 1/256.
+    """
+    edges, within = knots.numpy(), (np.arange(256) + 0.5) / 256
+    points = (column[:, None] + within for column in x.T.numpy())
+    counts = np.stack([np.histogram(column, edges)[0] for column in points]) / 256
     smoothed = counts + pseudo_counts * np.diff(edges) / edges[-1]
     return torch.from_numpy(smoothed / (len(x) + pseudo_counts))
 
@@ -57,9 +68,12 @@ def objective(values: Tensor, p: Tensor) -> Tensor:
     return (p * ((b - a).log() - (a * a + a * b + b * b) / 6)).sum(1)
 
 
+@pytest.mark.parametrize("fine_ends", [False, True])
 @pytest.mark.parametrize("pseudo_counts", [1.0, 20.0])
-def test_fitted_marginals_are_the_maximum(pseudo_counts: float, generator: Generator) -> None:
-    x, knots = skewed_images(generator, 500, (6,)).long(), level_knots(256)
+def test_fitted_marginals_are_the_maximum(
+    pseudo_counts: float, fine_ends: bool, generator: Generator
+) -> None:
+    x, knots = skewed_images(generator, 500, (6,)).long(), level_knots(256, fine_ends)
     values = fit_marginals(x, knots, pseudo_counts)
     assert (values.diff(dim=1) > 0).all()
     p = bin_probabilities(x, knots, pseudo_counts)
@@ -114,6 +128,15 @@ def test_likelihood_is_better_than_standardised(kind: str, generator: Generator)
     )
     assert float(normal - standardised) > 0.1 * test[0].numel()
     assert standardised < halfway < normal
+
+
+@pytest.mark.parametrize(("fine_ends", "bits"), [(False, 0.2546), (True, 0.0104)])
+def test_with_fine_ends_a_black_pixel_is_nearly_normal(fine_ends: bool, bits: float) -> None:
+    """Its code would need no bits; a uniform one needs log2 √(2πe/12) more than a normal one."""
+    black = torch.zeros(1000, 1, 1, 1, dtype=torch.uint8)
+    noisy = ((torch.arange(1000) + 0.5) / 1000)[:, None, None, None].double()
+    stage = fitted(black, 1.0, fine_ends=fine_ends)
+    assert float(-log_density(stage, noisy).mean()) / log(2) == pytest.approx(bits, abs=0.001)
 
 
 @pytest.mark.parametrize("floor", [1e-3, 0.3])
@@ -180,13 +203,17 @@ def test_an_unfitted_image_stage_maps_grey_levels_to_one_range(marginal: float) 
     assert_close(u[:, 1, 2, 3], torch.linspace(-1, 1, 50))
 
 
+@pytest.mark.parametrize("fine_ends", [False, True])
 @every_marginal
-def test_the_fitted_stage_is_invertible(marginal: float, generator: Generator) -> None:
+def test_the_fitted_stage_is_invertible(
+    marginal: float, fine_ends: bool, generator: Generator
+) -> None:
     x = skewed_images(generator, 60)
     x[:, 1] = 0
     points = x[:4].double() + torch.rand(4, *IMAGE, generator=generator, dtype=torch.float64)
     beyond = torch.full((1, *IMAGE), 300.0).double()
-    assert_invertible(fitted(x, marginal), torch.cat((points, beyond, -beyond)), tolerance=1e-10)
+    stage = fitted(x, marginal, fine_ends=fine_ends)
+    assert_invertible(stage, torch.cat((points, beyond, -beyond)), tolerance=1e-10)
 
 
 @pytest.mark.parametrize("levels", [2, 16, 32, 33, 100, 256])
@@ -200,6 +227,25 @@ def test_few_levels_have_a_knot_each_and_many_fine_ones_at_both_ends(levels: int
     assert torch.equal(knots, levels - knots.flip(0))
     assert torch.equal(knots, knots.round())
     assert len(knots) < 20
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_fine_ends_are_within_the_first_and_the_last_level(levels: int) -> None:
+    knots, fine = level_knots(levels), level_knots(levels, fine_ends=True)
+    added = fine[~torch.isin(fine, knots)]
+    assert len(fine) == len(knots) + len(added)
+    assert ((added < 1) | (added > levels - 1)).all()
+    assert torch.equal(fine, levels - fine.flip(0))
+
+
+@pytest.mark.parametrize(("marginal", "sigma"), [(0.0, 0.0), (1.0, 0.1)])
+def test_fine_ends_without_a_map_or_with_noise_beyond_are_refused(
+    marginal: float, sigma: float
+) -> None:
+    own = {"marginal": marginal, "fine_ends": True}
+    settings = {"preprocess": own, "noise": {"sigma": sigma}}
+    with pytest.raises(UserError, match=f"fine_ends, got {marginal:g} and {sigma:g}"):
+        build("ib-inn", shape=(1, 8, 8), classes=2, levels=256, **settings)
 
 
 def test_skewed_features_become_about_normal(generator: torch.Generator) -> None:
