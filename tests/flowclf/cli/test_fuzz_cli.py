@@ -37,7 +37,7 @@ from flowclf.export import READERS, WRITERS, Scores
 from flowclf.systems import SYSTEMS
 from flowclf.training import Interrupted, loop
 
-CASES = int(os.environ.get("FLOWCLF_FUZZ", "10"))
+CASES = int(os.environ.get("FLOWCLF_FUZZ", "6"))
 # Of CPU time, a case; and what a model may be trained in.
 SECONDS, MEMORY = 10, 2**28
 SMALL = ("--set", "network={kind: mlp, hidden: [8]}", "--epochs", "1", "--device", "cpu")
