@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -274,7 +275,9 @@ def _name(folder: Path) -> str:
     from flowclf.runs import Run
 
     config = Run(folder).read_config()[0]
-    return folder.name if config.beta is None else f"{config.system}, β̃ = {config.beta:g}"
+    if config.beta is None:
+        return folder.name
+    return f"{config.system}, β̃ = {'∞' if config.beta == inf else f'{config.beta:g}'}"
 
 
 def _levels(levels: int | None) -> int:
