@@ -20,7 +20,8 @@ def cycle_suite(subject: Subject) -> dict[str, Any]:
 
         Σ |z' - z|² / Σ |z - E[z|y]|²   over draws, and dimensions that vary within the classes:
 
-    0 where each z is found again, as by a flow; 1 or more where x says nothing of it.
+    0 where each z is found again, as by a flow; 1 or more where x says nothing of it; None of less
+    than two draws a class.
 
     Raises:
         UserError: a system that cannot draw.
@@ -41,8 +42,8 @@ def cycle_suite(subject: Subject) -> dict[str, Any]:
     own = torch.nn.functional.one_hot(y, model.classes).to(z)
     within = z - own @ ((own.T @ z) / own.sum(0).clamp_min(1)[:, None])
     varying = within.abs().amax(0) > 0
-    spread = within[:, varying].square().sum().clamp_min(torch.finfo(z.dtype).tiny)
+    error = (found - z)[:, varying].square().sum() / within.square().sum()
     return {
         "cycle_accuracy": metrics.accuracy(log_posterior.cpu(), y.cpu()),
-        "cycle_latent_error": float((found - z)[:, varying].square().sum() / spread),
+        "cycle_latent_error": float(error) if bool(varying.any()) else None,
     }

@@ -31,6 +31,7 @@ def test_a_flow_finds_each_latent_again_and_the_class_as_often_as_bayes() -> Non
     made = model("ib-inn")
     found = cycle(made)
     assert found["cycle_latent_error"] < 1e-6
+    assert cycle(made, samples=4)["cycle_latent_error"] is None
     y = torch.arange(4000) % 4
     z = made.mixture.sample(y, generator=torch.Generator().manual_seed(0))
     bayes = float((made.mixture.log_posterior(z).argmax(1) == y).float().mean())
