@@ -476,9 +476,9 @@ class GenerativeClassifier(nn.Module):
         self._fit_statistics(x, y)
 
     def _fit_statistics(self, x: Tensor, y: Tensor) -> None:
-        settings = self.settings
-        how = settings.preprocess.model_dump(exclude={"fine_ends"})
-        fit_preprocess(self.encoder.preprocess, x, **how)
+        settings, own = self.settings, self.settings.preprocess
+        stage = self.encoder.preprocess
+        fit_preprocess(stage, x, marginal=own.marginal, floor=own.floor, per=own.per)
         if x.is_floating_point():
             std = x.std(0, correction=0)
             # A constant feature is taken for one of unit variance, as pre-processing does.

@@ -80,7 +80,6 @@ def fit_preprocess(
     marginal: float,
     floor: float,
     per: Per,
-    power: bool = False,
 ) -> None:
     """Fit the stage of `make_preprocess` to training data, in place.
 
@@ -90,7 +89,6 @@ def fit_preprocess(
         marginal: as in `make_preprocess`.
         floor: least standard deviation of an image's pixel, as a fraction of the largest.
         per: one shift and scale per "dim" or "channel"; "range": those of the unfitted stage.
-        power: as in `make_preprocess`.
     """
     if per == "range" and isinstance(preprocess, ElementwiseAffine):
         return
@@ -189,15 +187,13 @@ def level_knots(levels: int, fine_ends: bool = False) -> Tensor:
     All edges up to 32 levels; beyond, single levels at both ends, where images pile up, and
     doubling steps in between. With `fine_ends` also `WITHIN` the first and the last level.
     """
-    edges = list(range(levels + 1))
+    edges: list[float] = [*range(levels + 1)]
     if levels > 32:
         doubling = [0, *(2**power for power in range(levels.bit_length()) if 2**power < levels / 2)]
         edges = [*doubling, *(levels - step for step in doubling)]
-    knots = torch.tensor(edges, dtype=torch.float64)
-    within = torch.tensor(WITHIN, dtype=torch.float64)
     if fine_ends:
-        knots = torch.cat((knots, within, levels - within))
-    return knots.unique()
+        edges += [*WITHIN, *(levels - edge for edge in WITHIN)]
+    return torch.tensor(edges, dtype=torch.float64).unique()
 
 
 def fit_marginals(x: Tensor, knots: Tensor, pseudo_counts: float = 1.0) -> Tensor:

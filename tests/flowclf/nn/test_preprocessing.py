@@ -254,7 +254,7 @@ def test_skewed_features_become_about_normal(generator: torch.Generator) -> None
         (5 * normal[:, 0].exp(), normal[:, 1], -(normal[:, 2].exp()), (normal[:, 3] > 1).float()), 1
     )
     stage = make_preprocess((4,), None, 0.3, power=True)
-    fit_preprocess(stage, x, marginal=0.3, floor=0.1, per="dim", power=True)
+    fit_preprocess(stage, x, marginal=0.3, floor=0.1, per="dim")
     z = stage(x)[0].double()
     torch.testing.assert_close(z.mean(0), torch.zeros(4).double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(z.std(0), torch.ones(4).double(), atol=1e-3, rtol=0)
@@ -264,10 +264,10 @@ def test_skewed_features_become_about_normal(generator: torch.Generator) -> None
     assert stage.power[1] == pytest.approx(1, abs=0.11)
     rare = torch.zeros(1000, 4)
     rare[0, 1:3] = 1
-    fit_preprocess(stage, rare, marginal=0.3, floor=0.1, per="dim", power=True)
+    fit_preprocess(stage, rare, marginal=0.3, floor=0.1, per="dim")
     far = stage(torch.full((1, 4), 9.0))[0][0]  # beyond all that was seen, 280 standard deviations
     assert float(far.abs().max()) < 60
-    fit_preprocess(stage, x, marginal=0.3, floor=0.1, per="dim", power=True)
+    fit_preprocess(stage, x, marginal=0.3, floor=0.1, per="dim")
     torch.testing.assert_close(stage.inverse(stage(x)[0])[0], x, rtol=1e-4, atol=1e-4)
 
 

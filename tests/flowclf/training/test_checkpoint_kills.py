@@ -80,8 +80,14 @@ def same(one: Run, other: Run) -> bool:
     return history(one) == history(other)
 
 
-def kill_runs(start: Callable[[Run], int], folder: Path, runs: int, journal: Path | None) -> str:
+def kill_runs(
+    begin: Callable[[Run, Path | None], None], folder: Path, runs: int, journal: Path | None
+) -> str:
     """Kill each run again and again until it ends; what became of them."""
+
+    def start(run: Run) -> int:
+        return fork(partial(begin, run, journal))
+
     whole, rng = Run(folder / "whole"), random.Random(0)
     assert not kill_after(start(whole), whole, inf)
     usual = whole.summary_file.stat().st_mtime - (whole.folder / ".lock").stat().st_mtime
@@ -120,8 +126,7 @@ def main(runs: int, *ways: str) -> None:
     for way in ways or ("kill",):
         with TemporaryDirectory() as name:
             journal = Path(name) / "journal" if way == "cut" else None
-            work = partial(begin, journal=journal)
-            print(kill_runs(lambda run, w=work: fork(partial(w, run)), Path(name), runs, journal))
+            print(kill_runs(begin, Path(name), runs, journal))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
