@@ -21,14 +21,24 @@ def recorded(file: str) -> Path:
     return FOLDER / file
 
 
-def append_rows(path: Path | None, rows: Sequence[Row]) -> None:
+def append_rows(path: Path | None, rows: Sequence[Row], precision: str = "32-true") -> None:
     """Append rows with their circumstances at the end; without a path nothing is recorded.
+
+    Args:
+        path: of a CSV.
+        rows: a `precision` or `device` of their own is kept.
+        precision: of the training that is measured, else of the computation.
 
     Raises:
         OSError: the file cannot be written, or has other columns.
     """
-    facts = circumstances("torch", "flowclf", machine=platform.machine())
-    append(path, [row | facts for row in rows])
+    where = {"device": "cpu", "precision": precision, "machine": platform.machine()}
+    facts = circumstances("torch", "flowclf", **where)
+    whole = []
+    for row in rows:
+        found = {name: row.get(name, fact) for name, fact in facts.items()}
+        whole.append({name: row[name] for name in row if name not in facts} | found)
+    append(path, whole)
 
 
 def append(path: Path | None, rows: Sequence[Row]) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.results import Row, append_rows, recorded
 from flowclf.evaluation.clustering import class_distances
+from flowclf.runs import Run
 from flowclf.training.task import load_task
 
 PAIRS = (("automobile", "truck"), ("cat", "dog"))
@@ -37,7 +38,7 @@ def main() -> None:
             row |= {f"nearest_to_{of}": nearest[0], f"rank_{near}": nearest.index(near) + 1}
         row["mean_rank"] = sum(row[f"rank_{near}"] for _, near in PAIRS) / len(PAIRS)
         print(row, flush=True)
-        append_rows(recorded("class-similarity.csv"), [row])
+        append_rows(recorded("class-similarity.csv"), [row], Run(run).read_precision())
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def run_bench(
         with progress_bar(f"seed {seed}") as report:
             trained = train(config, dataset, report=report, device=device)
         values = trained.summary | trained.summary["test"]
-        rows.append({name: values[name] for name in COLUMNS})
+        values["precision"] = values["precision"]["ran"]
+        rows.append({name: values[name] for name in (*COLUMNS, "device", "precision")})
     for row in baseline_rows(trained.training, trained.test, dataset.levels):
         rows.append({name: row.get(name) for name in COLUMNS})
     append_rows(record, rows)

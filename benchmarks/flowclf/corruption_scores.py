@@ -16,6 +16,7 @@ from flowclf.data.corruptions import CORRUPTIONS, corrupt
 from flowclf.evaluation.context import MOST_TRAINING
 from flowclf.evaluation.detection import auroc
 from flowclf.evaluation.scores import Reference, model_scores
+from flowclf.runs import Run
 from flowclf.training.task import load_task
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     means = {n: sum(row[n] for row in rows) / len(rows) if n in known else None for n in SCORED}
     rows.append({**facts, "family": "mean", **means})
     print("mean", {name: round(means[name] or 0, 3) for name in known})
-    append_rows(recorded("corruption-scores.csv"), rows)
+    append_rows(recorded("corruption-scores.csv"), rows, Run(given.run).read_precision())
 
 
 if __name__ == "__main__":

@@ -39,9 +39,8 @@ def decide_table(name: str, seed: int, system: str) -> Row:
     right = trained.model.predict(data.test.x) == data.test.y
     facts: Row = {"table": name, "system": system, "seed": seed}
     facts["accuracy"] = float(right.double().mean())
-    return facts | {
-        column: found.get(column) for column in ("aurc_doubt", *value_names(SETS, SCORES))
-    }
+    facts |= {column: found.get(column) for column in ("aurc_doubt", *value_names(SETS, SCORES))}
+    return facts | {"precision": trained.summary["precision"]["ran"]}
 
 
 def _without_last(data: Dataset) -> tuple[Dataset, Tensor]:

@@ -141,6 +141,7 @@ def compared(
     found = predict_split(trained.model, data.test)
     right = (found.log_posterior.argmax(1) == data.test.y).double()
     own = _row("ib-inn", data, trained.summary["test"], seed, trained.summary["seconds"], cpu)
+    own["precision"] = trained.summary["precision"]["ran"]
     probe = None
     probe_all = probe_all and raw is not None
     if raw is not None and probe_all:
@@ -183,6 +184,7 @@ def _row(
         "bits_per_dim": values.get("bits_per_dim"),
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu, 2),
+        "precision": "32-true",
         **dict.fromkeys(("accuracy_gain", "gain_low", "gain_high")),
         **dict.fromkeys(("score", "auroc", "auroc_low", "auroc_high", "auto_auroc")),
         **dict.fromkeys(("auroc_gain_knn", "knn_low", "knn_high")),

@@ -15,6 +15,7 @@ from benchmarks.results import append_rows, recorded
 from flowclf.evaluation.rate import gaussians
 from flowclf.latent.information import gaussian_log_prob, information, minibatch_information
 from flowclf.nn.sample_softmax import IdentitySoftmax
+from flowclf.runs import Run
 from flowclf.support.errors import UserError
 from flowclf.support.seeding import generator_for
 from flowclf.systems.autoencoder import Autoencoder
@@ -49,7 +50,7 @@ def compare_information(run: Path) -> list[dict[str, Any]]:
     found |= _by_softmax(model, *own, prior[first], len(x))
     own_facts = {"run": run.name, "seed": task.config.seed}
     rows = [{"estimator": n, "samples": s, **v, **own_facts} for (n, s), v in found.items()]
-    append_rows(recorded("vae-as-information.csv"), rows)
+    append_rows(recorded("vae-as-information.csv"), rows, Run(run).read_precision())
     return rows
 
 

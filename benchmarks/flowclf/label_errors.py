@@ -10,6 +10,7 @@ them with the 95 % interval of 200 bootstraps.
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from flowclf.config import make_config
 from flowclf.data import Split, load_dataset
 from flowclf.evaluation.detection import auroc
 from flowclf.many import Audit, audit
+from flowclf.training.setup import pick_precision
 
 SHARE, BOOTSTRAPS = 0.05, 200
 THEIRS = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
@@ -78,11 +80,12 @@ def main() -> None:
         train, wrong = flipped(data.train, data.classes, seed)
         overrides: list[dict[str, Any]] = [{"train": {"epochs": given.epochs}}]
         config = make_config("ib-inn", given.data, data.shape, seed=seed, overrides=overrides)
-        found = audit(config, replace(data, train=train), given.folds, report=print)
+        found = audit(config, replace(data, train=train), given.folds, "cpu", report=print)
         row = {"data": given.data, "seed": seed, "folds": given.folds, "epochs": given.epochs}
         row |= compare(scores_of(found), wrong)
         print(row)
-        append_rows(given.out, [row])
+        batch = config.train.batch_size * prod(data.shape)
+        append_rows(given.out, [row], pick_precision(config.train.precision, "cpu", batch))
 
 
 if __name__ == "__main__":

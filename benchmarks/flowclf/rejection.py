@@ -19,6 +19,7 @@ from benchmarks.results import append_rows, recorded
 from flowclf import Decider
 from flowclf.evaluation.attacks import evading_pgd, fgsm
 from flowclf.evaluation.context import MOST_TRAINING
+from flowclf.runs import Run
 from flowclf.training.task import load_task
 
 EPSILONS = (0.0, 0.02, 0.1, 0.3)
@@ -64,7 +65,7 @@ def main() -> None:
         row |= {"score": score, "samples": len(new)}
         row |= shares(decider, attacked, new.y)
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-        append_rows(given.out, [row])
+        append_rows(given.out, [row], Run(given.run).read_precision())
 
 
 def _attacked(attack: str, decider: Decider, x: Tensor, y: Tensor, epsilon: float) -> Tensor:

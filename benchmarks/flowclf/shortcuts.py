@@ -82,10 +82,12 @@ def survey(variant: str, seed: int, share: float, seconds: float) -> dict[str, A
         options.pop("system"), "mnist14", full.shape, preset=preset, seed=seed, **options,
         overrides={"train": loop, "data.augment": "none"},
     )  # fmt: skip
-    found = predict_split(train(config, dataset, device="cpu").model, test[0])
+    trained = train(config, dataset, device="cpu")
+    found = predict_split(trained.model, test[0])
     right = found.log_posterior.argmax(1) == found.y
     row = {"variant": variant, "seed": seed, "share": share, "cpu_seconds": seconds}
-    return row | groups(right, found.y, test[1])
+    row |= groups(right, found.y, test[1])
+    return row | {"precision": trained.summary["precision"]["ran"]}
 
 
 def main() -> None:

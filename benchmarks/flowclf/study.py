@@ -185,7 +185,8 @@ def _run(study: Study, variant: str, config: RunConfig, folder: Path | None) -> 
     for measure in study.measures:
         values |= MEASURES[measure].of(trained)
     row = {"variant": variant, "system": config.system, "seed": config.seed}
-    return row | {name: values[name] for name in study.metrics} | {"settings": _digest(config)}
+    row |= {name: values[name] for name in study.metrics} | {"settings": _digest(config)}
+    return row | {"device": values["device"], "precision": values["precision"]["ran"]}
 
 
 def _digest(config: RunConfig) -> str:

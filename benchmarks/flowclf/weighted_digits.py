@@ -38,11 +38,12 @@ def main() -> None:
         weights = torch.where(data.train.y < WEIGHED, weight, 1.0)
         weighed = replace(data, train=replace(data.train, weight=weights))
         config = make_config("vae", data.name, data.shape, seed=seed, overrides=SETTINGS)
-        found = clusters(train(config, weighed, device="cpu"))
+        trained = train(config, weighed, device="cpu")
+        found = clusters(trained)
         row: Row = {"data": "mnist", "seed": seed, "weight": weight}
         row |= {name: found[name] for name in ("knn_accuracy", "forest_accuracy", "nmi")}
         print(row, flush=True)
-        append_rows(recorded("weighted-digits.csv"), [row])
+        append_rows(recorded("weighted-digits.csv"), [row], trained.summary["precision"]["ran"])
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def sweep_rows(plan: Plan) -> list[dict[str, Any]]:
     """Return the rows of finished runs, in the order of the points.
 
     Columns are `FIRST`, the settings that vary, and everything else that was measured, also by
-    `flowclf evaluate`, with the number of parameters and the commit. None: a system lacks it.
+    `flowclf evaluate`, with the number of parameters, device, precision and commit. None: a system
+    lacks it.
     """
     found = [_row(point, Run(plan.folder / point.name)) for point in plan.points]
     rows = [row for row in found if row]
@@ -212,6 +213,7 @@ def _row(point: Point, run: Run) -> dict[str, Any]:
         return {}
     found = summary["test"] | run.read_evaluation()
     measured = {key: value for key, value in found.items() if isinstance(value, float | int | str)}
-    names = ("system", "data", "seed", "seconds", "parameters")
+    names = ("system", "data", "seed", "seconds", "parameters", "device")
     own = {key: summary.get(key) for key in names} | {"beta": point.config.beta} | point.varied
-    return own | measured | {"commit": run.read_document().get("commit")}
+    document = run.read_document()
+    return own | measured | {name: document.get(name) for name in ("precision", "commit")}

@@ -249,6 +249,25 @@ def test_a_study_goes_on_in_the_columns_that_are_recorded(name: str) -> None:
     assert tuple(rows[0])[: len(columns)] == columns
 
 
+def test_every_row_says_where_and_in_what_precision_it_was_measured() -> None:
+    facts = {"date", "device", "precision", "torch", "flowclf", "commit"}
+    for path in set(results.FOLDER.glob("*.csv")) - {results.FOLDER / "trade-off.csv"}:  # a sweep
+        rows = results.read(path)
+        assert facts <= rows[0].keys(), path.name
+        # Empty are the precisions of the rows that were recorded before this column.
+        old = {row["date"] for row in rows if not row["precision"]}
+        assert max(old, default="") <= "2026-11-30", path.name
+        assert all(row["device"] for row in rows), path.name
+
+
+def test_what_a_row_says_of_itself_is_kept(folder: Path) -> None:
+    rows = [{"precision": "bf16-mixed", "seed": 0}, {"seed": 1}]
+    results.append_rows(folder / "some.csv", rows)
+    first, second = results.read(folder / "some.csv")
+    assert list(first)[:4] == ["seed", "date", "device", "precision"]
+    assert (first["precision"], second["precision"]) == ("bf16-mixed", "32-true")
+
+
 @pytest.mark.parametrize("name", study_names())
 def test_every_study_has_valid_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_study(name)
@@ -371,10 +390,11 @@ def test_decisions_give_the_numbers_they_name(monkeypatch: pytest.MonkeyPatch) -
     assert found["false_alarm_0.05"] <= 0.05 + 4 * found["false_alarm_0.05_error"]
 
 
-def columns(name: str, row: dict[str, object]) -> list[str]:
-    """Return the first columns of recorded rows, as many as this row has."""
-    with (results.ROOT / "flowclf" / "results" / name).open(encoding="utf-8", newline="") as file:
-        return next(csv.reader(file))[: len(row)]
+def columns(name: str) -> list[str]:
+    """Return the columns of recorded rows before their circumstances."""
+    with (results.FOLDER / name).open(encoding="utf-8", newline="") as file:
+        header = next(csv.reader(file))
+    return header[: header.index("date")]
 
 
 def test_a_preset_is_exact_after_500_steps() -> None:
@@ -382,11 +402,11 @@ def test_a_preset_is_exact_after_500_steps() -> None:
     assert row["steps"] >= 500
     assert 0 < row["inverse_error_before"] < 1e-4
     assert 0 < row["inverse_error"] < TOLERANCE
-    assert columns("exactness.csv", row) == list(row)
+    assert [*columns("exactness.csv"), "precision"] == list(row)
 
 
 def test_30_blocks_stay_exact_with_a_bound_on_each() -> None:
     """Take 60 steps at five times the default rate; unbounded, the inverse is lost (depth.csv)."""
     row = depth.survey("affine, limit 0.2, clipped", seed=0)
     assert 0 < row["inverse_error"] < TOLERANCE
-    assert columns("depth.csv", row) == list(row)
+    assert columns("depth.csv") == list(row)
