@@ -36,13 +36,14 @@ def table(entry: Mapping[str, Any]) -> str:
     Args:
         entry: `head` of the first column; `columns`, a template by heading; `lines`, by label the
             variant, or what differs there: `of` (variant), `rows` (CSV) and `columns`. A template
-            may be such a mapping, too, with its text as `cell`. `rows` and `seeds` are of all.
+            may be such a mapping, too, with its text as `cell`, where @ is the line's label.
+            `rows` and `seeds` are of all.
     """
     columns: dict[str, Any] = entry["columns"]
     lines = [f"| {' | '.join((entry['head'], *columns))} |", "|---" * (len(columns) + 1) + "|"]
     for label, line in entry["lines"].items():
         own: dict[str, Any] = line if isinstance(line, dict) else {"of": line}
-        where, templates = {**entry, **own}, columns | own.get("columns", {})
+        where, templates = {**entry, **own, "label": label}, columns | own.get("columns", {})
         cells = [_cell(where, templates[heading]) for heading in columns]
         lines.append(f"| {' | '.join((label, *cells))} |")
     return "\n".join(lines) + "\n"
@@ -50,7 +51,8 @@ def table(entry: Mapping[str, Any]) -> str:
 
 def _cell(where: Mapping[str, Any], template: str | Mapping[str, Any]) -> str:
     where = {**where, **({"cell": template} if isinstance(template, str) else template)}
-    text = NUMBER.sub(lambda m: _number(where, *m[1].split(", ")), where["cell"])
+    cell = where["cell"].replace("@", where["label"])
+    text = NUMBER.sub(lambda m: _number(where, *m[1].split(", ")), cell)
     # Of two numbers that there are not, one stroke says so.
     return text.replace(f"{NONE} / {NONE}", NONE)
 

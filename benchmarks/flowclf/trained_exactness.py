@@ -1,6 +1,6 @@
 """Error of an inverse before and after training.
 
-    python -m benchmarks.flowclf.trained_exactness [SYSTEM/PRESET[:KEY=VALUE] …]
+    python -m benchmarks.flowclf.trained_exactness [SYSTEM/PRESET[:"KEY=VALUE …"] …]
 
 Every preset of the systems with an inverse takes 500 steps at its own learning rate, held constant
 (no warm-up, no decay: harder than its own schedule). A row has the errors of 256 test samples, see
@@ -48,7 +48,7 @@ DATA: dict[str, str | Callable[[], Dataset]] = {
 def measure_preset(
     system: str, preset: str, setting: str = "", steps: int = STEPS
 ) -> dict[str, Any]:
-    """Train one preset, with one setting KEY=VALUE changed, and return its row."""
+    """Train one preset, with settings KEY=VALUE changed, and return its row."""
     data = DATA[preset]
     dataset = load_dataset(data) if isinstance(data, str) else data()
     config = _config(system, preset, setting, dataset, steps)
@@ -73,7 +73,7 @@ def _config(system: str, preset: str, setting: str, dataset: Dataset, steps: int
     size = min(MOST_STEPS_AN_EPOCH, len(dataset.train) // batch) * batch
     loop = {"batch_size": batch, "epochs": ceil(steps / (size // batch)), "schedule": "constant"}
     loop |= {"cpu_seconds": None, "threads": 1}
-    changed = parse_assignments([setting] if setting else [])
+    changed = parse_assignments(setting.split())
     sizes = {"train_size": size, "test_size": 256}
     return make(overrides=[{"train": loop, "data": sizes}, changed])
 
