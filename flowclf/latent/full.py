@@ -1,7 +1,7 @@
 """Gaussian mixture with a full covariance for each class, which starts as the best discriminant."""
 
 from math import log, pi
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from flowclf.support import validate
 from flowclf.support.collectives import normal_like
 from flowclf.support.errors import UserError
 
-__all__ = ["FullMixture"]
+__all__ = ["ClassMoments", "FullMixture"]
 
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 FOLDS, MOST_ROWS = 5, 5000
@@ -89,76 +89,87 @@ class FullMixture(GaussianMixture):
     def _log_volume(self) -> Tensor:
         return 0.5 * self.dims * log(2 * pi) - self.log_diagonal.sum(1)
 
-    @torch.no_grad()
     def fit(self, z: Tensor, y: Tensor) -> None:
         """Set means and covariances to those of latents z (N, D) with labels y (N,).
 
-        Each covariance is moved to that of all classes by the share of `SHARES` for which the
-        classes of held-out samples are most likely, in a cross-validation of five folds: between
-        quadratic (0) and linear (1) discriminant analysis.
-
-            Σ_k ← (1 - λ) Σ_k + λ Σ,   Σ = (N Σ_within + D v I) / (N + D)
-
-        with the mean variance v: D samples of a sphere, for where there are few.
+        The share of `ClassMoments.factors` is that of `SHARES` for which the classes of held-out
+        samples are most likely, in a cross-validation of five folds.
 
         Raises:
             UserError: a class without a sample.
-
-        Friedman, "Regularized discriminant analysis", JASA 84, 1989, Eq. 16.
         """
-        if missing := sorted(set(range(self.classes)) - set(y.tolist())):
-            raise UserError(f"expected a sample of every class, got none of {missing}")
         z = z.double()
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(len(y), generator=generator)[:MOST_ROWS].to(z.device)
         fold = torch.arange(len(order), device=z.device) % FOLDS
         losses = torch.zeros(len(SHARES), dtype=torch.float64)
+        moments = ClassMoments.of(z, y, self.classes)
         for held in range(FOLDS):
             learned, asked = order[fold != held], order[fold == held]
             if len(asked) and len(y[learned].unique()) == self.classes:
-                moments = _moments(z[learned], y[learned], self.classes)
-                losses += torch.stack(
-                    [_loss(z[asked], y[asked], moments, share) for share in SHARES]
-                )
-        means, own, pooled, counts = _moments(z, y, self.classes)
-        share = SHARES[int(losses.argmin())] if bool(losses.any()) else 1.0
-        factors = _factors(own, pooled, share)
-        self.set_means(means.to(self.means))
+                known = ClassMoments.of(z[learned], y[learned], self.classes)
+                losses += torch.stack([_loss(z[asked], y[asked], known, s) for s in SHARES])
+        self.set_moments(moments, SHARES[int(losses.argmin())] if bool(losses.any()) else 1.0)
+
+    @torch.no_grad()
+    def set_moments(self, moments: "ClassMoments", share: float) -> None:
+        """Set means and covariances, these moved to that of all classes by a share of the way."""
+        factors = moments.factors(share)
+        self.set_means(moments.means.to(self.means))
         self.log_diagonal.copy_(factors.diagonal(dim1=1, dim2=2).log())
         self.lower.copy_(factors.tril(-1))
 
 
-def _moments(z: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return means (K, D), covariances (K, D, D), that within all classes (D, D), and counts."""
-    means, own = [], []
-    for k in range(classes):
-        part = z[y == k]
-        means.append(part.mean(0))
-        part = part - means[-1]
-        own.append(part.T @ part / len(part))
-    counts = y.bincount(minlength=classes).double()
-    covariances = torch.stack(own)
-    count, dims = len(z), z.shape[1]
-    pooled = (covariances * (counts / count)[:, None, None]).sum(0)
-    sphere = pooled.diagonal().mean().clamp_min(1e-12) * torch.eye(dims).to(pooled)
-    pooled = (count * pooled + dims * sphere) / (count + dims)
-    return torch.stack(means), covariances, pooled, counts
+class ClassMoments(NamedTuple):
+    """Means (K, D), covariances (K, D, D) and counts (K,) of the latents of each class, float64."""
+
+    means: Tensor
+    covariances: Tensor
+    counts: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, z: Tensor, y: Tensor, classes: int) -> "ClassMoments":
+        """Return those of latents z (N, D) with labels y (N,).
+
+        Raises:
+            UserError: a class without a sample.
+        """
+        if missing := sorted(set(range(classes)) - set(y.tolist())):
+            raise UserError(f"expected a sample of every class, got none of {missing}")
+        parts = [z[y == k].double() for k in range(classes)]
+        covariances = [part.T.cov(correction=0).reshape(2 * z.shape[1:]) for part in parts]
+        means = torch.stack([part.mean(0) for part in parts])
+        return cls(means, torch.stack(covariances), y.bincount(minlength=classes).double())
+
+    def joined(self, later: "ClassMoments") -> "ClassMoments":
+        """Return the moments of these classes and of later ones."""
+        return ClassMoments(*map(torch.cat, zip(self, later, strict=True)))
+
+    def factors(self, share: float) -> Tensor:
+        """Return F (K, D, D) of regularised covariances, Σ_k⁻¹ = F_kᵀ F_k.
+
+        They are between those of quadratic (share λ = 0) and linear (1) discriminant analysis:
+
+            Σ_k ← (1 - λ) Σ_k + λ Σ,   Σ = (N Σ_within + D v I) / (N + D)
+
+        with the mean variance v: D samples of a sphere, for where there are few.
+
+        Friedman, "Regularized discriminant analysis", JASA 84, 1989, Eq. 16.
+        """
+        count, dims = self.counts.sum(), self.means.shape[1]
+        pooled = (self.covariances * (self.counts / count)[:, None, None]).sum(0)
+        eye = torch.eye(dims).to(pooled)
+        sphere = pooled.diagonal().mean().clamp_min(1e-12) * eye
+        pooled = (count * pooled + dims * sphere) / (count + dims)
+        lower = torch.linalg.cholesky((1 - share) * self.covariances + share * pooled)
+        return torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
 
 
-def _factors(own: Tensor, pooled: Tensor, share: float) -> Tensor:
-    """Return F (K, D, D) of covariances that are moved to the pooled one by a share."""
-    lower = torch.linalg.cholesky((1 - share) * own + share * pooled)
-    eye = torch.eye(len(pooled)).to(pooled).expand_as(lower)
-    return torch.linalg.solve_triangular(lower, eye, upper=False)
-
-
-def _loss(
-    z: Tensor, y: Tensor, moments: tuple[Tensor, Tensor, Tensor, Tensor], share: float
-) -> Tensor:
+def _loss(z: Tensor, y: Tensor, moments: ClassMoments, share: float) -> Tensor:
     """Return Σ -log q(y|z) of held-out samples, 0-dim."""
-    means, own, pooled, counts = moments
-    factors = _factors(own, pooled, share)
-    away = torch.einsum("kij,bkj->bki", factors, z[:, None] - means)
+    factors = moments.factors(share)
+    away = torch.einsum("kij,bkj->bki", factors, z[:, None] - moments.means)
     scores = factors.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * away.square().sum(2)
-    scores = (scores + counts.log()).log_softmax(1)
+    scores = (scores + moments.counts.log()).log_softmax(1)
     return -scores[torch.arange(len(y)), y].sum().cpu()

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from benchmarks.flowclf.learning_on import METHODS, grown, learn
+from benchmarks.flowclf.learning_on import METHODS, grown, learn, with_gaussians
 from benchmarks.flowclf.shortcuts import groups, patched
+from flowclf.classifier import latents
 from flowclf.config import make_config
 from flowclf.data import Dataset, Split, load_dataset
+from flowclf.latent.full import ClassMoments
 
 SHAPE = (1, 8, 8)
 
@@ -50,7 +52,26 @@ def test_a_model_grows_by_the_averages_of_new_classes(digits: Dataset) -> None:
     torch.testing.assert_close(large.mixture.means[:2], small.mixture.means)
 
 
-@pytest.mark.parametrize("method", METHODS[:2])
+def test_a_frozen_flow_forgets_nothing(digits: Dataset) -> None:
+    """Its Gaussians are those of all images at once; they are those of the discriminant."""
+    config = make_config(
+        "ib-inn", "digits", SHAPE, preset="digits", overrides={"network.blocks": [1]}
+    )
+    first = Split(digits.train.x[digits.train.y < 2], digits.train.y[digits.train.y < 2])
+    model = grown(None, 2, first, digits, config).eval()
+    z, y = latents(model, digits.train.x), digits.train.y
+    once, parts = ClassMoments.of(z, y, 10), ClassMoments.of(z[y < 2], y[y < 2], 2)
+    for k in range(2, 10, 2):
+        rows = (y == k) | (y == k + 1)
+        parts = parts.joined(ClassMoments.of(z[rows], y[rows] - k, 2))
+    torch.testing.assert_close(parts, once)
+    made = with_gaussians(model, once, digits, config)
+    torch.testing.assert_close(made.encode(digits.test.x).z, model.encode(digits.test.x).z)
+    accuracy = (made.predict(digits.test.x) == digits.test.y).double().mean()
+    assert accuracy > 0.9
+
+
+@pytest.mark.parametrize("method", METHODS[:3])
 def test_each_method_learns_task_after_task(method: str, digits: Dataset) -> None:
     config = make_config(
         "ib-inn", "digits", SHAPE, preset="digits", overrides={"network.blocks": [1]}
