@@ -30,6 +30,7 @@ Widths = Annotated[tuple[Positive, ...], Field(max_length=100), BeforeValidator(
 Depths = Annotated[tuple[Depth, ...], Field(max_length=100), BeforeValidator(as_sequence)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Augment = Literal["none", "flip", "shift", "warp", "flip-crop", "rotate", "paper-cifar"]
 
 
 class Section(BaseModel):
@@ -81,11 +82,9 @@ class DataSettings(Section):
     subset: Literal["first", "stratified"] = "first"  # … the first, or drawn by class with the seed
     test_size: Positive | None = None
     labels: Positive | None = None  # keep those of n training samples, drawn by class with the seed
-    augment: Literal["none", "shift", "warp", "flip-crop", "rotate", "paper-cifar"] = "none"
+    augment: Augment = "none"
     # Of the view by which a sample without a label is guessed (pseudo_labels); None: the same.
-    augment_guess: Literal["none", "shift", "warp", "flip-crop", "rotate", "paper-cifar"] | None = (
-        None
-    )
+    augment_guess: Augment | None = None
     # Share of training images seen, after `augment`, with less contrast through a smooth grey veil.
     veil: Annotated[float, Field(ge=0, le=1)] = 0.0
     # Images in black and white, after `augment`: by half of the levels, or drawn as bright as they

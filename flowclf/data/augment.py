@@ -20,7 +20,7 @@ __all__ = ["KINDS", "Augmentation", "make_augmentation"]
 
 Augmentation = Callable[[Tensor, Generator], Tensor]
 
-KINDS = ("none", "shift", "warp", "flip-crop", "rotate", "paper-cifar")
+KINDS = ("none", "flip", "shift", "warp", "flip-crop", "rotate", "paper-cifar")
 """Kinds that `make_augmentation` takes."""
 
 
@@ -32,6 +32,7 @@ def make_augmentation(
     It returns float32 grey levels (B, C, H, W) within 0..levels-1, each sample changed by its own
     random parameters, all drawn from the generator (whose device need not be the batch's).
 
+    - `flip`: mirrored left to right or not.
     - `shift`: by up to 1 pixel in each direction; edge values move in.
     - `warp`: turned by up to 22.5 degrees, each side divided by 0.8 to 1.25, slanted by up to
       0.3, shifted by up to a fourteenth of the side; bilinear, 0 moves in.
@@ -89,6 +90,7 @@ def _warp(x: Tensor, generator: Generator) -> Tensor:
 # All but `paper-cifar`.
 _MOVED: dict[str, Augmentation] = {
     "none": lambda x, generator: x.float(),
+    "flip": lambda x, generator: _random_flip(x.float(), generator),
     "shift": lambda x, generator: _random_crop(_pad(x.float(), 1), 2, generator),
     "warp": _warp,
     "flip-crop": lambda x, generator: _random_crop(

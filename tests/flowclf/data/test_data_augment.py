@@ -50,7 +50,8 @@ def test_shape_range_and_chance(kind: str) -> None:
 @pytest.mark.parametrize("kind", RANDOM_KINDS)
 def test_each_sample_has_its_own_change(kind: str) -> None:
     out = _run(kind, _images(1).expand(64, *SHAPE))
-    assert len({tuple(sample.flatten().tolist()) for sample in out}) > 4
+    found = len({tuple(sample.flatten().tolist()) for sample in out})
+    assert found == 2 if kind == "flip" else found > 4
 
 
 @pytest.mark.usefixtures("_global_rng_untouched")
@@ -88,6 +89,14 @@ def test_shift_moves_by_one_pixel_at_most_and_pads_with_the_edge() -> None:
     assert len(seen) == 9
     assert tuple(range(9)) in seen
     assert (0, 0, 1, 0, 0, 1, 3, 3, 4) in seen
+
+
+def test_flip_mirrors_half_of_the_samples() -> None:
+    ramp = torch.arange(32.0).expand(400, 3, 32, 32)
+    out = _run("flip", ramp)
+    mirrored = (out == ramp.flip(-1)).flatten(1).all(1)
+    assert torch.equal(out[~mirrored], ramp[~mirrored])
+    assert 0.4 < mirrored.float().mean() < 0.6
 
 
 def test_flip_crop_mirrors_half_of_the_samples() -> None:
@@ -156,7 +165,7 @@ def test_none_is_none() -> None:
             "mirror",
             SHAPE,
             256,
-            "out of none, shift, warp, flip-crop, rotate, paper-cifar, got 'mirror'",
+            "out of none, flip, shift, warp, flip-crop, rotate, paper-cifar, got 'mirror'",
         ),
         ("shift", (7,), None, r"expected images .*got rows of \(7,\)"),
         ("paper-cifar", (1, 28, 28), 256, "expected RGB images .*got 1 channels"),
