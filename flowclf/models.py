@@ -1,6 +1,7 @@
 """Building a model by name, and loading a trained one."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import isfinite, prod
 from numbers import Integral
@@ -14,6 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from couplings.core import Invertible, Shape
 from flowclf.classifier import GenerativeClassifier
 from flowclf.config import RunConfig, make_settings
+from flowclf.latent.full import ClassMoments, FullMixture
 from flowclf.runs import Run
 from flowclf.settings import DataFacts, ModelInfo, Section
 from flowclf.sharing import check_settings, download, is_hub_id, is_saved, read_folder
@@ -22,6 +24,7 @@ from flowclf.support.devices import machine_memory, own_modes
 from flowclf.support.errors import UserError
 from flowclf.support.safetensors import DamagedFile, read_tensors, write_tensors
 from flowclf.systems import SYSTEMS, Blueprint, find_system
+from flowclf.systems.assemble import CustomSettings
 
 __all__ = [
     "assemble",
@@ -31,6 +34,7 @@ __all__ = [
     "load_weights",
     "save_weights",
     "systems_with",
+    "with_gaussians",
     "with_metrics",
 ]
 
@@ -159,6 +163,59 @@ def assemble(
         model = find_system(info.system).build(blueprint, settings)
     model.info = info
     return model
+
+
+def with_gaussians(
+    model: GenerativeClassifier,
+    moments: ClassMoments,
+    class_names: Sequence[str] | None = None,
+    share: float = 0.85,
+) -> GenerativeClassifier:
+    """Return a classifier with the model's encoder, and a Gaussian of full covariance a class.
+
+    The classes may be others, or more, than the encoder was trained on. New ones need no sample of
+    the earlier, only their moments, K·D² numbers; nothing is trained, and nothing forgotten:
+
+    >>> known = ClassMoments.of(latents(model, model.perturb(x)), y, model.classes)
+    >>> later = ClassMoments.of(latents(model, model.perturb(x_new)), y_new, 1)  # labels from 0
+    >>> model = with_gaussians(model, known.joined(later))
+
+    Args:
+        model: any with a latent mixture; it stays as it is.
+        moments: of the latents of all K classes.
+        class_names: K names; default: the model's where it has as many classes, else numbers.
+        share: of the way of each covariance to that of all classes, see `ClassMoments.factors`.
+
+    Raises:
+        UserError: moments of other dimensions, another number of names, or a part of the model that
+            depends on the number of classes.
+    """
+    info, settings, count = model.info, model.settings, len(moments.counts)
+    assert info is not None, "a model that was built remembers what it is"
+    if moments.means.shape[1] != model.dims:
+        got = moments.means.shape[1]
+        raise UserError(f"expected moments of {model.dims} dimensions, got {got}")
+    known = info.class_names if count == model.classes else tuple(map(str, range(count)))
+    names = tuple(class_names or known)
+    if len(names) != count:
+        raise UserError(f"expected {count} class_names, one for each class, got {len(names)}")
+    full = {"kind": "gaussian", "covariance": "full", "rank": None, "full_dims": 0}
+    mixture = settings.mixture.model_copy(update=full)
+    info = info.model_copy(update={"class_names": names, "metrics": {}})
+    custom = isinstance(getattr(settings, "network", None), CustomSettings)
+    backbone = copy.deepcopy(model.encoder.network) if custom else None
+    made = assemble(info, settings.model_copy(update={"mixture": mixture}), backbone)
+    assert isinstance(made.mixture, FullMixture)
+    state = made.state_dict()
+    own = {n: v for n, v in model.state_dict().items() if not n.startswith("mixture.")}
+    if fixed := [n for n in own if n not in state or own[n].shape != state[n].shape]:
+        raise UserError(f"expected a network for any number of classes, got {fixed[0]} for its own")
+    made.load_state_dict(state | own)
+    made.mixture.set_moments(moments, share)
+    made.mixture.set_data_means(moments.means)
+    if mixture.weights == "empirical":
+        made.mixture.set_weights(moments.counts)
+    return made.to(model.mixture.device).eval()
 
 
 def systems_with(capability: str) -> list[str]:

@@ -35,15 +35,17 @@ def table(entry: Mapping[str, Any]) -> str:
 
     Args:
         entry: `head` of the first column; `columns`, a template by heading; `lines`, by label the
-            variant, or what differs there: `of` (variant), `rows` (CSV) and `columns`. A template
-            may be such a mapping, too, with its text as `cell`, where @ is the line's label.
+            variant, or what differs there: `of` (variant), `rows` (CSV), `only` (values by column
+            of the CSV) and `columns`. A template
+            may be such a mapping, too, with its text as `cell`, where @ is the line's `name` or,
+            without one, its label.
             `rows` and `seeds` are of all.
     """
     columns: dict[str, Any] = entry["columns"]
     lines = [f"| {' | '.join((entry['head'], *columns))} |", "|---" * (len(columns) + 1) + "|"]
     for label, line in entry["lines"].items():
         own: dict[str, Any] = line if isinstance(line, dict) else {"of": line}
-        where, templates = {**entry, **own, "label": label}, columns | own.get("columns", {})
+        where, templates = {**entry, "name": label, **own}, columns | own.get("columns", {})
         cells = [_cell(where, templates[heading]) for heading in columns]
         lines.append(f"| {' | '.join((label, *cells))} |")
     return "\n".join(lines) + "\n"
@@ -51,7 +53,7 @@ def table(entry: Mapping[str, Any]) -> str:
 
 def _cell(where: Mapping[str, Any], template: str | Mapping[str, Any]) -> str:
     where = {**where, **({"cell": template} if isinstance(template, str) else template)}
-    cell = where["cell"].replace("@", where["label"])
+    cell = where["cell"].replace("@", where["name"])
     text = NUMBER.sub(lambda m: _number(where, *m[1].split(", ")), cell)
     # Of two numbers that there are not, one stroke says so.
     return text.replace(f"{NONE} / {NONE}", NONE)
@@ -60,7 +62,8 @@ def _cell(where: Mapping[str, Any], template: str | Mapping[str, Any]) -> str:
 def _number(
     where: Mapping[str, Any], metric: str, factor: str = "1", form: str = ".2f", way: str = "mean"
 ) -> str:
-    rows = rows_of(recorded(f"{where['rows']}.csv"))
+    only = where.get("only", {}).items()
+    rows = [row for row in rows_of(recorded(f"{where['rows']}.csv")) if only <= row.items()]
     found = by_seed(rows, where.get("key", "variant"), where["of"], metric)
     seeds = where.get("seeds", found)
     values = [float(factor) * found[str(seed)] for seed in seeds if str(seed) in found]

@@ -16,7 +16,6 @@ import argparse
 from collections.abc import Iterator
 from itertools import product
 from math import log
-from typing import Any
 
 import torch
 
@@ -26,16 +25,13 @@ from flowclf.classifier import GenerativeClassifier, latents
 from flowclf.config import RunConfig, make_config
 from flowclf.data import Dataset, Split
 from flowclf.evaluation import predict_split
-from flowclf.latent.full import ClassMoments, FullMixture
-from flowclf.models import build
+from flowclf.latent.full import ClassMoments
+from flowclf.models import build, with_gaussians
 from flowclf.support.seeding import generator_for
 from flowclf.training.loop import clip_gradients, schedule_factor, set_learning_rates
 from flowclf.training.setup import make_optimizer
 
 METHODS = ("frozen flow", "rehearsal", "fine-tuning", "all at once")
-# Of the way of each covariance to that of all classes; chosen of five on 6,000 training images of
-# MNIST that were held out.
-SHARE = 0.85
 MEASURED = ("accuracy", "bits_per_dim")
 TASK_SIZE, BATCH, LEVELS = 2, 128, 256
 
@@ -61,7 +57,7 @@ def learn(
             z = latents(model, model.perturb(new.x, generator))
             own = ClassMoments.of(z, new.y - (seen - TASK_SIZE), TASK_SIZE)
             moments = own if moments is None else moments.joined(own)
-            model = with_gaussians(model, moments, dataset, config)
+            model = with_gaussians(model, moments)
         found = predict_split(model.eval(), _of(dataset.test, range(seen)))
         assert found.log_prob is not None
         right = (found.log_posterior.argmax(1) == found.y).double()
@@ -77,7 +73,10 @@ def grown(
     config: RunConfig,
 ) -> GenerativeClassifier:
     """Return a model of more classes: the old one with new means, at the new classes' latents."""
-    larger = _build(classes, dataset, config)
+    larger = build(
+        "ib-inn", shape=dataset.shape, classes=classes, levels=dataset.levels,
+        preset=config.preset, seed=config.seed,
+    )  # fmt: skip
     if model is None:
         larger.fit_statistics(new.x, new.y)
         return larger
@@ -93,26 +92,6 @@ def grown(
                 own[name] = torch.cat((value, fresh))
     larger.load_state_dict(own)
     return larger
-
-
-def with_gaussians(
-    model: GenerativeClassifier, moments: ClassMoments, dataset: Dataset, config: RunConfig
-) -> GenerativeClassifier:
-    """Return a model of that encoder, and of a Gaussian of full covariance for each class."""
-    made = _build(len(moments.counts), dataset, config, mixture={"covariance": "full"})
-    made.encoder.load_state_dict(model.encoder.state_dict())
-    assert isinstance(made.mixture, FullMixture)
-    made.mixture.set_moments(moments, SHARE)
-    return made
-
-
-def _build(
-    classes: int, dataset: Dataset, config: RunConfig, **settings: Any
-) -> GenerativeClassifier:
-    return build(
-        "ib-inn", shape=dataset.shape, classes=classes, levels=dataset.levels,
-        preset=config.preset, seed=config.seed, **settings,
-    )  # fmt: skip
 
 
 def _train(
