@@ -40,29 +40,43 @@ def learn(
     method: str, dataset: Dataset, config: RunConfig, steps: int
 ) -> Iterator[dict[str, float]]:
     """Learn task after task, and yield accuracy and bits/dim after each."""
+    if method == "frozen flow":
+        yield from _learn_frozen(dataset, config, steps)
+        return
+    model: GenerativeClassifier | None = None
+    for seen, new in _tasks(dataset):
+        before, model = model, grown(model, seen, new, dataset, config)
+        pool = _of(dataset.train, range(seen)) if method == "all at once" else new
+        source = before if method == "rehearsal" else None
+        _train(model, source, pool, config, steps, seen)
+        yield _judged(model, dataset, seen)
+
+
+def _learn_frozen(dataset: Dataset, config: RunConfig, steps: int) -> Iterator[dict[str, float]]:
     model: GenerativeClassifier | None = None
     moments: ClassMoments | None = None
-    classes = len(dataset.class_names)
-    for seen in range(TASK_SIZE, classes + 1, TASK_SIZE):
-        new = _of(dataset.train, range(seen - TASK_SIZE, seen))
-        before = model
-        if before is None or method != "frozen flow":
-            model = grown(before, seen, new, dataset, config)
-            pool = _of(dataset.train, range(seen)) if method == "all at once" else new
-            source = before if method == "rehearsal" else None
-            _train(model, source, pool, config, steps, seen)
-        assert model is not None
-        if method == "frozen flow":
-            generator = generator_for(config.seed, "learning on", seen)
-            z = latents(model, model.perturb(new.x, generator))
-            own = ClassMoments.of(z, new.y - (seen - TASK_SIZE), TASK_SIZE)
-            moments = own if moments is None else moments.joined(own)
-            model = with_gaussians(model, moments)
-        found = predict_split(model.eval(), _of(dataset.test, range(seen)))
-        assert found.log_prob is not None
-        right = (found.log_posterior.argmax(1) == found.y).double()
-        bits = -found.log_prob.double().mean() / (found.dims * log(2))
-        yield {"classes": seen, "accuracy": float(right.mean()), "bits_per_dim": float(bits)}
+    for seen, new in _tasks(dataset):
+        if model is None:
+            model = grown(None, seen, new, dataset, config)
+            _train(model, None, new, config, steps, seen)
+        z = latents(model, model.perturb(new.x, generator_for(config.seed, "learning on", seen)))
+        own = ClassMoments.of(z, new.y - (seen - TASK_SIZE), TASK_SIZE)
+        moments = moments.joined(own) if moments else own
+        yield _judged(with_gaussians(model, moments), dataset, seen)
+
+
+def _tasks(dataset: Dataset) -> Iterator[tuple[int, Split]]:
+    """Yield for each task how many classes are known then, and the images of its own."""
+    for seen in range(TASK_SIZE, dataset.classes + 1, TASK_SIZE):
+        yield seen, _of(dataset.train, range(seen - TASK_SIZE, seen))
+
+
+def _judged(model: GenerativeClassifier, dataset: Dataset, seen: int) -> dict[str, float]:
+    found = predict_split(model.eval(), _of(dataset.test, range(seen)))
+    assert found.log_prob is not None
+    right = (found.log_posterior.argmax(1) == found.y).double()
+    bits = -found.log_prob.double().mean() / (found.dims * log(2))
+    return {"classes": seen, "accuracy": float(right.mean()), "bits_per_dim": float(bits)}
 
 
 def grown(
