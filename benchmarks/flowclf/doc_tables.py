@@ -36,10 +36,8 @@ def table(entry: Mapping[str, Any]) -> str:
     Args:
         entry: `head` of the first column; `columns`, a template by heading; `lines`, by label the
             variant, or what differs there: `of` (variant), `rows` (CSV), `only` (values by column
-            of the CSV) and `columns`. A template
-            may be such a mapping, too, with its text as `cell`, where @ is the line's `name` or,
-            without one, its label.
-            `rows` and `seeds` are of all.
+            of the CSV) and `columns`. A template may be such a mapping, too, with its text as
+            `cell`. In it @ is the line's `name`, or its label. `rows` and `seeds` are of all.
     """
     columns: dict[str, Any] = entry["columns"]
     lines = [f"| {' | '.join((entry['head'], *columns))} |", "|---" * (len(columns) + 1) + "|"]

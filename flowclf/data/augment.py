@@ -8,19 +8,21 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from math import pi
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from flowclf.data.rotate import random_angles, resampled, rotated
+from flowclf.settings import Augment
 from flowclf.support.errors import UserError
 
 __all__ = ["KINDS", "Augmentation", "make_augmentation"]
 
 Augmentation = Callable[[Tensor, Generator], Tensor]
 
-KINDS = ("none", "flip", "shift", "warp", "flip-crop", "rotate", "paper-cifar")
+KINDS: tuple[str, ...] = get_args(Augment)
 """Kinds that `make_augmentation` takes."""
 
 

@@ -140,7 +140,7 @@ class ClassMoments(NamedTuple):
         parts = [z[y == k].double() for k in range(classes)]
         covariances = [part.T.cov(correction=0).reshape(2 * z.shape[1:]) for part in parts]
         means = torch.stack([part.mean(0) for part in parts])
-        return cls(means, torch.stack(covariances), y.bincount(minlength=classes).double())
+        return cls(means, torch.stack(covariances), y.bincount(minlength=classes).to(means))
 
     def joined(self, later: "ClassMoments") -> "ClassMoments":
         """Return the moments of these classes and of later ones."""

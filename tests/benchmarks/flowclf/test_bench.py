@@ -249,25 +249,6 @@ def test_a_study_goes_on_in_the_columns_that_are_recorded(name: str) -> None:
     assert tuple(rows[0])[: len(columns)] == columns
 
 
-def test_every_row_says_where_and_in_what_precision_it_was_measured() -> None:
-    facts = {"date", "device", "precision", "torch", "flowclf", "commit"}
-    for path in set(results.FOLDER.glob("*.csv")) - {results.FOLDER / "trade-off.csv"}:  # a sweep
-        rows = results.read(path)
-        assert facts <= rows[0].keys(), path.name
-        # Empty are the precisions of the rows that were recorded before this column.
-        old = {row["date"] for row in rows if not row["precision"]}
-        assert max(old, default="") <= "2026-11-30", path.name
-        assert all(row["device"] for row in rows), path.name
-
-
-def test_what_a_row_says_of_itself_is_kept(folder: Path) -> None:
-    rows = [{"precision": "bf16-mixed", "seed": 0}, {"seed": 1}]
-    results.append_rows(folder / "some.csv", rows)
-    first, second = results.read(folder / "some.csv")
-    assert list(first)[:4] == ["seed", "date", "device", "precision"]
-    assert (first["precision"], second["precision"]) == ("bf16-mixed", "32-true")
-
-
 @pytest.mark.parametrize("name", study_names())
 def test_every_study_has_valid_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_study(name)
@@ -301,13 +282,6 @@ def test_the_command_prints_means(
     assert "paired differences" not in out
     assert "bits_per_dim" not in out
     assert run(["bench", "vc-low-data", "--seeds", "zero"]) == 2
-
-
-def test_rows_are_read_back(folder: Path) -> None:
-    assert results.read(folder / "none.csv") == []
-    results.append_rows(folder / "some.csv", [{"variant": "a, b", "seed": 1}])
-    with (folder / "some.csv").open() as file:
-        assert results.read(folder / "some.csv") == list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("name", list(COSTS))
