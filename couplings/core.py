@@ -10,13 +10,13 @@ are not inspected, since a GPU would have to wait: what is not finite stays in i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from couplings.memory import MODES, Memory, Restored, Segment
+from couplings.memory import MODES, Memory, Restored, Segment, Step, run
 from couplings.ops.dispatch import needs_reference, widened
 
 __all__ = [
@@ -283,13 +283,9 @@ class Chain(Invertible):
         return self
 
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        total = constant_log_det(x, 0.0)
         plain = self.memory == "store" or not torch.is_grad_enabled() or needs_reference()
-        steps: Sequence[Invertible | Segment] = list(self) if plain else self._segments()
-        for step in steps:
-            x, log_det = step(x, context)
-            total = total + log_det
-        return x, total
+        steps: list[Step] = [*self] if plain else [*self._segments()]
+        return run(steps, x, context)
 
     def _segments(self) -> list[Segment]:
         """Group stages into runs of one mode and at most `anchor_every`; inner chains unfold."""
@@ -309,11 +305,7 @@ class Chain(Invertible):
                 yield self.memory, stage
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        total = constant_log_det(z, 0.0)
-        for stage in reversed(list(self)):
-            z, log_det = stage.inverse(z, context)
-            total = total + log_det
-        return z, total
+        return run([stage.inverse for stage in reversed(list(self))], z, context)
 
 
 class Inverse(Invertible):

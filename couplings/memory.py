@@ -7,9 +7,10 @@ grow along it; every segment starts anew from its own stored output, an anchor.
 Gomez et al., "The Reversible Residual Network", NeurIPS 2017.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -19,13 +20,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint, get_device_states, set_device_states
 
-from couplings.ops.dispatch import widened
-
-__all__ = ["MODES", "Memory", "Restored", "Segment", "Stage"]
+__all__ = ["MODES", "Memory", "Restored", "Segment", "Stage", "run"]
 
 Memory = Literal["store", "recompute", "checkpoint"]
 MODES: tuple[Memory, ...] = get_args(Memory)
 Result = tuple[Tensor, Tensor]
+Step = Callable[[Tensor, Tensor | None], Result]
 
 
 class Restored(NamedTuple):
@@ -52,7 +52,8 @@ class Stage(Protocol):
     def restore(self, z: Tensor, context: Tensor | None) -> Restored: ...
 
 
-class Segment(NamedTuple):
+@dataclass
+class Segment:
     """Consecutive stages with one memory mode; called as a map."""
 
     memory: Memory
@@ -66,20 +67,23 @@ class Segment(NamedTuple):
         if self.memory == "checkpoint":
             again = partial(_again, self.stages, _generator_states(self.stages))
             return checkpoint(
-                *(_run, self.stages, x, context),
+                *(run, self.stages, x, context),
                 use_reentrant=False,
                 context_fn=lambda: (nullcontext(), again()),
             )
-        return _run(self.stages, x, context)
+        return run(self.stages, x, context)
 
 
-def _run(stages: Sequence[Stage], x: Tensor, context: Tensor | None) -> Result:
-    total: Tensor | None = None
-    for stage in stages:
-        x, log_det = stage(x, context)
-        total = log_det if total is None else total + log_det
-    assert total is not None
-    return x, total
+def run(steps: Iterable[Step], x: Tensor, context: Tensor | None) -> Result:
+    """Apply one step after the other to x, and sum their log-determinants, (B,).
+
+    The sum is one, over all: a running one of n steps rounds n times.
+    """
+    log_dets = []
+    for step in steps:
+        x, log_det = step(x, context)
+        log_dets.append(log_det)
+    return x, torch.stack(log_dets).sum(0)
 
 
 class _Recompute(torch.autograd.Function):
@@ -91,15 +95,16 @@ class _Recompute(torch.autograd.Function):
     ) -> Result:
         ctx.stages, ctx.rng_states = stages, []
         ctx.autocast = _autocast(x.device.type)
-        total = x.new_zeros(len(x), dtype=widened(x.dtype))
-        for stage in stages:
+
+        def noted(stage: Stage, x: Tensor, context: Tensor | None) -> Result:
             state = (torch.get_rng_state(), *get_device_states(x)) if stage.training else None
             ctx.rng_states.append((state, _generator_states([stage])))
-            x, log_det = stage(x, context)
-            total = total + log_det
+            return stage(x, context)
+
+        z, log_det = run([partial(noted, stage) for stage in stages], x, context)
         # The parameters cost nothing here, and an optimizer step before the backward is noticed.
-        ctx.save_for_backward(x, context, *parameters)
-        return x, total
+        ctx.save_for_backward(z, context, *parameters)
+        return z, log_det
 
     @staticmethod
     @once_differentiable
