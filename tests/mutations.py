@@ -94,10 +94,10 @@ couplings/layers.py
   test_layers.py
     logistic's inverse: sign of the log-det
       return x, ⟨-→⟩self._log_det(x)
-couplings/core.py
+couplings/memory.py
   test_core.py CONTRACT
-    chain: the inverse forgets the log-dets before
-      .inverse(z, context)\n            total = ⟨total + →⟩log_det
+    chain: the last log-det for the sum
+      torch.stack(log_dets⟨→[-1:]⟩).sum(0)
 couplings/ops/affine.py
   ops/test_affine.py::test_derivatives_and_opcheck
     affine coupling's backward: sign of the shift
