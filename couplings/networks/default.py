@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle
 from typing import Any, Literal
 
 import torch
@@ -33,9 +33,11 @@ from couplings import (
 from couplings.conditioners import Activation
 from couplings.core import Shape, ShapeError
 
-__all__ = ["conv_network", "mlp_network", "squeeze_factor"]
+__all__ = ["Mixing", "conv_network", "mlp_network", "squeeze_factor"]
 
 Factory = Callable[[Shape], Invertible]
+Mixing = Literal["rotation", "plu", "permutation"]
+MIXING = {"rotation": Rotation, "plu": ChannelMixing, "permutation": Permutation}
 AFFINE = Affine(SoftClamp(limit=1.0, gain=1.0))
 
 
@@ -54,7 +56,7 @@ def conv_network(
     dct: bool = False,
     whiten: float = 0.0,
     activation: Activation = "relu",
-    mixing: Literal["rotation", "plu"] = "rotation",
+    mixing: Mixing = "rotation",
     split: bool = False,
     conditioner: Literal["conv", "attention", "mixer"] = "conv",
     token_blocks: int = 1,
@@ -81,7 +83,8 @@ def conv_network(
         whiten: above 0 a level begins with a `Whitening` of this power, to be fitted to data, and
             its couplings change the two halves in turn, with no rotation in between.
         activation: in the convolutional networks.
-        mixing: of the channels after a coupling: a fixed random rotation, or a learned matrix.
+        mixing: of the channels after a coupling: a fixed random rotation, a learned matrix, or a
+            fixed random permutation; behind a `Whitening` nothing but that, after every two.
         split: end each level but the last by a `Split`: half of its channels do not go on.
         conditioner: a `ConvNet`, or a `TokenNet` of attention or of MLPs across the positions.
         token_blocks: blocks of a `TokenNet`.
@@ -105,7 +108,7 @@ def conv_network(
         )
     map_, features = univariate or AFFINE, context_features
     settings: dict[str, Any] = {"univariate": map_, "context_features": features}
-    mix: Factory = partial(ChannelMixing if mixing == "plu" else Rotation, generator=generator)
+    mix: Factory = partial(MIXING[mixing], generator=generator)
     dense = partial(MLP, generator=generator, hidden=dense_hidden, dropout=dropout)
     ending: list[Factory] = [DCT, partial(Flatten, channels_last=True)] if dct else [Flatten]
     permutation: Factory = partial(Permutation, generator=generator)
@@ -129,15 +132,15 @@ def conv_network(
             shape = SpaceToDepth(shape, factor).out_shape
         net, count = network(widths[level]), blocks[level]
         coupling = partial(Coupling, conditioner=net, **settings)
+        colours, halves = cycle(("second", "first")), cycle(("second", "first"))
         if whiten:
-            halves = (partial(coupling, active=half) for half in cycle(("second", "first")))
-            made += [partial(Whitening, power=whiten), *islice(halves, count)]
-        else:
-            colours = cycle(("second", "first"))
-            for number in range(1, count + 1):
-                made += [coupling, mix]
-                if spatial and number % spatial == 0 and shape[2] % 2 == 0:
-                    made.append(partial(_across, coupling=partial(coupling, active=next(colours))))
+            made.append(partial(Whitening, power=whiten))
+        for number in range(1, count + 1):
+            made.append(partial(coupling, active=next(halves)) if whiten else coupling)
+            if not whiten or (mixing == "permutation" and number % 2 == 0 and number < count):
+                made.append(mix)
+            if spatial and number % spatial == 0 and shape[2] % 2 == 0:
+                made.append(partial(_across, coupling=partial(coupling, active=next(colours))))
         if not split or level + 1 == len(blocks):
             return made + stages(shape, level + 1)
         return [

@@ -10,7 +10,7 @@ from torch import nn
 from couplings import Affine, Invertible, LogisticMixture, RationalQuadratic, SoftClamp, Univariate
 from couplings.conditioners import Activation, kaiming_linear
 from couplings.core import Shape
-from couplings.networks import conv_network, mlp_network, paper_network
+from couplings.networks import Mixing, conv_network, mlp_network, paper_network
 from flowclf.classifier import ModelSettings
 from flowclf.latent import MixtureSettings
 from flowclf.latent.beta_conditioned import FEATURES, ConditionedMixture, TradeOff
@@ -89,10 +89,11 @@ class ConvSettings(MapSettings):
     clamp: ClampSettings = ClampSettings()
     dct: bool = False  # of the last level: with dense_blocks=0 the latent's low frequencies first
     # Above 0 a level begins by decorrelating its channels over the training data, whose variances
-    # go to this power of the way to one, and its couplings change the two halves in turn; at 0 a
-    # random rotation follows each coupling.
+    # go to this power of the way to one, and its couplings change the two halves in turn.
     whiten: Annotated[float, Field(ge=0, le=1)] = 0.0
-    mixing: Literal["rotation", "plu"] = "rotation"  # where it is not: fixed, or learned
+    # Of the channels behind each coupling: fixed, learned, fixed. Where a level is whitened only
+    # permutation has an effect, behind every other coupling.
+    mixing: Mixing = "rotation"
     split: bool = False  # half of a level's channels do not go on, see `couplings.Split`
     conditioner: Literal["conv", "attention", "mixer"] = "conv"  # patches' features are the tokens
     token_blocks: Depth = 1
