@@ -16,7 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from couplings.memory import MODES, Memory, Restored, Segment, Step, run
+from couplings.memory import MODES, Memory, Restored, Segment, Step
 from couplings.ops.dispatch import needs_reference, widened
 
 __all__ = [
@@ -285,7 +285,7 @@ class Chain(Invertible):
     def _forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         plain = self.memory == "store" or not torch.is_grad_enabled() or needs_reference()
         steps: list[Step] = [*self] if plain else [*self._segments()]
-        return run(steps, x, context)
+        return _composed(steps, x, context)
 
     def _segments(self) -> list[Segment]:
         """Group stages into runs of one mode and at most `anchor_every`; inner chains unfold."""
@@ -305,7 +305,19 @@ class Chain(Invertible):
                 yield self.memory, stage
 
     def _inverse(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return run([stage.inverse for stage in reversed(list(self))], z, context)
+        return _composed([stage.inverse for stage in reversed(list(self))], z, context)
+
+
+def _composed(steps: Iterable[Step], x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Apply one step after the other, and sum their log-determinants, (B,), over all at once.
+
+    A running sum of n steps would round n times.
+    """
+    log_dets = []
+    for step in steps:
+        x, log_det = step(x, context)
+        log_dets.append(log_det)
+    return x, torch.stack(log_dets).sum(0)
 
 
 class Inverse(Invertible):

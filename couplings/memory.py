@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint, get_device_states, set_device_states
 
-__all__ = ["MODES", "Memory", "Restored", "Segment", "Stage", "run"]
+__all__ = ["MODES", "Memory", "Restored", "Segment", "Stage", "Step"]
 
 Memory = Literal["store", "recompute", "checkpoint"]
 MODES: tuple[Memory, ...] = get_args(Memory)
@@ -67,21 +67,17 @@ class Segment:
         if self.memory == "checkpoint":
             again = partial(_again, self.stages, _generator_states(self.stages))
             return checkpoint(
-                *(run, self.stages, x, context),
+                *(_run, self.stages, x, context),
                 use_reentrant=False,
                 context_fn=lambda: (nullcontext(), again()),
             )
-        return run(self.stages, x, context)
+        return _run(self.stages, x, context)
 
 
-def run(steps: Iterable[Step], x: Tensor, context: Tensor | None) -> Result:
-    """Apply one step after the other to x, and sum their log-determinants, (B,).
-
-    The sum is one, over all: a running one of n steps rounds n times.
-    """
+def _run(stages: Iterable[Step], x: Tensor, context: Tensor | None) -> Result:
     log_dets = []
-    for step in steps:
-        x, log_det = step(x, context)
+    for stage in stages:
+        x, log_det = stage(x, context)
         log_dets.append(log_det)
     return x, torch.stack(log_dets).sum(0)
 
@@ -101,7 +97,7 @@ class _Recompute(torch.autograd.Function):
             ctx.rng_states.append((state, _generator_states([stage])))
             return stage(x, context)
 
-        z, log_det = run([partial(noted, stage) for stage in stages], x, context)
+        z, log_det = _run([partial(noted, stage) for stage in stages], x, context)
         # The parameters cost nothing here, and an optimizer step before the backward is noticed.
         ctx.save_for_backward(z, context, *parameters)
         return z, log_det

@@ -94,7 +94,7 @@ couplings/layers.py
   test_layers.py
     logistic's inverse: sign of the log-det
       return x, ⟨-→⟩self._log_det(x)
-couplings/memory.py
+couplings/core.py
   test_core.py CONTRACT
     chain: the last log-det for the sum
       torch.stack(log_dets⟨→[-1:]⟩).sum(0)
