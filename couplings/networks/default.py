@@ -132,11 +132,12 @@ def conv_network(
             shape = SpaceToDepth(shape, factor).out_shape
         net, count = network(widths[level]), blocks[level]
         coupling = partial(Coupling, conditioner=net, **settings)
-        colours, halves = cycle(("second", "first")), cycle(("second", "first"))
+        turns = ("second", "first")
+        colours, halves = cycle(turns), cycle(turns if whiten else turns[:1])
         if whiten:
             made.append(partial(Whitening, power=whiten))
         for number in range(1, count + 1):
-            made.append(partial(coupling, active=next(halves)) if whiten else coupling)
+            made.append(partial(coupling, active=next(halves)))
             if not whiten or (mixing == "permutation" and number % 2 == 0 and number < count):
                 made.append(mix)
             if spatial and number % spatial == 0 and shape[2] % 2 == 0:
