@@ -84,7 +84,7 @@ def conv_network(
             its couplings change the two halves in turn, with no rotation in between.
         activation: in the convolutional networks.
         mixing: of the channels after a coupling: a fixed random rotation, a learned matrix, or a
-            fixed random permutation; behind a `Whitening` nothing but that, after every two.
+            fixed random permutation; behind a `Whitening` no rotation, the others after every two.
         split: end each level but the last by a `Split`: half of its channels do not go on.
         conditioner: a `ConvNet`, or a `TokenNet` of attention or of MLPs across the positions.
         token_blocks: blocks of a `TokenNet`.
@@ -138,7 +138,7 @@ def conv_network(
             made.append(partial(Whitening, power=whiten))
         for number in range(1, count + 1):
             made.append(partial(coupling, active=next(halves)))
-            if not whiten or (mixing == "permutation" and number % 2 == 0 and number < count):
+            if not whiten or (mixing != "rotation" and number % 2 == 0 and number < count):
                 made.append(mix)
             if spatial and number % spatial == 0 and shape[2] % 2 == 0:
                 made.append(partial(_across, coupling=partial(coupling, active=next(colours))))

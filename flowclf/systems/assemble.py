@@ -91,8 +91,8 @@ class ConvSettings(MapSettings):
     # Above 0 a level begins by decorrelating its channels over the training data, whose variances
     # go to this power of the way to one, and its couplings change the two halves in turn.
     whiten: Annotated[float, Field(ge=0, le=1)] = 0.0
-    # Of the channels behind each coupling: fixed, learned, fixed. Where a level is whitened only
-    # permutation has an effect, behind every other coupling.
+    # Of the channels behind each coupling: fixed, learned, fixed. Where a level is whitened there
+    # are no rotations, and the others stand behind every other coupling.
     mixing: Mixing = "rotation"
     split: bool = False  # half of a level's channels do not go on, see `couplings.Split`
     conditioner: Literal["conv", "attention", "mixer"] = "conv"  # patches' features are the tokens

@@ -94,13 +94,18 @@ def test_whitened_levels_couple_their_halves_in_turn(generator: torch.Generator)
     assert_round_trip(randomized(network, generator), generator)
 
 
-def test_whitened_levels_can_exchange_their_halves(generator: torch.Generator) -> None:
-    options: dict[str, Any] = {"whiten": 0.5, "mixing": "permutation", "spatial": 4, "width": 4}
+@pytest.mark.parametrize(
+    ("mixing", "stage"), [("permutation", "Permutation"), ("plu", "ChannelMixing")]
+)
+def test_whitened_levels_can_exchange_their_halves(
+    mixing: str, stage: str, generator: torch.Generator
+) -> None:
+    options: dict[str, Any] = {"whiten": 0.5, "mixing": mixing, "spatial": 4, "width": 4}
     network = conv_network((3, 8, 8), generator, blocks=(4, 3), dense_blocks=0, **options)
     kinds = [type(stage).__name__ for stage in network]
     level, pair = ["SpaceToDepth", "Whitening"], ["Coupling", "Coupling"]
-    first = [*level, *pair, "Permutation", *pair, "Chain"]
-    assert kinds == [*first, *level, *pair, "Permutation", "Coupling", "Flatten"]
+    first = [*level, *pair, stage, *pair, "Chain"]
+    assert kinds == [*first, *level, *pair, stage, "Coupling", "Flatten"]
     assert_round_trip(randomized(network, generator), generator)
 
 
