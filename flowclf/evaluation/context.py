@@ -86,7 +86,8 @@ class Options:
     samples: int = 1000
     temperatures: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)  # of `samples`
     judge_steps: int = 600  # training steps of the network that judges `samples`
-    draws: int = 1000  # importance samples of `bound`
+    # importance samples of `bound`; None: 1000 of an encoder's z, 16 of a flow's noise
+    draws: int | None = None
     explained: int = 8  # number of predictions that `explain` looks at
     levels: int | None = 256  # grey levels of images, None for a table
     features: bool = False  # True: the table is one of frozen features

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import isnan
+from math import isnan, log
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ from flowclf.evaluation.rate import (
     cross_information,
     importance_bounds,
     learned_noise_bits,
+    noisy_log_probs,
     softmax_information,
 )
 from flowclf.evaluation.recalibration import RECALIBRATIONS
@@ -48,6 +49,8 @@ __all__ = ["DEFAULT_SUITES", "SUITES", "calibration"]
 
 DEFAULT_SUITES = ("accuracy", "calibration", "likelihood")
 MOST_COMPONENTS = 20_000
+# Importance samples of `bound` where none are asked for: of z, and of a flow's noise.
+DRAWS, NOISES = 1000, 16
 
 
 def accuracy_suite(subject: Subject) -> dict[str, Any]:
@@ -157,22 +160,40 @@ def recalibration_suite(subject: Subject) -> dict[str, Any]:
 def bound_suite(subject: Subject) -> dict[str, Any]:
     """Bound log p(x) of the first test samples by 1 and by `draws` importance samples.
 
+    Samples of z of an autoencoder, of the noise within the grey levels of a flow.
+
     Raises:
-        UserError: a system that has none.
+        UserError: a system without a density, a flow of a table, or fewer than one draw.
     """
     model, options = subject.model, subject.options
-    if not isinstance(model, Autoencoder):
+    x = subject.test.x[: options.samples]
+    of_levels = model.has_density and not x.is_floating_point()
+    if isinstance(model, Autoencoder):
+        draws = DRAWS if options.draws is None else options.draws
+        points = model.dequantize(x.to(model.mixture.device))
+        with torch.no_grad(), evaluating(model):
+            one = torch.cat([model.elbo(part) for part in points.split(20)])
+        many = importance_bounds(model, points, draws, subject.seed)
+    elif of_levels:
+        draws = NOISES if options.draws is None else options.draws
+        log_probs = noisy_log_probs(model, x, draws, subject.seed)
+        one, many = log_probs.mean(0), log_probs.logsumexp(0) - log(draws)
+    else:
         raise UserError(
-            f"the suite 'bound' needs an encoder of Gaussians and a decoder, got "
+            f"the suite 'bound' needs an autoencoder, or a flow on grey levels, got "
             f"{type(model).__name__}; its density is in the suite 'likelihood', if it has one"
         )
-    device = model.mixture.device
-    x = model.dequantize(subject.test.x[: options.samples].to(device))
-    with torch.no_grad(), evaluating(model):
-        elbo = torch.cat([model.elbo(part) for part in x.split(20)])
-    many = importance_bounds(model, x, options.draws, subject.seed)
-    bounds = ((1, elbo), (options.draws, many))
-    return {"bound": [{"draws": draws, "log_prob_nats": _mean(v)} for draws, v in bounds]}
+    bits = model.bounds_bits(x)
+    return {
+        "bound": [
+            {
+                "draws": count,
+                "log_prob_nats": _mean(values),
+                "bits_per_dim": metrics.bits_per_dim(values, model.dims) if bits else None,
+            }
+            for count, values in ((1, one), (draws, many))
+        ]
+    }
 
 
 def likelihood_suite(subject: Subject) -> dict[str, Any]:

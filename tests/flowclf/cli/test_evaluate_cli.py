@@ -76,11 +76,11 @@ def test_weights_that_are_not_numbers_are_refused(copy: Path, unchanged: Command
 def test_what_does_not_apply_is_skipped_unless_nothing_else_is_asked_for(
     copy: Path, unchanged: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "data.validation" in unchanged("--suite", "recalibration,bound", progress=2)
-    assert evaluate(copy, "--suite", "accuracy,recalibration,bound", "--outliers", "noise") == 0
+    assert "data.validation" in unchanged("--suite", "recalibration,conformal", progress=2)
+    assert evaluate(copy, "--suite", "accuracy,recalibration,conformal", "--outliers", "noise") == 0
     said = capsys.readouterr()
     assert "accuracy of 7" in said.out
-    for words in ("'recalibration' needs samples", "'bound' needs an encoder"):
+    for words in ("'recalibration' needs samples", "'conformal' needs samples"):
         assert f"note: {copy}: skipped: the suite {words}" in said.err
     assert "note: --outliers is of the suite ood, which --suite does not name" in said.err
 

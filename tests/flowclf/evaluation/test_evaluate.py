@@ -27,6 +27,7 @@ from flowclf.evaluation.baselines import (
 from flowclf.evaluation.calibration import expected_calibration_error
 from flowclf.evaluation.clustering import class_distances
 from flowclf.evaluation.conformal import NONCONFORMITIES
+from flowclf.evaluation.rate import noisy_log_probs
 from flowclf.evaluation.recalibration import TemperatureScaling
 from flowclf.evaluation.robustness import ensemble_rows
 from flowclf.evaluation.scores import SCORES
@@ -38,7 +39,7 @@ K = 3
 # Scores of several models, of other systems, or that are costly.
 UNASKED = {"waic", "rate", "ratio", "across-beta", "layer-gradients", "local-dimension"}
 # Suites that need more than a split, or more samples.
-OTHERS = ("ood", "shift", "attack", "paper-calibration", "recalibration", "conformal", "bound")
+OTHERS = ("ood", "shift", "attack", "paper-calibration", "recalibration", "conformal")
 NETWORK = {"kind": "conv", "blocks": [1], "width": [4], "dense_hidden": [8], "dropout": 0.5}
 
 
@@ -433,14 +434,40 @@ def test_recalibration_is_fitted_on_what_was_held_out(
             evaluate(model, test, ["recalibration"], validation=nothing)
 
 
-def test_more_importance_samples_are_a_tighter_bound(model: Model, split: Split) -> None:
-    vae = build("vae", shape=(1, 4, 4), classes=K, likelihood="logistic")
+@pytest.mark.parametrize("system", ["vae", "ib-inn"])
+def test_more_importance_samples_are_a_tighter_bound(system: str, split: Split) -> None:
+    known = {"likelihood": "logistic"} if system == "vae" else {}
+    model = build(system, shape=(1, 4, 4), classes=K, **known)
+    model.fit_statistics(split.x, split.y)
     options = Options(samples=30, draws=300)
-    one, many = evaluate(vae, split, ["bound"], options=options)["bound"]
+    one, many = evaluate(model, split, ["bound"], options=options)["bound"]
     assert one["log_prob_nats"] < many["log_prob_nats"] < 0
+    assert many["bits_per_dim"] == pytest.approx(-many["log_prob_nats"] / 16 / log(2))
     assert (one["draws"], many["draws"]) == (1, 300)
-    with pytest.raises(UserError, match="'bound' needs an encoder of Gaussians"):
-        evaluate(model, split, ["bound"])
+    with pytest.raises(UserError, match="draws"):
+        evaluate(model, split, ["bound"], options=Options(samples=2, draws=0))
+
+
+def test_noise_is_averaged_over_a_grey_level(split: Split) -> None:
+    """Of one pixel the mean density over the level is known: by quadrature."""
+    model = build("ib-inn", shape=(1,), classes=K)
+    x = split.x[:5, 0, :1, 0]
+    model.fit_statistics(x, split.y[:5])
+    level = (torch.arange(1000) + 0.5) / 1000
+    with torch.no_grad():
+        points = (x[:, None, 0] + level).reshape(-1, 1)
+        wanted = model.log_prob(points).double().exp().reshape(5, 1000).mean(1)
+    found = noisy_log_probs(model, x, 4000).exp().mean(0)
+    torch.testing.assert_close(found, wanted, rtol=0.05, atol=0)
+
+
+def test_a_bound_needs_grey_levels_or_an_autoencoder(split: Split) -> None:
+    for system in ("ib-inn", "ce"):
+        floats = Split(split.x.flatten(1).float(), split.y)
+        model = build(system, shape=(16,), classes=K)
+        model.fit_statistics(floats.x, floats.y)
+        with pytest.raises(UserError, match="'bound' needs an autoencoder, or a flow on grey lev"):
+            evaluate(model, floats, ["bound"])
 
 
 def test_several_runs_have_a_score_of_their_own(model: Model, split: Split) -> None:
