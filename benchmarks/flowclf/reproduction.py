@@ -134,7 +134,7 @@ def _values(ours: dict[str, Any]) -> Values:
     """Return the numbers of a claim's rows, one a seed; differences where `minus` names another."""
     rows, metric, key = _rows(ours), ours["metric"], ours.get("key", "variant")
     if "range" in ours:
-        return np.array([float(row[metric]) for row in rows if row[key] == ours["of"]])
+        return np.array([float(row[metric]) for row in rows if row[key] in ours["of"]])
     own = _found(rows, key, str(ours["of"]), metric)
     if "minus" not in ours:
         return np.array(list(own.values()))
