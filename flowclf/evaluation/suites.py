@@ -167,14 +167,13 @@ def bound_suite(subject: Subject) -> dict[str, Any]:
     """
     model, options = subject.model, subject.options
     x = subject.test.x[: options.samples]
-    of_levels = model.has_density and not x.is_floating_point()
     if isinstance(model, Autoencoder):
         draws = DRAWS if options.draws is None else options.draws
         points = model.dequantize(x.to(model.mixture.device))
         with torch.no_grad(), evaluating(model):
             one = torch.cat([model.elbo(part) for part in points.split(20)])
         many = importance_bounds(model, points, draws, subject.seed)
-    elif of_levels:
+    elif model.has_density and not x.is_floating_point():
         draws = NOISES if options.draws is None else options.draws
         log_probs = noisy_log_probs(model, x, draws, subject.seed)
         one, many = log_probs.mean(0), log_probs.logsumexp(0) - log(draws)
