@@ -35,8 +35,7 @@ def run_bench(
         config = tiny(config) if quick else config
         with progress_bar(f"seed {seed}") as report:
             trained = train(config, dataset, report=report, device=device)
-        values = trained.summary | trained.summary["test"]
-        values["precision"] = values["precision"]["ran"]
+        values = {**trained.summary, **trained.summary["test"], "precision": trained.precision}
         rows.append({name: values[name] for name in (*COLUMNS, "device", "precision")})
     for row in baseline_rows(trained.training, trained.test, dataset.levels):
         rows.append({name: row.get(name) for name in COLUMNS})

@@ -40,7 +40,7 @@ def decide_table(name: str, seed: int, system: str) -> Row:
     facts: Row = {"table": name, "system": system, "seed": seed}
     facts["accuracy"] = float(right.double().mean())
     facts |= {column: found.get(column) for column in ("aurc_doubt", *value_names(SETS, SCORES))}
-    return facts | {"precision": trained.summary["precision"]["ran"]}
+    return facts | {"precision": trained.precision}
 
 
 def _without_last(data: Dataset) -> tuple[Dataset, Tensor]:

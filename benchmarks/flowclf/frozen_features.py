@@ -141,7 +141,7 @@ def compared(
     found = predict_split(trained.model, data.test)
     right = (found.log_posterior.argmax(1) == data.test.y).double()
     own = _row("ib-inn", data, trained.summary["test"], seed, trained.summary["seconds"], cpu)
-    own["precision"] = trained.summary["precision"]["ran"]
+    own["precision"] = trained.precision
     probe = None
     probe_all = probe_all and raw is not None
     if raw is not None and probe_all:

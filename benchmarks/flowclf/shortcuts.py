@@ -87,7 +87,7 @@ def survey(variant: str, seed: int, share: float, seconds: float) -> dict[str, A
     right = found.log_posterior.argmax(1) == found.y
     row = {"variant": variant, "seed": seed, "share": share, "cpu_seconds": seconds}
     row |= groups(right, found.y, test[1])
-    return row | {"precision": trained.summary["precision"]["ran"]}
+    return row | {"precision": trained.precision}
 
 
 def main() -> None:

@@ -186,7 +186,7 @@ def _run(study: Study, variant: str, config: RunConfig, folder: Path | None) -> 
         values |= MEASURES[measure].of(trained)
     row = {"variant": variant, "system": config.system, "seed": config.seed}
     row |= {name: values[name] for name in study.metrics} | {"settings": _digest(config)}
-    return row | {"device": values["device"], "precision": values["precision"]["ran"]}
+    return row | {"device": values["device"], "precision": trained.precision}
 
 
 def _digest(config: RunConfig) -> str:

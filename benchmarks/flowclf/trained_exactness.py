@@ -62,8 +62,8 @@ def measure_preset(
     names = {"system": system, "preset": preset, "setting": setting, "data": dataset.name}
     facts = {"steps": steps, "batch": batch, "optimizer": settings.optimizer, "lr": settings.lr}
     earlier = {f"{name}_before": value for name, value in before.items()}
-    precision = trained.summary["precision"]["ran"]
-    return {**names, **facts, **earlier, **after, "seconds": seconds, "precision": precision}
+    row = {**names, **facts, **earlier, **after, "seconds": seconds}
+    return row | {"precision": trained.precision}
 
 
 def _config(system: str, preset: str, setting: str, dataset: Dataset, steps: int) -> RunConfig:

@@ -43,7 +43,7 @@ def main() -> None:
         row: Row = {"data": "mnist", "seed": seed, "weight": weight}
         row |= {name: found[name] for name in ("knn_accuracy", "forest_accuracy", "nmi")}
         print(row, flush=True)
-        append_rows(recorded("weighted-digits.csv"), [row], trained.summary["precision"]["ran"])
+        append_rows(recorded("weighted-digits.csv"), [row], trained.precision)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,12 @@ class Trained:
     summary: dict[str, Any] = field(default_factory=dict)
     main_process: bool = True
 
+    @property
+    def precision(self) -> Precision:
+        """Precision that the training ran in: never auto."""
+        found: Precision = self.summary["precision"]["ran"]
+        return found
+
 
 def train(
     config: RunConfig,

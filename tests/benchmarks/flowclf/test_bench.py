@@ -336,7 +336,7 @@ def test_measures_give_the_numbers_they_name() -> None:
     }
     config = make_config("ib-inn", "digits", digits.shape, beta=1.0, overrides=[small])
     trained = train(config, load_data(config), device="cpu")
-    for name in ("trade-off", "robustness"):
+    for name in ("trade-off", "robustness", "iterated-attacks"):
         found = MEASURES[name].of(trained)
         assert set(found) == set(MEASURES[name].names)
         assert None not in found.values()
