@@ -208,3 +208,9 @@ temperature_figure(blocks, data.class_names, data.levels)
 #
 # Photographs melt into each other rather than turn into something third: 4.3 bits a dimension are
 # textures and colours, not yet objects.
+#
+# Draws of a flow that learned the density of each class alone, for two hours of a core (`flowclf
+# train class-nll --data cifar10 --preset cifar-dense --epochs 20`): at 3.6 bits a dimension there
+# are skies, seas and meadows, and now and then a horse.
+#
+# ![draws of photographs, a row a class](pictures/cifar10-samples.png)
