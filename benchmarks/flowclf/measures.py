@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -45,6 +46,7 @@ RAMP = (0.087, 0.174, 0.261, 0.348, 0.435, 0.522, 0.609, 0.696, 0.783, 0.87, 1.0
 RGB_RAMP = tuple(f"rgb_rotation_{alpha:g}" for alpha in RAMP)
 BETAS = (0.02, 0.1, 0.5, 2.0, 10.0, 50.0)
 EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.3)
+EPSILONS_COLOUR = (0.002, 0.005, 0.01, 0.02, 0.05)  # from 0.05 on a CNN is at chance
 SHIFTED = ("accuracy", "ece", "ece_scaled")
 TRADED = ("accuracy", "ece", "negative_log_posterior_nats", "bits_per_dim")
 TRADE_OFF = tuple(f"{name}_at_{beta:g}" for beta in BETAS for name in TRADED)
@@ -197,7 +199,7 @@ def _outlier_names(
     return tuple(f"{test}_{spec}" for spec in specs for test in (*tests, "entropy"))
 
 
-def robustness(trained: Trained) -> Values:
+def robustness(trained: Trained, epsilons: Sequence[float] = EPSILONS) -> Values:
     """Return FGSM's accuracy by ε, the AUROC of its density, and corruptions by severity.
 
     Accuracy and ECE are averages over all families, of the first 1,000 test images; `scaled` at the
@@ -207,7 +209,7 @@ def robustness(trained: Trained) -> Values:
     first, device = test.take(slice(ATTACKED)), model.mixture.device
     x, y = first.x.to(device), first.y.to(device)
     for loss in get_args(AttackLoss):
-        for row in attack_curve(model, x, y, EPSILONS, "fgsm", loss, levels=256):
+        for row in attack_curve(model, x, y, epsilons, "fgsm", loss, levels=256):
             place = f"{loss}_{row['epsilon']:g}"
             values |= {f"fgsm_{place}": row["accuracy"], f"noticed_{place}": row["auroc"]}
     options = Options(samples=ATTACKED)
@@ -265,15 +267,17 @@ def trade_off(trained: Trained) -> Values:
     return values
 
 
+def _robustness_names(epsilons: Sequence[float]) -> tuple[str, ...]:
+    kinds = product(("fgsm", "noticed"), get_args(AttackLoss), epsilons)
+    attacked = (f"{name}_{loss}_{epsilon:g}" for name, loss, epsilon in kinds)
+    shifted = (f"{name}_severity_{s}" for name in SHIFTED for s in (0, *SEVERITIES))
+    return (*attacked, *shifted)
+
+
 CLUSTERS = ("knn_accuracy", "forest_accuracy", "nmi", "clustering_accuracy", "ari")
 PARTS = ("test_rec_nats", "test_kl_nats", "train_rec_nats", "train_kl_nats")
 RATE = ("nll_nats", *PARTS, *BY_SOFTMAX, "exact_mi_nats", "exact_md_nats", "active_units")
 CALIBRATION = tuple(f"paper_{name}" for name in PAPER_CALIBRATION)
-ROBUSTNESS = (
-    *(f"{name}_{loss}_{e:g}" for name in ("fgsm", "noticed")
-      for loss in get_args(AttackLoss) for e in EPSILONS),
-    *(f"{name}_severity_{s}" for name in SHIFTED for s in (0, *SEVERITIES)),
-)  # fmt: skip
 INFORMATION = (
     "noise_sigma", "cross_information_nats", "estimate_nats", "estimate_error_per_dim_nats"
 )  # fmt: skip
@@ -290,7 +294,10 @@ MEASURES = {
     ),
     "rgb-ramp": Measure(RGB_RAMP, rgb_ramp),
     "likelihood-trap": Measure(_outlier_names(TRAP), partial(outliers, specs=TRAP)),
-    "robustness": Measure(ROBUSTNESS, robustness),
+    "robustness": Measure(_robustness_names(EPSILONS), robustness),
+    "robustness-colour": Measure(
+        _robustness_names(EPSILONS_COLOUR), partial(robustness, epsilons=EPSILONS_COLOUR)
+    ),
     "iterated-attacks": Measure(
         tuple(f"pgd_{loss}" for loss in get_args(AttackLoss)), iterated_attacks
     ),
