@@ -3,7 +3,7 @@
     python -m benchmarks.flowclf.beta_curve [OUT]    # notebooks/pictures/cifar10-trade-off.png
 
 IB-INN's Figures 8 and 10: trainings at β̃ = 0.02 to 50 are of the study `ib-beta-cifar10`, those at
-0, 1 and ∞ and the ResNet of `ib-table1-cifar10`, all of seed 0.
+0, 1 and ∞ and the ResNet of `ib-table1-cifar10`, all of seed 0; AUROC is by typicality.
 """
 
 import sys
@@ -43,7 +43,12 @@ def _row(row: dict[str, str], beta: float | None) -> Row:
     return {"system": row["system"], "beta": beta, **shown}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Draw the picture."""
     path = Path(sys.argv[1]) if sys.argv[1:] else PICTURE
     save_figure(trade_off_figure(list(rows()), list(PANELS)), path)
     print(path)
+
+
+if __name__ == "__main__":
+    main()
