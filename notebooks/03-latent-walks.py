@@ -211,6 +211,6 @@ temperature_figure(blocks, data.class_names, data.levels)
 #
 # Draws of a flow that learned the density of each class alone, for two hours of a core (`flowclf
 # train class-nll --data cifar10 --preset cifar-dense --epochs 20`): at 3.6 bits a dimension there
-# are skies, seas and meadows, and now and then a horse.
+# are skies, seas and meadows, and hardly an object.
 #
 # ![draws of photographs, a row a class](pictures/cifar10-samples.png)

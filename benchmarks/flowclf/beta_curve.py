@@ -2,19 +2,23 @@
 
     python -m benchmarks.flowclf.beta_curve [OUT]    # notebooks/pictures/cifar10-trade-off.png
 
-IB-INN's Figures 8 and 10: trainings at β̃ = 0.02 to 50 are of the study `ib-beta-cifar10`, those at
-0, 1 and ∞ and the ResNet of `ib-table1-cifar10`, all of seed 0; AUROC is by typicality.
+IB-INN's Figures 8 and 10, of the trainings in the table `ib-beta-cifar10` of docs/measured.md, and
+the ResNet of `ib-table1-cifar10`, all of seed 0; AUROC is by typicality.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from math import inf
 from pathlib import Path
+from typing import Any
 
-from benchmarks.results import Row, read, recorded
+from benchmarks.flowclf.doc_tables import entries, places
+from benchmarks.results import Row, by_seed, read, recorded
 from flowclf.figures import save_figure, trade_off_figure
 
 PICTURE = Path(__file__).parents[2] / "notebooks" / "pictures" / "cifar10-trade-off.png"
-ENDS = {"only L_X": 0, "IB-INN, 1": 1, "only L_Y": float("inf"), "ResNet": None}
+SEED = "0"
+RESNET = {"rows": "ib-table1-cifar10", "of": "ResNet"}
 # A heading of a panel, and what it shows.
 PANELS = {
     "accuracy": "accuracy",
@@ -28,19 +32,17 @@ PANELS = {
 
 def rows() -> Iterator[Row]:
     """Yield a row a training, with its β̃ and the numbers of the panels."""
-    for row in read(recorded("ib-table1-cifar10.csv")):
-        if row["seed"] == "0" and row["variant"] in ENDS:
-            yield _row(row, ENDS[row["variant"]])
-    for row in read(recorded("ib-beta-cifar10.csv")):
-        if row["seed"] == "0" and row["variant"][0].isdigit():
-            yield _row(row, float(row["variant"]))
+    for label, where in places(entries()["ib-beta-cifar10"]).items():
+        row = {"system": "ib-inn", "beta": inf if label == "∞" else float(label), **_shown(where)}
+        # An accuracy of chance has no calibration to speak of, and would have an axis of its own.
+        yield row if row["beta"] else row | {"ece": None}
+    yield {"system": "resnet", "beta": None, **_shown(RESNET)}
 
 
-def _row(row: dict[str, str], beta: float | None) -> Row:
-    shown = {heading: row[metric] for heading, metric in PANELS.items()}
-    if beta == 0:  # an accuracy of chance has no calibration to speak of, and an axis of its own
-        shown["ece"] = ""
-    return {"system": row["system"], "beta": beta, **shown}
+def _shown(where: Mapping[str, Any]) -> Row:
+    found = read(recorded(f"{where['rows']}.csv"))
+    numbers = {k: by_seed(found, "variant", where["of"], v) for k, v in PANELS.items()}
+    return {heading: each.get(SEED) for heading, each in numbers.items()}
 
 
 def main() -> None:

@@ -41,12 +41,17 @@ def table(entry: Mapping[str, Any]) -> str:
     """
     columns: dict[str, Any] = entry["columns"]
     lines = [f"| {' | '.join((entry['head'], *columns))} |", "|---" * (len(columns) + 1) + "|"]
-    for label, line in entry["lines"].items():
-        own: dict[str, Any] = line if isinstance(line, dict) else {"of": line}
-        where, templates = {**entry, "name": label, **own}, columns | own.get("columns", {})
+    for label, where in places(entry).items():
+        templates = columns | where["columns"]
         cells = [_cell(where, templates[heading]) for heading in columns]
         lines.append(f"| {' | '.join((label, *cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def places(entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return where each line's numbers are, by label: the entry with what the line says itself."""
+    lines = {k: v if isinstance(v, dict) else {"of": v} for k, v in entry["lines"].items()}
+    return {label: {**entry, "name": label, **own} for label, own in lines.items()}
 
 
 def _cell(where: Mapping[str, Any], template: str | Mapping[str, Any]) -> str:

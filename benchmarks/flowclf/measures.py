@@ -206,10 +206,9 @@ def robustness(trained: Trained, epsilons: Sequence[float] = EPSILONS) -> Values
     temperature of the validation split.
     """
     model, test, values = trained.model, trained.test, dict[str, float | None]()
-    first, device = test.take(slice(ATTACKED)), model.mixture.device
-    x, y = first.x.to(device), first.y.to(device)
+    first = test.take(slice(ATTACKED))
     for loss in get_args(AttackLoss):
-        for row in attack_curve(model, x, y, epsilons, "fgsm", loss, levels=256):
+        for row in attack_curve(model, first.x, first.y, epsilons, "fgsm", loss, levels=256):
             place = f"{loss}_{row['epsilon']:g}"
             values |= {f"fgsm_{place}": row["accuracy"], f"noticed_{place}": row["auroc"]}
     options = Options(samples=ATTACKED)
@@ -222,10 +221,11 @@ def robustness(trained: Trained, epsilons: Sequence[float] = EPSILONS) -> Values
 
 def iterated_attacks(trained: Trained) -> Values:
     """Return the accuracy under PGD of one grey level, by each loss, of 500 test images."""
-    model, first = trained.model, trained.test.take(slice(ITERATED))
-    x, y = (each.to(model.mixture.device) for each in (first.x, first.y))
-    curves = {k: attack_curve(model, x, y, [LEVEL], "pgd", k) for k in get_args(AttackLoss)}
-    return {f"pgd_{loss}": row["accuracy"] for loss, (row,) in curves.items()}
+    model, first, values = trained.model, trained.test.take(slice(ITERATED)), Values()
+    for loss in get_args(AttackLoss):
+        (row,) = attack_curve(model, first.x, first.y, [LEVEL], "pgd", loss, levels=256)
+        values[f"pgd_{loss}"] = row["accuracy"]
+    return values
 
 
 @torch.no_grad()
