@@ -1,12 +1,11 @@
 """The trade-off on CIFAR-10, drawn from the recorded rows.
 
-    python -m benchmarks.flowclf.beta_curve [OUT]    # notebooks/pictures/cifar10-trade-off.png
+    python -m benchmarks.flowclf.beta_curve          # notebooks/pictures/cifar10-trade-off.png
 
 IB-INN's Figures 8 and 10, of the trainings in the table `ib-beta-cifar10` of docs/measured.md, and
 the ResNet of `ib-table1-cifar10`, all of seed 0; AUROC is by typicality.
 """
 
-import sys
 from collections.abc import Iterator, Mapping
 from math import inf
 from pathlib import Path
@@ -47,9 +46,8 @@ def _shown(where: Mapping[str, Any]) -> Row:
 
 def main() -> None:
     """Draw the picture."""
-    path = Path(sys.argv[1]) if sys.argv[1:] else PICTURE
-    save_figure(trade_off_figure(list(rows()), list(PANELS)), path)
-    print(path)
+    save_figure(trade_off_figure(list(rows()), list(PANELS)), PICTURE)
+    print(PICTURE)
 
 
 if __name__ == "__main__":

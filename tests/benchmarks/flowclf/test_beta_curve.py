@@ -18,7 +18,7 @@ def test_each_beta_is_a_point_and_the_resnet_a_line() -> None:
 
 def test_it_is_drawn_where_it_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "curve.png"
-    monkeypatch.setattr("sys.argv", ["beta_curve", str(path)])
+    monkeypatch.setattr(beta_curve, "PICTURE", path)
     beta_curve.main()
     with Image.open(path) as picture:
         assert picture.width > 500
