@@ -30,7 +30,9 @@ Widths = Annotated[tuple[Positive, ...], Field(max_length=100), BeforeValidator(
 Depths = Annotated[tuple[Depth, ...], Field(max_length=100), BeforeValidator(as_sequence)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Augment = Literal["none", "flip", "shift", "warp", "flip-crop", "rotate", "paper-cifar"]
+Augment = Literal[
+    "none", "flip", "shift", "warp", "flip-crop", "flip-crop-2", "rotate", "paper-cifar"
+]
 
 
 class Section(BaseModel):

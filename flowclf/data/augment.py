@@ -39,6 +39,7 @@ def make_augmentation(
     - `warp`: turned by up to 22.5 degrees, each side divided by 0.8 to 1.25, slanted by up to
       0.3, shifted by up to a fourteenth of the side; bilinear, 0 moves in.
     - `flip-crop`: mirrored left to right or not; shifted by up to 4 pixels, edge values move in.
+    - `flip-crop-2`: the same with up to 2 pixels, for few epochs.
     - `rotate`: by any angle, bilinear; 0 moves in.
     - `paper-cifar`: as IB-INN was trained on CIFAR. Mirrored or not; brightness and contrast
       times 0.9 to 1.1, saturation times 0.95 to 1.05; rotated by up to 12 degrees (nearest
@@ -95,9 +96,8 @@ _MOVED: dict[str, Augmentation] = {
     "flip": lambda x, generator: _random_flip(x.float(), generator),
     "shift": lambda x, generator: _random_crop(_pad(x.float(), 1), 2, generator),
     "warp": _warp,
-    "flip-crop": lambda x, generator: _random_crop(
-        _pad(_random_flip(x.float(), generator), 4), 8, generator
-    ),
+    "flip-crop": lambda x, generator: _flip_crop(x, 4, generator),
+    "flip-crop-2": lambda x, generator: _flip_crop(x, 2, generator),
     "rotate": lambda x, generator: rotated(x, random_angles(len(x), generator)),
 }
 
@@ -130,6 +130,11 @@ def _uniform(x: Tensor, low: float, high: float, generator: Generator) -> Tensor
 
 def _pad(x: Tensor, margin: int) -> Tensor:
     return F.pad(x, (margin,) * 4, mode="replicate")
+
+
+def _flip_crop(x: Tensor, margin: int, generator: Generator) -> Tensor:
+    flipped = _random_flip(x.float(), generator)
+    return _random_crop(_pad(flipped, margin), 2 * margin, generator)
 
 
 def _random_flip(x: Tensor, generator: Generator) -> Tensor:

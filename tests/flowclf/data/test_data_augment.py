@@ -99,12 +99,13 @@ def test_flip_mirrors_half_of_the_samples() -> None:
     assert 0.4 < mirrored.float().mean() < 0.6
 
 
-def test_flip_crop_mirrors_half_of_the_samples() -> None:
+@pytest.mark.parametrize(("kind", "positions"), [("flip-crop", 9), ("flip-crop-2", 5)])
+def test_flip_crop_mirrors_half_of_the_samples(kind: str, positions: int) -> None:
     ramp = torch.arange(32.0).expand(400, 3, 32, 32)
-    out = _run("flip-crop", ramp)
+    out = _run(kind, ramp)
     falling = (out[:, 0, 0, 0] > out[:, 0, 0, -1]).float().mean()
     assert 0.4 < falling < 0.6
-    assert len(out[:, 0, 0, 16].unique()) == 10
+    assert len(out[:, 0, 0, 16].unique()) == positions + 1  # and 15, mirrored
 
 
 def test_rotate_turns_by_any_angle() -> None:
@@ -165,7 +166,8 @@ def test_none_is_none() -> None:
             "mirror",
             SHAPE,
             256,
-            "out of none, flip, shift, warp, flip-crop, rotate, paper-cifar, got 'mirror'",
+            "out of none, flip, shift, warp, flip-crop, flip-crop-2, rotate, paper-cifar, "
+            "got 'mirror'",
         ),
         ("shift", (7,), None, r"expected images .*got rows of \(7,\)"),
         ("paper-cifar", (1, 28, 28), 256, "expected RGB images .*got 1 channels"),
