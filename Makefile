@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 SHELL := bash
 STAMP := $(VENV)/.installed
 
-.PHONY: demo house test test-kernels test-browser wheel-test walk mutations attacks fuzz notebooks test-notebooks docs lint audit lock clean
+.PHONY: demo house test test-slow test-kernels test-browser wheel-test walk mutations attacks fuzz notebooks test-notebooks docs lint audit lock clean
 
 $(STAMP): pyproject.toml constraints.txt .ci/lock.txt hatch_build.py couplings/ops/build_native.py $(wildcard couplings/ops/csrc/*.[ch]*)
 	$(PYTHON) -m venv $(VENV)
@@ -16,8 +16,11 @@ $(STAMP): pyproject.toml constraints.txt .ci/lock.txt hatch_build.py couplings/o
 demo: $(STAMP)  ## train an IB-INN on real handwritten digits, in under two minutes
 	$(BIN)/flowclf train ib-inn --data digits
 
-test: $(STAMP)  ## all tests; those on real data need FLOWCLF_DATA
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(STAMP)  ## all tests but the slow ones; those on real data need FLOWCLF_DATA
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(STAMP)  ## nine that kill runs, count memory, draw every figure: a minute more
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-kernels: $(STAMP)  ## the operators' other kernels: PyTorch's own, older CPUs', interpreted Triton
 	COUPLINGS_KERNELS=python $(BIN)/python -m pytest -n 2 tests/couplings/ops

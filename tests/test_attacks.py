@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import scipy.sparse
 import torch
 from forks import fork, rerun
@@ -444,6 +445,7 @@ def main(every: int) -> None:
     print(dict(counts))
 
 
+@pytest.mark.slow
 def test_no_attack_of_a_share_of_them_falls() -> None:
     ended = rerun(__file__, "61")
     assert set(literal_eval(ended.stdout.splitlines()[-1])) <= {"done", "refused"}, ended.stdout

@@ -73,6 +73,7 @@ def test_evaluate_says_how_exact_a_run_is(
     assert f"{errors[0]['log_det_error']:.1e}" in table
 
 
+@pytest.mark.slow
 def test_a_figure_of_every_kind_or_one_line_that_says_what_it_needs(
     trained: Path,
     tmp_path: Path,

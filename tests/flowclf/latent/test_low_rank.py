@@ -143,6 +143,7 @@ def test_memory_is_linear_in_the_rank_and_never_classes_times_dimensions() -> No
     assert peaks[1] - peaks[0] == pytest.approx(peaks[2] - peaks[1], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_run_trains_resumes_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path / "run")
     quick = ["network.kind=mlp", "network.blocks=2", "train.epochs=3", "data.train_size=600"]

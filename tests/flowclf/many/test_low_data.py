@@ -171,6 +171,7 @@ def test_reduced_baselines(done: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert baselines.notes == ["baselines, n = 30, seed 0 cannot be fitted: not full rank"]
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_results(done: Path, tmp_path: Path) -> None:
     outcomes(small(tmp_path, systems=["gm"], sizes=[30], baselines=False), workers=2)
     (row,) = results(tmp_path)

@@ -128,6 +128,7 @@ def kill_sweeps(sweeps: int, power: bool, whole: Path, usual: float) -> str:
     return f"{equal} of {sweeps} sweeps as if never killed, {KILLS * sweeps} kills; {found}"
 
 
+@pytest.mark.slow
 def test_after_five_kills_or_power_cuts_each_row_is_there_once() -> None:
     ended = rerun(__file__, "5", "kill", "cut")
     lines = r"1 of 1 sweeps .*, 5 kills; waited at most (.*) s .*\n1 of 1 sweeps .*\n"

@@ -86,6 +86,7 @@ def test_paper_cifar_starts_with_the_papers_rate_on_cifar10(cifar: Split) -> Non
     assert 16.7 < mean_rate(paper_cifar(), cifar.x[:128]) < 17.3
 
 
+@pytest.mark.slow
 def test_three_steps_of_paper_cifar_lower_the_loss_on_cifar10(cifar: Split) -> None:
     model = build("ib-inn", shape=CIFAR, classes=10, preset="paper-cifar10").train()
     model.fit_statistics(cifar.x[:5000], cifar.y[:5000])

@@ -129,6 +129,7 @@ def main(runs: int, *ways: str) -> None:
             print(kill_runs(begin, Path(name), runs, journal))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_killed_runs_end_where_they_would_have_ended() -> None:
     ended = rerun(__file__, "2", "kill", "cut")

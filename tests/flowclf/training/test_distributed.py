@@ -363,6 +363,7 @@ def test_systems_with_means_over_labelled_rows_need_equal_shares(
     assert statuses(ranks) == [0, 0], ranks[0].said
 
 
+@pytest.mark.slow
 def test_fabric_starts_others_and_one_prints(data: dict[bool, Dataset], tmp_path: Path) -> None:
     arguments = command(data[False], tmp_path / "run", "--devices", "2", "--epochs", "1", "--json")
     program = [sys.executable, "-m", "flowclf", *arguments]

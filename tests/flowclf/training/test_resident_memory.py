@@ -50,6 +50,7 @@ def slope(system: str, steps: int) -> float:
     return 1000 * float((place @ memory) / (place @ place))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATM.exists(), reason="reads /proc")
 def test_memory_does_not_grow_with_the_steps() -> None:
     ended = rerun(__file__, "300", "ib-inn")
