@@ -19,7 +19,7 @@ demo: $(STAMP)  ## train an IB-INN on real handwritten digits, in under two minu
 test: $(STAMP)  ## all tests but the slow ones; those on real data need FLOWCLF_DATA
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-slow: $(STAMP)  ## nine that kill runs, count memory, draw every figure: a minute more
+test-slow: $(STAMP)  ## the slow ones, among them killed runs, memory and every figure: a minute more
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-kernels: $(STAMP)  ## the operators' other kernels: PyTorch's own, older CPUs', interpreted Triton

@@ -11,8 +11,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from benchmarks.flowclf.doc_tables import entries, places
-from benchmarks.results import Row, by_seed, read, recorded
+from benchmarks.flowclf.doc_tables import entries, places, rows_of
+from benchmarks.results import Row, by_seed, recorded
 from flowclf.figures import save_figure, trade_off_figure
 
 PICTURE = Path(__file__).parents[2] / "notebooks" / "pictures" / "cifar10-trade-off.png"
@@ -39,7 +39,7 @@ def rows() -> Iterator[Row]:
 
 
 def _shown(where: Mapping[str, Any]) -> Row:
-    found = read(recorded(f"{where['rows']}.csv"))
+    found = rows_of(recorded(f"{where['rows']}.csv"))
     numbers = {k: by_seed(found, "variant", where["of"], v) for k, v in PANELS.items()}
     return {heading: each.get(SEED) for heading, each in numbers.items()}
 

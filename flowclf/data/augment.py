@@ -94,10 +94,10 @@ def _warp(x: Tensor, generator: Generator) -> Tensor:
 _MOVED: dict[str, Augmentation] = {
     "none": lambda x, generator: x.float(),
     "flip": lambda x, generator: _random_flip(x.float(), generator),
-    "shift": lambda x, generator: _random_crop(_pad(x.float(), 1), 2, generator),
+    "shift": lambda x, generator: _shifted(x.float(), 1, generator),
     "warp": _warp,
-    "flip-crop": lambda x, generator: _flip_crop(x, 4, generator),
-    "flip-crop-2": lambda x, generator: _flip_crop(x, 2, generator),
+    "flip-crop": lambda x, generator: _shifted(_random_flip(x.float(), generator), 4, generator),
+    "flip-crop-2": lambda x, generator: _shifted(_random_flip(x.float(), generator), 2, generator),
     "rotate": lambda x, generator: rotated(x, random_angles(len(x), generator)),
 }
 
@@ -132,9 +132,8 @@ def _pad(x: Tensor, margin: int) -> Tensor:
     return F.pad(x, (margin,) * 4, mode="replicate")
 
 
-def _flip_crop(x: Tensor, margin: int, generator: Generator) -> Tensor:
-    flipped = _random_flip(x.float(), generator)
-    return _random_crop(_pad(flipped, margin), 2 * margin, generator)
+def _shifted(x: Tensor, margin: int, generator: Generator) -> Tensor:
+    return _random_crop(_pad(x, margin), 2 * margin, generator)
 
 
 def _random_flip(x: Tensor, generator: Generator) -> Tensor:
